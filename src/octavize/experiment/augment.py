@@ -1,0 +1,138 @@
+"""Normalisation and augmentation of whole batches, on whatever device the pictures are on.
+
+Nothing here loops over pictures: a batch is padded once and every picture reads its own window of it through
+one advanced-indexing gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavize.errors import InputError
+
+
+def to_input(
+    pictures: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int | None = None,
+    normalise: bool = True,
+) -> Tensor:
+    """uint8 pictures as network input.
+
+    Args:
+        pictures: (N, C, H, W) uint8.
+        mean, std: per channel, for pictures scaled to 0..1.
+        size: side of the result in pixels, by antialiased bilinear resizing; None keeps (H, W).
+        normalise: subtract `mean` and divide by `std`; False leaves 0..1.
+
+    Returns:
+        (N, C, size, size) float32, channels-last in memory, on the device of `pictures`.
+
+    Raises:
+        InputError: `mean` or `std` do not fit the channels, or `size` is below 1.
+    """
+    _check_pictures(pictures)
+    _check_statistics(mean, std, pictures.shape[1])
+    _check_size(size)
+    values = pictures.to(torch.float32).contiguous(memory_format=torch.channels_last)
+    if size is not None and pictures.shape[2:] != (size, size):
+        # Resizing is linear and its weights add up to 1, so normalising afterwards changes nothing.
+        values = F.interpolate(
+            values, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+    if normalise:
+        # (v / 255 - mean) / std in one multiplication and one addition.
+        scale = torch.tensor([1 / (255 * s) for s in std], device=values.device).view(1, -1, 1, 1)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=values.device)
+        values = torch.addcmul(shift.view(1, -1, 1, 1), values, scale)
+    else:
+        values = values / 255
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def crop_and_flip(
+    pictures: Tensor,
+    padding: int = 4,
+    flip: bool = True,
+    generator: torch.Generator | None = None,
+    *,
+    fill: Sequence[float] | None = None,
+) -> Tensor:
+    """Each picture shifted by its own random offset and mirrored, or not, on its own.
+
+    Args:
+        pictures: (N, C, H, W), any dtype.
+        padding: pixels of border on each side; the crop offset is uniform over 0..2·padding, rows and columns
+            independently. 0 is no crop.
+        flip: mirror each picture left to right with probability one half.
+        generator: where the random numbers come from (a CPU generator serves every device); None is torch's
+            global one.
+        fill: value of the border per channel, in the pictures' own units; None is 0.
+
+    Returns:
+        (N, C, H, W), dtype and device of `pictures`.
+
+    Raises:
+        InputError: `padding` is negative or `fill` does not fit the channels.
+    """
+    _check_pictures(pictures)
+    _check_padding(padding)
+    count, _, height, width = pictures.shape
+    device = generator.device if generator is not None else torch.device("cpu")
+    # Always drawn, so that switching the crop or the flip off does not shift the other's random numbers.
+    offsets = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=device)
+    mirrored = torch.rand((count, 1), generator=generator, device=device) < 0.5
+    rows = torch.arange(height, device=device) + offsets[0]
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flip:
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    columns = columns + offsets[1]
+    padded = _pad(pictures, padding, fill).permute(
+        0, 2, 3, 1
+    )  # channels last: the gather copies whole pixels
+    picture = torch.arange(count, device=pictures.device)[:, None, None]
+    rows, columns = rows.to(pictures.device), columns.to(pictures.device)
+    return padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _pad(pictures: Tensor, padding: int, fill: Sequence[float] | None) -> Tensor:
+    """A border of `padding` pixels, `fill` per channel (rounded where the dtype is an integer)."""
+    count, channels, height, width = pictures.shape
+    values = [0.0] * channels if fill is None else list(fill)
+    if len(values) != channels:
+        raise InputError(f"fill has {len(values)} values for pictures of {channels} channels: give one each")
+    if not pictures.dtype.is_floating_point:
+        values = [float(round(value)) for value in values]
+    border = torch.tensor(values, device=pictures.device).to(pictures.dtype).view(1, -1, 1, 1)
+    padded = border.repeat(count, 1, height + 2 * padding, width + 2 * padding)
+    padded[:, :, padding : padding + height, padding : padding + width] = pictures
+    return padded
+
+
+def _check_pictures(pictures: Tensor) -> None:
+    if pictures.ndim != 4:
+        raise InputError(f"pictures has shape {tuple(pictures.shape)}: give a batch (N, C, H, W)")
+
+
+def _check_statistics(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
+    channels = len(mean) if channels is None else channels
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise InputError(f"{name} has {len(values)} values for {channels} channels: give one each")
+    if not all(value > 0 for value in std):
+        raise InputError(f"std={tuple(std)} must be above 0: measure it on pictures that have contrast")
+
+
+def _check_size(size: int | None) -> None:
+    if size is not None and size < 1:
+        raise InputError(f"size={size} is out of range: give a side in pixels, e.g. 224")
+
+
+def _check_padding(padding: int) -> None:
+    if padding < 0:
+        raise InputError(f"padding={padding} is negative: give the border in pixels, e.g. 4 (0 is no crop)")

@@ -1,0 +1,147 @@
+"""Files of a run: trained weights as safetensors, small files written whole or not at all.
+
+Nothing here executes what it reads: weights are safetensors, the state to resume from is read with
+`weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from octavize.errors import InputError
+from octavize.models import create_model
+
+KEY = "octavize"
+"""Under this key a file says what it is: in the safetensors header and in the resume checkpoint."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill at any moment, finds the old content or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of JSON, readable by people."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write a network's state dict with the facts needed to build it again.
+
+    Args:
+        metadata: `model`, `alpha`, `classes`, `in_chans`, `arguments` (builder arguments), and anything else
+            that JSON can hold, such as `mean`, `std`, `size`.
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={KEY: json.dumps(dict(metadata), ensure_ascii=False)})
+    os.replace(part, path)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a weights file says about itself, without reading the weights.
+
+    Raises:
+        InputError: the file is missing, cut short, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist: give the path of a best.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"checkpoint {path} is cut short or not a safetensors file ({error}): train again or copy it again"
+        ) from None
+    if text is None:
+        raise InputError(f"checkpoint {path} was not written by octavize: give a best.safetensors of a run")
+    return json.loads(text)
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the network that a weights file describes and load its weights.
+
+    Args:
+        path: a `best.safetensors`.
+
+    Returns:
+        The network in evaluation mode on the CPU, and the metadata: `model`, `alpha`, `classes`, `mean`,
+        `std`, `normalise`, `size` (pixels), `in_chans`, `epoch`, `val_accuracy`, `version`, …
+
+    Raises:
+        InputError: the file is missing, cut short, not ours, or does not fit its own network.
+    """
+    metadata = read_metadata(path)
+    try:
+        model = create_model(
+            metadata["model"],
+            alpha=metadata["alpha"],
+            num_classes=len(metadata["classes"]),
+            **_channels(metadata["in_chans"]),
+            **metadata["arguments"],
+        )
+    except KeyError as error:
+        raise InputError(f"checkpoint {path} does not name its {error}: it was not written by octavize") from None
+    load_weights(path, model)
+    return model.eval(), metadata
+
+
+def load_weights(path: str | Path, model: nn.Module) -> None:
+    """Load a weights file into a network that has the same layers.
+
+    Raises:
+        InputError: cut short, not ours, or made for other layers.
+    """
+    read_metadata(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"checkpoint {path} is cut short ({error}): train again or copy it again") from None
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"checkpoint {path} does not fit its network ({reason}): train again") from None
+
+
+def build_model(name: str, alpha: float, classes: int, in_chans: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """`create_model`, with the number of input channels passed on only where it is not the usual three."""
+    return create_model(name, alpha=alpha, num_classes=classes, **_channels(in_chans), **arguments)
+
+
+def check_resumable(path: Path, identity: Mapping[str, Any]) -> None:
+    """Make sure that training can go on from `path`, before anything is built on it.
+
+    Args:
+        path: a `last.ckpt`.
+        identity: what the run says about itself; the checkpoint has to say the same.
+
+    Raises:
+        InputError: cut short, of another program, or of another run.
+    """
+    remedy = "delete it or pass --restart to train this run from the start"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds here, all of which mean "not a readable checkpoint"
+        kind = type(error).__name__
+        raise InputError(f"checkpoint {path} is cut short or not ours ({kind}): {remedy}") from None
+    if not isinstance(state, dict) or not isinstance(state.get(KEY), dict):
+        raise InputError(f"checkpoint {path} was not written by octavize: {remedy}")
+    if state[KEY] != dict(identity):
+        changed = [k for k, v in identity.items() if state[KEY].get(k) != v]
+        raise InputError(f"checkpoint {path} belongs to another run (other {', '.join(changed)}): {remedy}")
+
+
+def _channels(in_chans: int) -> dict[str, int]:
+    return {} if in_chans == 3 else {"in_chans": in_chans}

@@ -1,0 +1,226 @@
+"""The main job: vanilla against octave networks, trained alike, measured and reported in one folder.
+
+    recipe.yaml                what was asked for; the folder belongs to this recipe
+    runs/<model>-alpha…-seed…  one folder per run, see `train`
+    profile.json               cost of every network
+    results.csv                a line per run
+    results.json               a record per network (model × α), the recipe, the environment
+    figures/                   PNG and SVG
+    report.html                everything on one page
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from octavize.errors import InputError
+from octavize.experiment.checkpoint import build_model, write_text
+from octavize.experiment.data import Pictures
+from octavize.experiment.module import check_optimizer
+from octavize.experiment.recipe import Recipe, dump_recipe, load_recipe
+from octavize.experiment.results import write_results
+from octavize.experiment.train import (
+    Hardware,
+    Run,
+    check_hardware,
+    describe_data,
+    is_first_process,
+    load_pictures,
+    read_result,
+    train_run,
+)
+from octavize.models import list_models
+
+GROWING = ("models", "alphas", "seeds")
+"""Lists that a later call may lengthen: what is finished stays, the new runs are added."""
+OUTPUTS = ("runs", "figures", "recipe.yaml", "profile.json", "results.csv", "results.json", "report.html")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How costs are measured once training is done."""
+
+    batch: int = 16
+    """Pictures per timed call."""
+    rounds: int = 20
+    """Timed calls per network, the networks taking turns."""
+
+
+def compare(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    hardware: Hardware | None = None,
+    restart: bool = False,
+    timing: Timing | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train every network of a recipe at every α and seed, measure the costs, write the report.
+
+    Called again on the same folder it skips finished runs and goes on with an interrupted one from its last
+    finished epoch.
+
+    Args:
+        out: folder to write to; made if need be.
+        data_dir: where the pictures lie, for the data sets that need it.
+        restart: forget what `out` holds and train everything from the start.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        InputError: a setting is wrong, or `out` holds something else. Nothing has been written then, except
+            where a training diverges.
+    """
+    out, hardware, console = Path(out), hardware or Hardware(), console or Console()
+    pictures = check(recipe, hardware, data_dir)
+    runs = plan_runs(recipe)
+    claim_folder(out, recipe, restart=restart)
+    _check_data(out, runs, pictures)
+    _announce(recipe, pictures, out, console)
+    results = []
+    for number, run in enumerate(runs, 1):
+        folder = out / "runs" / run.slug
+        done = read_result(folder)
+        again = "" if done is None and not (folder / "last.ckpt").exists() else "resumed"
+        console.print(f"[bold]\\[{number}/{len(runs)}] {run}[/bold] {again if done is None else ''}", highlight=False)
+        result = done or train_run(run, recipe, pictures, folder, hardware=hardware, console=console)
+        note = "finished before" if done else f"{result['train_seconds']:.0f} s of training"
+        console.print(
+            f"  test accuracy [bold]{result['test_accuracy']:.2%}[/bold] "
+            f"[dim](weights of epoch {result['best_epoch']}, {note})[/dim]",
+            highlight=False,
+        )
+        results.append(result)
+    if not is_first_process():
+        return {}
+    return write_results(recipe, pictures, results, out, timing or Timing(), console)
+
+
+def train_one(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    hardware: Hardware | None = None,
+    restart: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train the one network that a recipe of one model, one α and one seed names; `out` is the run's folder.
+
+    Returns and raises as `train_run`; skips, resumes and refuses as `compare`.
+    """
+    out, hardware, console = Path(out), hardware or Hardware(), console or Console()
+    runs = plan_runs(recipe)
+    if len(runs) != 1:
+        raise InputError(f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`")
+    pictures = check(recipe, hardware, data_dir)
+    claim_folder(out, recipe, restart=restart)
+    _announce(recipe, pictures, out, console)
+    return train_run(runs[0], recipe, pictures, out / "runs" / runs[0].slug, hardware=hardware, console=console)
+
+
+def plan_runs(recipe: Recipe) -> list[Run]:
+    """All runs in the order they are trained: seed by seed, so that a first full answer comes early."""
+    return [Run(m, a, s) for s in recipe.seeds for m in recipe.models for a in recipe.alphas]
+
+
+def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Pictures:
+    """Find every mistake that can be found before training, and load the data.
+
+    Raises:
+        InputError: unknown model, optimiser, device or data; a builder argument that does not fit.
+    """
+    known = list_models()
+    for model in recipe.models:
+        if model not in known:
+            raise InputError(f"model {model!r} is unknown: choose from {', '.join(known)}")
+    check_optimizer(recipe.optimizer)
+    check_hardware(hardware, recipe.precision)
+    pictures = load_pictures(recipe, data_dir)
+    for model in recipe.models:
+        arguments = recipe.arguments_of(model)
+        try:
+            with torch.device("meta"):  # shapes without memory
+                build_model(model, max(recipe.alphas), len(pictures.classes), pictures.channels, arguments)
+        except TypeError as error:
+            raise InputError(f"model_arguments of {model} are {arguments}: {error}; mend the recipe") from None
+    return pictures
+
+
+def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
+    """Make `out` the folder of this recipe.
+
+    Raises:
+        InputError: it belongs to another recipe, or holds files that are not a comparison's.
+    """
+    path = out / "recipe.yaml"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out is {out}, which is a file: give a folder with --out")
+    if path.exists():
+        if restart:
+            _clear(out)
+        else:
+            _check_same(out, load_recipe(path), recipe)
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"out is {out}, which holds other files: give a new or an empty folder with --out")
+    if is_first_process():
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(path, dump_recipe(recipe))
+
+
+def _check_same(out: Path, old: Recipe, new: Recipe) -> None:
+    grown = {k: getattr(new, k) for k in GROWING if set(getattr(old, k)) <= set(getattr(new, k))}
+    changed = new.differences(replace(old, name=new.name, **grown))
+    if changed:
+        details = ", ".join(f"{k} was {_show(getattr(old, k))}, now {_show(getattr(new, k))}" for k in changed)
+        raise InputError(
+            f"out is {out}, a run folder of another recipe ({details}): give another --out, or --restart to "
+            "train it anew"
+        )
+
+
+def _show(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+
+
+def _clear(out: Path) -> None:
+    if not is_first_process():
+        return
+    for name in OUTPUTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _check_data(out: Path, runs: list[Run], pictures: Pictures) -> None:
+    """Runs on different pictures must not end up in one table."""
+    for run in runs:
+        result = read_result(out / "runs" / run.slug)
+        if result is not None and result["data"] != describe_data(pictures):
+            raise InputError(
+                f"out is {out}, whose finished runs saw other pictures than data={pictures.name} holds now: "
+                "give another --out"
+            )
+
+
+def _announce(recipe: Recipe, pictures: Pictures, out: Path, console: Console) -> None:
+    size = recipe.size or pictures.size
+    console.print(
+        f"[bold]octavize[/bold]  recipe {recipe.name}: {pictures.name}, {len(pictures.classes)} classes, "
+        f"{len(pictures.train):,} training pictures of {size} × {size} pixels\n"
+        f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
+        highlight=False,
+    )
+
+

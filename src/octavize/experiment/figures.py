@@ -1,0 +1,173 @@
+"""The report's figures, each as PNG and SVG: learning curves, and accuracy against cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from octavize.experiment.journal import Row, read_metrics
+from octavize.experiment.naming import network_name, pretty, run_slug
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Vanilla is the quiet one. The others are told apart by colour-blind readers too.
+COLOURS = ("#475569", "#e8590c", "#0d9488", "#7c3aed", "#db2777", "#2563eb", "#65a30d")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+INK, FAINT = "#1e293b", "#e2e8f0"
+STYLE = {
+    "font.size": 10,
+    "axes.edgecolor": "#94a3b8",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": "#64748b",
+    "ytick.color": "#64748b",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.fonttype": "path",  # looks the same on a machine without these fonts
+    "figure.facecolor": "white",
+}
+WIDTH, HEIGHT = 5.2, 3.5
+"""Of one figure, in inches: two stand side by side on a screen, one fills a phone."""
+
+
+def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
+    """Draw every figure of a comparison into `out/figures`.
+
+    Args:
+        results: what `results.json` holds.
+        out: the comparison's folder, whose `runs/*/metrics.csv` the curves come from.
+
+    Returns:
+        SVG text by figure name: `curves-<model>-accuracy`, `curves-<model>-loss`, `accuracy-macs`,
+        `accuracy-latency`.
+    """
+    recipe = results["recipe"]
+    alphas = sorted(recipe["alphas"])
+    folder = out / "figures"
+    folder.mkdir(exist_ok=True)
+    drawn: dict[str, str] = {}
+    with matplotlib.rc_context(STYLE):
+        for model in recipe["models"]:
+            curves = {
+                a: [read_metrics(out / "runs" / run_slug(model, a, s)) for s in recipe["seeds"]] for a in alphas
+            }
+            for quantity in ("accuracy", "loss"):
+                name = f"curves-{model}-{quantity}"
+                drawn[name] = _save(_curves(curves, quantity), folder / name)
+        batch = results["profile"]["input_shape"][0]
+        for name, field, label in (
+            ("accuracy-macs", "macs", "multiply–accumulates per picture, millions"),
+            ("accuracy-latency", "latency_ms", f"measured latency of {batch} pictures, ms"),
+        ):
+            drawn[name] = _save(_trade_off(results["networks"], alphas, field, label), folder / name)
+    return drawn
+
+
+def _curves(curves: dict[float, list[list[Row]]], quantity: str) -> Figure:
+    """Train (dashed) and validation (solid) against epoch: the mean over seeds and their range."""
+    figure, axes = _blank()
+    handles = []
+    for position, (alpha, seeds) in enumerate(curves.items()):
+        colour = COLOURS[position % len(COLOURS)]
+        _line(axes, seeds, f"train_{quantity}", colour, dashed=True)
+        _line(axes, seeds, f"val_{quantity}", colour, dashed=False)
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=network_name(alpha)))
+    handles += [
+        Line2D([], [], color="#94a3b8", linewidth=2, label="validation"),
+        Line2D([], [], color="#94a3b8", linewidth=1.4, linestyle=(0, (4, 2)), label="train"),
+    ]
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy, %" if quantity == "accuracy" else "loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, handles)
+    return figure
+
+
+def _line(axes: Axes, seeds: Sequence[list[Row]], field: str, colour: str, *, dashed: bool) -> None:
+    scale = 100 if field.endswith("accuracy") else 1
+    epochs = [row["epoch"] for row in seeds[0]]
+    columns = [[scale * rows[i][field] for rows in seeds] for i in range(len(epochs))]
+    means = [statistics.fmean(column) for column in columns]
+    marker = "." if len(epochs) <= 15 else ""
+    style: Any = (0, (4, 2)) if dashed else "-"
+    axes.plot(epochs, means, color=colour, linestyle=style, linewidth=1.4 if dashed else 2, marker=marker)
+    if len(seeds) > 1:
+        low, high = [min(c) for c in columns], [max(c) for c in columns]
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.12 if dashed else 0.2, linewidth=0)
+
+
+def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, label: str) -> Figure:
+    """Accuracy against a cost: a marker per network, the α of one architecture joined by a line."""
+    figure, axes = _blank()
+    scale = 1e6 if field == "macs" else 1
+    models = list(dict.fromkeys(n["model"] for n in networks))
+    costs = [n[field] / scale for n in networks]
+    for number, model in enumerate(models):
+        own = [n for n in networks if n["model"] == model]
+        x, y = [n[field] / scale for n in own], [100 * n["accuracy_mean"] for n in own]
+        axes.plot(x, y, color="#cbd5e1", linewidth=1.5, zorder=1)
+        for n, at, accuracy in zip(own, x, y, strict=True):
+            spread = 100 * n["accuracy_std"] if n["accuracy_std"] is not None else None
+            axes.errorbar(
+                at, accuracy, yerr=spread, marker=MARKERS[number % len(MARKERS)], markersize=8, capsize=3,
+                color=COLOURS[alphas.index(n["alpha"]) % len(COLOURS)], zorder=2,
+            )  # fmt: skip
+    _cost_axis(axes, costs)
+    axes.set_xlabel(label)
+    axes.set_ylabel("test accuracy, %")
+    axes.margins(x=0.12, y=0.18)
+    handles = [
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=5, label=network_name(a)) for i, a in enumerate(alphas)
+    ] + [
+        Line2D([], [], color="#64748b", linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=7, label=pretty(m))
+        for i, m in enumerate(models)
+    ]
+    _legend(axes, handles)
+    return figure
+
+
+def _cost_axis(axes: Axes, costs: list[float]) -> None:
+    """Logarithmic where costs differ a lot, always with plain numbers at ticks people can read."""
+    low, high = min(costs), max(costs)
+    if high < 4 * low:
+        return
+    axes.set_xscale("log")
+    steps = [m * 10.0**e for e in range(-3, 7) for m in (1, 2, 5)]
+    axes.set_xticks([s for s in steps if low / 1.6 <= s <= high * 1.6])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _blank() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend(axes: Axes, handles: list[Line2D]) -> None:
+    columns = 2 if len(handles) % 2 == 0 and len(handles) <= 4 else 3
+    axes.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2,
+        handlelength=1.6, columnspacing=1.4,
+    )  # fmt: skip
+
+
+def _save(figure: Figure, path: Path) -> str:
+    # The salt makes the ids inside the SVG differ between figures, since all end up in one page.
+    with matplotlib.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    figure.savefig(path.with_suffix(".png"), dpi=200, metadata={"Software": ""})
+    text = path.with_suffix(".svg").read_text("utf-8")
+    return text[text.index("<svg") :]

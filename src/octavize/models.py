@@ -1,0 +1,144 @@
+"""Octave networks by name: a timm builder and the paper's policy of which layers are octave.
+
+No architecture is written here. `oct_resnet50` is timm's `resnet50`, converted; at α = 0 it is the vanilla
+network, bit for bit, so every baseline is the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import filter as match_names
+from typing import Any
+
+from torch import nn
+
+from .convert import octavize
+from .errors import InputError, require_extra
+from .split import check_alpha
+
+Policy = Callable[[float], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a named network is built: by whom, which layers get α, and its stem for 32-pixel pictures."""
+
+    build: Callable[..., nn.Module]
+    policy: Policy
+    small_stem: Callable[[nn.Module], None]
+
+
+_REGISTRY: dict[str, Recipe] = {}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` knows, such as match `pattern` (`oct_resnet*`), sorted.
+
+    `…_small` is the same network with a stem for pictures of 32 pixels.
+    """
+    return sorted(match_names([n for name in _REGISTRY for n in (name, f"{name}_small")], pattern))
+
+
+def create_model(
+    name: str, alpha: float = 0.5, *, num_classes: int = 1000, strict: bool = True, **builder_arguments: Any
+) -> nn.Module:
+    """Build a named octave network.
+
+    Args:
+        name: one of `list_models()`.
+        alpha: share of low channels in the octave layers; 0 is the vanilla network.
+        num_classes: size of the classifier.
+        strict: refuse dense fallbacks; these networks have none.
+        **builder_arguments: of timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
+            `drop_path_rate=0.1` …; `width=0.75` for MobileNets.
+
+    Returns:
+        A network from (N, 3, H, W) to (N, num_classes), with the state dict of timm's.
+
+    Raises:
+        InputError: an unknown name, α outside [0, 1], an argument the builder does not take, or timm missing.
+    """
+    alpha = check_alpha(alpha)
+    base = name.removesuffix("_small")
+    if base not in _REGISTRY:
+        close = get_close_matches(name, list_models(), n=3) or list_models()
+        raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
+    require_extra("timm", "models")
+    recipe = _REGISTRY[base]
+    try:
+        model = recipe.build(num_classes=num_classes, **builder_arguments)
+    except TypeError as error:
+        raise InputError(f"model {name!r} does not take these arguments: {error}") from error
+    if name != base:
+        recipe.small_stem(model)
+    return octavize(model, recipe.policy(alpha), strict=strict, inplace=True)
+
+
+# ---- ResNets (paper §3.3): octave from the first block on; the last stage is vanilla and merges ---------
+
+
+def _resnet(timm_name: str, policy: Policy) -> Recipe:
+    def build(**arguments: Any) -> nn.Module:
+        import timm
+
+        return timm.create_model(timm_name, **arguments)
+
+    def small_stem(model: Any) -> None:
+        """The usual stem for CIFAR: 3×3, stride 1, no max-pooling."""
+        old = model.conv1
+        model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm does
+        model.maxpool = nn.Identity()
+
+    return Recipe(build, policy, small_stem)
+
+
+def _bottleneck_policy(alpha: float) -> dict[str, float]:
+    return {"*": alpha, "layer4.*": 0}
+
+
+def _basic_policy(alpha: float) -> dict[str, float]:
+    # The first stage of these has no shortcut convolution that could split the stem's dense map. As in the
+    # paper's MobileNetV2, its blocks are plain at both ends and octave within.
+    return {"*": alpha, "layer1.*.conv2": 0, "layer4.*": 0}
+
+
+for _depth in (18, 34):
+    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}", _basic_policy)
+for _depth in (26, 50, 101, 152, 200):
+    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}", _bottleneck_policy)
+_REGISTRY["oct_wide_resnet50_2"] = _resnet("wide_resnet50_2", _bottleneck_policy)
+
+
+# ---- MobileNets (paper §4.1) ----------------------------------------------------------------------------
+
+
+def _mobilenet(generation: int, policy: Policy) -> Recipe:
+    def build(width: float = 1.0, **arguments: Any) -> nn.Module:
+        from timm.models import efficientnet
+
+        # timm names only some widths; its generators make any.
+        generate = getattr(efficientnet, f"_gen_mobilenet_v{generation}")
+        if width in (1, 1.4) or arguments.get("pretrained"):
+            import timm
+
+            return timm.create_model(f"mobilenetv{generation}_{width * 100:03.0f}", **arguments)
+        return generate(f"mobilenetv{generation}_100", channel_multiplier=width, **arguments)
+
+    def small_stem(model: Any) -> None:
+        """The stem keeps the resolution: 32 pixels end as 2×2."""
+        model.conv_stem.stride = (1, 1)
+
+    return Recipe(build, policy, small_stem)
+
+
+# V1: blocks 2 to 11 are octave, and the pointwise of the last of them merges.
+_REGISTRY["oct_mobilenet_v1"] = _mobilenet(
+    1, lambda alpha: {"*": alpha, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}
+)
+# V2: inputs and outputs of blocks are plain, the expanded width between them is octave.
+_REGISTRY["oct_mobilenet_v2"] = _mobilenet(
+    2, lambda alpha: {"*": 0, "blocks.[1-9].*.conv_pw": alpha, "blocks.[1-9].*.conv_dw": alpha}
+)

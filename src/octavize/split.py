@@ -1,0 +1,136 @@
+"""The only arithmetic of octave convolution that is not convolution: who is low, and how big is low.
+
+Three questions are answered here and nowhere else:
+
+* **How many channels are low?** `low_channels`: the integer part of α·C.
+* **How big is the low half?** `low_size`: ⌈size / 2⌉ along each octave axis, so every size from 1 up works.
+* **Which channels are low?** A tuple of *runs*: alternating counts of high and low channels in logical
+  order, `(high, low)` for nearly every feature map, `(3, 1, 2, 2)` after concatenating a (3, 1) map with a
+  (2, 2) map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+Runs = tuple[int, ...]
+
+
+def check_alpha(alpha: float) -> float:
+    """Return α as a float.
+
+    Raises:
+        InputError: α is not a number in [0, 1].
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+        raise InputError(f"alpha={alpha!r} is not a share of channels: give a number from 0 to 1, such as 0.5")
+    return float(alpha)
+
+
+def low_channels(channels: int, alpha: float, groups: int = 1) -> int:
+    """How many of `channels` are low: int(α·C), rounded down to a multiple of `groups`.
+
+    The paper's count (its §3.2); a grouped convolution needs both halves to be divisible by its groups.
+    """
+    return int(alpha * channels) // groups * groups
+
+
+def low_size(size: Sequence[int], octave_dims: int) -> tuple[int, ...]:
+    """Spatial size of the low half: the last `octave_dims` axes halved and rounded up."""
+    kept = len(size) - octave_dims
+    return (*size[:kept], *((n + 1) // 2 for n in size[kept:]))
+
+
+def default_octave_dims(spatial_dims: int) -> int:
+    """How many trailing axes an octave halves: all in 1-D and 2-D, space but not time in 3-D (paper §4.4)."""
+    return min(spatial_dims, 2)
+
+
+class Segment(NamedTuple):
+    """A stretch of neighbouring channels of one frequency."""
+
+    is_low: bool
+    start: int  # first channel, in logical order
+    half_start: int  # first channel, within its half
+    count: int
+
+
+def segments(runs: Runs) -> tuple[Segment, ...]:
+    """The stretches of a map with these runs, in logical order; empty ones left out."""
+    found: list[Segment] = []
+    start, used = 0, [0, 0]
+    for i, count in enumerate(runs):
+        low = i % 2
+        if count:
+            found.append(Segment(bool(low), start, used[low], count))
+        start += count
+        used[low] += count
+    return tuple(found)
+
+
+def join_runs(many: Iterable[Runs]) -> Runs:
+    """Runs of the concatenation over channels of maps with these runs."""
+    joined = [0]
+    for runs in many:
+        for i, count in enumerate(runs):
+            if count == 0:
+                continue
+            if i % 2 == (len(joined) - 1) % 2:
+                joined[-1] += count
+            else:
+                joined.append(count)
+    return tuple(joined) if len(joined) % 2 == 0 else (*joined, 0)
+
+
+def common_runs(a: Runs, b: Runs) -> Runs:
+    """Runs in which a channel is low only where it is low in both `a` and `b`."""
+    frequencies = zip(_is_low(a), _is_low(b), strict=True)
+    return join_runs((0, 1) if low_a and low_b else (1, 0) for low_a, low_b in frequencies)
+
+
+def kept_low(own: Runs, target: Runs) -> tuple[int, ...]:
+    """Which channels of the low half of a map with runs `own` are still low in `target`."""
+    still_low = [t for o, t in zip(_is_low(own), _is_low(target), strict=True) if o]
+    return tuple(i for i, low in enumerate(still_low) if low)
+
+
+def _is_low(runs: Runs) -> list[bool]:
+    return [bool(i % 2) for i, count in enumerate(runs) for _ in range(count)]
+
+
+def cut(values: Tensor, runs: Runs, dim: int = 0) -> tuple[Tensor, Tensor]:
+    """Cut `values`, which has one entry a channel along `dim`, into its (high, low) parts.
+
+    For the usual two runs both parts are views, so writing into them writes into `values`.
+    """
+    if len(runs) == 2:
+        return values.narrow(dim, 0, runs[0]), values.narrow(dim, runs[0], runs[1])
+    high = [values.narrow(dim, s.start, s.count) for s in segments(runs) if not s.is_low]
+    low = [values.narrow(dim, s.start, s.count) for s in segments(runs) if s.is_low]
+    empty = values.narrow(dim, 0, 0)
+    return torch.cat(high or [empty], dim), torch.cat(low or [empty], dim)
+
+
+def uncut(high: Tensor, low: Tensor, runs: Runs, dim: int = 1) -> Tensor:
+    """The inverse of `cut`: bring two parts of equal size into logical channel order."""
+    if runs[1] == 0 and len(runs) == 2:
+        return high
+    parts = [(low if s.is_low else high).narrow(dim, s.half_start, s.count) for s in segments(runs)]
+    return torch.cat(parts, dim)
+
+
+def with_low_divisible(runs: Runs, groups: int) -> Runs:
+    """The runs nearest to `runs` whose low channels are divisible by `groups`: the first few become high."""
+    extra = sum(runs[1::2]) % groups
+    pieces: list[Runs] = []
+    for segment in segments(runs):
+        raised = min(extra, segment.count) if segment.is_low else segment.count
+        extra -= raised if segment.is_low else 0
+        pieces.append((raised, segment.count - raised))
+    return join_runs(pieces)

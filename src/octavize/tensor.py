@@ -1,0 +1,329 @@
+"""OctTensor: an ordinary (N, C, …) feature map whose low channels are stored at half resolution.
+
+It is a value, not a pair to thread through a network: it has the logical `shape`, and PyTorch functions act
+on it through `__torch_function__`, each by a rule (see `rules.py`) that says how the function acts on the two
+halves. A function without a rule gets the dense map, which is exact but slow, and says so once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .resample import fits, halve, upsample
+from .split import (
+    Runs,
+    check_alpha,
+    cut,
+    default_octave_dims,
+    kept_low,
+    low_channels,
+    low_size,
+    uncut,
+)
+
+Rule = Callable[..., Any]
+
+_RULES: dict[Any, Rule] = {}
+_announced: set[str] = set()
+
+
+class DenseFallbackWarning(UserWarning):
+    """A function without an octave rule was computed on the dense feature map."""
+
+
+class OctTensor:
+    """A feature map in two frequencies.
+
+    Args:
+        high: (N, C_high, *size).
+        low: (N, C_low, *⌈size / 2⌉). A half without channels still carries the size: (N, 0, …).
+        octave_dims: how many trailing axes are halved. Default: all in 1-D and 2-D, the two of space in 3-D.
+        strict: refuse functions that have no octave rule instead of computing them on the dense map.
+        runs: which channels are low, as alternating counts of high and low channels in logical order.
+            Default `(C_high, C_low)`: the last C_low channels, as in the paper. Concatenation interleaves.
+
+    Raises:
+        InputError: the halves do not belong together (rank, batch, size, dtype, device or runs).
+    """
+
+    high: Tensor
+    low: Tensor
+    runs: Runs
+    octave_dims: int
+    strict: bool
+
+    def __init__(
+        self,
+        high: Tensor,
+        low: Tensor,
+        *,
+        octave_dims: int | None = None,
+        strict: bool = False,
+        runs: Runs | None = None,
+    ) -> None:
+        self.high = high
+        self.low = low
+        self.runs = (high.shape[1], low.shape[1]) if runs is None else runs
+        self.octave_dims = default_octave_dims(high.dim() - 2) if octave_dims is None else octave_dims
+        self.strict = strict
+        self._pooled: Tensor | None = None
+        self._check()
+
+    def _check(self) -> None:
+        high, low = self.high, self.low
+        if high.dim() != low.dim() or not 3 <= high.dim() <= 5:
+            raise InputError(
+                f"high has shape {tuple(high.shape)} and low {tuple(low.shape)}: "
+                "both halves need the same 3 to 5 dimensions (N, C, …)"
+            )
+        if high.shape[0] != low.shape[0] or not fits(low.shape[2:], high.shape[2:], self.octave_dims):
+            wanted = (high.shape[0], low.shape[1], *low_size(high.shape[2:], self.octave_dims))
+            raise InputError(
+                f"low has shape {tuple(low.shape)} but high has {tuple(high.shape)}: low must be {wanted}"
+            )
+        if high.dtype != low.dtype or high.device != low.device:
+            raise InputError(
+                f"high is {high.dtype} on {high.device} and low {low.dtype} on {low.device}: move both to one"
+            )
+        if (sum(self.runs[::2]), sum(self.runs[1::2])) != (high.shape[1], low.shape[1]):
+            raise InputError(
+                f"runs={self.runs} do not add up to {high.shape[1]} high and {low.shape[1]} low channels"
+            )
+
+    # ---- the way in and the way out -----------------------------------------------------------------
+
+    @classmethod
+    def from_dense(
+        cls, x: Tensor, alpha: float, *, octave_dims: int | None = None, strict: bool = False
+    ) -> OctTensor:
+        """Split a dense map: the last int(α·C) channels become low, by 2×2 averaging (P).
+
+        Args:
+            x: (N, C, *size).
+            alpha: share of channels that become low, in [0, 1].
+
+        Returns:
+            high (N, C − int(α·C), *size), low (N, int(α·C), *⌈size / 2⌉).
+        """
+        if not 3 <= x.dim() <= 5:
+            raise InputError(f"x has shape {tuple(x.shape)}: a feature map (N, C, …) of 3 to 5 dimensions is needed")
+        n_low = low_channels(x.shape[1], check_alpha(alpha))
+        if octave_dims is None:
+            octave_dims = default_octave_dims(x.dim() - 2)
+        high, low = cut(x, (x.shape[1] - n_low, n_low), dim=1)
+        return cls(high, halve(low, octave_dims), octave_dims=octave_dims, strict=strict)
+
+    @classmethod
+    def all_high(cls, x: Tensor, *, octave_dims: int | None = None, strict: bool = False) -> OctTensor:
+        """See a dense map (N, C, *size) as an OctTensor without low channels. Nothing is copied."""
+        if octave_dims is None:
+            octave_dims = default_octave_dims(x.dim() - 2)
+        low = x.new_empty((x.shape[0], 0, *low_size(x.shape[2:], octave_dims)))
+        return cls(x, low, octave_dims=octave_dims, strict=strict)
+
+    def to_dense(self) -> Tensor:
+        """The logical map (N, C, *size): low up-sampled by nearest (U), channels in logical order."""
+        return uncut(self.high, upsample(self.low, self.high.shape[2:]), self.runs)
+
+    # ---- what rules and layers build on -------------------------------------------------------------
+
+    def like(self, high: Tensor, low: Tensor) -> OctTensor:
+        """New halves, same channel order and settings. (N, C_high, *new size), (N, C_low, *⌈new size / 2⌉)."""
+        return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=self.runs)
+
+    def pooled_high(self) -> Tensor:
+        """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
+        if self._pooled is None:
+            self._pooled = halve(self.high, self.octave_dims)
+        return self._pooled
+
+    def forget_pooled(self) -> OctTensor:
+        """Drop the shared P(high), after the halves were changed in place."""
+        self._pooled = None
+        return self
+
+    def cut(self, values: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+        """Cut per-channel `values` (C entries along `dim`) into those of the high and the low channels."""
+        return cut(values, self.runs, dim)
+
+    def with_runs(self, runs: Runs) -> OctTensor:
+        """The same map with fewer low channels: exact, since up-sampling a low channel changes no value.
+
+        Args:
+            runs: which channels are low; each of them must be low already.
+        """
+        if runs == self.runs:
+            return self
+        high, _ = cut(self.to_dense(), runs, dim=1)
+        keep = torch.tensor(kept_low(self.runs, runs), dtype=torch.long, device=self.device)
+        low = self.low.index_select(1, keep)
+        return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
+
+    # ---- what a tensor is asked ---------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        """The logical shape (N, C_high + C_low, *size)."""
+        return torch.Size((self.high.shape[0], self.high.shape[1] + self.low.shape[1], *self.high.shape[2:]))
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.high.dim()
+
+    @property
+    def ndim(self) -> int:
+        return self.high.dim()
+
+    def numel(self) -> int:
+        """Logical number of values; `stored_numel` is what is held."""
+        return self.shape.numel()
+
+    def stored_numel(self) -> int:
+        return self.high.numel() + self.low.numel()
+
+    @property
+    def alpha(self) -> float:
+        """Share of channels that are low."""
+        return self.low.shape[1] / max(self.shape[1], 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.high.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.high.device
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.high.requires_grad or self.low.requires_grad
+
+    def __len__(self) -> int:
+        return self.high.shape[0]
+
+    def __repr__(self) -> str:
+        order = "" if len(self.runs) == 2 else f", runs={self.runs}"
+        return (
+            f"OctTensor(shape={tuple(self.shape)}, alpha={self.alpha:.4g}, high={tuple(self.high.shape)}, "
+            f"low={tuple(self.low.shape)}{order}, dtype={self.dtype}, device={self.device})"
+        )
+
+    # ---- how torch functions reach the rules --------------------------------------------------------
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return apply_rule(func, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        # Only names not found above arrive here: the methods of torch.Tensor, `x.relu()`, `x.mean((2, 3))`.
+        if not name.startswith("_"):
+            method = getattr(torch.Tensor, name, None)
+            if callable(method):
+                return partial(_call, method, self)
+            if method is not None:
+                return getattr(self.high, name)  # a property such as `is_cuda`: the halves agree
+        raise AttributeError(f"'OctTensor' has no attribute {name!r}")
+
+
+def _call(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return apply_rule(func, args, kwargs)
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    func = getattr(torch.Tensor, name)
+
+    def operate(self: OctTensor, *args: Any) -> Any:
+        return apply_rule(func, (self, *args), {})
+
+    operate.__name__ = name
+    return operate
+
+
+# Python looks operators up on the class, so `__getattr__` cannot serve them.
+for _name in (
+    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ "
+    "__itruediv__ __pow__ __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__"
+).split():
+    setattr(OctTensor, _name, _operator(_name))
+OctTensor.__hash__ = object.__hash__  # defining `__eq__` would drop it; tensors hash by identity too
+
+
+# ---- the table of rules -----------------------------------------------------------------------------
+
+
+def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
+    """Register how torch functions act on an OctTensor.
+
+    The rule is called as `rule(func, *args, **kwargs)` with the arguments of the call, at least one of which
+    is, or contains, an OctTensor. It returns the result, or `NotImplemented` to leave the call to the dense
+    fallback. The law every rule keeps: `rule(x).to_dense()` equals `func(x.to_dense())`, exactly where the
+    function commutes with nearest up-sampling, otherwise by the definition in the rule's docstring.
+
+    Example:
+        >>> @oct_rule(torch.erf)
+        ... def erf_rule(func, x):
+        ...     return x.like(func(x.high), func(x.low))
+    """
+
+    def register(rule: Rule) -> Rule:
+        for func in functions:
+            _RULES[func] = rule
+        return rule
+
+    return register
+
+
+def apply_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call `func` on OctTensors: by its rule, or on the dense maps if it has none."""
+    rule = _RULES.get(func)
+    if rule is not None:
+        result = rule(func, *args, **kwargs)
+        if result is not NotImplemented:
+            return result
+    return _dense_fallback(func, args, kwargs)
+
+
+def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not torch.compiler.is_compiling():
+        _announce_fallback(func, args, kwargs)
+    return func(*(_densify(a) for a in args), **{k: _densify(v) for k, v in kwargs.items()})
+
+
+def _announce_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Warn, once a process and function, that the dense map is used; refuse where it must not be."""
+    name = getattr(func, "__name__", str(func))
+    if any(x.strict for x in [*args, *kwargs.values()] if isinstance(x, OctTensor)):
+        raise InputError(
+            f"{name} has no octave rule and strict=True: register one with @octavize.oct_rule, "
+            "leave the layer before it at alpha=0, or drop strict"
+        )
+    if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], OctTensor):
+        raise InputError(
+            f"{name} cannot change this OctTensor in place: use {name.rstrip('_')} and keep its result"
+        )
+    if name in _announced:
+        return
+    _announced.add(name)
+    warnings.warn(
+        f"{name} has no octave rule for this call: computed on the dense feature map, exact but slower "
+        "(register a rule with @octavize.oct_rule, or refuse with strict=True)",
+        DenseFallbackWarning,
+        stacklevel=5,
+    )
+
+
+def _densify(value: Any) -> Any:
+    if isinstance(value, OctTensor):
+        return value.to_dense()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_densify(v) for v in value)
+    return value

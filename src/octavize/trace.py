@@ -1,0 +1,143 @@
+"""One run of a network on the meta device: which layers run, in which order, on which shapes, at which cost.
+
+Nothing is computed and no memory is used, so even ResNet-200 at 224 pixels takes a second. Multiply–accumulates
+are counted by torch's own flop counter: convolutions and matrix products, as the literature counts a network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .errors import InputError
+from .tensor import OctTensor
+
+Shape = tuple[int, ...]
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution or fully connected layer as it ran.
+
+    Shapes are (high, low), low None for a plain tensor. A layer that runs several times has one entry, with
+    the shapes of its first run and the sum of its MACs.
+    """
+
+    name: str
+    kind: str
+    reads_input: bool  # its input is the network's input, or nothing has been convolved yet
+    input: tuple[Shape, Shape | None]
+    output: tuple[Shape, Shape | None]
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    layers: list[Layer]
+    macs: int  # of the whole network, one batch of the traced shape
+
+    def __getitem__(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
+
+
+def shapes(value: Any) -> tuple[Shape, Shape | None]:
+    """Shapes of the two halves of a map; low is None for a plain tensor."""
+    if isinstance(value, OctTensor):
+        return tuple(value.high.shape), tuple(value.low.shape)
+    return tuple(value.shape), None
+
+
+def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Shape:
+    """The shape to trace a network on: of `example`, or (1, C, H, W) read off the network itself.
+
+    C is that of the first convolution, H and W what a timm network is configured for, else 224. Video networks
+    get 8 frames of 112 pixels.
+
+    Raises:
+        InputError: the network has no convolution to read the shape off.
+    """
+    if isinstance(example, Tensor):
+        return tuple(example.shape)
+    if example is not None:
+        return tuple(example)
+    first = next((m for m in model.modules() if isinstance(m, CONVOLUTIONS)), None)
+    if first is None:
+        raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
+    if len(first.kernel_size) == 3:
+        return (1, first.in_channels, 8, 112, 112)
+    config = getattr(model, "default_cfg", None) or {}
+    side = config.get("input_size", (3, 224, 224))[-1]
+    return (1, first.in_channels, *[side] * len(first.kernel_size))
+
+
+def to_meta(model: nn.Module) -> nn.Module:
+    """A copy of the network without values, in evaluation mode."""
+    # `deepcopy` would copy the values first: hand it meta tensors instead.
+    memo: dict[int, Any] = {}
+    for p in model.parameters():
+        memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad)
+    for b in model.buffers():
+        memo[id(b)] = b.detach().to("meta")
+    return copy.deepcopy(model, memo).eval()
+
+
+def trace(model: nn.Module, shape: Shape) -> Trace:
+    """Run a network on the meta device and record its convolutions and fully connected layers.
+
+    Args:
+        shape: of the input, (N, C, H, W).
+
+    Raises:
+        InputError: the network does not run on such an input.
+    """
+    meta = to_meta(model)
+    x = torch.empty(shape, device="meta", dtype=_dtype(model))
+    names = {module: name for name, module in meta.named_modules()}
+    found: dict[str, Layer] = {}
+    counter = FlopCounterMode(display=False)
+    started: list[int] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        started.append(counter.get_total_flops())
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        macs = (counter.get_total_flops() - started.pop()) // 2
+        name = names[module]
+        if name in found:
+            macs += found[name].macs
+        first = found.get(name)
+        found[name] = Layer(
+            name=name,
+            kind=type(module).__name__,
+            reads_input=args[0] is x or not any(layer.kind != "Linear" for layer in found.values()),
+            input=first.input if first else shapes(args[0]),
+            output=first.output if first else shapes(output),
+            params=sum(p.numel() for p in module.parameters(recurse=False)),
+            macs=macs,
+        )
+
+    for module in names:
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
+    try:
+        with torch.no_grad(), counter:
+            meta(x)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} does not run on an input of shape {shape}: give one that fits as example= "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
+    return Trace(list(found.values()), counter.get_total_flops() // 2)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

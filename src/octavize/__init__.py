@@ -1,6 +1,6 @@
 """Octave convolution for any PyTorch CNN: the low frequencies at half resolution."""
 
-from . import rules as _rules  # registers how torch functions act on an OctTensor
+from . import rules as rules  # importing it registers how torch functions act on an OctTensor
 from .conv import OctConv1d, OctConv2d, OctConv3d
 from .convert import Decision, Plan, octavize, plan
 from .errors import InputError

@@ -1,8 +1,8 @@
 """Octave convolution: torch's convolutions, with one more number.
 
-An `OctConv2d` *is* a `Conv2d`: the same weight and bias, the same state dict, the same initialisation. `alpha`
-only says how many output channels are low, and so where the weight is cut. With W cut into W_hh, W_hl, W_lh
-and W_ll (source → target), P the 2×2 average and U nearest up-sampling, the paper's layer is
+An `OctConv2d` *is* a `Conv2d`: the same weight and bias, the same state dict, the same initialisation.
+`alpha` only says how many output channels are low, and so where the weight is cut. With W cut into W_hh,
+W_hl, W_lh and W_ll (source → target), P the 2×2 average and U nearest up-sampling, the paper's layer is
 
     Y_high = X_high * W_hh + U(X_low * W_lh)
     Y_low  = X_low  * W_ll + P(X_high) * W_hl
@@ -44,7 +44,9 @@ class OctConv(_ConvNd):
         self.octave_dims = default_octave_dims(spatial) if octave_dims is None else octave_dims
         self.strict = strict
         if not 1 <= self.octave_dims <= spatial:
-            raise InputError(f"octave_dims={octave_dims}: a {spatial}-D layer has 1 to {spatial} axes to halve")
+            raise InputError(
+                f"octave_dims={octave_dims}: a {spatial}-D layer has 1 to {spatial} axes to halve"
+            )
         problem = geometry_problem(self, self.octave_dims)
         if problem is not None and self.alpha > 0:
             raise InputError(problem)
@@ -210,8 +212,8 @@ def geometry_problem(conv: _ConvNd, octave_dims: int) -> str | None:
         if 2 * pad != lost:
             needed = f"padding={lost // 2}" if lost % 2 == 0 else "an odd kernel, or padding='same'"
             return (
-                f"kernel_size={conv.kernel_size} with padding={conv.padding} and dilation={conv.dilation} does "
-                f"not keep the map's size, so its halves would drift apart: an octave layer needs {needed}"
+                f"kernel_size={conv.kernel_size} with padding={conv.padding} and dilation={conv.dilation} "
+                f"does not keep the map's size, so its halves would drift apart: octave needs {needed}"
             )
     return None
 

@@ -1,7 +1,7 @@
 """`plan()` and `octavize()`: any CNN in octaves, without rewriting it.
 
-A convolution becomes octave by changing its class: an `OctConv2d` is a `Conv2d` plus the number α. So weights,
-hooks, device, training mode and sharing are not carried over; they are left where they are.
+A convolution becomes octave by changing its class: an `OctConv2d` is a `Conv2d` plus the number α. So
+weights, hooks, device, training mode and sharing are not carried over; they are left where they are.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def plan(
             numbers, `{"layer4.*": 0}`, where the last pattern that matches counts and a layer without a match
             gets 0.5; or a function of (name, module).
         example: an input, or its shape (N, C, H, W), on which the network is traced without computing
-            anything. Default: read off the network, at 224 pixels or the size a timm network is configured for.
+            anything. Default: read off the network, see `octavize.trace.example_shape`.
 
     Returns:
         The plan. Vanilla stay, each with its reason: layers that read the network's input (the paper's stem),
@@ -98,7 +98,10 @@ def plan(
     _apply(swapped, decisions, strict=False)
     after = trace(swapped, shape)
     return Plan(
-        [_with_costs(d, before, after) for d in decisions], shape, macs_before=before.macs, macs_after=after.macs
+        [_with_costs(d, before, after) for d in decisions],
+        shape,
+        macs_before=before.macs,
+        macs_after=after.macs,
     )
 
 
@@ -154,7 +157,9 @@ def _decide(model: nn.Module, alpha: Alpha, before: Trace) -> list[Decision]:
         elif module.groups == module.in_channels > 1:
             decisions.append(Decision(name, kind, wanted[name], "depthwise: keeps the split of its input"))
         elif low_channels(module.out_channels, wanted[name], module.groups) == 0:
-            decisions.append(Decision(name, kind, wanted[name], "no low output: low input, if any, is merged"))
+            decisions.append(
+                Decision(name, kind, wanted[name], "no low output: low input, if any, is merged")
+            )
         else:
             decisions.append(Decision(name, kind, wanted[name], "octave"))
     return decisions

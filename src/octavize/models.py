@@ -138,7 +138,7 @@ def _mobilenet(generation: int, policy: Policy) -> Recipe:
 _REGISTRY["oct_mobilenet_v1"] = _mobilenet(
     1, lambda alpha: {"*": alpha, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}
 )
-# V2: inputs and outputs of blocks are plain, the expanded width between them is octave.
+# V2: inputs and outputs of blocks are plain, the expanded width between them is octave, up to the last stage.
 _REGISTRY["oct_mobilenet_v2"] = _mobilenet(
-    2, lambda alpha: {"*": 0, "blocks.[1-9].*.conv_pw": alpha, "blocks.[1-9].*.conv_dw": alpha}
+    2, lambda alpha: {"*": 0, "blocks.[1-4].*.conv_pw": alpha, "blocks.[1-4].*.conv_dw": alpha}
 )

@@ -73,7 +73,9 @@ def pad_any(x: Tensor, pads: Sequence[int], mode: str) -> Tensor:
         mode: `reflect`, `replicate` or `circular`.
     """
     reach = {"reflect": -1, "circular": 0}.get(mode)
-    if reach is None or all(pads[2 * i] <= n + reach >= pads[2 * i + 1] for i, n in enumerate(reversed(x.shape[2:]))):
+    if reach is None or all(
+        pads[2 * i] <= n + reach >= pads[2 * i + 1] for i, n in enumerate(reversed(x.shape[2:]))
+    ):
         return F.pad(x, list(pads), mode=mode)
     for i in range(len(pads) // 2):
         axis, left, right = x.dim() - 1 - i, pads[2 * i], pads[2 * i + 1]

@@ -7,15 +7,14 @@ the docstring defines the result, always as *the function on each half at its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .resample import fits
-from .split import common_runs, cut, join_runs, low_size, uncut
+from .split import common_runs, join_runs, low_size, uncut
 from .tensor import OctTensor, apply_rule, oct_rule
 
 Function = Callable[..., Any]
@@ -132,7 +131,7 @@ def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
     if isinstance(value, OctTensor):
         same = value.shape[2:] == x.shape[2:] and value.octave_dims == x.octave_dims and value.runs == x.runs
         return (value.high, value.low) if same else None
-    if not isinstance(value, Tensor) or value.numel() == 1 and value.dim() <= x.dim():
+    if not isinstance(value, Tensor) or (value.numel() == 1 and value.dim() <= x.dim()):
         return value, value
     if value.dim() > x.dim():
         return None
@@ -162,7 +161,7 @@ def batch_norm(
     """Batch norm of each half with its share of parameters and running statistics.
 
     Statistics are those of the pixels a half stores, as in the official code. On even sizes mean and
-    (biased) variance are those of the dense map; the running variance differs by the n/(n−1) of its smaller n.
+    (biased) variance are those of the dense map; the running variance has the n/(n−1) of its smaller n.
     """
     return _norm(func, x, (running_mean, running_var, weight, bias), training, momentum, eps)
 
@@ -219,14 +218,6 @@ def prelu(func: Function, x: OctTensor, weight: Tensor) -> OctTensor:
 # ---- change of spatial size -----------------------------------------------------------------------------
 
 
-def _fitting(x: OctTensor, high: Tensor, candidates: Iterator[Tensor]) -> Any:
-    """The first candidate for the low half that has the size `high` demands, else the dense fallback."""
-    for low in candidates:
-        if fits(low.shape[2:], high.shape[2:], x.octave_dims):
-            return x.like(high, low)
-    return NotImplemented
-
-
 def _windows(x: OctTensor, value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,) * (x.dim() - 2)
 
@@ -238,27 +229,30 @@ MAX_POOL = named("max_pool1d max_pool2d max_pool3d")
 def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
     """Max- and average-pooling: the same window on each half, at its own resolution (official code).
 
-    Where the window would leave the low half one pixel short, its last, partial cell is kept (ceil mode);
-    a window for which neither gives ⌈size / 2⌉ falls back to the dense map.
+    Where the window would leave the low half a pixel short of ⌈size / 2⌉, its last, partial cell is kept
+    (ceil mode). A window that leaves it shorter still falls back to the dense map.
     """
-    if kwargs.get("return_indices"):
-        return NotImplemented
     names = ("stride", "padding", "dilation") if func in MAX_POOL else ("stride", "padding")
     kwargs = {**dict(zip((*names, "ceil_mode"), args, strict=False)), **kwargs}
+    if kwargs.get("return_indices"):
+        return NotImplemented
     high = func(x.high, kernel_size, **kwargs)
-
-    def low_halves() -> Iterator[Tensor]:
-        for ceil_mode in (kwargs.get("ceil_mode", False), True):
-            try:
-                yield func(x.low, kernel_size, **{**kwargs, "ceil_mode": ceil_mode})
-            except RuntimeError:  # the window does not fit into the low half
-                continue
-
-    return _fitting(x, high, low_halves())
+    wanted = low_size(high.shape[2:], x.octave_dims)
+    window = _windows(x, kernel_size)
+    stride = _windows(x, kwargs.get("stride") or window)
+    padding, dilation = _windows(x, kwargs.get("padding", 0)), _windows(x, kwargs.get("dilation", 1))
+    for n, k, s, p, d, least in zip(x.low.shape[2:], window, stride, padding, dilation, wanted, strict=True):
+        cells = -(-(n + 2 * p - d * (k - 1) - 1) // s) + 1
+        if cells - ((cells - 1) * s >= n + p) < least:  # torch drops a last cell that starts in the padding
+            return NotImplemented
+    low = func(x.low, kernel_size, **{**kwargs, "ceil_mode": True})
+    return x.like(high, low[(..., *(slice(n) for n in wanted))])
 
 
 @oct_rule(F.interpolate)
-def interpolate(func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, **kwargs: Any) -> OctTensor:
+def interpolate(
+    func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, **kwargs: Any
+) -> OctTensor:
     """Resizing: the high half as asked, the low half to the matching ⌈size / 2⌉ in the same mode.
 
     Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
@@ -309,7 +303,7 @@ def _reduce(x: OctTensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
 
 @oct_rule(*named("mean amax amin"))
 def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Mean, maximum or minimum over all of space: of each half, concatenated to a dense result (N, C[, 1, 1]).
+    """Mean, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
 
     Maximum and minimum are exact; the mean is that of the pixels a half stores, exact on even sizes.
     """
@@ -359,7 +353,8 @@ def concatenate(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
     if any(x.dim() != first.dim() for x in tensors):
         return NotImplemented
     maps = [
-        x if isinstance(x, OctTensor) else OctTensor.all_high(x, octave_dims=first.octave_dims) for x in tensors
+        x if isinstance(x, OctTensor) else OctTensor.all_high(x, octave_dims=first.octave_dims)
+        for x in tensors
     ]
     if any(x.octave_dims != first.octave_dims for x in maps):
         return NotImplemented
@@ -383,9 +378,17 @@ def index_batch(func: Function, x: OctTensor, index: Any) -> Any:
     return x.like(func(x.high, index), func(x.low, index))
 
 
-@oct_rule(*named("flatten"))
-def flatten(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Flattening gives up the grid that an octave needs: the dense map, flattened. Exact."""
+@oct_rule(
+    *named("flatten conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+)
+def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """The ways out: the function on the dense map. Exact.
+
+    Flattening gives up the grid that an octave needs, and a convolution that was left vanilla reads the whole
+    resolution. A plan names those layers, so unlike a fallback this is not announced.
+    """
+    if not isinstance(x, OctTensor):
+        return NotImplemented
     return func(x.to_dense(), *args, **kwargs)
 
 

@@ -12,7 +12,7 @@ Three questions are answered here and nowhere else:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,7 +29,9 @@ def check_alpha(alpha: float) -> float:
         InputError: α is not a number in [0, 1].
     """
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
-        raise InputError(f"alpha={alpha!r} is not a share of channels: give a number from 0 to 1, such as 0.5")
+        raise InputError(
+            f"alpha={alpha!r} is not a share of channels: give a number from 0 to 1, such as 0.5"
+        )
     return float(alpha)
 
 
@@ -52,7 +54,8 @@ def default_octave_dims(spatial_dims: int) -> int:
     return min(spatial_dims, 2)
 
 
-class Segment(NamedTuple):
+@dataclass(frozen=True)
+class Segment:
     """A stretch of neighbouring channels of one frequency."""
 
     is_low: bool

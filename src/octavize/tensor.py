@@ -113,7 +113,9 @@ class OctTensor:
             high (N, C − int(α·C), *size), low (N, int(α·C), *⌈size / 2⌉).
         """
         if not 3 <= x.dim() <= 5:
-            raise InputError(f"x has shape {tuple(x.shape)}: a feature map (N, C, …) of 3 to 5 dimensions is needed")
+            raise InputError(
+                f"x has shape {tuple(x.shape)}: a feature map (N, C, …) of 3 to 5 dimensions is needed"
+            )
         n_low = low_channels(x.shape[1], check_alpha(alpha))
         if octave_dims is None:
             octave_dims = default_octave_dims(x.dim() - 2)
@@ -135,7 +137,7 @@ class OctTensor:
     # ---- what rules and layers build on -------------------------------------------------------------
 
     def like(self, high: Tensor, low: Tensor) -> OctTensor:
-        """New halves, same channel order and settings. (N, C_high, *new size), (N, C_low, *⌈new size / 2⌉)."""
+        """New halves (N, C_high, *size) and (N, C_low, *⌈size / 2⌉), same channel order and settings."""
         return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=self.runs)
 
     def pooled_high(self) -> Tensor:
@@ -249,10 +251,11 @@ def _operator(name: str) -> Callable[..., Any]:
 
 
 # Python looks operators up on the class, so `__getattr__` cannot serve them.
-for _name in (
-    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ "
-    "__itruediv__ __pow__ __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__"
-).split():
+_OPERATORS = """
+    __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
+    __itruediv__ __pow__ __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__
+"""
+for _name in _OPERATORS.split():
     setattr(OctTensor, _name, _operator(_name))
 OctTensor.__hash__ = object.__hash__  # defining `__eq__` would drop it; tensors hash by identity too
 

@@ -1,7 +1,8 @@
 """One run of a network on the meta device: which layers run, in which order, on which shapes, at which cost.
 
-Nothing is computed and no memory is used, so even ResNet-200 at 224 pixels takes a second. Multiply–accumulates
-are counted by torch's own flop counter: convolutions and matrix products, as the literature counts a network.
+Nothing is computed and no memory is used, so even ResNet-200 at 224 pixels takes a second.
+Multiply–accumulates are counted by torch's own flop counter: convolutions and matrix products, as the
+literature counts a network.
 """
 
 from __future__ import annotations
@@ -58,16 +59,14 @@ def shapes(value: Any) -> tuple[Shape, Shape | None]:
 def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Shape:
     """The shape to trace a network on: of `example`, or (1, C, H, W) read off the network itself.
 
-    C is that of the first convolution, H and W what a timm network is configured for, else 224. Video networks
-    get 8 frames of 112 pixels.
+    C is that of the first convolution, H and W what a timm network is configured for, else 224. Video
+    networks get 8 frames of 112 pixels.
 
     Raises:
         InputError: the network has no convolution to read the shape off.
     """
-    if isinstance(example, Tensor):
-        return tuple(example.shape)
     if example is not None:
-        return tuple(example)
+        return tuple(example.shape if isinstance(example, Tensor) else example)
     first = next((m for m in model.modules() if isinstance(m, CONVOLUTIONS)), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
@@ -133,8 +132,8 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
             meta(x)
     except Exception as error:
         raise InputError(
-            f"{type(model).__name__} does not run on an input of shape {shape}: give one that fits as example= "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{type(model).__name__} does not run on an input of shape {shape}: give an example= that fits"
+            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
     return Trace(list(found.values()), counter.get_total_flops() // 2)
 

@@ -62,9 +62,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"checkpoint {path} is cut short or not a safetensors file ({error}): train again or copy it again"
-        ) from None
+        reason = f"is cut short or not a safetensors file ({error})"
+        raise InputError(f"checkpoint {path} {reason}: train again or copy it again") from None
     if text is None:
         raise InputError(f"checkpoint {path} was not written by octavize: give a best.safetensors of a run")
     return json.loads(text)
@@ -93,7 +92,9 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             **metadata["arguments"],
         )
     except KeyError as error:
-        raise InputError(f"checkpoint {path} does not name its {error}: it was not written by octavize") from None
+        raise InputError(
+            f"checkpoint {path} does not name its {error}: it was not written by octavize"
+        ) from None
     load_weights(path, model)
     return model.eval(), metadata
 
@@ -115,17 +116,22 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
         raise InputError(f"checkpoint {path} does not fit its network ({reason}): train again") from None
 
 
-def build_model(name: str, alpha: float, classes: int, in_chans: int, arguments: Mapping[str, Any]) -> nn.Module:
+def build_model(
+    name: str, alpha: float, classes: int, in_chans: int, arguments: Mapping[str, Any]
+) -> nn.Module:
     """`create_model`, with the number of input channels passed on only where it is not the usual three."""
     return create_model(name, alpha=alpha, num_classes=classes, **_channels(in_chans), **arguments)
 
 
-def check_resumable(path: Path, identity: Mapping[str, Any]) -> None:
+def check_resumable(path: Path, identity: Mapping[str, Any]) -> int:
     """Make sure that training can go on from `path`, before anything is built on it.
 
     Args:
         path: a `last.ckpt`.
         identity: what the run says about itself; the checkpoint has to say the same.
+
+    Returns:
+        Epochs finished.
 
     Raises:
         InputError: cut short, of another program, or of another run.
@@ -141,6 +147,7 @@ def check_resumable(path: Path, identity: Mapping[str, Any]) -> None:
     if state[KEY] != dict(identity):
         changed = [k for k, v in identity.items() if state[KEY].get(k) != v]
         raise InputError(f"checkpoint {path} belongs to another run (other {', '.join(changed)}): {remedy}")
+    return state["epoch"] + 1
 
 
 def _channels(in_chans: int) -> dict[str, int]:

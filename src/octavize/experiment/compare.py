@@ -1,18 +1,18 @@
 """The main job: vanilla against octave networks, trained alike, measured and reported in one folder.
 
-    recipe.yaml                what was asked for; the folder belongs to this recipe
-    runs/<model>-alpha…-seed…  one folder per run, see `train`
-    profile.json               cost of every network
-    results.csv                a line per run
-    results.json               a record per network (model × α), the recipe, the environment
-    figures/                   PNG and SVG
-    report.html                everything on one page
+recipe.yaml                what was asked for; the folder belongs to this recipe
+runs/<model>-alpha…-seed…  one folder per run, see `train`
+profile.json               cost of every network
+results.csv                a line per run
+results.json               a record per network (model × α), the recipe, the environment
+figures/                   PNG and SVG
+report.html                everything on one page
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,24 +23,20 @@ from rich.console import Console
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import build_model, write_text
 from octavize.experiment.data import Pictures
+from octavize.experiment.hardware import HERE, Hardware, check_hardware, is_first_process
 from octavize.experiment.module import check_optimizer
 from octavize.experiment.recipe import Recipe, dump_recipe, load_recipe
 from octavize.experiment.results import write_results
-from octavize.experiment.train import (
-    Hardware,
-    Run,
-    check_hardware,
-    describe_data,
-    is_first_process,
-    load_pictures,
-    read_result,
-    train_run,
-)
+from octavize.experiment.train import Run, describe_data, load_pictures, read_result, train_run
 from octavize.models import list_models
 
 GROWING = ("models", "alphas", "seeds")
 """Lists that a later call may lengthen: what is finished stays, the new runs are added."""
-OUTPUTS = ("runs", "figures", "recipe.yaml", "profile.json", "results.csv", "results.json", "report.html")
+OUTPUTS = (
+    *("runs", "figures", "recipe.yaml", "profile.json", "results.csv", "results.json", "report.html"),
+    *("tensorboard", "metrics.csv", "last.ckpt", "best.safetensors", "result.json"),
+)
+"""What `compare` and `train` write, and --restart removes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,11 @@ class Timing:
 
     batch: int = 16
     """Pictures per timed call."""
-    rounds: int = 20
+    rounds: int = 10
     """Timed calls per network, the networks taking turns."""
+
+
+DEFAULT_TIMING = Timing()
 
 
 def compare(
@@ -58,9 +57,9 @@ def compare(
     out: str | Path,
     *,
     data_dir: str | Path | None = None,
-    hardware: Hardware | None = None,
+    hardware: Hardware = HERE,
     restart: bool = False,
-    timing: Timing | None = None,
+    timing: Timing = DEFAULT_TIMING,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Train every network of a recipe at every α and seed, measure the costs, write the report.
@@ -80,29 +79,19 @@ def compare(
         InputError: a setting is wrong, or `out` holds something else. Nothing has been written then, except
             where a training diverges.
     """
-    out, hardware, console = Path(out), hardware or Hardware(), console or Console()
+    out, console = Path(out), console or Console()
     pictures = check(recipe, hardware, data_dir)
-    runs = plan_runs(recipe)
+    folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
     claim_folder(out, recipe, restart=restart)
-    _check_data(out, runs, pictures)
+    _check_data(folders.values(), pictures)
     _announce(recipe, pictures, out, console)
     results = []
-    for number, run in enumerate(runs, 1):
-        folder = out / "runs" / run.slug
-        done = read_result(folder)
-        again = "" if done is None and not (folder / "last.ckpt").exists() else "resumed"
-        console.print(f"[bold]\\[{number}/{len(runs)}] {run}[/bold] {again if done is None else ''}", highlight=False)
-        result = done or train_run(run, recipe, pictures, folder, hardware=hardware, console=console)
-        note = "finished before" if done else f"{result['train_seconds']:.0f} s of training"
-        console.print(
-            f"  test accuracy [bold]{result['test_accuracy']:.2%}[/bold] "
-            f"[dim](weights of epoch {result['best_epoch']}, {note})[/dim]",
-            highlight=False,
-        )
-        results.append(result)
+    for number, (run, folder) in enumerate(folders.items(), 1):
+        console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]", highlight=False)
+        results.append(train_run(run, recipe, pictures, folder, hardware=hardware, console=console))
     if not is_first_process():
         return {}
-    return write_results(recipe, pictures, results, out, timing or Timing(), console)
+    return write_results(recipe, pictures, results, out, timing, console)
 
 
 def train_one(
@@ -110,7 +99,7 @@ def train_one(
     out: str | Path,
     *,
     data_dir: str | Path | None = None,
-    hardware: Hardware | None = None,
+    hardware: Hardware = HERE,
     restart: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -118,14 +107,17 @@ def train_one(
 
     Returns and raises as `train_run`; skips, resumes and refuses as `compare`.
     """
-    out, hardware, console = Path(out), hardware or Hardware(), console or Console()
+    out, console = Path(out), console or Console()
     runs = plan_runs(recipe)
     if len(runs) != 1:
-        raise InputError(f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`")
+        raise InputError(
+            f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`"
+        )
     pictures = check(recipe, hardware, data_dir)
     claim_folder(out, recipe, restart=restart)
+    _check_data([out], pictures)
     _announce(recipe, pictures, out, console)
-    return train_run(runs[0], recipe, pictures, out / "runs" / runs[0].slug, hardware=hardware, console=console)
+    return train_run(runs[0], recipe, pictures, out, hardware=hardware, console=console)
 
 
 def plan_runs(recipe: Recipe) -> list[Run]:
@@ -152,7 +144,9 @@ def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Pi
             with torch.device("meta"):  # shapes without memory
                 build_model(model, max(recipe.alphas), len(pictures.classes), pictures.channels, arguments)
         except TypeError as error:
-            raise InputError(f"model_arguments of {model} are {arguments}: {error}; mend the recipe") from None
+            raise InputError(
+                f"model_arguments of {model} are {arguments}: {error}; mend the recipe"
+            ) from None
     return pictures
 
 
@@ -181,7 +175,9 @@ def _check_same(out: Path, old: Recipe, new: Recipe) -> None:
     grown = {k: getattr(new, k) for k in GROWING if set(getattr(old, k)) <= set(getattr(new, k))}
     changed = new.differences(replace(old, name=new.name, **grown))
     if changed:
-        details = ", ".join(f"{k} was {_show(getattr(old, k))}, now {_show(getattr(new, k))}" for k in changed)
+        details = ", ".join(
+            f"{k} was {_show(getattr(old, k))}, now {_show(getattr(new, k))}" for k in changed
+        )
         raise InputError(
             f"out is {out}, a run folder of another recipe ({details}): give another --out, or --restart to "
             "train it anew"
@@ -203,13 +199,13 @@ def _clear(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check_data(out: Path, runs: list[Run], pictures: Pictures) -> None:
+def _check_data(folders: Iterable[Path], pictures: Pictures) -> None:
     """Runs on different pictures must not end up in one table."""
-    for run in runs:
-        result = read_result(out / "runs" / run.slug)
+    for folder in folders:
+        result = read_result(folder)
         if result is not None and result["data"] != describe_data(pictures):
             raise InputError(
-                f"out is {out}, whose finished runs saw other pictures than data={pictures.name} holds now: "
+                f"out holds {folder}, whose run saw other pictures than data={pictures.name} holds now: "
                 "give another --out"
             )
 
@@ -222,5 +218,3 @@ def _announce(recipe: Recipe, pictures: Pictures, out: Path, console: Console) -
         f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
         highlight=False,
     )
-
-

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLOURS = ("#475569", "#e8590c", "#0d9488", "#7c3aed", "#db2777", "#2563eb", "#65a30d")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, FAINT = "#1e293b", "#e2e8f0"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#94a3b8",
     "axes.labelcolor": INK,
@@ -62,7 +62,8 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
     with matplotlib.rc_context(STYLE):
         for model in recipe["models"]:
             curves = {
-                a: [read_metrics(out / "runs" / run_slug(model, a, s)) for s in recipe["seeds"]] for a in alphas
+                a: [read_metrics(out / "runs" / run_slug(model, a, s)) for s in recipe["seeds"]]
+                for a in alphas
             }
             for quantity in ("accuracy", "loss"):
                 name = f"curves-{model}-{quantity}"
@@ -130,9 +131,18 @@ def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, 
     axes.set_ylabel("test accuracy, %")
     axes.margins(x=0.12, y=0.18)
     handles = [
-        Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=5, label=network_name(a)) for i, a in enumerate(alphas)
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=5, label=network_name(a))
+        for i, a in enumerate(alphas)
     ] + [
-        Line2D([], [], color="#64748b", linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=7, label=pretty(m))
+        Line2D(
+            [],
+            [],
+            color="#64748b",
+            linestyle="",
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=7,
+            label=pretty(m),
+        )
         for i, m in enumerate(models)
     ]
     _legend(axes, handles)
@@ -167,7 +177,7 @@ def _legend(axes: Axes, handles: list[Line2D]) -> None:
 def _save(figure: Figure, path: Path) -> str:
     # The salt makes the ids inside the SVG differ between figures, since all end up in one page.
     with matplotlib.rc_context({"svg.hashsalt": path.name}):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
-    figure.savefig(path.with_suffix(".png"), dpi=200, metadata={"Software": ""})
-    text = path.with_suffix(".svg").read_text("utf-8")
+        figure.savefig(Path(f"{path}.svg"), metadata={"Date": None, "Creator": None})
+    figure.savefig(Path(f"{path}.png"), dpi=200, metadata={"Software": ""})
+    text = Path(f"{path}.svg").read_text("utf-8")
     return text[text.index("<svg") :]

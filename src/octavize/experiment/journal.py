@@ -67,13 +67,15 @@ class Journal(Checkpoint):
     ) -> None:
         checkpoint[KEY] = dict(self.identity)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        train_loss, train_accuracy = pl_module.totals("fit")
-        val_loss, val_accuracy = pl_module.totals("val")
+        train_loss, train_accuracy = pl_module.fit_meter.take()
+        val_loss, val_accuracy = pl_module.val_meter.take()
         values = (train_loss, train_accuracy, val_loss, val_accuracy, self._lr, pl_module.epoch_seconds)
         row: Row = {"epoch": trainer.current_epoch + 1, **dict(zip(COLUMNS[1:], values, strict=True))}
         self.rows = [*self.rows, row]

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+import timm.optim
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import create_optimizer_v2, list_optimizers
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
@@ -22,8 +22,36 @@ from octavize.experiment.augment import crop_and_flip, to_input
 from octavize.experiment.data import AnySplit, Pictures, as_batch
 from octavize.experiment.recipe import Recipe
 
+timm_optim: Any = timm.optim
+"""timm re-exports its functions without telling type checkers."""
+
 Batch = tuple[Tensor, Tensor]
 """Pictures (N, C, H, W) uint8 and labels (N,) int64."""
+
+
+class Meter(nn.Module):
+    """Mean loss and accuracy over the batches and devices it was shown.
+
+    A module, so that Lightning moves its counts to the device.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        # NaN has to show: torchmetrics would otherwise leave such batches out of the mean.
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
+
+    def update(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
+        """Count a batch: mean loss (), scores (N, classes), labels (N,)."""
+        self.loss.update(loss, weight=len(labels))
+        self.accuracy.update(scores, labels)
+
+    def take(self) -> tuple[float, float]:
+        """Mean loss and accuracy (0 … 1) since the last call; starts the count anew."""
+        loss, accuracy = float(self.loss.compute()), float(self.accuracy.compute())
+        self.loss.reset()
+        self.accuracy.reset()
+        return loss, round(accuracy, 7)  # float32 has no more digits
 
 
 class Classifier(pl.LightningModule):
@@ -41,36 +69,37 @@ class Classifier(pl.LightningModule):
         self.epoch_seconds = 0.0
         self.test_result = (float("nan"), float("nan"))
         """Test loss and accuracy."""
-        # NaN has to show: torchmetrics would otherwise leave such batches out of the mean.
-        self.losses = nn.ModuleDict({s: MeanMetric(nan_strategy="disable") for s in ("fit", "val", "test")})
-        self.accuracies = nn.ModuleDict(
-            {s: MulticlassAccuracy(len(pictures.classes), average="micro") for s in ("fit", "val", "test")}
-        )
+        classes = len(pictures.classes)
+        self.fit_meter, self.val_meter, self.test_meter = Meter(classes), Meter(classes), Meter(classes)
 
     # Data ---------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch) and shared out over the devices."""
         split, world = self.pictures.train, self.trainer.world_size
         per_device = min(max(1, self.recipe.batch_size_of(self.name) // world), max(1, len(split) // world))
         # The sampler adds the epoch to its seed, so neighbouring seeds are kept far apart.
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            split, num_replicas=world, rank=self.trainer.global_rank, shuffle=True, seed=1_000_003 * self.seed
+        sampler: DistributedSampler[Batch] = DistributedSampler(
+            _as_dataset(split),
+            num_replicas=world,
+            rank=self.trainer.global_rank,
+            shuffle=True,
+            seed=1_000_003 * self.seed,
         )
-        return DataLoader(
-            split, batch_size=per_device, sampler=sampler, collate_fn=as_batch, drop_last=True
-        )
+        # Lightning tells the sampler the epoch only after the loader has drawn its first indices, which would
+        # give a resumed run the order of epoch 0.
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        sampler.set_epoch(progress.processed)
+        # A last batch of one picture would leave batch norm without a variance.
+        return _loader(split, per_device, sampler=sampler, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """Every device reads all of it: sharing out would count some pictures twice."""
-        return self._evaluation(self.pictures.val)
+        return _loader(self.pictures.val, self.recipe.batch_size_of(self.name))
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> DataLoader[Batch]:
         """Every device reads all of it."""
-        return self._evaluation(self.pictures.test)
-
-    def _evaluation(self, split: AnySplit) -> DataLoader[Any]:
-        return DataLoader(split, batch_size=self.recipe.batch_size_of(self.name), collate_fn=as_batch)
+        return _loader(self.pictures.test, self.recipe.batch_size_of(self.name))
 
     # Steps --------------------------------------------------------------------------------------------------
 
@@ -108,35 +137,23 @@ class Classifier(pl.LightningModule):
                 f"lr is {self.recipe.lr_of(self.name):g} and {self.name} diverged with it: the loss became "
                 f"{loss.item()} in epoch {self.current_epoch + 1}, step {batch_idx + 1}; lower --lr"
             )
-        self._count("fit", loss.detach(), scores.detach(), labels)
+        self.fit_meter.update(loss.detach(), scores.detach(), labels)
         self.log("train_loss", loss.detach(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch)
+        self._evaluate(self.val_meter, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch)
+        self._evaluate(self.test_meter, batch)
 
-    def _evaluate(self, stage: str, batch: Batch) -> None:
+    def _evaluate(self, meter: Meter, batch: Batch) -> None:
         pictures, labels = batch
         scores = self(pictures)
-        self._count(stage, F.cross_entropy(scores, labels), scores, labels)
-
-    def _count(self, stage: str, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        self.losses[stage].update(loss, weight=len(labels))
-        self.accuracies[stage].update(scores, labels)
+        meter.update(F.cross_entropy(scores, labels), scores, labels)
 
     def on_test_epoch_end(self) -> None:
-        self.test_result = self.totals("test")
-
-    def totals(self, stage: str) -> tuple[float, float]:
-        """Mean loss and accuracy (0 … 1) since the last call, over all devices; starts the count anew."""
-        accuracy = round(float(self.accuracies[stage].compute()), 7)  # float32 has no more digits
-        values = float(self.losses[stage].compute()), accuracy
-        self.losses[stage].reset()
-        self.accuracies[stage].reset()
-        return values
+        self.test_result = self.test_meter.take()
 
     def on_validation_start(self) -> None:
         """The clock of an epoch stops before validation."""
@@ -152,9 +169,21 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def _loader(split: AnySplit, batch_size: int, **settings: Any) -> DataLoader[Batch]:
+    # Splits hand out whole batches, which torch's DataLoader honours and its annotations do not know.
+    collate: Any = as_batch
+    # A generator of its own: starting an epoch would otherwise draw from the one that dropout draws from.
+    generator = torch.Generator()
+    return DataLoader(_as_dataset(split), batch_size, collate_fn=collate, generator=generator, **settings)
+
+
+def _as_dataset(split: AnySplit) -> Any:
+    return split
+
+
 def check_optimizer(name: str) -> None:
     """Raises InputError where timm has no optimiser of this name."""
-    if name.lower() not in list_optimizers():
+    if name.lower() not in timm_optim.list_optimizers():
         raise InputError(
             f"optimizer is {name!r}: choose one of timm's, such as sgd, momentum, adam, adamw, lamb"
         )
@@ -163,7 +192,7 @@ def check_optimizer(name: str) -> None:
 def make_optimizer(model: nn.Module, recipe: Recipe, name: str) -> Optimizer:
     """The recipe's optimiser; weight decay spares biases and normalisation parameters."""
     check_optimizer(recipe.optimizer)
-    return create_optimizer_v2(
+    return timm_optim.create_optimizer_v2(
         model,
         opt=recipe.optimizer,
         lr=recipe.lr_of(name),

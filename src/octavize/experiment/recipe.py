@@ -135,7 +135,7 @@ _RANGES = (
     ("weight_decay", 0.0, math.inf),
     ("warmup_epochs", 0.0, math.inf),
     ("label_smoothing", 0.0, 1.0),
-    ("val_fraction", 0.0, 0.9),
+    ("val_fraction", 0.01, 0.9),
 )
 
 
@@ -160,9 +160,8 @@ def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
     known = {f.name for f in fields(Recipe)}
     for key in (*settings, *overrides):
         if key not in known:
-            raise InputError(
-                f"recipe {name_or_path} has an unknown setting {key!r}: choose from {', '.join(sorted(known))}"
-            )
+            choices = ", ".join(sorted(known))
+            raise InputError(f"recipe {name_or_path} has an unknown setting {key!r}: choose from {choices}")
     recipe = Recipe(**{"name": Path(name_or_path).stem, **settings})
     return replace(recipe, **{k: v for k, v in overrides.items() if v is not None})
 
@@ -174,12 +173,13 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def _read(name_or_path: str | Path) -> str:
     if str(name_or_path) in SHIPPED:
-        return files("octavize.experiment").joinpath("recipes", f"{name_or_path}.yaml").read_text("utf-8")
+        return (
+            files("octavize.experiment").joinpath(f"recipes/{name_or_path}.yaml").read_text(encoding="utf-8")
+        )
     path = Path(name_or_path)
     if not path.is_file():
-        raise InputError(
-            f"recipe {name_or_path} does not exist: give one of {', '.join(SHIPPED)} or the path of a YAML file"
-        )
+        names = ", ".join(SHIPPED)
+        raise InputError(f"recipe {name_or_path} does not exist: give one of {names} or a YAML file's path")
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -239,9 +239,8 @@ def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def _check_arguments(arguments: Any) -> None:
     if not isinstance(arguments, Mapping) or not all(isinstance(v, Mapping) for v in arguments.values()):
-        raise InputError(
-            f"model_arguments is {arguments!r}: map a name pattern to arguments, as in {{'oct_*': {{width: 0.5}}}}"
-        )
+        example = "{'oct_mobilenet*': {width: 0.5}}"
+        raise InputError(f"model_arguments is {arguments!r}: map name patterns to arguments, as in {example}")
 
 
 def _pick(name: str, value: T | Mapping[str, T], model: str) -> T:
@@ -250,4 +249,6 @@ def _pick(name: str, value: T | Mapping[str, T], model: str) -> T:
     for pattern, number in value.items():
         if fnmatchcase(model, pattern):
             return number
-    raise InputError(f"{name} has no pattern for {model}: add one to {list(value)}, '*' matches every network")
+    raise InputError(
+        f"{name} has no pattern for {model}: add one to {list(value)}, '*' matches every network"
+    )

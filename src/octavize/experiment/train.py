@@ -1,23 +1,17 @@
 """One run: one network, one α, one seed, trained under a recipe into a folder of its own.
 
-    metrics.csv        a line per epoch
-    last.ckpt          state to resume from; gone once the run is finished
-    best.safetensors   weights of the epoch with the best validation accuracy
-    tensorboard/       live curves
-    result.json        written last: it marks the run finished
+metrics.csv        a line per epoch
+last.ckpt          state to resume from; gone once the run is finished
+best.safetensors   weights of the epoch with the best validation accuracy
+tensorboard/       live curves
+result.json        written last: it marks the run finished
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import platform
-import shutil
-import signal
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +24,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import build_model, check_resumable, load_weights, read_metadata, write_json
+from octavize.experiment.checkpoint import (
+    build_model,
+    check_resumable,
+    load_weights,
+    read_metadata,
+    write_json,
+)
 from octavize.experiment.data import Pictures, load_data
+from octavize.experiment.hardware import (
+    HERE,
+    Hardware,
+    describe_environment,
+    guarded,
+    is_first_process,
+    make_trainer,
+    quiet_lightning,
+    set_threads,
+)
 from octavize.experiment.journal import Journal, Row
 from octavize.experiment.module import Classifier
 from octavize.experiment.naming import run_slug
@@ -55,23 +65,13 @@ class Run:
         return f"{self.model} α={self.alpha:g} seed {self.seed}"
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """Where training runs; all but `threads` are handed to Lightning's Trainer as they are."""
-
-    accelerator: str = "auto"
-    devices: str | int = "auto"
-    nodes: int = 1
-    strategy: str = "auto"
-    threads: int | None = None
-    """CPU threads per process; none leaves torch's own choice."""
-
-
 def load_pictures(recipe: Recipe, data_dir: str | Path | None = None) -> Pictures:
-    """The recipe's data. Pictures of a fixed size are enlarged a batch at a time, not in memory."""
-    stored = recipe.size if recipe.data == "folder" or recipe.data == "textures" else None
+    """The recipe's data. Where the stored size is not free, pictures are resized a batch at a time."""
+    stored = recipe.size
     if recipe.data == "textures" and stored not in (None, 32, 64):
         stored = 64
+    elif recipe.data in ("cifar10", "cifar100"):
+        stored = None
     return load_data(
         recipe.data,
         size=stored,
@@ -100,15 +100,16 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run, or None where the run is not finished.
 
     Raises:
-        InputError: `result.json` is there but cannot be read.
+        InputError: `result.json` is there but is not a result.
     """
     path = folder / "result.json"
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError:
-        raise InputError(f"result {path} is not JSON: delete the folder {folder} to train this run again") from None
+        result = json.loads(path.read_text("utf-8"))
+        return {**result, "test_accuracy": float(result["test_accuracy"])}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"result {path} is damaged: delete that file to evaluate the run again") from None
 
 
 def train_run(
@@ -117,9 +118,9 @@ def train_run(
     pictures: Pictures,
     folder: str | Path,
     *,
-    hardware: Hardware | None = None,
+    hardware: Hardware = HERE,
     console: Console | None = None,
-    callbacks: list[pl.Callback] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, Any]:
     """Train one network to the end, going on from the last finished epoch if the folder holds one.
 
@@ -135,42 +136,64 @@ def train_run(
         InputError: a setting is wrong, the checkpoint to resume from is damaged or of another run, or the
             training diverged.
     """
-    folder, hardware = Path(folder), hardware or Hardware()
-    if (finished := read_result(folder)) is not None:
-        return finished
-    console = console or Console()
+    folder, console = Path(folder), console or Console()
+    result = read_result(folder)
+    note = "finished before"
+    if result is None:
+        result = _train(run, recipe, pictures, folder, hardware, console, callbacks)
+        note = f"{result['train_seconds']:.0f} s of training"
+    if is_first_process():
+        console.print(
+            f"  test accuracy [bold]{result['test_accuracy']:.2%}[/bold] "
+            f"[dim](weights of epoch {result['best_epoch']}, {note})[/dim]",
+            highlight=False,
+        )
+    return result
+
+
+def _train(
+    run: Run,
+    recipe: Recipe,
+    pictures: Pictures,
+    folder: Path,
+    hardware: Hardware,
+    console: Console,
+    callbacks: Sequence[pl.Callback],
+) -> dict[str, Any]:
     set_threads(hardware)
     torch.manual_seed(run.seed)
     arguments = recipe.arguments_of(run.model)
     model = build_model(run.model, run.alpha, len(pictures.classes), pictures.channels, arguments)
+    module = Classifier(model, pictures, recipe, run.model, run.seed)
     folder.mkdir(parents=True, exist_ok=True)
     identity = {**asdict(run), "recipe": fingerprint(recipe, run), "data": describe_data(pictures)}
     journal = Journal(folder, identity, _metadata(run, recipe, pictures), _teller(run, recipe, console))
-    resume = _resume_point(journal)
-    module = Classifier(model, pictures, recipe, run.model, run.seed)
+    resume = _resume_point(journal, console)
+    bars = [RichProgressBar(refresh_rate=5)] if console.is_terminal else []
     with quiet_lightning():
-        bars: list[pl.Callback] = [RichProgressBar(refresh_rate=5)] if console.is_terminal else []
-        trainer = _trainer(
+        trainer = make_trainer(
             hardware,
             recipe.precision,
             max_epochs=recipe.epochs_of(run.model),
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-            callbacks=[journal, *bars, *(callbacks or [])],
+            callbacks=[journal, *bars, *callbacks],
             enable_progress_bar=bool(bars),
         )
-        _guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
+        guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
         load_weights(journal.best, module.model)
-        _guarded(trainer, lambda: trainer.test(module, verbose=False))
+        guarded(trainer, lambda: trainer.test(module, verbose=False))
+    best = read_metadata(journal.best)
+    loss, accuracy = module.test_result
     result = {
         **asdict(run),
-        "test_accuracy": module.test_result[1],
-        "test_loss": module.test_result[0],
-        "val_accuracy": read_metadata(journal.best)["val_accuracy"],
-        "best_epoch": read_metadata(journal.best)["epoch"],
+        "test_accuracy": accuracy,
+        "test_loss": loss if math.isfinite(loss) else None,
+        "val_accuracy": best["val_accuracy"],
+        "best_epoch": best["epoch"],
         "epochs": recipe.epochs_of(run.model),
         "train_seconds": sum(row["seconds"] for row in journal.rows),
         "data": identity["data"],
-        "environment": describe_environment(trainer, recipe),
+        "environment": describe_environment(trainer, recipe.precision),
     }
     if trainer.is_global_zero:
         write_json(folder / "result.json", result)
@@ -191,118 +214,19 @@ def fingerprint(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
-def describe_environment(trainer: pl.Trainer, recipe: Recipe) -> dict[str, Any]:
-    """Versions and hardware, to be kept beside every measured number."""
-    device = trainer.strategy.root_device
-    return {
-        "octavize": version("octavize"),
-        **{name: version(name) for name in ("torch", "torchvision", "timm", "lightning")},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
-        "device_type": device.type,
-        "processes": trainer.world_size,
-        "threads": torch.get_num_threads(),
-        "precision": recipe.precision,
-        "memory_format": "channels_last",
-    }
-
-
-def cpu_name() -> str:
-    """The processor as it calls itself, with its number of cores."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes, also before a process group exists."""
-    keys = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return all(int(os.environ.get(key, "0")) == 0 for key in keys)
-
-
-def set_threads(hardware: Hardware) -> None:
-    """Give each process its share of the cores: more threads than cores are slower than fewer."""
-    if hardware.threads is not None:
-        torch.set_num_threads(hardware.threads)
-
-
-def restart(folder: Path) -> None:
-    """Forget a run."""
-    if is_first_process():
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's remarks about hardware, workers and log directories off the terminal."""
-    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def check_hardware(hardware: Hardware, precision: str) -> None:
-    """Raises InputError where Lightning cannot have these devices, this strategy or this precision."""
-    with quiet_lightning():
-        _trainer(hardware, precision, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-
-
-def _trainer(hardware: Hardware, precision: str, **settings: Any) -> pl.Trainer:
-    try:
-        return pl.Trainer(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            num_nodes=hardware.nodes,
-            strategy=hardware.strategy,
-            precision=precision,  # pyright: ignore[reportArgumentType]  (checked by Recipe)
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=10,
-            use_distributed_sampler=False,
-            **settings,
-        )
-    except (ValueError, RuntimeError, TypeError) as error:  # Lightning's own words for wrong devices and so on
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"devices={hardware.devices}, nodes={hardware.nodes}, strategy={hardware.strategy}, "
-            f"precision={precision} cannot be had here ({reason}): change --devices, --strategy or --precision"
-        ) from None
-
-
-def _guarded(trainer: pl.Trainer, call: Callable[[], Any]) -> None:
-    """Lightning turns Ctrl-C into exit code 1 and then ignores further ones; hand it on as what it was."""
-    try:
-        call()
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
-
-
-def _resume_point(journal: Journal) -> Path | None:
+def _resume_point(journal: Journal, console: Console) -> Path | None:
+    """The checkpoint to go on from, looked through before anything trusts it; None for a fresh start."""
     if not journal.last.exists():
         if is_first_process():  # of an attempt that did not reach the end of its first epoch
             journal.best.unlink(missing_ok=True)
         return None
-    check_resumable(journal.last, journal.identity)
+    epochs = check_resumable(journal.last, journal.identity)
     try:
         read_metadata(journal.best)
     except InputError as error:
-        raise InputError(f"{error}; or pass --restart to train this run from the start") from None
+        raise InputError(f"{error}; or pass --restart to train from the start") from None
+    if is_first_process():
+        console.print(f"  going on after epoch {epochs}", highlight=False)
     return journal.last
 
 

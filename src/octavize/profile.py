@@ -1,0 +1,321 @@
+"""What a network costs: parameters, multiply–accumulates, activation memory and time, vanilla beside octave.
+
+Definitions, the same for every network:
+
+* **params**: trainable and frozen parameters; buffers are not counted.
+* **macs**: multiply–accumulates of convolutions and matrix products for one picture, by torch's flop counter.
+  Normalisation, activation, pooling, up-sampling and additions are left out, as in the paper.
+* **activation_bytes**: what autograd keeps for the backward pass, for one picture: each storage once,
+  parameters not counted, in the network's dtype, training mode.
+* **latency_ms**: median time of one forward pass of the whole batch in evaluation mode, channels-last, the
+  networks taking turns in one process; the ratio is the median of the rounds' ratios to the first network.
+* **train_step_ms**: the same for forward, loss and backward in training mode, without the optimiser's step.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .environment import environment
+from .errors import InputError
+from .models import create_model
+from .trace import Shape, Trace, to_meta, trace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WARM_UP_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Costs of one network; see the module for the definitions. Ratios are to the first network measured."""
+
+    params: int
+    macs: int
+    activation_bytes: int
+    latency_ms: float
+    latency_ratio: float
+    train_step_ms: float | None = None
+    train_step_ratio: float | None = None
+
+
+def count_params(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Multiply–accumulates for one picture of `input_shape`, (N, C, H, W); N does not matter."""
+    return trace(model, (1, *input_shape[1:])).macs
+
+
+def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Bytes that autograd keeps for backward, for one picture of `input_shape`; nothing is computed."""
+    meta = to_meta(model).train()
+    known = {p.untyped_storage()._cdata for p in meta.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address comes twice
+
+    def remember(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage
+        return tensor
+
+    x = torch.empty((2, *input_shape[1:]), device="meta")  # batch norm cannot train on one value a channel
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        meta(x)
+    return sum(storage.nbytes() for storage in kept.values()) // 2
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    input_shape: Sequence[int],
+    *,
+    rounds: int = 20,
+    threads: int | None = None,
+    train: bool = False,
+    progress: bool = False,
+) -> dict[str, Profile]:
+    """Costs of several networks on inputs of one shape; the first is what ratios refer to.
+
+    Args:
+        models: by name. Only read: mode, gradients and memory layout are as before afterwards.
+        input_shape: (N, C, H, W), N being the batch that is timed.
+        rounds: timed calls of each network.
+        threads: of torch during the measurement; None leaves them as they are.
+        train: also time training steps.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        For each name its `Profile`. MACs and memory are of one picture, times of one batch.
+
+    Raises:
+        InputError: no networks, less than one round, or a network that does not run on such an input.
+    """
+    if not models:
+        raise InputError("models is empty: give at least one network")
+    if rounds < 1:
+        raise InputError(f"rounds={rounds}: give at least 1")
+    counted = {
+        name: (count_params(m), count_macs(m, input_shape), count_activation_bytes(m, input_shape))
+        for name, m in models.items()
+    }
+    with _threads(threads):
+        latency = _interleave({n: _inference(m, input_shape) for n, m in models.items()}, rounds, progress)
+        steps: dict[str, tuple[float, float]] = {}
+        if train:
+            steps = _interleave({n: _training(m, input_shape) for n, m in models.items()}, rounds, progress)
+    return {name: Profile(*counted[name], *latency[name], *steps.get(name, (None, None))) for name in models}
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _interleave(
+    calls: Mapping[str, Callable[[], None]], rounds: int, progress: bool
+) -> dict[str, tuple[float, float]]:
+    """Median milliseconds, and median ratio to the first, of calls that take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in _progress(range(WARM_UP_ROUNDS + rounds), progress):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if number >= WARM_UP_ROUNDS:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    first = next(iter(times.values()))
+    return {
+        name: (statistics.median(own), statistics.median(t / f for t, f in zip(own, first, strict=True)))
+        for name, own in times.items()
+    }
+
+
+def _progress(rounds: range, show: bool) -> Iterable[int]:
+    if not show:
+        return rounds
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(rounds, description="measuring", console=Console(stderr=True), transient=True)
+
+
+def _inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
+    model, x = _channels_last(model, shape)
+    model.eval()
+
+    def call() -> None:
+        with torch.inference_mode():
+            model(x)
+        _wait(x)
+
+    return call
+
+
+def _training(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
+    model, x = _channels_last(model, shape)
+    model.train()
+    target = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+
+    def call() -> None:
+        model.zero_grad()
+        F.cross_entropy(model(x), target).backward()
+        _wait(x)
+
+    return call
+
+
+def _channels_last(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:
+    """A copy of the network and an input, both in the layout that is fast for either kind of network."""
+    model = copy.deepcopy(model)
+    parameter = next(model.parameters())
+    x = torch.randn(tuple(shape), device=parameter.device, dtype=parameter.dtype)
+    if x.dim() != 4:
+        return model, x
+    for p in model.parameters():
+        if p.dim() == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    return model, x.contiguous(memory_format=torch.channels_last)
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProfileTable:
+    """Rows to print, or to write as CSV or JSON; `conditions` say what was measured how, and on what."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    shown: list[dict[str, str]]  # the same rows in words, for people
+    conditions: dict[str, Any]
+
+    def print(self, console: Console) -> None:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+
+        table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        for i, column in enumerate(self.shown[0]):
+            table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        for row in self.shown:
+            table.add_row(*row.values())
+        console.print(table)
+
+    def to_csv(self) -> str:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+    def to_json(self) -> str:
+        return json.dumps({**self.conditions, "rows": self.rows}, indent=2)
+
+
+def profile_models(
+    names: Sequence[str],
+    alphas: Sequence[float],
+    *,
+    size: int = 224,
+    batch: int = 1,
+    num_classes: int = 1000,
+    rounds: int = 20,
+    threads: int | None = None,
+    progress: bool = False,
+) -> ProfileTable:
+    """Costs of named networks at several α; see `measure`. Ratios are to the first α of the same network."""
+    rows: list[dict[str, Any]] = []
+    shape = (batch, 3, size, size)
+    for name in names:
+        models = {f"{alpha:g}": create_model(name, alpha, num_classes=num_classes) for alpha in alphas}
+        profiles = measure(models, shape, rounds=rounds, threads=threads, progress=progress)
+        rows += [
+            {"model": name, "alpha": float(alpha)}
+            | {k: v for k, v in asdict(profile).items() if not k.startswith("train")}
+            for alpha, profile in profiles.items()
+        ]
+    first = {row["model"]: row for row in reversed(rows)}
+    shown = [
+        {
+            "network": row["model"],
+            "α": f"{row['alpha']:g}",
+            "params": f"{row['params'] / 1e6:.2f} M",
+            "MACs": f"{row['macs'] / 1e6:,.0f} M",
+            "×": f"{row['macs'] / first[row['model']]['macs']:.3f}",
+            "memory": f"{row['activation_bytes'] / 1e6:.1f} MB",
+            "× ": f"{row['activation_bytes'] / first[row['model']]['activation_bytes']:.3f}",
+            "latency": f"{row['latency_ms']:.1f} ms",
+            " × ": f"{row['latency_ratio']:.3f}",
+        }
+        for row in rows
+    ]
+    where = environment("timm")
+    where["threads"] = threads or where["threads"]
+    conditions = {"input_shape": list(shape), "rounds": rounds, "environment": where}
+    title = f"{size} × {size} pixels, batch {batch}, {rounds} rounds, {where['threads']} threads"
+    return ProfileTable(title, rows, shown, conditions)
+
+
+def layer_table(name: str, alpha: float, *, size: int = 224, num_classes: int = 1000) -> ProfileTable:
+    """The convolutions and fully connected layers of a named network, in the order in which they run."""
+    shape = (1, 3, size, size)
+    return table_of_layers(
+        trace(create_model(name, alpha, num_classes=num_classes), shape), f"{name} α={alpha:g}", shape
+    )
+
+
+def table_of_layers(run: Trace, title: str, input_shape: Shape) -> ProfileTable:
+    """A row a layer: name, kind, shapes of both halves of what it writes, parameters, MACs of one batch."""
+    rows = [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "high_in": _size(layer.input[0]),
+            "low_in": _size(layer.input[1]),
+            "high_out": _size(layer.output[0]),
+            "low_out": _size(layer.output[1]),
+            "params": layer.params,
+            "macs": layer.macs,
+        }
+        for layer in run.layers
+    ]
+    words = {"high_out": "high out", "low_out": "low out", "macs": "MACs"}
+    shown = [
+        {
+            words.get(k, k): f"{v:,}" if isinstance(v, int) else v
+            for k, v in row.items()
+            if not k.endswith("_in")
+        }
+        for row in rows
+    ]
+    return ProfileTable(
+        f"{title}: {run.macs:,} MACs, input {input_shape}", rows, shown, {"input_shape": list(input_shape)}
+    )
+
+
+def _size(shape: Shape | None) -> str:
+    """C×H×W of a half, or a dash."""
+    return "–" if shape is None else "×".join(map(str, shape[1:]))

@@ -1,0 +1,260 @@
+"""The command line: what it prints, and that a mistake costs one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiment_help import MODEL, make_folder, tiny
+from octavize.cli import main
+from octavize.cli_options import per_model, spread
+from octavize.errors import InputError
+from octavize.experiment.recipe import dump_recipe, load_recipe
+
+COMMANDS = ("compare", "train", "bands", "models", "profile")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return int(caught.value.code or 0), output.out, output.err
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def tiny_yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump_recipe(tiny(epochs=1, alphas=[0.5])), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert f"octavize {command}" in out
+    assert "Example" in out
+
+
+def test_top_level_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--version")
+    assert (code, out.split()[0]) == (0, "octavize")
+
+
+def test_the_command_line_itself_imports_nothing_heavy() -> None:
+    heavy = "{'lightning', 'matplotlib', 'timm', 'torchvision'}"
+    code = f"import sys, octavize.cli; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "models")
+    names = json.loads(run(capsys, "models", "--json")[1])
+    assert code == 0
+    assert out.split() == names
+    assert "oct_resnet50" in names
+
+
+def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (
+        "profile",
+        "oct_mobilenet_v1",
+        "--alpha",
+        0,
+        0.5,
+        "--size",
+        32,
+        "--rounds",
+        1,
+        "--threads",
+        1,
+    )
+    code, out, _ = run(capsys, *arguments, "--json")
+    rows = json.loads(out)["rows"]
+    assert code == 0
+    assert [row["alpha"] for row in rows] == [0, 0.5]
+    assert rows[1]["macs"] < rows[0]["macs"]
+    assert run(capsys, *arguments)[0] == 0
+
+
+def test_profile_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "profile", "oct_mobilenet_v1", "--layers", "--size", 32, "--csv")
+    assert code == 0
+    assert len(out.splitlines()) > 20
+    assert "conv_stem" in out
+
+
+def test_bands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, out = tmp_path / "p.png", tmp_path / "bands.png"
+    Image.radial_gradient("L").convert("RGB").resize((48, 40)).save(picture)
+    code, printed, _ = run(capsys, "bands", picture, "--out", out)
+    assert code == 0
+    assert "%" in printed
+    assert out.stat().st_size > 1000
+
+
+def test_compare_passes_every_option_on(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--out", out, "--data", "folder", "--data-dir", data_dir, "--size", 16]
+    arguments += ["--model", "oct_mobilenet_v1_small", "oct_mobilenet_v1", "--alpha", 0, 0.5, "--seed", 3]
+    arguments += ["--epochs", "*small=1", "*=2", "--batch-size", 8, "--optimizer", "adam", "--lr", "1e-3"]
+    arguments += ["--schedule", "constant", "--limit-train", 16, "--accelerator", "cpu", "--devices", 1]
+    arguments += ["--set", "model_arguments={'*': {width: 0.125}}", "--set", "flip=false", "--threads", 1]
+    code, printed, _ = run(capsys, "compare", *arguments)
+    assert code == 0
+    assert "report" in printed
+    recipe = load_recipe(out / "recipe.yaml")
+    assert recipe.models == ("oct_mobilenet_v1_small", "oct_mobilenet_v1")
+    assert (recipe.alphas, recipe.seeds, recipe.epochs) == ((0, 0.5), (3,), {"*small": 1, "*": 2})
+    assert (recipe.optimizer, recipe.lr, recipe.schedule, recipe.flip) == ("adam", 1e-3, "constant", False)
+    assert (out / "report.html").exists()
+
+
+def test_train_twice(
+    tiny_yaml: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("train", MODEL, "--recipe", tiny_yaml, "--data-dir", data_dir, "--out", tmp_path / "out")
+    code, printed, _ = run(capsys, *command)
+    assert code == 0
+    assert "test accuracy" in printed
+    assert (tmp_path / "out" / "best.safetensors").exists()
+    code, printed, _ = run(capsys, *command)
+    assert code == 0
+    assert "finished before" in printed
+
+
+def test_an_interrupt_says_how_to_go_on(
+    tiny_yaml: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from octavize.experiment.module import Classifier
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "training_step", interrupt)
+    code, _, err = run(
+        capsys, "train", MODEL, "--recipe", tiny_yaml, "--data-dir", data_dir, "--out", tmp_path / "out"
+    )
+    assert code == 130
+    assert "The same command goes on from the last finished epoch" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("compare", "--recipe", "nonsense"), ("recipe nonsense", "quick, article, cifar")),
+        (("compare", "--model", "oct_resnet51"), ("oct_resnet51", "unknown", "oct_resnet50")),
+        (("train", "resnet50"), ("resnet50", "unknown")),
+        (("compare", "--alpha", "0", "1.5"), ("alpha", "1.5", "0 to 1")),
+        (("compare", "--alpha", "-0.5"), ("alpha", "-0.5", "0 to 1")),
+        (("compare", "--seed", "-1"), ("seed", "-1")),
+        (("compare", "--epochs", "0"), ("epochs", "0", "at least 1")),
+        (("compare", "--epochs", "many"), ("epochs", "'many'", "oct_resnet*=6")),
+        (("compare", "--epochs", "3", "oct_res*=6"), ("epochs", "pattern=number")),
+        (("compare", "--batch-size", "0"), ("batch_size", "0")),
+        (("compare", "--lr", "-1"), ("lr", "-1")),
+        (("compare", "--optimizer", "sdg"), ("optimizer", "'sdg'", "adamw")),
+        (("compare", "--schedule", "cosin"), ("schedule", "'cosin'", "cosine")),
+        (("compare", "--precision", "8"), ("precision", "'8'", "bf16-mixed")),
+        (("compare", "--devices", "99", "--accelerator", "gpu"), ("devices=99", "change")),
+        (("compare", "--strategy", "wish"), ("strategy=wish", "change")),
+        (("compare", "--set", "flip"), ("--set", "'flip'", "name=value")),
+        (("compare", "--set", "flop=1"), ("unknown setting 'flop'", "flip")),
+        (("compare", "--set", "flip=["), ("--set", "'flip=['")),
+        (("compare", "--data", "cifar11"), ("cifar11", "cifar10")),
+        (("compare", "--data", "folder"), ("data_dir",)),
+        (("compare", "--data", "folder", "--data-dir", "nowhere"), ("nowhere",)),
+        (("profile", "oct_resnet51"), ("oct_resnet51", "unknown")),
+        (("profile", "oct_resnet50", "--alpha", "2"), ("alpha", "2")),
+        (("profile", "oct_resnet50", "oct_resnet18", "--layers"), ("--layers", "one name")),
+        (("profile", "oct_resnet50", "--json", "--csv"), ("--json", "--csv", "choose one")),
+        (("bands", "nothing.png"), ("nothing.png",)),
+    ],
+)
+def test_mistakes_cost_one_line(
+    arguments: tuple[str, ...],
+    parts: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("Error: ")
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+    assert all(part in err for part in parts), err
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+@pytest.mark.parametrize("arguments", [("profile",), ("compare", "--size", "big"), ("compare", "--nonsense")])
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_a_run_folder_of_another_recipe(
+    tiny_yaml: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.yaml").write_text(dump_recipe(tiny(lr=0.3)), "utf-8")
+    code, _, err = run(
+        capsys, "compare", "--recipe", tiny_yaml, "--data-dir", data_dir, "--out", tmp_path / "out"
+    )
+    assert code == 2
+    assert "another recipe" in err
+    assert "--restart" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("profile a --alpha 0 0.5 --size 64", "profile a --alpha 0 --alpha 0.5 --size 64"),
+        ("profile --alpha 0 0.5 a", "profile --alpha 0 --alpha 0.5 a"),
+        ("compare --model a b --seed 1 2", "compare --model a --model b --seed 1 --seed 2"),
+        ("compare -m a b", "compare -m a -m b"),
+        ("compare --alpha 0 --alpha 0.5", "compare --alpha 0 --alpha 0.5"),
+        ("compare --epochs x*=1 y*=2", "compare --epochs x*=1 --epochs y*=2"),
+        ("profile a b --size 64 c", "profile a b --size 64 c"),
+        ("profile --alpha 0 a 1", "profile --alpha 0 a 1"),
+        ("bands 1.png --out 2.png", "bands 1.png --out 2.png"),
+    ],
+)
+def test_options_take_several_values(line: str, expected: str) -> None:
+    assert spread(line.split()) == expected.split()
+    assert spread(spread(line.split())) == spread(line.split())
+
+
+def test_numbers_per_network() -> None:
+    assert per_model("epochs", None, int) is None
+    assert per_model("epochs", ["8"], int) == 8
+    assert per_model("lr", ["a*=1e-3", "*=0.1"], float) == {"a*": 1e-3, "*": 0.1}
+    with pytest.raises(InputError, match=r"epochs is '2\.5'"):
+        per_model("epochs", ["2.5"], int)

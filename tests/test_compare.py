@@ -23,7 +23,9 @@ from octavize.errors import InputError
 from octavize.experiment import train as train_module
 from octavize.experiment.compare import Timing, compare, plan_runs
 from octavize.experiment.journal import COLUMNS, read_metrics
+from octavize.experiment.naming import pretty
 from octavize.experiment.recipe import dump_recipe, load_recipe
+from octavize.experiment.report import headline, points, quantity, seconds
 from octavize.experiment.train import Run, load_pictures, train_run
 
 FAST = Timing(batch=2, rounds=1)
@@ -100,6 +102,48 @@ def test_the_report_is_one_page_that_escapes_what_it_is_given(finished: Path) ->
     assert page.count("<figure") == page.count("<svg") - 1 == 4  # and the logo
     for outside in ("http-equiv", "<script", "<link", 'src="http', "url(http", "@import"):
         assert outside not in page
+
+
+def network(
+    model: str, alpha: float, accuracy: float, macs: float, latency: float, n: int = 1
+) -> dict[str, Any]:
+    ratios = {"macs": macs, "latency": latency}
+    return {"model": model, "alpha": alpha, "accuracy_mean": accuracy, "ratios": ratios, "n": n}
+
+
+@pytest.mark.parametrize(
+    ("differences", "sentence"),
+    [
+        ([-0.021, -0.004], "lose 0.4 to 2.1 points of accuracy"),
+        ([0.013, 0.013], "gain 1.3 points of accuracy"),
+        ([-0.01, 0.02], "change accuracy by −1.0 to +2.0 points"),
+        ([0.0001, -0.0002], "keep the accuracy"),
+    ],
+)
+def test_the_headline_says_what_the_numbers_say(differences: list[float], sentence: str) -> None:
+    networks = []
+    for model, difference, macs in zip("ab", differences, (0.56, 0.58), strict=True):
+        networks.append(network(model, 0, 0.8, 1, 1))
+        networks.append(
+            network(model, 0.5, 0.8 + difference, macs, 0.7) | {"accuracy_difference": difference}
+        )
+    text = headline({"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}})
+    expected = f"At α = 0.5 the octave networks do 56 to 58 % of the vanilla arithmetic in 70 % of the time and {sentence}."
+    assert text.replace("\u00a0", " ") == expected
+
+
+def test_the_headline_admits_that_nothing_was_learnt() -> None:
+    networks = [network("a", 0, 0.11, 1, 1), network("a", 0.5, 0.1, 0.5, 1)]
+    text = headline({"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}})
+    assert text.startswith("Nothing learnt yet")
+
+
+def test_numbers_for_people() -> None:
+    assert [quantity(x) for x in (0, 999, 25_557_032, 2_367_143_936)] == ["0 ", "999 ", "25.6 M", "2.37 G"]
+    assert [seconds(x) for x in (4.4, 119, 600, 7500)] == ["4 s", "119 s", "10 min", "2 h 05 min"]
+    assert [points(x) for x in (-0.04, 1.24, -1.26)] == ["±0.0", "+1.2", "−1.3"]
+    assert pretty("oct_resnet50_small") == "ResNet-50, small stem"
+    assert pretty("oct_wide_resnet50_2") == "Wide ResNet-50-2"
 
 
 def test_a_second_call_trains_nothing(

@@ -424,7 +424,6 @@ def test_warning_points_at_the_callers_line(x: OctTensor, call: Any) -> None:
         lambda x: torch.stack([x, x]),
         lambda x: torch.cat([x, x], 2),
         lambda x: torch.cat((x.to_dense(), x), -1),
-        lambda x: F.conv2d(x, torch.randn(2, 4, 1, 1)),
         lambda x: torch.where(x > 0, x, 0.0),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,11 @@ WIDTH, HEIGHT = 5.2, 3.5
 """Of one figure, in inches: two stand side by side on a screen, one fills a phone."""
 
 
+def colour(position: int) -> str:
+    """Of the network with the n-th smallest α, here and in the report."""
+    return COLOURS[position % len(COLOURS)]
+
+
 def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
     """Draw every figure of a comparison into `out/figures`.
 
@@ -82,14 +88,16 @@ def _curves(curves: dict[float, list[list[Row]]], quantity: str) -> Figure:
     figure, axes = _blank()
     handles = []
     for position, (alpha, seeds) in enumerate(curves.items()):
-        colour = COLOURS[position % len(COLOURS)]
-        _line(axes, seeds, f"train_{quantity}", colour, dashed=True)
-        _line(axes, seeds, f"val_{quantity}", colour, dashed=False)
-        handles.append(Line2D([], [], color=colour, linewidth=2, label=network_name(alpha)))
+        ink = colour(position)
+        _line(axes, seeds, f"train_{quantity}", ink, dashed=True)
+        _line(axes, seeds, f"val_{quantity}", ink, dashed=False)
+        handles.append(Line2D([], [], color=ink, linewidth=2, label=network_name(alpha)))
     handles += [
         Line2D([], [], color="#94a3b8", linewidth=2, label="validation"),
         Line2D([], [], color="#94a3b8", linewidth=1.4, linestyle=(0, (4, 2)), label="train"),
     ]
+    if quantity == "loss":
+        _cut_spikes(axes, curves)
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy, %" if quantity == "accuracy" else "loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -97,17 +105,27 @@ def _curves(curves: dict[float, list[list[Row]]], quantity: str) -> Figure:
     return figure
 
 
-def _line(axes: Axes, seeds: Sequence[list[Row]], field: str, colour: str, *, dashed: bool) -> None:
+def _cut_spikes(axes: Axes, curves: dict[float, list[list[Row]]]) -> None:
+    """End the loss axis where it still shows the training; a first epoch's validation may be far above."""
+    rows = [row for seeds in curves.values() for run in seeds for row in run]
+    last = [run[-1]["val_loss"] for seeds in curves.values() for run in seeds]
+    top = 1.25 * max([row["train_loss"] for row in rows] + [v for v in last if math.isfinite(v)])
+    axes.set_ylim(bottom=0)
+    if max(row["val_loss"] for row in rows) > top:
+        axes.set_ylim(top=top)
+
+
+def _line(axes: Axes, seeds: Sequence[list[Row]], field: str, ink: str, *, dashed: bool) -> None:
     scale = 100 if field.endswith("accuracy") else 1
     epochs = [row["epoch"] for row in seeds[0]]
     columns = [[scale * rows[i][field] for rows in seeds] for i in range(len(epochs))]
     means = [statistics.fmean(column) for column in columns]
     marker = "." if len(epochs) <= 15 else ""
     style: Any = (0, (4, 2)) if dashed else "-"
-    axes.plot(epochs, means, color=colour, linestyle=style, linewidth=1.4 if dashed else 2, marker=marker)
+    axes.plot(epochs, means, color=ink, linestyle=style, linewidth=1.4 if dashed else 2, marker=marker)
     if len(seeds) > 1:
         low, high = [min(c) for c in columns], [max(c) for c in columns]
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.12 if dashed else 0.2, linewidth=0)
+        axes.fill_between(epochs, low, high, color=ink, alpha=0.12 if dashed else 0.2, linewidth=0)
 
 
 def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, label: str) -> Figure:
@@ -124,15 +142,14 @@ def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, 
             spread = 100 * n["accuracy_std"] if n["accuracy_std"] is not None else None
             axes.errorbar(
                 at, accuracy, yerr=spread, marker=MARKERS[number % len(MARKERS)], markersize=8, capsize=3,
-                color=COLOURS[alphas.index(n["alpha"]) % len(COLOURS)], zorder=2,
+                color=colour(alphas.index(n["alpha"])), zorder=2,
             )  # fmt: skip
     _cost_axis(axes, costs)
     axes.set_xlabel(label)
     axes.set_ylabel("test accuracy, %")
     axes.margins(x=0.12, y=0.18)
     handles = [
-        Line2D([], [], color=COLOURS[i % len(COLOURS)], linewidth=5, label=network_name(a))
-        for i, a in enumerate(alphas)
+        Line2D([], [], color=colour(i), linewidth=5, label=network_name(a)) for i, a in enumerate(alphas)
     ] + [
         Line2D(
             [],

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from octavize.experiment.checkpoint import write_text
+from octavize.experiment.figures import colour
 from octavize.experiment.naming import network_name, pretty
 
 BARS = (
@@ -22,6 +23,10 @@ BARS = (
     ("train_step", "Training step"),
 )
 """Ratios drawn on the cards: field and label."""
+
+
+SPACE = "\u00a0"
+"""Keeps a number and its unit on one line."""
 
 
 def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -> None:
@@ -42,6 +47,7 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         "quantity": quantity,
         "bytes": lambda n: quantity(n) + "B",
         "seconds": seconds,
+        "milliseconds": lambda x: f"{x:,.0f} ms" if x >= 100 else f"{x:.1f} ms",
         "ratio": lambda x: f"{x:.2f}",
         "pretty": pretty,
         "network": network_name,
@@ -56,6 +62,7 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         headline=headline(results),
         caution=caution(results),
         pairs=pairs(results),
+        colours={alpha: colour(i) for i, alpha in enumerate(sorted(results["recipe"]["alphas"]))},
         bars=BARS,
         today=date.today().isoformat(),
     )
@@ -64,6 +71,9 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
 
 def headline(results: dict[str, Any]) -> str:
     """What the comparison found, in one sentence computed from its numbers."""
+    chance = 1 / len(results["data"]["classes"])
+    if all(n["accuracy_mean"] < 1.5 * chance for n in results["networks"]):
+        return f"Nothing learnt yet: every network is near chance, which is {100 * chance:.0f}{SPACE}%. Train longer."
     octave = [n for n in results["networks"] if n["alpha"] != results["baseline_alpha"]]
     if not octave:
         best = max(results["networks"], key=lambda n: n["accuracy_mean"])
@@ -72,10 +82,12 @@ def headline(results: dict[str, Any]) -> str:
     subject = f"At α = {alphas[0]:g} the octave networks" if len(alphas) == 1 else "The octave networks"
     if len(octave) == 1:
         subject = f"{pretty(octave[0]['model'])} with octave convolutions at α = {alphas[0]:g}"
+    base = network_name(results["baseline_alpha"])
     verb = "does" if len(octave) == 1 else "do"
     work = span([round(100 * n["ratios"]["macs"]) for n in octave], str, "%")
     change = accuracy_change([100 * n["accuracy_difference"] for n in octave])
-    return f"{subject} {verb} {work} of the vanilla arithmetic and {change}."
+    time = span([round(100 * n["ratios"]["latency"]) for n in octave], str, "%")
+    return f"{subject} {verb} {work} of the {base} arithmetic in {time} of the time and {change}."
 
 
 def accuracy_change(differences: list[float]) -> str:
@@ -88,7 +100,7 @@ def accuracy_change(differences: list[float]) -> str:
     if all(d <= 0 for d in rounded) or all(d >= 0 for d in rounded):
         verb = ("lose" if min(rounded) < 0 else "gain") + singular
         return f"{verb} {span(sizes, '{:.1f}'.format, 'points')} of accuracy"
-    return f"end{singular} between {points(min(rounded))} and {points(max(rounded))} points of accuracy"
+    return f"change{singular} accuracy by {points(min(rounded))} to {points(max(rounded))}{SPACE}points"
 
 
 def caution(results: dict[str, Any]) -> str:
@@ -113,7 +125,7 @@ def pairs(results: dict[str, Any]) -> list[dict[str, Any]]:
 def span(values: Sequence[float], show: Callable[[float], str], unit: str) -> str:
     """`56 %`, or `56 to 58 %` where values differ as shown."""
     low, high = show(min(values)), show(max(values))
-    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+    return f"{low}{SPACE}{unit}" if low == high else f"{low} to {high}{SPACE}{unit}"
 
 
 def points(difference: float) -> str:

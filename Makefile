@@ -1,0 +1,41 @@
+# make demo   virtual environment, installation, and the comparison on embedded pictures: about 10 minutes
+# make test   virtual environment, installation, and the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types format clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/octavize compare --recipe quick --out runs/demo
+
+# One process a core, one thread a process: more threads than cores are slower, not faster.
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES) -m 'not slow'
+
+test-all: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs

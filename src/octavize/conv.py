@@ -36,6 +36,7 @@ class OctConv(_ConvNd):
     alpha: float
     octave_dims: int
     strict: bool
+    keeps_size: bool
 
     def become_octave(self, alpha: float, octave_dims: int | None = None, strict: bool = False) -> None:
         """Check and set the three numbers that an octave layer has beyond torch's."""
@@ -50,6 +51,7 @@ class OctConv(_ConvNd):
         problem = geometry_problem(self, self.octave_dims)
         if problem is not None and self.alpha > 0:
             raise InputError(problem)
+        self.keeps_size = problem is None
 
     @property
     def depthwise(self) -> bool:
@@ -77,6 +79,8 @@ class OctConv(_ConvNd):
         """
         if isinstance(input, OctTensor):
             self._check_input(input)
+            if not self.keeps_size:  # allowed at alpha=0, where the halves have to meet before the layer
+                return super().forward(input.to_dense())
         elif self.depthwise or self.low_out == 0:
             return super().forward(input)  # the vanilla layer, bit for bit
         x = input if isinstance(input, OctTensor) else self._all_high(input)

@@ -31,7 +31,8 @@ def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
     if x.shape[1] == 0:
         size = [-(-n // factor) for n, factor in zip(x.shape[2:], factors, strict=True)]
         return x.new_empty((x.shape[0], 0, *size))
-    window = tuple(factors)
+    # A single pixel is its own average; torch's 3-D pooling refuses windows larger than the map.
+    window = tuple(min(factor, n) for factor, n in zip(factors, x.shape[2:], strict=True))
     avg_pool = _AVG_POOL[len(window) - 1]
     return avg_pool(x, window, window, ceil_mode=True, count_include_pad=False)
 

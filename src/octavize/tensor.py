@@ -68,12 +68,15 @@ class OctTensor:
         strict: bool = False,
         runs: Runs | None = None,
     ) -> None:
+        if high.dtype != low.dtype and 0 in (high.shape[1], low.shape[1]):
+            # A half without channels has no values to convert (autocast leaves it alone): follow the other.
+            high, low = (high, low.to(high)) if low.shape[1] == 0 else (high.to(low), low)
         self.high = high
         self.low = low
         self.runs = (high.shape[1], low.shape[1]) if runs is None else runs
         self.octave_dims = default_octave_dims(high.dim() - 2) if octave_dims is None else octave_dims
         self.strict = strict
-        self._pooled: Tensor | None = None
+        self._pooled: tuple[bool, Tensor] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -142,9 +145,10 @@ class OctTensor:
 
     def pooled_high(self) -> Tensor:
         """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
-        if self._pooled is None:
-            self._pooled = halve(self.high, self.octave_dims)
-        return self._pooled
+        grad = torch.is_grad_enabled()  # what was pooled without gradients cannot serve where they are wanted
+        if self._pooled is None or self._pooled[0] != grad:
+            self._pooled = (grad, halve(self.high, self.octave_dims))
+        return self._pooled[1]
 
     def forget_pooled(self) -> OctTensor:
         """Drop the shared P(high), after the halves were changed in place."""

@@ -72,8 +72,9 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
 def headline(results: dict[str, Any]) -> str:
     """What the comparison found, in one sentence computed from its numbers."""
     chance = 1 / len(results["data"]["classes"])
-    if all(n["accuracy_mean"] < 1.5 * chance for n in results["networks"]):
-        return f"Nothing learnt yet: every network is near chance, which is {100 * chance:.0f}{SPACE}%. Train longer."
+    if all(n["accuracy_mean"] < chance + 0.05 * (1 - chance) for n in results["networks"]):
+        share = f"{100 * chance:.0f}{SPACE}%"
+        return f"Nothing learnt yet: every network is near chance, which is {share}. Train longer."
     octave = [n for n in results["networks"] if n["alpha"] != results["baseline_alpha"]]
     if not octave:
         best = max(results["networks"], key=lambda n: n["accuracy_mean"])

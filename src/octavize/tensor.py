@@ -334,3 +334,7 @@ def _densify(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_densify(v) for v in value)
     return value
+
+
+# Last, since rules build on all of the above: whoever has an OctTensor has the rules for it.
+from . import rules as rules  # noqa: E402

@@ -1,0 +1,178 @@
+"""Write the measured tables of README.md and README.zh.md from the committed results.
+
+    python benchmarks/readme_tables.py            # write
+    python benchmarks/readme_tables.py --check    # exit 1 if a README does not say what the results say
+
+The results come from the commands that docs/results/README.md gives.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CIFAR = ROOT / "docs/results/cifar10-jpeg/results.json"
+MACS = ROOT / "docs/results/profile-resnet50.json"
+
+WORDS = {
+    "README.md": {
+        "network": "network",
+        "accuracy": "test accuracy",
+        "macs": "MACs",
+        "memory": "memory for backward",
+        "latency": "latency",
+        "step": "training step",
+        "params": "parameters",
+        "vanilla": "vanilla",
+        "octave": "octave",
+        "cifar": (
+            "CIFAR-10 (JPEG), {train:,} training and {val:,} validation pictures, {size} pixels, recipe `cifar`, {runs}; "
+            "epochs {epochs}. MobileNetV1 has a stride-1 stem; ResNet-50 keeps its ImageNet stem, so it sees {size} "
+            "pixels as 8 × 8. × is to vanilla. Times: {processor}, torch {torch}, {threads} thread(s), batch {batch}, median "
+            "of {rounds} interleaved rounds. [Report](docs/results/cifar10-jpeg/report.html) · "
+            "[CSV](docs/results/cifar10-jpeg/results.csv) · [command](docs/results/README.md)"
+        ),
+        "macs_note": (
+            "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, median of {rounds} "
+            "interleaved rounds, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs are "
+            "the paper's, to the unit."
+        ),
+        "seed": "one seed ({seeds})",
+        "seeds": "mean ± standard deviation over seeds {seeds}",
+    },
+    "README.zh.md": {
+        "network": "网络",
+        "accuracy": "测试准确率",
+        "macs": "乘加次数",
+        "memory": "反向传播所存",
+        "latency": "推理时间",
+        "step": "训练步时间",
+        "params": "参数量",
+        "vanilla": "原始",
+        "octave": "octave",
+        "cifar": (
+            "CIFAR-10（JPEG），训练图像 {train:,} 张，验证图像 {val:,} 张，{size} 像素，配方 `cifar`，{runs}；"
+            "轮数：{epochs}。MobileNetV1 的首层步幅为 1；ResNet-50 保留 ImageNet 首层，{size} 像素进入网络后只剩 8 × 8。"
+            "× 为相对原始网络之比。计时：{processor}，torch {torch}，{threads} 线程，批大小 {batch}，{rounds} 轮交错运行的中位数。"
+            "[报告](docs/results/cifar10-jpeg/report.html) · [CSV](docs/results/cifar10-jpeg/results.csv) · "
+            "[命令](docs/results/README.md)"
+        ),
+        "macs_note": (
+            "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`，批大小 {batch}，{rounds} 轮交错运行的中位数，"
+            "torch {torch} eager，channels-last，{threads} 线程，{processor}。乘加次数与论文逐一相符。"
+        ),
+        "seed": "一个随机种子（{seeds}）",
+        "seeds": "随机种子 {seeds} 的均值 ± 标准差",
+    },
+}
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def header(*cells: str) -> list[str]:
+    return [row(*cells), "|---" + "|---:" * (len(cells) - 1) + "|"]
+
+
+def cifar_table(words: dict[str, str]) -> str:
+    """Accuracy and cost of the trained networks."""
+    results = json.loads(CIFAR.read_text())
+    lines = header(*(words[k] for k in ("network", "accuracy", "macs", "memory", "latency", "step")))
+    for net in results["networks"]:
+        ratios, std = net["ratios"], net["accuracy_std"]
+        kind = words["vanilla"] if net["alpha"] == 0 else f"{words['octave']} α = {net['alpha']:g}"
+        spread = "" if std is None else f" ± {std:.2%}"
+        lines.append(
+            row(
+                f"{pretty(net['model'])}, {kind}",
+                f"{net['accuracy_mean']:.2%}{spread}",
+                f"{net['macs'] / 1e6:.1f} M × {ratios['macs']:.3f}",
+                f"{net['activation_bytes'] / 1e6:.2f} MB × {ratios['activation_bytes']:.3f}",
+                f"{net['latency_ms']:.1f} ms × {net['latency_ratio']:.2f}",
+                f"{net['train_step_ms']:.1f} ms × {net['train_step_ratio']:.2f}",
+            )
+        )
+    seeds = results["recipe"]["seeds"]
+    listed = ", ".join(map(str, seeds))
+    runs = words["seed" if len(seeds) == 1 else "seeds"].format(seeds=listed)
+    epochs = ", ".join(
+        dict.fromkeys(f"{pretty(net['model'])} {net['epochs']}" for net in results["networks"])
+    )
+    data, where, timing = results["data"], results["environment"], results["profile"]
+    note = words["cifar"].format(
+        train=data["train"],
+        val=data["val"],
+        size=data["size"],
+        runs=runs,
+        epochs=epochs,
+        batch=timing["input_shape"][0],
+        rounds=timing["rounds"],
+        threads=timing["threads"],
+        processor=where["device"],
+        torch=where["torch"],
+    )
+    return "\n".join([*lines, "", note])
+
+
+def macs_table(words: dict[str, str]) -> str:
+    """Cost of ResNet-50 at the paper's α."""
+    profile = json.loads(MACS.read_text())
+    rows, where = profile["rows"], profile["environment"]
+    first = rows[0]
+    lines = header("ResNet-50, α", *(words[k] for k in ("params", "macs", "memory", "latency")))
+    lines += [
+        row(
+            f"{r['alpha']:g}",
+            f"{r['params']:,}",
+            f"{r['macs']:,} × {r['macs'] / first['macs']:.3f}",
+            f"{r['activation_bytes'] / 1e6:.1f} MB × {r['activation_bytes'] / first['activation_bytes']:.3f}",
+            f"{r['latency_ms']:.1f} ms × {r['latency_ratio']:.3f}",
+        )
+        for r in rows
+    ]
+    note = words["macs_note"].format(
+        batch=profile["input_shape"][0],
+        rounds=profile["rounds"],
+        torch=where["torch"],
+        threads=where["threads"],
+        processor=where["processor"],
+    )
+    return "\n".join([*lines, "", note])
+
+
+def pretty(name: str) -> str:
+    return {"oct_mobilenet_v1_small": "MobileNetV1", "oct_resnet50": "ResNet-50"}.get(name, name)
+
+
+def rendered(readme: Path) -> str:
+    """The README with its tables written anew."""
+    text, words = readme.read_text("utf-8"), WORDS[readme.name]
+    tables: dict[str, Any] = {"cifar": cifar_table(words), "macs": macs_table(words)}
+    for name, table in tables.items():
+        block = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text, found = block.subn(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
+        if found != 1:
+            raise SystemExit(f"{readme.name} has no place for the table {name!r}")
+    return text
+
+
+def main() -> None:
+    stale = []
+    for name in WORDS:
+        readme = ROOT / name
+        text = rendered(readme)
+        if text != readme.read_text("utf-8"):
+            stale.append(name)
+            if "--check" not in sys.argv:
+                readme.write_text(text, "utf-8")
+    if stale and "--check" in sys.argv:
+        raise SystemExit(f"{', '.join(stale)} do not say what docs/results says: run {Path(__file__).name}")
+
+
+if __name__ == "__main__":
+    main()

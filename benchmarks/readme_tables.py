@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (the sentences of the READMEs stand here on one line each)
 """Write the measured tables of README.md and README.zh.md from the committed results.
 
     python benchmarks/readme_tables.py            # write
@@ -113,7 +114,7 @@ def cifar_table(words: dict[str, str]) -> str:
         batch=timing["input_shape"][0],
         rounds=timing["rounds"],
         threads=timing["threads"],
-        processor=where["device"],
+        processor=where["processor"],
         torch=where["torch"],
     )
     return "\n".join([*lines, "", note])

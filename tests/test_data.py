@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from octavize.errors import InputError
-from octavize.experiment import data, textures
+from octavize.experiment import data, decode, textures
 from octavize.experiment.data import LazySplit, Split, as_batch, load_data
 
 
@@ -50,9 +50,9 @@ def test_textures_are_balanced_and_standardised(size: int) -> None:
 
 def test_textures_load_fast() -> None:
     load_data("textures")  # imports
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone, whatever else the machine does
     load_data("textures")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_textures_do_not_depend_on_the_random_state() -> None:
@@ -301,12 +301,12 @@ def test_other_shapes_are_resized_and_cropped_in_the_centre(tmp_path: Path) -> N
 )
 def test_modes_become_rgb(tmp_path: Path, mode: str, colour: object, expected: tuple[int, ...]) -> None:
     paint(tmp_path / "p.png", colour, mode=mode)
-    assert data.decode(tmp_path / "p.png", 8)[:, 4, 4].tolist() == list(expected)
+    assert decode.decode(tmp_path / "p.png", 8)[:, 4, 4].tolist() == list(expected)
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     paint(tmp_path / "p.jpg", (0, 255, 255, 0), mode="CMYK")
-    red, green, blue = data.decode(tmp_path / "p.jpg", 8)[:, 4, 4].tolist()
+    red, green, blue = decode.decode(tmp_path / "p.jpg", 8)[:, 4, 4].tolist()
     assert red > 240
     assert max(green, blue) < 15
 
@@ -332,11 +332,11 @@ def test_a_split_too_large_is_decoded_on_demand(tmp_path: Path, monkeypatch: pyt
 def test_slow_decoding_shows_progress_on_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(data, "PATIENCE", -1.0)
+    monkeypatch.setattr(decode, "PATIENCE", -1.0)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path in paths:
         paint(path, (1, 2, 3))
-    data.decode_all(paths, 8, progress="decoding train")
+    decode.decode_all(paths, 8, progress="decoding train")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "decoding train" in captured.err

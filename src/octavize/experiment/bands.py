@@ -109,7 +109,7 @@ def read_picture(path: str | Path) -> Tensor:
     require_extra("PIL", "experiment")
     import numpy as np
 
-    from octavize.experiment.data import open_rgb
+    from octavize.experiment.decode import open_rgb
 
     if not Path(path).is_file():
         raise InputError(f"picture {path} does not exist: give the path of a picture file")

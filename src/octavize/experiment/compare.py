@@ -43,7 +43,7 @@ OUTPUTS = (
 class Timing:
     """How costs are measured once training is done."""
 
-    batch: int = 16
+    batch: int = 64
     """Pictures per timed call."""
     rounds: int = 10
     """Timed calls per network, the networks taking turns."""

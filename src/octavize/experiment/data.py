@@ -11,23 +11,18 @@ has `__getitems__`; the batch arrives ready, so collating is the identity:
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from octavize.errors import InputError, require_extra
+from octavize.experiment.decode import decode, decode_all, one_line, open_rgb
 from octavize.experiment.textures import PHOTOGRAPHS, stable_order, texture_patches
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 DATA_NAMES = ("textures", "cifar10", "cifar100", "folder")
 DEFAULT_DATA_DIR = "~/.cache/octavize"
@@ -36,8 +31,6 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 EAGER_BYTES = 4 * 2**30
 # Mean and deviation of a split that does not fit in memory come from so many pictures, evenly spaced.
 LAZY_SAMPLE = 2048
-# Seconds of decoding after which a progress bar appears.
-PATIENCE = 2.0
 STATS_CHUNK = 1024
 
 
@@ -300,15 +293,11 @@ def _read_cifar(name: str, root: Path, *, train: bool) -> tuple[Tensor, list[int
             dataset = dataset_class(str(root), train=train, download=True)
         except (OSError, RuntimeError, HTTPException) as error:  # URLError is an OSError
             raise InputError(
-                f"data_dir={root} holds no complete {name} and the download failed ({_one_line(error)}): "
+                f"data_dir={root} holds no complete {name} and the download failed ({one_line(error)}): "
                 f"put the folder {dataset_class.base_folder} or the file {dataset_class.filename} into {root}"
             ) from error
     pictures = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return pictures, list(dataset.targets), list(dataset.classes)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # --- a folder of pictures -------------------------------------------------------------------------
@@ -416,85 +405,3 @@ def _read_split(files: _Files, size: int, label: str) -> AnySplit:
     if len(files.paths) * 3 * size * size > EAGER_BYTES:
         return LazySplit(files.paths, labels, size)
     return Split(decode_all(files.paths, size, progress=f"decoding {label}"), labels)
-
-
-def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) -> Tensor:
-    """Decode pictures with a pool of threads: (N, 3, size, size) uint8, in the order of `paths`.
-
-    Args:
-        paths: picture files.
-        size: side of the result, pixels.
-        progress: text of a progress bar on stderr, shown once decoding takes longer than two seconds.
-
-    Raises:
-        InputError: a picture is broken; the message names its path.
-    """
-    pictures = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
-
-    def read(i: int) -> None:
-        pictures[i] = decode(paths[i], size)
-
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        done = pool.map(read, range(len(paths)))
-        for _ in done if progress is None else _with_progress(done, len(paths), progress):
-            pass
-    finally:
-        # After a broken picture the rest need not be read.
-        pool.shutdown(cancel_futures=True)
-    return pictures
-
-
-def _with_progress(steps: Iterable[None], total: int, text: str) -> Iterable[None]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    start, shown = time.monotonic(), False
-    bar = Progress(console=Console(stderr=True))
-    task = bar.add_task(text, total=total)
-    try:
-        for step in steps:
-            yield step
-            bar.advance(task)
-            if not shown and time.monotonic() - start > PATIENCE:
-                bar.start()
-                shown = True
-    finally:
-        if shown:
-            bar.stop()
-
-
-def decode(path: Path, size: int) -> Tensor:
-    """One picture as (3, size, size) uint8: shorter side resized to `size` (antialiased), centre crop.
-
-    Raises:
-        InputError: the picture is broken; the message names its path.
-    """
-    import numpy as np
-    from PIL import Image
-
-    picture = open_rgb(path)
-    if picture.size != (size, size):
-        scale = size / min(picture.size)
-        width, height = (max(size, round(side * scale)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """Decode a file to RGB: grey repeated, CMYK converted, alpha dropped, 16 bits reduced to 8."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):  # 16-bit grey; converting it directly would clip at 255
-                picture = picture.convert("I").point(lambda level: level * (1 / 256)).convert("L")
-            return picture.convert("RGB")
-    # Pillow's readers raise many kinds (OSError, SyntaxError, struct.error, DecompressionBombError, ...).
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as a picture ({_one_line(error)}): mend or remove it"
-        ) from error

@@ -20,7 +20,9 @@ NUMPY_MODE = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 def average_pairs(x: Tensor, axis: int) -> Tensor:
     """The mean of pixels 0 and 1, of 2 and 3, …; a last pixel without a partner is its own mean."""
     n = x.shape[axis]
-    return torch.cat([x.narrow(axis, i, min(2, n - i)).mean(axis, keepdim=True) for i in range(0, n, 2)], axis)
+    return torch.cat(
+        [x.narrow(axis, i, min(2, n - i)).mean(axis, keepdim=True) for i in range(0, n, 2)], axis
+    )
 
 
 def repeat_pixels(x: Tensor, axis: int, size: int) -> Tensor:
@@ -78,7 +80,9 @@ def convolve(
             seen = seen.index_select(axis + 2, index)
         seen = seen.reshape(seen.shape[0], groups, seen.shape[1] // groups, *size)
         total = total + torch.einsum(
-            f"ngc{letters},goc->ngo{letters}", seen, in_groups[(slice(None), slice(None), slice(None), *offset)]
+            f"ngc{letters},goc->ngo{letters}",
+            seen,
+            in_groups[(slice(None), slice(None), slice(None), *offset)],
         )
     return total.flatten(1, 2)
 

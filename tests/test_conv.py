@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from reference import dense, low_count, octave_convolve
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from octavize import InputError, OctConv1d, OctConv2d, OctConv3d, OctTensor, octavize
 from octavize.trace import trace
+from reference import dense, low_count, octave_convolve
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
 
@@ -274,7 +274,12 @@ def test_hand_computed_values() -> None:
         layer.weight.copy_(torch.tensor([[1.0, 10.0], [100.0, 1000.0]]).view(2, 2, 1, 1))
     y = layer(OctTensor(high, low))
     # high: X_high + 10·U(X_low)
-    assert y.high.squeeze().tolist() == [[10, 11, 22, 23], [14, 15, 26, 27], [38, 39, 50, 51], [42, 43, 54, 55]]
+    assert y.high.squeeze().tolist() == [
+        [10, 11, 22, 23],
+        [14, 15, 26, 27],
+        [38, 39, 50, 51],
+        [42, 43, 54, 55],
+    ]
     # low: 1000·X_low + 100·P(X_high), with P(X_high) = 2.5, 4.5, 10.5, 12.5
     assert y.low.squeeze().tolist() == [[1250, 2450], [4050, 5250]]
 
@@ -355,7 +360,7 @@ def test_alpha_0_is_torchs_layer_bit_for_bit(rank: int, arguments: dict[str, Any
     ],
 )
 def test_alpha_0_merges_with_any_geometry_or_refuses(arguments: dict[str, Any]) -> None:
-    """A vanilla geometry is allowed at α = 0. Given low channels it must be right on the dense map, or refuse."""
+    """α = 0 allows any geometry. Given low channels the layer must be right on the dense map, or refuse."""
     layer = OctConv2d(4, 8, alpha=0, **arguments)
     x = OctTensor(torch.randn(1, 2, 6, 6), torch.randn(1, 2, 3, 3))
     expected = nn.Conv2d.forward(layer, x.to_dense())
@@ -502,7 +507,7 @@ def test_a_batch_without_pictures() -> None:
 
 
 def test_pooled_input_is_shared_and_its_gradient_complete() -> None:
-    """A layer run without gradient must not leave a pooled half behind that later layers cannot differentiate."""
+    """What a layer run without gradient has pooled must not cost a later layer its gradient."""
     high = torch.randn(1, 2, 4, 4, requires_grad=True)
     x = OctTensor(high, torch.randn(1, 2, 2, 2))
     layer = OctConv2d(4, 4, 1, alpha=0.5)
@@ -557,7 +562,7 @@ def test_alpha_outside_0_to_1_is_refused(alpha: Any) -> None:
 
 def test_wrong_channel_count_names_both_halves() -> None:
     layer = OctConv2d(8, 4, 1, alpha=0.5)
-    with pytest.raises(InputError, match="4 high and 2 low channels.*in_channels=8"):
+    with pytest.raises(InputError, match=r"4 high and 2 low channels.*in_channels=8"):
         layer(OctTensor(torch.randn(1, 4, 4, 4), torch.randn(1, 2, 2, 2)))
     with pytest.raises(InputError, match=re.escape("(1, 6, 4, 4)")):
         layer(torch.randn(1, 6, 4, 4))

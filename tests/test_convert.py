@@ -1,4 +1,4 @@
-"""plan() and octavize() on the networks that people have: torchvision's and timm's families, and odd models."""
+"""plan() and octavize() on the networks people have: torchvision's and timm's families, and odd models."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ def test_alpha_0_gives_the_vanilla_output_bit_for_bit(family: str) -> None:
 @pytest.mark.parametrize("alpha", [0.25, 1.0])
 @pytest.mark.parametrize("size", [33, 50])
 @pytest.mark.parametrize(
-    "family", ["torchvision resnet, basic blocks", "timm se-resnet", "torchvision densenet", "timm mobilenet v2"]
+    "family",
+    ["torchvision resnet, basic blocks", "timm se-resnet", "torchvision densenet", "timm mobilenet v2"],
 )
 def test_any_alpha_and_any_size(family: str, size: int, alpha: float) -> None:
     octave = octavize(FAMILIES[family](), alpha, example=(1, 3, SIZE, SIZE)).eval()
@@ -343,6 +344,16 @@ def test_copy_or_in_place() -> None:
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
 
 
+def test_converting_again_sets_the_new_alpha_or_refuses() -> None:
+    """A network made at α = 0 is vanilla; to ask for α = 0.5 and silently get 0 would be a trap."""
+    vanilla = octavize(net3(), 0, example=(1, 3, 8, 8))
+    try:
+        octave = octavize(vanilla, 0.5, example=(1, 3, 8, 8))
+    except InputError:
+        return
+    assert alphas(octave)["layer0.0"] == 0.5
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_everything_on_a_layer_survives(inplace: bool) -> None:
     net = net3().double()
@@ -505,7 +516,7 @@ def test_strict_network_refuses_a_fallback() -> None:
             return F.local_response_norm(self.next(self.stem(x)), 2)
 
     octave = octavize(Net(), example=(1, 3, 8, 8), strict=True)
-    with pytest.raises(InputError, match="local_response_norm.*strict=True"):
+    with pytest.raises(InputError, match=r"local_response_norm.*strict=True"):
         octave(torch.randn(1, 3, 8, 8))
     octave = octavize(Net(), example=(1, 3, 8, 8))
     with pytest.warns(DenseFallbackWarning, match="local_response_norm"):
@@ -531,7 +542,8 @@ def test_planning_does_not_use_up_the_announcement() -> None:
 
 def test_one_dimensional_and_video_networks() -> None:
     line = nn.Sequential(
-        nn.Conv1d(2, 8, 7, 2, 3), nn.Conv1d(8, 8, 3, padding=1), nn.BatchNorm1d(8), nn.AdaptiveAvgPool1d(1))
+        nn.Conv1d(2, 8, 7, 2, 3), nn.Conv1d(8, 8, 3, padding=1), nn.BatchNorm1d(8), nn.AdaptiveAvgPool1d(1)
+    )
     y = octavize(line, example=(1, 2, 65))(torch.randn(3, 2, 65))
     assert y.shape == (3, 8, 1)
     video = tv.video.r3d_18(num_classes=5)

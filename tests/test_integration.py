@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from timm.models import efficientnet
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -127,7 +128,7 @@ def test_state_dict_on_disk_is_the_vanilla_one(tmp_path: Path) -> None:
     model = network("oct_mobilenet_v1")
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
-    vanilla = create_model("oct_mobilenet_v1", 0, num_classes=5, width=0.5)
+    vanilla = efficientnet._gen_mobilenet_v1("mobilenetv1_100", channel_multiplier=0.5, num_classes=5)
     vanilla.load_state_dict(weights)
     again = octavize(vanilla, {"*": 0.5, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}).eval()
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Every rule against its function on the dense map, where that is exact; else against the rule's definition.
 
-The cases are keyed by function name, and `test_every_rule_has_a_case` walks the table of rules itself, so a new
-rule without a case fails.
+The cases are keyed by function name, and `test_every_rule_has_a_case` walks the table of rules itself, so a
+new rule without a case fails.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import repeat_pixels
 from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, OctConv2d, OctTensor, octavize
 from octavize import tensor as tensor_module
+from reference import repeat_pixels
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
 
@@ -128,26 +128,22 @@ def functions(cases: Any) -> list[Any]:
 
 
 # Arguments after the map, for functions of one value at a time.
-POINTWISE: dict[str, list[tuple[Any, ...]]] = {
-    name: [()]
-    for name in """
+SIMPLE = """
     relu relu6 elu selu celu gelu silu mish hardswish hardsigmoid hardtanh hardshrink softshrink tanhshrink
-    sigmoid logsigmoid tanh softplus softsign abs neg negative sign square sqrt rsqrt reciprocal exp exp2 expm1
-    log log2 log10 log1p erf erfc sin cos atan floor ceil round trunc frac isnan isinf isfinite logical_not
-    float double half bfloat16 int long bool cpu clone detach contiguous zeros_like ones_like positive zero
-    __neg__ __abs__ nan_to_num leaky_relu
-    """.split()
-} | {
+    sigmoid logsigmoid tanh softplus softsign abs neg negative sign square sqrt rsqrt reciprocal exp exp2
+    expm1 log log2 log10 log1p erf erfc sin cos atan floor ceil round trunc frac isnan isinf isfinite
+    logical_not float double half bfloat16 int long bool cpu clone detach contiguous zeros_like ones_like
+    positive zero nan_to_num __neg__ __abs__
+"""
+POINTWISE: dict[str, list[tuple[Any, ...]]] = {name: [()] for name in SIMPLE.split()} | {
     "leaky_relu": [(), (0.2,)],
     "hardtanh": [(-0.5, 0.25)],
     "softplus": [(2.0, 1.0)],
-    "gelu": [()],
     "threshold": [(0.1, -3.0)],
     "clamp": [(-0.5, 0.5), (None, 0.1), (0.2,)],
     "clamp_min": [(0.1,)],
     "clamp_max": [(0.1,)],
     "clip": [(-0.5, 0.5)],
-    "round": [()],
     "to": [(torch.float32,), ("cpu",), (torch.zeros(1, dtype=torch.int32),), (torch.float64, False, True)],
     "type": [(torch.float32,), ("torch.FloatTensor",)],
     "full_like": [(3.0,)],
@@ -157,14 +153,13 @@ RANDOM = {
     "dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "rrelu",
     "rand_like", "randn_like", "empty_like",
 }  # fmt: skip
-BINARY = set(
-    """
+OPERATIONS = """
     add sub subtract mul multiply div divide true_divide floor_divide pow maximum minimum rsub fmod remainder
     eq ne lt le gt ge
-    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__ __rdiv__
-    __lt__ __le__ __gt__ __ge__ __eq__ __ne__ greater less
-    """.split()
-)
+    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
+    __floordiv__ __rfloordiv__ __mod__ __rmod__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__
+"""
+BINARY = set(OPERATIONS.split())
 BINARY_IN_PLACE = {"add_", "sub_", "mul_", "div_", "true_divide_", "pow_", "__ipow__"}
 AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"}
 IN_PLACE_RANDOM = {"dropout_", "alpha_dropout_", "feature_alpha_dropout_", "rrelu_"}
@@ -199,11 +194,7 @@ def test_every_rule_has_a_case() -> None:
 
 def test_table_holds_functions_only() -> None:
     """Names looked up in the wrong place find dtypes, modules and methods of the module object itself."""
-    strange = [
-        f
-        for f in tensor_module._RULES
-        if not callable(f) or isinstance(getattr(f, "__self__", None), type(torch)) and "method-wrapper" in repr(f)
-    ]
+    strange = [f for f in tensor_module._RULES if not callable(f) or "module object" in repr(f)]
     assert strange == []
 
 
@@ -242,7 +233,7 @@ def test_pointwise_in_place(func: Function) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh threshold".split(),
+    [name for name in POINTWISE if "inplace" in getattr(getattr(F, name, None), "__annotations__", {})],
 )
 def test_inplace_argument_changes_the_map_itself(name: str) -> None:
     args = POINTWISE[name][-1]
@@ -257,9 +248,21 @@ def test_clamp_by_a_tensor_a_channel() -> None:
     """Bounds may be tensors; whatever the route, the values are right."""
     x = map_named("interleaved")
     bounds = torch.linspace(-1, 1, 6, dtype=torch.float64).view(6, 1, 1)
-    for call in (lambda t: torch.clamp(t, bounds), lambda t: t.clamp(max=bounds), lambda t: t.clamp_min(bounds)):
+    for call in (
+        lambda t: torch.clamp(t, bounds),
+        lambda t: t.clamp(max=bounds),
+        lambda t: t.clamp_min(bounds),
+    ):
         tensor_module._announced.update({"clamp", "clamp_min"})
         equal(dense_of(call(x)), call(dense_of(x)))
+
+
+def test_type_of_another_map() -> None:
+    x = map_named("odd")
+    tensor_module._announced.update({"to", "type_as"})
+    for other in (x.float(), torch.zeros(1)):
+        assert x.type_as(other).dtype == torch.float32
+        equal(dense_of(x.type_as(other)), dense_of(x).float())
 
 
 def test_casts_keep_both_halves_alike() -> None:
@@ -387,7 +390,7 @@ def test_binary(func: Function) -> None:
 
 @pytest.mark.parametrize("func", functions(BINARY))
 def test_binary_of_two_splits(func: Function) -> None:
-    """Channels that are low in only one of two maps are raised first; none low in both is left to the fallback."""
+    """Channels low in only one of two maps are raised first; with none low in both the maps are dense."""
     name, call = caller(func)
     for where in MAPS:
         x = map_named(where)
@@ -579,7 +582,8 @@ def test_gradient_of_batch_norm(where: str, training: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"affine": False}, {"track_running_stats": False}, {"affine": False, "track_running_stats": False}]
+    "options",
+    [{"affine": False}, {"track_running_stats": False}, {"affine": False, "track_running_stats": False}],
 )
 def test_batch_norm_without_its_parts(options: dict[str, bool]) -> None:
     x = make((1, 1, 2, 2), 4, 4)
@@ -653,7 +657,7 @@ def pool_each_half(f: Function, x: OctTensor, window: tuple[int, int, int]) -> O
 def test_pooling_by_window(kind: str, runs: tuple[int, ...], window: tuple[int, int, int]) -> None:
     tensor_module._announced.update({f"{kind}_pool1d", f"{kind}_pool2d"})
     kept = 0
-    sizes = [*product((1, 2, 3, 4, 5, 7, 8), repeat=2), (1,), (5,), (6,)]
+    sizes = [*product((1, 2, 3, 4, 5, 8), repeat=2), (1,), (5,), (6,)]
     for size in sizes:
         x = make(runs, *size)
         f = POOLS[kind][len(size) - 1]
@@ -741,17 +745,22 @@ def test_pooling_that_no_half_can_follow_falls_back() -> None:
 def test_nearest_resize_by_whole_factors_is_exact(where: str, factor: int) -> None:
     x = map_named(where)
     factors = [factor] * (x.dim() - 2)
-    for kwargs in ({"scale_factor": factor}, {"size": [n * f for n, f in zip(x.shape[2:], factors, strict=True)]}):
+    for kwargs in (
+        {"scale_factor": factor},
+        {"size": [n * f for n, f in zip(x.shape[2:], factors, strict=True)]},
+    ):
         y = F.interpolate(x, **kwargs)
         assert isinstance(y, OctTensor)
         equal(dense_of(y), F.interpolate(dense_of(x), **kwargs), f"{kwargs}")
 
 
-@pytest.mark.parametrize("size", range(1, 33))
-def test_nearest_resize_of_a_line(size: int) -> None:
-    x = make((1, 1), size)
-    for factor in (2, 3, 4, 8):
-        equal(dense_of(F.interpolate(x, scale_factor=factor)), F.interpolate(dense_of(x), scale_factor=factor))
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 8])
+def test_nearest_resize_of_a_line(factor: int) -> None:
+    for size in range(1, 33):
+        x = make((1, 1), size)
+        equal(
+            dense_of(F.interpolate(x, scale_factor=factor)), F.interpolate(dense_of(x), scale_factor=factor)
+        )
 
 
 @pytest.mark.parametrize(
@@ -781,13 +790,17 @@ def test_resize_of_each_half_at_its_own_resolution(kwargs: dict[str, Any], runs:
         equal(y.high, F.interpolate(x.high, **kwargs))
     if y.low.shape[1]:
         size = [(n + 1) // 2 for n in dense.shape[2:]]
-        rest = {k: v for k, v in kwargs.items() if k not in ("size", "scale_factor", "recompute_scale_factor")}
+        rest = {
+            k: v for k, v in kwargs.items() if k not in ("size", "scale_factor", "recompute_scale_factor")
+        }
         equal(y.low, F.interpolate(x.low, size=size, **rest))
 
 
 def test_resize_of_video_in_space() -> None:
     x = make((2, 1), 3, 4, 4)
-    equal(dense_of(F.interpolate(x, scale_factor=(1, 2, 2))), F.interpolate(dense_of(x), scale_factor=(1, 2, 2)))
+    equal(
+        dense_of(F.interpolate(x, scale_factor=(1, 2, 2))), F.interpolate(dense_of(x), scale_factor=(1, 2, 2))
+    )
     equal(dense_of(nn.Upsample(scale_factor=2)(x)), nn.Upsample(scale_factor=2)(dense_of(x)))
 
 
@@ -801,25 +814,24 @@ def test_even_padding_of_even_sizes_is_exact(runs: tuple[int, ...], pads: tuple[
 
 @pytest.mark.parametrize("mode", ["constant", "replicate", "reflect", "circular"])
 @pytest.mark.parametrize("runs", [(2, 1), (0, 2), (2, 0)])
-@pytest.mark.parametrize("size", [(4, 4), (5, 7), (4, 6), (8, 3)])
-@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (0, 1, 0, 1), (2, 2, 2, 2), (2, 1, 0, 2)])
-def test_padding_of_each_half(
-    mode: str, runs: tuple[int, ...], size: tuple[int, int], pads: tuple[int, ...]
-) -> None:
-    x = make(runs, *size)
-    dense = F.pad(dense_of(x), pads, mode=mode)
+def test_padding_of_each_half(mode: str, runs: tuple[int, ...]) -> None:
+    sizes = [(4, 4), (5, 7), (4, 6), (8, 3)]
+    all_pads = [(1, 1, 1, 1), (0, 1, 0, 1), (2, 2, 2, 2), (2, 1, 0, 2)]
     tensor_module._announced.add("pad")
-    y = F.pad(x, pads, mode=mode)
-    assert y.shape == dense.shape
-    if not isinstance(y, OctTensor):
-        equal(y, dense)
-        return
-    if runs[0]:
-        equal(y.high, F.pad(x.high, pads, mode=mode))
-    if runs[1]:
-        left, top = pads[0] // 2, pads[2] // 2
-        inside = y.low[:, :, top : top + x.low.shape[2], left : left + x.low.shape[3]]
-        equal(inside, x.low)
+    for size, pads in product(sizes, all_pads):
+        x = make(runs, *size)
+        dense = F.pad(dense_of(x), pads, mode=mode)
+        y = F.pad(x, pads, mode=mode)
+        assert y.shape == dense.shape
+        if not isinstance(y, OctTensor):
+            equal(y, dense)
+            continue
+        if runs[0]:
+            equal(y.high, F.pad(x.high, pads, mode=mode))
+        if runs[1]:
+            left, top = pads[0] // 2, pads[2] // 2
+            inside = y.low[:, :, top : top + x.low.shape[2], left : left + x.low.shape[3]]
+            equal(inside, x.low)
 
 
 @pytest.mark.parametrize("pads", [(-1, 0), (0, 0, -1, 1), (0, 0, 0, 0, 1, 1), (0, 0, 0, 0, 0, 0, 1, 0)])
@@ -950,7 +962,14 @@ def test_adaptive_max_pooling_with_indices() -> None:
 def test_concatenation_over_channels_is_exact(func: Function) -> None:
     maps = [make((2, 1), 5, 4, seed=1), make((0, 2), 5, 4, seed=2), make((1, 1, 1, 2), 5, 4, seed=3)]
     plain = torch.randn(2, 3, 5, 4, dtype=torch.float64)
-    for many in ([maps[0], maps[1]], maps, [plain, *maps], [maps[2], plain, maps[0]], [maps[0]], (maps[1], plain)):
+    for many in (
+        [maps[0], maps[1]],
+        maps,
+        [plain, *maps],
+        [maps[2], plain, maps[0]],
+        [maps[0]],
+        (maps[1], plain),
+    ):
         for dim in (1, -3):
             y = func(many, dim)
             assert isinstance(y, OctTensor)
@@ -1015,7 +1034,7 @@ def test_slice_of_the_batch(where: str) -> None:
 
 @pytest.mark.parametrize("where", MAPS)
 def test_flatten_is_dense(where: str) -> None:
-    x = OctTensor(*(h for h in (map_named(where).high, map_named(where).low)), octave_dims=map_named(where).octave_dims)
+    x = map_named(where)
     equal(torch.flatten(x, 1), torch.flatten(dense_of(x), 1))
     equal(x.flatten(2), dense_of(x).flatten(2))
     equal(nn.Flatten()(x), nn.Flatten()(dense_of(x)))

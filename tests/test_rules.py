@@ -146,6 +146,7 @@ POINTWISE: dict[str, list[tuple[Any, ...]]] = {name: [()] for name in SIMPLE.spl
     "clip": [(-0.5, 0.5)],
     "to": [(torch.float32,), ("cpu",), (torch.zeros(1, dtype=torch.int32),), (torch.float64, False, True)],
     "type": [(torch.float32,), ("torch.FloatTensor",)],
+    "type_as": [(torch.zeros(1, dtype=torch.int32),)],
     "full_like": [(3.0,)],
     "fill": [(3.0,)],
 }
@@ -178,7 +179,14 @@ QUESTIONS = {
     "new_full": ((2, 3), 4.0), "new_tensor": ([1.0, 2.0],),
 }  # fmt: skip
 
+# Functions of true and false, tested on masks further down.
+OF_ONE_MASK = {"bitwise_not", "__invert__"}
+OF_TWO_MASKS = {
+    *(f"{kind}_{word}" for kind in ("logical", "bitwise") for word in ("and", "or", "xor")),
+    "__and__", "__or__", "__xor__",
+}  # fmt: skip
 NO_CASE_NEEDED = RANDOM | IN_PLACE_RANDOM | NEEDS_HARDWARE | FLAGS | SPATIAL | set(QUESTIONS)
+NO_CASE_NEEDED |= OF_ONE_MASK | OF_TWO_MASKS | {"bitwise_not_"}
 
 
 def has_case(name: str) -> bool:
@@ -491,6 +499,17 @@ def test_gradient_of_a_gate() -> None:
     gate = torch.rand(2, 6, 1, 1, dtype=torch.float64, requires_grad=True)
     wanted = torch.autograd.grad((dense_of(x) * gate).sum(), gate)[0]
     equal(torch.autograd.grad(dense_of(x * gate).sum(), gate)[0], wanted)
+
+
+@pytest.mark.parametrize("func", functions(OF_ONE_MASK | OF_TWO_MASKS))
+def test_masks(func: Function) -> None:
+    x = map_named("odd")
+    masks = [x > 0, x < 0.5]
+    name, call = caller(func)
+    operands = masks[: 1 if name in OF_ONE_MASK else 2]
+    result = call(*operands)
+    assert isinstance(result, OctTensor)
+    equal(dense_of(result), call(*map(dense_of, operands)))
 
 
 # ---- normalisation ----------------------------------------------------------------------------------------

@@ -53,6 +53,11 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
         return x
     if x.shape[1] == 0:
         return x.new_empty((x.shape[0], 0, *size))
+    if not x.is_floating_point():  # masks and counts, which torch does not interpolate
+        for axis in range(2, x.dim()):
+            if x.shape[axis] != size[axis - 2]:
+                x = x.repeat_interleave(2, axis).narrow(axis, 0, size[axis - 2])
+        return x
     # Nearest interpolation from ⌈n/2⌉ to n reads pixel i // 2 for every i: repetition and crop in one step.
     return F.interpolate(x, size=tuple(size), mode="nearest")
 

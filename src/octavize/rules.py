@@ -7,13 +7,15 @@ the docstring defines the result, always as *the function on each half at its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import InputError
+from .resample import pad_any
 from .split import common_runs, join_runs, low_size, uncut
 from .tensor import OctTensor, apply_rule, oct_rule
 
@@ -22,8 +24,12 @@ Function = Callable[..., Any]
 
 def named(names: str) -> tuple[Function, ...]:
     """Every torch function that goes by these names: in torch, torch.Tensor and torch.nn.functional."""
-    homes = (torch, torch.Tensor, F)
-    return tuple(getattr(home, name) for name in names.split() for home in homes if hasattr(home, name))
+    found = []
+    for name in names.split():
+        # `torch.__eq__` would compare modules.
+        homes = (torch.Tensor,) if name.startswith("__") else (torch, torch.Tensor, F)
+        found += [getattr(home, name, None) for home in homes]
+    return tuple(func for func in found if callable(func))  # `torch.float` is no function
 
 
 def named_in_place(names: str) -> tuple[Function, ...]:
@@ -40,18 +46,23 @@ POINTWISE = """
     feature_alpha_dropout dropout1d dropout2d dropout3d
     abs neg negative sign square sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p erf erfc sin cos
     atan floor ceil round trunc frac clamp clamp_min clamp_max clip nan_to_num isnan isinf isfinite
-    logical_not
-    to type float double half bfloat16 int long bool cpu cuda clone detach contiguous requires_grad
+    logical_not bitwise_not
+    float double half bfloat16 int long bool cpu cuda clone detach contiguous requires_grad
     zeros_like ones_like rand_like randn_like full_like empty_like zero fill positive
 """
 
 
-@oct_rule(*named(POINTWISE), torch.Tensor.__neg__, torch.Tensor.__abs__)
+@oct_rule(*named(POINTWISE), *named("__neg__ __abs__ __invert__"))
 def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
-    """Functions of one value at a time (also dropout, casts and copies): on each half. Exact."""
-    if not isinstance(x, OctTensor):
+    """Functions of one value at a time (also dropout, casts and copies): on each half. Exact.
+
+    A bound or threshold a channel, as in `clamp(x, min=(C, 1, 1))`, is cut at the split.
+    """
+    halves = _arguments_of_halves(x, args, kwargs)
+    if halves is None:
         return NotImplemented
-    y = x.like(func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))
+    (args_high, kwargs_high), (args_low, kwargs_low) = halves
+    y = x.like(func(x.high, *args_high, **kwargs_high), func(x.low, *args_low, **kwargs_low))
     if kwargs.get("inplace") or any(arg is True for arg in args):  # `relu(x, inplace=True)` changes x too
         x.forget_pooled()
     return y
@@ -60,20 +71,51 @@ def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
 @oct_rule(*named_in_place(POINTWISE))
 def pointwise_in_place(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     """The same, changing the halves themselves, and with them every holder of this OctTensor."""
-    if not isinstance(x, OctTensor):
-        return NotImplemented
-    func(x.high, *args, **kwargs)
-    func(x.low, *args, **kwargs)
+    halves = _arguments_of_halves(x, args, kwargs)
+    if halves is None:
+        raise _cannot_change()
+    (args_high, kwargs_high), (args_low, kwargs_low) = halves
+    func(x.high, *args_high, **kwargs_high)
+    func(x.low, *args_low, **kwargs_low)
     return x.forget_pooled()
+
+
+def _arguments_of_halves(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What further arguments are for the high and for the low half; None if they need the dense map."""
+    if not isinstance(x, OctTensor):
+        return None
+    by_place = [_operand_halves(arg, x) for arg in args]
+    by_name = {name: _operand_halves(arg, x) for name, arg in kwargs.items()}
+    if any(pair is None for pair in [*by_place, *by_name.values()]):
+        return None
+    return [([pair[i] for pair in by_place], {k: pair[i] for k, pair in by_name.items()}) for i in (0, 1)]
+
+
+def _cannot_change() -> InputError:
+    return InputError(
+        "an OctTensor cannot be changed in place by a map of another split: use the function that returns a "
+        "new map (add instead of add_) and keep its result"
+    )
+
+
+@oct_rule(*named("to type type_as"))
+def cast(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Casts and moves of both halves, also to the dtype and device of another map. Exact."""
+    args = tuple(arg.high if isinstance(arg, OctTensor) else arg for arg in args)
+    if not isinstance(x, OctTensor):
+        return func(x, *args, **kwargs)
+    if not args and not kwargs:  # `x.type()` asks for the name
+        return func(x.high)
+    return x.like(func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))
 
 
 # ---- two operands ---------------------------------------------------------------------------------------
 
 BINARY = """
     add sub subtract mul multiply div divide true_divide floor_divide pow maximum minimum rsub fmod remainder
-    eq ne lt le gt ge
-    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
-    __lt__ __le__ __gt__ __ge__ __eq__ __ne__
+    eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor
+    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __floordiv__ __rfloordiv__
+    __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__
 """
 
 
@@ -97,15 +139,19 @@ def binary(func: Function, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
     of_a, of_b = _operand_halves(a, x), _operand_halves(b, x)
     if of_a is None or of_b is None:
         return NotImplemented
-    return x.like(func(of_a[0], of_b[0], *args, **kwargs), func(of_a[1], of_b[1], *args, **kwargs))
+    high, low = (func(of_a[i], of_b[i], *args, **kwargs) for i in (0, 1))
+    strict = x.strict or (isinstance(b, OctTensor) and b.strict)
+    return OctTensor(high, low, octave_dims=x.octave_dims, strict=strict, runs=x.runs)
 
 
 @oct_rule(*named_in_place("add sub mul div true_divide pow"))
 def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
     """The same, changing the halves of `x` themselves; the other operand must have its split."""
-    halves = _operand_halves(other, x) if isinstance(x, OctTensor) else None
-    if halves is None:
+    if not isinstance(x, OctTensor):
         return NotImplemented
+    halves = _operand_halves(other, x)
+    if halves is None:
+        raise _cannot_change()
     func(x.high, halves[0], *args, **kwargs)
     func(x.low, halves[1], *args, **kwargs)
     return x.forget_pooled()
@@ -114,8 +160,9 @@ def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: An
 @oct_rule(*named("__iadd__ __isub__ __imul__ __itruediv__"))
 def augmented_assignment(func: Function, x: Any, other: Any) -> Any:
     """`x += y`: in place where the splits agree, otherwise as `x = x + y`, which Python allows."""
-    y = binary_in_place(func, x, other)
-    return apply_rule(_OUT_OF_PLACE[func], (x, other), {}) if y is NotImplemented else y
+    if isinstance(x, OctTensor) and _operand_halves(other, x) is None:
+        return apply_rule(_OUT_OF_PLACE[func], (x, other), {})
+    return binary_in_place(func, x, other)
 
 
 _OUT_OF_PLACE = {
@@ -232,44 +279,67 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
     Where the window would leave the low half a pixel short of ⌈size / 2⌉, its last, partial cell is kept
     (ceil mode). A window that leaves it shorter still falls back to the dense map.
     """
-    names = ("stride", "padding", "dilation") if func in MAX_POOL else ("stride", "padding")
-    kwargs = {**dict(zip((*names, "ceil_mode"), args, strict=False)), **kwargs}
+    settings = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    if func in MAX_POOL:
+        settings = ("stride", "padding", "dilation", "ceil_mode", "return_indices")
+    kwargs = {**dict(zip(settings, args, strict=False)), **kwargs}
     if kwargs.get("return_indices"):
         return NotImplemented
-    high = func(x.high, kernel_size, **kwargs)
-    wanted = low_size(high.shape[2:], x.octave_dims)
-    window = _windows(x, kernel_size)
-    stride = _windows(x, kwargs.get("stride") or window)
-    padding, dilation = _windows(x, kwargs.get("padding", 0)), _windows(x, kwargs.get("dilation", 1))
-    for n, k, s, p, d, least in zip(x.low.shape[2:], window, stride, padding, dilation, wanted, strict=True):
-        cells = -(-(n + 2 * p - d * (k - 1) - 1) // s) + 1
-        if cells - ((cells - 1) * s >= n + p) < least:  # torch drops a last cell that starts in the padding
-            return NotImplemented
-    low = func(x.low, kernel_size, **{**kwargs, "ceil_mode": True})
+    size = _pooled_size(x, x.high.shape[2:], kernel_size, kwargs, bool(kwargs.get("ceil_mode")))
+    wanted = low_size(size, x.octave_dims)
+    reached = _pooled_size(x, x.low.shape[2:], kernel_size, kwargs, True)
+    if any(have < want for have, want in zip(reached, wanted, strict=True)):
+        return NotImplemented
+    high = _on_half(x.high, size, lambda half: func(half, kernel_size, **kwargs))
+    low = _on_half(x.low, reached, lambda half: func(half, kernel_size, **{**kwargs, "ceil_mode": True}))
     return x.like(high, low[(..., *(slice(n) for n in wanted))])
+
+
+def _pooled_size(
+    x: OctTensor, size: Sequence[int], kernel_size: Any, settings: Mapping[str, Any], ceil_mode: bool
+) -> list[int]:
+    """torch's size of a map of `size` after pooling by a window."""
+    window = _windows(x, kernel_size)
+    stride = _windows(x, settings.get("stride") or window)
+    padding, dilation = _windows(x, settings.get("padding", 0)), _windows(x, settings.get("dilation", 1))
+    pooled = []
+    for n, k, s, p, d in zip(size, window, stride, padding, dilation, strict=True):
+        room = n + 2 * p - d * (k - 1) - 1
+        cells = (-(-room // s) if ceil_mode else room // s) + 1
+        # torch drops a last cell that would start in the padding.
+        pooled.append(cells - 1 if ceil_mode and (cells - 1) * s >= n + p else cells)
+    return pooled
+
+
+def _on_half(half: Tensor, size: Sequence[int], func: Callable[[Tensor], Tensor]) -> Tensor:
+    """`func` of a half, to `size`; many of torch's functions refuse a map without channels."""
+    return half.new_empty((half.shape[0], 0, *size)) if half.shape[1] == 0 else func(half)
 
 
 @oct_rule(F.interpolate)
 def interpolate(
-    func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, **kwargs: Any
+    func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
 ) -> OctTensor:
     """Resizing: the high half as asked, the low half to the matching ⌈size / 2⌉ in the same mode.
 
     Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
     """
+    kwargs = {**dict(zip(("mode", "align_corners"), args, strict=False)), **kwargs}
+    if size is None:  # torch scales each axis to int(n · factor)
+        reached = [int(n * f) for n, f in zip(x.shape[2:], _windows(x, scale_factor), strict=True)]
+    else:
+        reached = list(_windows(x, size))
+    high = _on_half(x.high, reached, lambda half: func(half, size, scale_factor, **kwargs))
     kwargs.pop("recompute_scale_factor", None)
-    if size is None:
-        factors = _windows(x, scale_factor)
-        size = [int(n * factor) for n, factor in zip(x.shape[2:], factors, strict=True)]
-    size = _windows(x, size)
-    low = low_size(size, x.octave_dims)
-    return x.like(_resize(func, x.high, size, kwargs), _resize(func, x.low, low, kwargs))
+    wanted = low_size(reached, x.octave_dims)
 
+    def resized_low(low: Tensor) -> Tensor:
+        if kwargs.get("mode", "nearest") != "nearest" or not isinstance(scale_factor, int):
+            return func(low, size=wanted, **kwargs)
+        # By the factor itself, then cropped: of an odd map the low half is a little more than half.
+        return func(low, scale_factor=scale_factor, **kwargs)[(..., *(slice(n) for n in wanted))]
 
-def _resize(func: Function, half: Tensor, size: Sequence[int], kwargs: dict[str, Any]) -> Tensor:
-    if half.shape[1] == 0:
-        return half.new_empty((half.shape[0], 0, *size))
-    return func(half, size=tuple(size), **kwargs)
+    return x.like(high, _on_half(x.low, wanted, resized_low))
 
 
 @oct_rule(F.pad)
@@ -282,15 +352,22 @@ def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant"
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
     if len(pairs) > x.dim() - 2 or min(pad, default=0) < 0:
         return NotImplemented
-    high = func(x.high, pad, mode, value)
-    wanted = low_size(high.shape[2:], x.octave_dims)
+    size = list(x.shape[2:])
+    for axis, pair in enumerate(pairs, start=1):  # padding is listed from the last axis on
+        size[-axis] += sum(pair)
+    wanted = low_size(size, x.octave_dims)
     low_pad: list[int] = []
-    for axis, (left, _) in enumerate(pairs, start=1):  # padding is listed from the last axis on
+    for axis, (left, _) in enumerate(pairs, start=1):
         front = left // 2 if axis <= x.octave_dims else left
         low_pad += [front, wanted[-axis] - x.low.shape[-axis] - front]
     if min(low_pad) < 0:
         return NotImplemented
-    return x.like(high, func(x.low, low_pad, mode, value))
+
+    def padded(half: Tensor, pads: Sequence[int]) -> Tensor:
+        return func(half, pads, mode, value) if mode == "constant" else pad_any(half, pads, mode)
+
+    high = _on_half(x.high, size, lambda half: padded(half, pad))
+    return x.like(high, _on_half(x.low, wanted, lambda half: padded(half, low_pad)))
 
 
 # ---- reduction over space -------------------------------------------------------------------------------
@@ -318,8 +395,8 @@ def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = 
 
 
 @oct_rule(
-    *named("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"),
-    *named("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
 )
 def adaptive_pool(func: Function, x: OctTensor, output_size: Any, return_indices: bool = False) -> Any:
     """Adaptive pooling: of each half at its own resolution, to `output_size` and to its ⌈size / 2⌉.
@@ -333,7 +410,7 @@ def adaptive_pool(func: Function, x: OctTensor, output_size: Any, return_indices
     size = tuple(n if w is None else w for w, n in zip(wanted, x.shape[2:], strict=True))
 
     def pool(half: Tensor, size: tuple[int, ...]) -> Tensor:
-        return half.new_empty((half.shape[0], 0, *size)) if half.shape[1] == 0 else func(half, size)
+        return _on_half(half, size, lambda half: func(half, size))
 
     if all(n == 1 for n in size[-x.octave_dims :]):
         return _reduce(x, lambda half: pool(half, size))
@@ -393,9 +470,15 @@ def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @oct_rule(
-    *named("is_contiguous is_floating_point is_complex element_size get_device is_pinned"),
+    *named("is_floating_point is_complex element_size get_device is_pinned"),
     *named("new_empty new_zeros new_ones new_full new_tensor"),
 )
 def ask_high(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     """Questions both halves answer alike, and new plain tensors of the same dtype and device."""
     return func(x.high, *args, **kwargs)
+
+
+@oct_rule(*named("is_contiguous"))
+def is_contiguous(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> bool:
+    """Whether both halves are."""
+    return func(x.high, *args, **kwargs) and func(x.low, *args, **kwargs)

@@ -8,7 +8,7 @@ halves. A function without a rule gets the dense map, which is exact but slow, a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,9 @@ class OctTensor:
         strict: bool = False,
         runs: Runs | None = None,
     ) -> None:
+        for name, half in (("high", high), ("low", low)):
+            if not isinstance(half, Tensor):
+                raise TypeError(f"{name} is a {type(half).__name__}: give a torch.Tensor (N, C, …)")
         if high.dtype != low.dtype and 0 in (high.shape[1], low.shape[1]):
             # A half without channels has no values to convert (autocast leaves it alone): follow the other.
             high, low = (high, low.to(high)) if low.shape[1] == 0 else (high.to(low), low)
@@ -76,7 +79,7 @@ class OctTensor:
         self.runs = (high.shape[1], low.shape[1]) if runs is None else runs
         self.octave_dims = default_octave_dims(high.dim() - 2) if octave_dims is None else octave_dims
         self.strict = strict
-        self._pooled: tuple[bool, Tensor] | None = None
+        self._pooled: tuple[tuple[bool, int], Tensor] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -85,6 +88,11 @@ class OctTensor:
             raise InputError(
                 f"high has shape {tuple(high.shape)} and low {tuple(low.shape)}: "
                 "both halves need the same 3 to 5 dimensions (N, C, …)"
+            )
+        if not 1 <= self.octave_dims <= high.dim() - 2:
+            raise InputError(
+                f"octave_dims={self.octave_dims}: a map of {high.dim() - 2} spatial axes has 1 to "
+                f"{high.dim() - 2} to halve"
             )
         if high.shape[0] != low.shape[0] or not fits(low.shape[2:], high.shape[2:], self.octave_dims):
             wanted = (high.shape[0], low.shape[1], *low_size(high.shape[2:], self.octave_dims))
@@ -95,9 +103,11 @@ class OctTensor:
             raise InputError(
                 f"high is {high.dtype} on {high.device} and low {low.dtype} on {low.device}: move both to one"
             )
-        if (sum(self.runs[::2]), sum(self.runs[1::2])) != (high.shape[1], low.shape[1]):
+        counts = (sum(self.runs[::2]), sum(self.runs[1::2]))
+        if counts != (high.shape[1], low.shape[1]) or len(self.runs) % 2 or min(self.runs) < 0:
             raise InputError(
-                f"runs={self.runs} do not add up to {high.shape[1]} high and {low.shape[1]} low channels"
+                f"runs={self.runs} are not pairs of counts that add up to {high.shape[1]} high and "
+                f"{low.shape[1]} low channels"
             )
 
     # ---- the way in and the way out -----------------------------------------------------------------
@@ -145,13 +155,14 @@ class OctTensor:
 
     def pooled_high(self) -> Tensor:
         """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
-        grad = torch.is_grad_enabled()  # what was pooled without gradients cannot serve where they are wanted
-        if self._pooled is None or self._pooled[0] != grad:
-            self._pooled = (grad, halve(self.high, self.octave_dims))
+        state = (torch.is_grad_enabled(), _version(self.high))
+        if self._pooled is None or self._pooled[0] != state:
+            # Not pooled yet, or without the gradients that are wanted now, or before the half was changed.
+            self._pooled = (state, halve(self.high, self.octave_dims))
         return self._pooled[1]
 
     def forget_pooled(self) -> OctTensor:
-        """Drop the shared P(high), after the halves were changed in place."""
+        """Drop the shared P(high), after a change in place."""
         self._pooled = None
         return self
 
@@ -216,6 +227,14 @@ class OctTensor:
     def __len__(self) -> int:
         return self.high.shape[0]
 
+    def __bool__(self) -> bool:
+        raise RuntimeError(
+            "the truth of an OctTensor is ambiguous: reduce it first, as in x.to_dense().any()"
+        )
+
+    # NumPy scalars must not take an OctTensor apart in `scalar * x`.
+    __array_ufunc__ = None
+
     def __repr__(self) -> str:
         order = "" if len(self.runs) == 2 else f", runs={self.runs}"
         return (
@@ -232,12 +251,23 @@ class OctTensor:
     def __getattr__(self, name: str) -> Any:
         # Only names not found above arrive here: the methods of torch.Tensor, `x.relu()`, `x.mean((2, 3))`.
         if not name.startswith("_"):
+            if name in _SHARED_PROPERTIES:
+                return getattr(self.high, name)
             method = getattr(torch.Tensor, name, None)
             if callable(method):
                 return partial(_call, method, self)
-            if method is not None:
-                return getattr(self.high, name)  # a property such as `is_cuda`: the halves agree
         raise AttributeError(f"'OctTensor' has no attribute {name!r}")
+
+
+# Properties in which the halves agree.
+_SHARED_PROPERTIES = frozenset(
+    {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
+)
+
+
+def _version(tensor: Tensor) -> int:
+    """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling)."""
+    return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def _call(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -248,6 +278,8 @@ def _operator(name: str) -> Callable[..., Any]:
     func = getattr(torch.Tensor, name)
 
     def operate(self: OctTensor, *args: Any) -> Any:
+        if name != "__getitem__" and not all(isinstance(arg, _OPERANDS) for arg in args):
+            return NotImplemented  # let Python ask the other operand, or compare by identity
         return apply_rule(func, (self, *args), {})
 
     operate.__name__ = name
@@ -255,9 +287,11 @@ def _operator(name: str) -> Callable[..., Any]:
 
 
 # Python looks operators up on the class, so `__getattr__` cannot serve them.
+_OPERANDS = (OctTensor, Tensor, int, float, complex)
 _OPERATORS = """
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
-    __itruediv__ __pow__ __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__
+    __itruediv__ __floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__
+    __neg__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__
 """
 for _name in _OPERATORS.split():
     setattr(OctTensor, _name, _operator(_name))
@@ -291,6 +325,9 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
 
 def apply_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call `func` on OctTensors: by its rule, or on the dense maps if it has none."""
+    for name in ("input", "tensors", "other"):  # rules take these by position, as most callers give them
+        if name in kwargs:
+            args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
     rule = _RULES.get(func)
     if rule is not None:
         result = rule(func, *args, **kwargs)
@@ -300,15 +337,9 @@ def apply_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not torch.compiler.is_compiling():
-        _announce_fallback(func, args, kwargs)
-    return func(*(_densify(a) for a in args), **{k: _densify(v) for k, v in kwargs.items()})
-
-
-def _announce_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Warn, once a process and function, that the dense map is used; refuse where it must not be."""
-    name = getattr(func, "__name__", str(func))
-    if any(x.strict for x in [*args, *kwargs.values()] if isinstance(x, OctTensor)):
+    # The name of a function is out of reach while torch.compile traces it.
+    name = "a function" if torch.compiler.is_compiling() else getattr(func, "__name__", str(func))
+    if any(x.strict for x in _oct_tensors([*args, *kwargs.values()])):
         raise InputError(
             f"{name} has no octave rule and strict=True: register one with @octavize.oct_rule, "
             "leave the layer before it at alpha=0, or drop strict"
@@ -317,6 +348,13 @@ def _announce_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         raise InputError(
             f"{name} cannot change this OctTensor in place: use {name.rstrip('_')} and keep its result"
         )
+    if not torch.compiler.is_compiling():
+        _announce_fallback(name)
+    return func(*(_densify(a) for a in args), **{k: _densify(v) for k, v in kwargs.items()})
+
+
+def _announce_fallback(name: str) -> None:
+    """Warn, once a process and function, that the dense map is used."""
     if name in _announced:
         return
     _announced.add(name)
@@ -328,11 +366,23 @@ def _announce_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     )
 
 
+def _oct_tensors(values: Iterable[Any]) -> list[OctTensor]:
+    """The OctTensors among arguments and in lists and tuples of them."""
+    found: list[OctTensor] = []
+    for value in values:
+        if isinstance(value, OctTensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _oct_tensors(value)
+    return found
+
+
 def _densify(value: Any) -> Any:
     if isinstance(value, OctTensor):
         return value.to_dense()
     if isinstance(value, (list, tuple)):
-        return type(value)(_densify(v) for v in value)
+        dense = [_densify(v) for v in value]
+        return dense if isinstance(value, list) else tuple(dense)
     return value
 
 

@@ -39,8 +39,7 @@ WORDS = {
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, median of {rounds} "
-            "interleaved rounds, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs are "
-            "the paper's, to the unit."
+            "interleaved rounds, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs agree with the paper's G figures.
         ),
         "seed": "one seed ({seeds})",
         "seeds": "mean ± standard deviation over seeds {seeds}",
@@ -64,7 +63,7 @@ WORDS = {
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`，批大小 {batch}，{rounds} 轮交错运行的中位数，"
-            "torch {torch} eager，channels-last，{threads} 线程，{processor}。乘加次数与论文逐一相符。"
+            "torch {torch} eager，channels-last，{threads} 线程，{processor}。乘加次数与论文的数字相符。"
         ),
         "seed": "一个随机种子（{seeds}）",
         "seeds": "随机种子 {seeds} 的均值 ± 标准差",

@@ -39,7 +39,7 @@ WORDS = {
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, median of {rounds} "
-            "interleaved rounds, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs agree with the paper's G figures.
+            "interleaved rounds, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs agree with the paper's."
         ),
         "seed": "one seed ({seeds})",
         "seeds": "mean ± standard deviation over seeds {seeds}",

@@ -167,9 +167,7 @@ def _decide(model: nn.Module, alpha: Alpha, before: Trace) -> list[Decision]:
 
 def _obstacle(module: nn.Module, alpha: float, layer: Layer | None) -> str | None:
     """Why a convolution stays vanilla, or None."""
-    if isinstance(module, OctConv):
-        return "octave already"
-    if type(module) not in OCTAVE_CLASS:
+    if type(module) not in (*OCTAVE_CLASS, *OCTAVE_CLASS.values()):
         return f"{type(module).__name__} is a layer of its own kind"
     if layer is None:
         return "not reached by the trace: give an example= that reaches it"
@@ -205,7 +203,7 @@ def _apply(model: nn.Module, decisions: Sequence[Decision], strict: bool) -> Non
     for decision in decisions:
         if decision.alpha is not None:
             layer = model.get_submodule(decision.name)
-            layer.__class__ = OCTAVE_CLASS[type(layer)]
+            layer.__class__ = OCTAVE_CLASS.get(type(layer), type(layer))  # an octave layer gets a new α
             assert isinstance(layer, OctConv)
             layer.become_octave(decision.alpha, strict=strict)
 

@@ -67,6 +67,8 @@ def create_model(
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
     require_extra("timm", "models")
     recipe = _REGISTRY[base]
+    _check_whole("num_classes", num_classes, 0)  # 0 is timm's way to ask for features
+    _check_whole("in_chans", builder_arguments.get("in_chans", 3), 1)
     try:
         model = recipe.build(num_classes=num_classes, **builder_arguments)
     except TypeError as error:
@@ -74,6 +76,11 @@ def create_model(
     if name != base:
         recipe.small_stem(model)
     return octavize(model, recipe.policy(alpha), strict=strict, inplace=True)
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r}: give a whole number of at least {least}")
 
 
 # ---- ResNets (paper §3.3): octave from the first block on; the last stage is vanilla and merges ---------
@@ -117,14 +124,18 @@ _REGISTRY["oct_wide_resnet50_2"] = _resnet("wide_resnet50_2", _bottleneck_policy
 
 def _mobilenet(generation: int, policy: Policy) -> Recipe:
     def build(width: float = 1.0, **arguments: Any) -> nn.Module:
+        import timm
         from timm.models import efficientnet
 
+        if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 8:
+            raise InputError(f"width={width!r}: give a multiple of the channels, such as 0.75")
+        named = f"mobilenetv{generation}_{round(width * 100):03d}"
+        if timm.is_model(named) and width * 100 == round(width * 100):
+            return timm.create_model(named, **arguments)
+        if arguments.get("pretrained"):
+            raise InputError(f"pretrained=True: timm has no weights for width={width}; leave one of them out")
         # timm names only some widths; its generators make any.
         generate = getattr(efficientnet, f"_gen_mobilenet_v{generation}")
-        if width in (1, 1.4) or arguments.get("pretrained"):
-            import timm
-
-            return timm.create_model(f"mobilenetv{generation}_{width * 100:03.0f}", **arguments)
         return generate(f"mobilenetv{generation}_100", channel_multiplier=width, **arguments)
 
     def small_stem(model: Any) -> None:

@@ -84,8 +84,8 @@ def _arguments_of_halves(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
     """What further arguments are for the high and for the low half; None if they need the dense map."""
     if not isinstance(x, OctTensor):
         return None
-    by_place = [_operand_halves(arg, x) for arg in args]
-    by_name = {name: _operand_halves(arg, x) for name, arg in kwargs.items()}
+    by_place: list[Any] = [_operand_halves(arg, x) for arg in args]
+    by_name: dict[str, Any] = {name: _operand_halves(arg, x) for name, arg in kwargs.items()}
     if any(pair is None for pair in [*by_place, *by_name.values()]):
         return None
     return [([pair[i] for pair in by_place], {k: pair[i] for k, pair in by_name.items()}) for i in (0, 1)]

@@ -8,7 +8,8 @@ halves. A function without a rule gets the dense map, which is exact but slow, a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -79,7 +80,7 @@ class OctTensor:
         self.runs = (high.shape[1], low.shape[1]) if runs is None else runs
         self.octave_dims = default_octave_dims(high.dim() - 2) if octave_dims is None else octave_dims
         self.strict = strict
-        self._pooled: tuple[tuple[bool, int], Tensor] | None = None
+        self._pooled: tuple[tuple[bool, int, Any], Tensor] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -155,9 +156,10 @@ class OctTensor:
 
     def pooled_high(self) -> Tensor:
         """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
-        state = (torch.is_grad_enabled(), _version(self.high))
+        # Pooled without gradients, before a change in place or outside of an activation checkpoint, it cannot
+        # serve with, after or inside.
+        state = (torch.is_grad_enabled(), _version(self.high), _who_saves())
         if self._pooled is None or self._pooled[0] != state:
-            # Not pooled yet, or without the gradients that are wanted now, or before the half was changed.
             self._pooled = (state, halve(self.high, self.octave_dims))
         return self._pooled[1]
 
@@ -235,6 +237,9 @@ class OctTensor:
     # NumPy scalars must not take an OctTensor apart in `scalar * x`.
     __array_ufunc__ = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pooled": None}
+
     def __repr__(self) -> str:
         order = "" if len(self.runs) == 2 else f", runs={self.runs}"
         return (
@@ -268,6 +273,14 @@ _SHARED_PROPERTIES = frozenset(
 def _version(tensor: Tensor) -> int:
     """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling)."""
     return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+
+
+def _who_saves() -> Any:
+    """The hooks that keep tensors for backward just now: each activation checkpoint has its own."""
+    if torch.compiler.is_compiling():
+        return None
+    internals: Any = torch._C  # torch shows its hooks nowhere else
+    return internals._autograd._top_saved_tensors_default_hooks(True)
 
 
 def _call(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -351,6 +364,19 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if not torch.compiler.is_compiling():
         _announce_fallback(name)
     return func(*(_densify(a) for a in args), **{k: _densify(v) for k, v in kwargs.items()})
+
+
+@contextmanager
+def unannounced() -> Iterator[None]:
+    """Fallbacks in here are neither announced nor counted as announced."""
+    before = set(_announced)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DenseFallbackWarning)
+        try:
+            yield
+        finally:
+            _announced.clear()
+            _announced.update(before)
 
 
 def _announce_fallback(name: str) -> None:

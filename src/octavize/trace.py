@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError
-from .tensor import OctTensor
+from .tensor import OctTensor, unannounced
 
 Shape = tuple[int, ...]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -65,8 +65,18 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     Raises:
         InputError: the network has no convolution to read the shape off.
     """
+    if isinstance(example, Tensor):
+        return tuple(example.shape)
     if example is not None:
-        return tuple(example.shape if isinstance(example, Tensor) else example)
+        if isinstance(example, str) or not isinstance(example, Sequence):
+            raise InputError(
+                f"example={example!r} is neither an input nor its shape, such as (1, 3, 224, 224)"
+            )
+        if not all(isinstance(n, int) and n > 0 for n in example):
+            raise InputError(
+                f"example={tuple(example)} is no shape: give whole numbers above 0, as (1, 3, 96, 96)"
+            )
+        return tuple(example)
     first = next((m for m in model.modules() if isinstance(m, CONVOLUTIONS)), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
@@ -78,14 +88,22 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
 
 
 def to_meta(model: nn.Module) -> nn.Module:
-    """A copy of the network without values, in evaluation mode."""
+    """A copy of the network without values and without its users' hooks, in evaluation mode."""
     # `deepcopy` would copy the values first: hand it meta tensors instead.
     memo: dict[int, Any] = {}
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad)
     for b in model.buffers():
         memo[id(b)] = b.detach().to("meta")
-    return copy.deepcopy(model, memo).eval()
+    for module in model.modules():  # constants that are no buffers
+        memo |= {id(v): v.detach().to("meta") for v in vars(module).values() if isinstance(v, Tensor)}
+    meta = copy.deepcopy(model, memo).eval()
+    for module in meta.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if not hasattr(hook, "compute_weight"):  # weight norm is part of the network
+                    del hooks[key]
+    return meta
 
 
 def trace(model: nn.Module, shape: Shape) -> Trace:
@@ -104,31 +122,34 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
     counter = FlopCounterMode(display=False)
     started: list[int] = []
 
-    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         started.append(counter.get_total_flops())
 
-    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        value = args[0] if args else kwargs["input"]
         macs = (counter.get_total_flops() - started.pop()) // 2
         name = names[module]
-        if name in found:
-            macs += found[name].macs
         first = found.get(name)
+        if first is not None:
+            reads_input = first.reads_input or value is x
+            found[name] = replace(first, reads_input=reads_input, macs=first.macs + macs)
+            return
         found[name] = Layer(
             name=name,
             kind=type(module).__name__,
-            reads_input=args[0] is x or not any(layer.kind != "Linear" for layer in found.values()),
-            input=first.input if first else shapes(args[0]),
-            output=first.output if first else shapes(output),
+            reads_input=value is x or not any(layer.kind != "Linear" for layer in found.values()),
+            input=shapes(value),
+            output=shapes(output),
             params=sum(p.numel() for p in module.parameters(recurse=False)),
             macs=macs,
         )
 
     for module in names:
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            module.register_forward_pre_hook(before)
-            module.register_forward_hook(after)
+            module.register_forward_pre_hook(before, with_kwargs=True)
+            module.register_forward_hook(after, with_kwargs=True)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), unannounced(), counter:
             meta(x)
     except Exception as error:
         raise InputError(

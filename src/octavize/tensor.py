@@ -414,3 +414,4 @@ def _densify(value: Any) -> Any:
 
 # Last, since rules build on all of the above: whoever has an OctTensor has the rules for it.
 from . import rules as rules  # noqa: E402
+from . import spatial_rules as spatial_rules  # noqa: E402

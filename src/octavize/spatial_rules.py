@@ -1,0 +1,172 @@
+"""Rules that change space: pooling, resizing, padding, and reduction to a plain tensor.
+
+They follow the law of `rules.py`. None of them commutes with up-sampling in general, so each docstring
+defines its result: the function on each half at its own resolution, the low half kept at ⌈size / 2⌉.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .resample import pad_any
+from .rules import Function, named
+from .split import low_size, uncut
+from .tensor import OctTensor, oct_rule
+
+# ---- change of spatial size -----------------------------------------------------------------------------
+
+
+def _windows(x: OctTensor, value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * (x.dim() - 2)
+
+
+MAX_POOL = named("max_pool1d max_pool2d max_pool3d")
+
+
+@oct_rule(*MAX_POOL, *named("avg_pool1d avg_pool2d avg_pool3d"))
+def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
+    """Max- and average-pooling: the same window on each half, at its own resolution (official code).
+
+    Where the window would leave the low half a pixel short of ⌈size / 2⌉, its last, partial cell is kept
+    (ceil mode). A window that leaves it shorter still falls back to the dense map.
+    """
+    settings = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    if func in MAX_POOL:
+        settings = ("stride", "padding", "dilation", "ceil_mode", "return_indices")
+    kwargs = {**dict(zip(settings, args, strict=False)), **kwargs}
+    if kwargs.get("return_indices"):
+        return NotImplemented
+    size = _pooled_size(x, x.high.shape[2:], kernel_size, kwargs, bool(kwargs.get("ceil_mode")))
+    wanted = low_size(size, x.octave_dims)
+    reached = _pooled_size(x, x.low.shape[2:], kernel_size, kwargs, True)
+    if any(have < want for have, want in zip(reached, wanted, strict=True)):
+        return NotImplemented
+    high = _on_half(x.high, size, lambda half: func(half, kernel_size, **kwargs))
+    low = _on_half(x.low, reached, lambda half: func(half, kernel_size, **{**kwargs, "ceil_mode": True}))
+    return x.like(high, low[(..., *(slice(n) for n in wanted))])
+
+
+def _pooled_size(
+    x: OctTensor, size: Sequence[int], kernel_size: Any, settings: Mapping[str, Any], ceil_mode: bool
+) -> list[int]:
+    """torch's size of a map of `size` after pooling by a window."""
+    window = _windows(x, kernel_size)
+    stride = _windows(x, settings.get("stride") or window)
+    padding, dilation = _windows(x, settings.get("padding", 0)), _windows(x, settings.get("dilation", 1))
+    pooled = []
+    for n, k, s, p, d in zip(size, window, stride, padding, dilation, strict=True):
+        room = n + 2 * p - d * (k - 1) - 1
+        cells = (-(-room // s) if ceil_mode else room // s) + 1
+        # torch drops a last cell that would start in the padding.
+        pooled.append(cells - 1 if ceil_mode and (cells - 1) * s >= n + p else cells)
+    return pooled
+
+
+def _on_half(half: Tensor, size: Sequence[int], func: Callable[[Tensor], Tensor]) -> Tensor:
+    """`func` of a half, to `size`; many of torch's functions refuse a map without channels."""
+    return half.new_empty((half.shape[0], 0, *size)) if half.shape[1] == 0 else func(half)
+
+
+@oct_rule(F.interpolate)
+def interpolate(
+    func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
+) -> OctTensor:
+    """Resizing: the high half as asked, the low half to the matching ⌈size / 2⌉ in the same mode.
+
+    Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
+    """
+    kwargs = {**dict(zip(("mode", "align_corners"), args, strict=False)), **kwargs}
+    if size is None:  # torch scales each axis to int(n · factor)
+        reached = [int(n * f) for n, f in zip(x.shape[2:], _windows(x, scale_factor), strict=True)]
+    else:
+        reached = list(_windows(x, size))
+    high = _on_half(x.high, reached, lambda half: func(half, size, scale_factor, **kwargs))
+    kwargs.pop("recompute_scale_factor", None)
+    wanted = low_size(reached, x.octave_dims)
+
+    def resized_low(low: Tensor) -> Tensor:
+        if kwargs.get("mode", "nearest") != "nearest" or not isinstance(scale_factor, int):
+            return func(low, size=wanted, **kwargs)
+        # By the factor itself, then cropped: of an odd map the low half is a little more than half.
+        return func(low, scale_factor=scale_factor, **kwargs)[(..., *(slice(n) for n in wanted))]
+
+    return x.like(high, _on_half(x.low, wanted, resized_low))
+
+
+@oct_rule(F.pad)
+def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
+    """Padding of space: (left, right) pixels on the high half, about half as many on the low one.
+
+    The low half gets left // 2 in front and behind what makes up ⌈size / 2⌉. Exact for even padding of even
+    sizes. Padding of channels or of the batch, and cropping, fall back to the dense map.
+    """
+    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
+    if len(pairs) > x.dim() - 2 or min(pad, default=0) < 0:
+        return NotImplemented
+    size = list(x.shape[2:])
+    for axis, pair in enumerate(pairs, start=1):  # padding is listed from the last axis on
+        size[-axis] += sum(pair)
+    wanted = low_size(size, x.octave_dims)
+    low_pad: list[int] = []
+    for axis, (left, _) in enumerate(pairs, start=1):
+        front = left // 2 if axis <= x.octave_dims else left
+        low_pad += [front, wanted[-axis] - x.low.shape[-axis] - front]
+    if min(low_pad) < 0:
+        return NotImplemented
+
+    def padded(half: Tensor, pads: Sequence[int]) -> Tensor:
+        return func(half, pads, mode, value) if mode == "constant" else pad_any(half, pads, mode)
+
+    high = _on_half(x.high, size, lambda half: padded(half, pad))
+    return x.like(high, _on_half(x.low, wanted, lambda half: padded(half, low_pad)))
+
+
+# ---- reduction over space -------------------------------------------------------------------------------
+
+
+def _reduce(x: OctTensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """Reduce both halves and join them into a dense (N, C, …) result in logical channel order."""
+    return uncut(reduce(x.high), reduce(x.low), x.runs)
+
+
+@oct_rule(*named("mean amax amin"))
+def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """Mean, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
+
+    Maximum and minimum are exact; the mean is that of the pixels a half stores, exact on even sizes.
+    """
+    if dim is None:
+        return NotImplemented
+    dims = {d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)}
+    octave_axes = set(range(x.dim() - x.octave_dims, x.dim()))
+    if not octave_axes <= dims or dims & {0, 1}:
+        return NotImplemented
+    order = tuple(sorted(dims))
+    return _reduce(x, lambda half: func(half, order, keepdim, **kwargs))
+
+
+@oct_rule(
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+)
+def adaptive_pool(func: Function, x: OctTensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Adaptive pooling: of each half at its own resolution, to `output_size` and to its ⌈size / 2⌉.
+
+    To one pixel the halves have the same size and are concatenated: the result is a dense (N, C, 1, 1), so
+    classifiers need no change.
+    """
+    if return_indices:
+        return NotImplemented
+    wanted = _windows(x, output_size)
+    size = tuple(n if w is None else w for w, n in zip(wanted, x.shape[2:], strict=True))
+
+    def pool(half: Tensor, size: tuple[int, ...]) -> Tensor:
+        return _on_half(half, size, lambda half: func(half, size))
+
+    if all(n == 1 for n in size[-x.octave_dims :]):
+        return _reduce(x, lambda half: pool(half, size))
+    return x.like(pool(x.high, size), pool(x.low, low_size(size, x.octave_dims)))

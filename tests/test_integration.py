@@ -99,6 +99,24 @@ def test_exports_with_a_free_batch_size() -> None:
         torch.testing.assert_close(program.module()(picture(5)), model(picture(5)))
 
 
+def test_exports_arithmetic_with_a_free_size() -> None:
+    """A free size is a SymInt, which is a number to a tensor and must be one to an OctTensor."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = OctConv2d(3, 4, 1, alpha=0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return (y / x.shape[0]).mean((2, 3))
+
+    model = Scaled().eval()
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, (picture(3, 8),), dynamic_shapes=({0: batch},))
+    torch.testing.assert_close(program.module()(picture(5, 8)), model(picture(5, 8)))
+
+
 # ---- copies and files -------------------------------------------------------------------------------------
 
 

@@ -775,11 +775,14 @@ def test_nearest_resize_by_whole_factors_is_exact(where: str, factor: int) -> No
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 5, 8])
 def test_nearest_resize_of_a_line(factor: int) -> None:
+    """However the factor is given: `nn.Upsample` makes a float of it."""
     for size in range(1, 33):
         x = make((1, 1), size)
-        equal(
-            dense_of(F.interpolate(x, scale_factor=factor)), F.interpolate(dense_of(x), scale_factor=factor)
-        )
+        expected = F.interpolate(dense_of(x), scale_factor=factor)
+        equal(dense_of(F.interpolate(x, scale_factor=factor)), expected, f"{size}")
+        equal(dense_of(F.interpolate(x, size=factor * size)), expected, f"{size}")
+        equal(dense_of(nn.Upsample(scale_factor=factor)(x)), expected, f"{size}")
+        equal(dense_of(nn.Upsample(scale_factor=(factor,))(x)), expected, f"{size}")
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,8 @@ OPERATORS = {
     "x * tensor": lambda x, y: x * torch.tensor(2.0),
     "numpy scalar * x": lambda x, y: np.float64(2) * x,
     "x * numpy scalar": lambda x, y: x * np.float64(2),
+    "x * numpy float32": lambda x, y: x * np.float32(2),
+    "numpy integer * x": lambda x, y: np.int64(3) * x,
 }
 
 
@@ -400,6 +402,22 @@ def test_a_rule_for_a_function_of_ones_own(x: OctTensor) -> None:
         return x.like(func(x.high), func(x.low))
 
     assert torch.equal(double(x).to_dense(), 2 * x.to_dense())
+
+
+@pytest.mark.usefixtures("scratch_rules")
+def test_a_rule_gets_its_keywords_as_they_were_given(x: OctTensor) -> None:
+    """Only first operands may be moved into place: another function may mean more by the names."""
+
+    def scale(x: Any, factor: float = 1, other: Any = None) -> Any:
+        if torch.overrides.has_torch_function((x,)):
+            return torch.overrides.handle_torch_function(scale, (x,), x, factor=factor, other=other)
+        return x * factor + other
+
+    @oct_rule(scale)
+    def scale_rule(func: Any, x: OctTensor, factor: float = 1, other: Any = None) -> OctTensor:
+        return x.like(func(x.high, factor, other), func(x.low, factor, other))
+
+    assert torch.equal(scale(x, 3.0, other=1.0).to_dense(), x.to_dense() * 3 + 1)
 
 
 # ---- dense fallback ---------------------------------------------------------------------------------------

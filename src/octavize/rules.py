@@ -121,7 +121,7 @@ BINARY = """
 
 
 @oct_rule(*named(BINARY))
-def binary(func: Function, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+def binary(func: Function, a: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
     """Arithmetic and comparison of two operands, such as a residual sum or an attention gate. Exact.
 
     * Two OctTensors: half by half. Where their splits differ, channels that are low in only one of them are
@@ -131,17 +131,22 @@ def binary(func: Function, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
       the official squeeze-and-excitation.
     * A dense map: left to the dense fallback.
     """
-    if isinstance(a, OctTensor) and isinstance(b, OctTensor) and a.runs != b.runs and a.shape == b.shape:
-        runs = common_runs(a.runs, b.runs)
+    if (
+        isinstance(a, OctTensor)
+        and isinstance(other, OctTensor)
+        and a.runs != other.runs
+        and a.shape == other.shape
+    ):
+        runs = common_runs(a.runs, other.runs)
         if sum(runs[1::2]) == 0:
             return NotImplemented
-        a, b = a.with_runs(runs), b.with_runs(runs)
-    x = a if isinstance(a, OctTensor) else b
-    of_a, of_b = _operand_halves(a, x), _operand_halves(b, x)
-    if of_a is None or of_b is None:
+        a, other = a.with_runs(runs), other.with_runs(runs)
+    x = a if isinstance(a, OctTensor) else other
+    of_a, of_other = _operand_halves(a, x), _operand_halves(other, x)
+    if of_a is None or of_other is None:
         return NotImplemented
-    high, low = (func(of_a[i], of_b[i], *args, **kwargs) for i in (0, 1))
-    strict = x.strict or (isinstance(b, OctTensor) and b.strict)
+    high, low = (func(of_a[i], of_other[i], *args, **kwargs) for i in (0, 1))
+    strict = x.strict or (isinstance(other, OctTensor) and other.strict)
     return OctTensor(high, low, octave_dims=x.octave_dims, strict=strict, runs=x.runs)
 
 

@@ -89,10 +89,15 @@ def interpolate(
     wanted = low_size(reached, x.octave_dims)
 
     def resized_low(low: Tensor) -> Tensor:
-        if kwargs.get("mode", "nearest") != "nearest" or not isinstance(scale_factor, int):
-            return func(low, size=wanted, **kwargs)
-        # By the factor itself, then cropped: of an odd map the low half is a little more than half.
-        return func(low, scale_factor=scale_factor, **kwargs)[(..., *(slice(n) for n in wanted))]
+        size = wanted
+        if kwargs.get("mode", "nearest") == "nearest":
+            # By the same whole factors, then cropped: of an odd map the low half is a little more than half.
+            factors = [
+                new // old if new % old == 0 else 0 for new, old in zip(reached, x.shape[2:], strict=True)
+            ]
+            if all(factors):
+                size = tuple(n * f for n, f in zip(low.shape[2:], factors, strict=True))
+        return func(low, size=size, **kwargs)[(..., *(slice(n) for n in wanted))]
 
     return x.like(high, _on_half(x.low, wanted, resized_low))
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from numbers import Number
 from typing import Any
 
 import torch
@@ -300,7 +301,7 @@ def _operator(name: str) -> Callable[..., Any]:
 
 
 # Python looks operators up on the class, so `__getattr__` cannot serve them.
-_OPERANDS = (OctTensor, Tensor, int, float, complex)
+_OPERANDS = (OctTensor, Tensor, Number, torch.SymInt, torch.SymFloat)
 _OPERATORS = """
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
     __itruediv__ __floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__
@@ -338,7 +339,7 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
 
 def apply_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call `func` on OctTensors: by its rule, or on the dense maps if it has none."""
-    for name in ("input", "tensors", "other"):  # rules take these by position, as most callers give them
+    for name in ("input", "tensors"):  # rules take these by position, as most callers give them
         if name in kwargs:
             args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
     rule = _RULES.get(func)

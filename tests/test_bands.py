@@ -167,7 +167,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(f"{broken} cannot be read as a picture")):
         draw_bands(broken, tmp_path / "out.png")
     Image.new("RGB", (5, 3)).save(tmp_path / "in.png")
-    with pytest.raises(InputError, match=r"path_out=.*out\.docx has no known suffix: use \.png"):
+    with pytest.raises(InputError, match=r"out=.*out\.docx has no known suffix: use \.png"):
         draw_bands(tmp_path / "in.png", tmp_path / "out.docx")
     with pytest.raises(InputError, match=r"shape \(2, 8, 8\)"):
         octave_energy(torch.rand(2, 8, 8))

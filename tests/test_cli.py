@@ -53,6 +53,49 @@ def test_top_level_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -
     assert all(command in out for command in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("profile", "oct_resnet18", "--alpha", "abc"), ("--alpha", "abc", "--help")),
+        (("profile", "oct_resnet18", "--size", "0"), ("--size", "0", "--help")),
+        (("profile", "--nonsense"), ("--nonsense", "--help")),
+        (("train", "oct_resnet18_small", "--alpha", "0", "0.5"), ("2 runs", "octavize compare")),
+    ],
+)
+def test_wrong_options_cost_one_line(
+    arguments: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(word in err for word in words)
+
+
+def test_a_list_ends_where_its_values_end() -> None:
+    assert spread(["train", "--epochs", "1", "oct_resnet18"]) == ["train", "--epochs", "1", "oct_resnet18"]
+    assert spread(["--alpha=0", "0.5", "name"]) == ["--alpha=0", "--alpha", "0.5", "name"]
+
+
+def test_bands_does_not_overwrite_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "p.png"
+    Image.new("RGB", (16, 16)).save(path)
+    before = path.read_bytes()
+    code, _, err = run(capsys, "bands", path, "--out", path)
+    assert (code, "overwritten" in err) == (2, True)
+    assert path.read_bytes() == before
+    code, _, err = run(capsys, "bands", path, "--out", path / "x.png")
+    assert (code, err.count("\n"), "Traceback" in err) == (2, 1, False)
+
+
+@pytest.mark.parametrize("where", ["file", "below a file"])
+def test_out_that_cannot_be_a_folder(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    out = file if where == "file" else file / "x"
+    code, _, err = run(capsys, "train", "oct_resnet18_small", "--out", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert str(file) in err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--version")
     assert (code, out.split()[0]) == (0, "octavize")

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from octavize.experiment.train import Run, load_pictures, train_run
 
 FAST = Timing(batch=2, rounds=1)
 RUN = Run(MODEL, 0.5, 3)
+RUN_OF_FINISHED = Run(MODEL, 0.5, 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,6 +168,28 @@ def test_lists_may_grow(data_dir: Path, tmp_path: Path) -> None:
     assert result.stat().st_mtime_ns == before
     assert [n["n"] for n in results["networks"]] == [2, 2]
     assert results["networks"][0]["accuracy_std"] is not None
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"networks"', "\x00\x01", None])
+@pytest.mark.parametrize("name", ["metrics.csv", "result.json", "recipe.yaml", "profile.json"])
+def test_a_damaged_file_is_named_or_written_anew(
+    name: str, damage: str | None, finished: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    in_a_run = name in ("metrics.csv", "result.json")
+    path = out / "runs" / RUN_OF_FINISHED.slug / name if in_a_run else out / name
+    path.unlink() if damage is None else path.write_text(damage)
+
+    def again() -> None:
+        compare(tiny(), out, data_dir=data_dir, timing=FAST, console=silent())
+
+    if name == "profile.json" or (name == "result.json" and damage is None):
+        again()
+        assert json.loads(path.read_text())
+        return
+    with pytest.raises(InputError, match=re.escape(str(path if in_a_run else out))):
+        again()
 
 
 def test_another_recipe_is_refused_until_restart(finished: Path, data_dir: Path) -> None:

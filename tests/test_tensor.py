@@ -339,6 +339,19 @@ def test_pooled_high_is_dropped_after_a_change_in_place(x: OctTensor, change: An
     torch.testing.assert_close(x.pooled_high(), average(x.high, (2, 3)))
 
 
+def test_pooled_high_follows_a_new_half(x: OctTensor) -> None:
+    x.pooled_high()
+    x.high = torch.randn_like(x.high)
+    torch.testing.assert_close(x.pooled_high(), average(x.high, (2, 3)))
+
+
+def test_two_backward_passes_from_one_leaf(x: OctTensor) -> None:
+    conv = OctConv2d(4, 4, 1, alpha=0.5)
+    x.high.requires_grad_()
+    for _ in range(2):
+        conv(x).to_dense().sum().backward()
+
+
 def test_pooled_high_in_inference_mode() -> None:
     with torch.inference_mode():
         x = OctTensor(torch.randn(1, 1, 4, 4), torch.randn(1, 1, 2, 2))

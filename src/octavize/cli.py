@@ -6,12 +6,14 @@ Heavy imports (torch, Lightning, matplotlib) stay inside the commands, so that `
 from __future__ import annotations
 
 import inspect
+import io
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -129,15 +131,18 @@ def train(
         typer.Option("--out", "-o", help="Run folder; by default runs/NAME.", rich_help_panel=o.RUNS),
     ] = None,
     alpha: Annotated[
-        float,
-        typer.Option(help="Share of low-frequency channels, 0 to 1; 0 is vanilla.", rich_help_panel=o.RUNS),
-    ] = 0.5,
-    seed: Annotated[
-        int,
+        list[float] | None,
         typer.Option(
-            help="Fixes initial weights, order of pictures and augmentation.", rich_help_panel=o.RUNS
+            help="Share of low channels, 0 to 1; 0 is vanilla. [default: 0.5]", rich_help_panel=o.RUNS
         ),
-    ] = 0,
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Fixes initial weights, order of pictures and augmentation. [default: 0]",
+            rich_help_panel=o.RUNS,
+        ),
+    ] = None,
     recipe: o.RecipeName = "quick",
     restart: o.Restart = False,
     data: o.Data = None,
@@ -180,8 +185,8 @@ def train(
             lr=lr,
             settings=settings,
             models=[name],
-            alphas=[alpha],
-            seeds=[seed],
+            alphas=alpha or [0.5],  # more than one is refused below
+            seeds=seed or [0],
             data=data,
             size=size,
             optimizer=optimizer,
@@ -286,12 +291,28 @@ def profile(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: a mistake of the user ends in one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without α or × shows a question mark instead
+            stream.reconfigure(errors="replace")
     try:
-        app(o.spread(sys.argv[1:] if arguments is None else arguments))
+        sys.exit(app(o.spread(given or ["--help"]), prog_name="octavize", standalone_mode=False))
     except InputError as error:
-        line = Text.assemble(("Error: ", "bold red"), " ".join(str(error).split()))
-        Console(stderr=True, highlight=False, soft_wrap=True).print(line)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}; give another path or make room")
+    except Exception as error:
+        # Typer's complaints about options and arguments: it shows them as a box of several lines.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()  # type: ignore[attr-defined]
+        _fail(f"{message}; given: octavize {shlex.join(given)}; see octavize {' '.join(given[:1])} --help")
+
+
+def _fail(message: str) -> NoReturn:
+    line = Text.assemble(("Error: ", "bold red"), " ".join(message.split()))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    sys.exit(2)
 
 
 @contextmanager

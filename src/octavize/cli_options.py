@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +13,16 @@ from octavize.errors import InputError
 if TYPE_CHECKING:
     from octavize.experiment.hardware import Hardware
 
-LISTS = {
+
+def number_or_pattern(text: str) -> str:
+    """The text itself, if it is a number or `pattern=number`; raises ValueError otherwise."""
+    float(text.rpartition("=")[2])
+    return text
+
+
+LISTS: dict[str, Callable[[str], Any]] = {
     **{"--alpha": float, "--seed": int, "--model": str, "-m": str},
-    **{"--epochs": str, "--batch-size": str, "--lr": str},
+    **dict.fromkeys(("--epochs", "--batch-size", "--lr"), number_or_pattern),
 }
 """Options that may be followed by several values, and what a value has to look like."""
 
@@ -152,7 +159,7 @@ def spread(arguments: Sequence[str]) -> list[str]:
     option, filled = "", False
     for argument in arguments:
         if argument.startswith("-"):
-            option, filled = argument, False
+            option, filled = argument.partition("=")[0], "=" in argument
         elif filled and option in LISTS and fits(argument, LISTS[option]):
             result.append(option)
         elif filled:
@@ -216,7 +223,7 @@ def make_hardware(accelerator: str, devices: str, nodes: int, strategy: str, thr
     return Hardware(accelerator, int(devices) if devices.isdecimal() else devices, nodes, strategy, threads)
 
 
-def fits(value: str, kind: type) -> bool:
+def fits(value: str, kind: Callable[[str], Any]) -> bool:
     """Whether the text reads as a value of this type."""
     try:
         kind(value)

@@ -81,7 +81,7 @@ class OctTensor:
         self.runs = (high.shape[1], low.shape[1]) if runs is None else runs
         self.octave_dims = default_octave_dims(high.dim() - 2) if octave_dims is None else octave_dims
         self.strict = strict
-        self._pooled: tuple[tuple[bool, int, Any], Tensor] | None = None
+        self._pooled: tuple[tuple[Any, ...], Tensor] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -159,8 +159,10 @@ class OctTensor:
         """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
         # Pooled without gradients, before a change in place or outside of an activation checkpoint, it cannot
         # serve with, after or inside.
-        state = (torch.is_grad_enabled(), _version(self.high), _who_saves())
-        if self._pooled is None or self._pooled[0] != state:
+        if self.high.is_leaf and self.high.requires_grad:
+            return halve(self.high, self.octave_dims)  # a second backward needs a graph of its own
+        state = (torch.is_grad_enabled(), self.high, _version(self.high), _who_saves())
+        if self._pooled is None or not _same(self._pooled[0], state):
             self._pooled = (state, halve(self.high, self.octave_dims))
         return self._pooled[1]
 
@@ -274,6 +276,10 @@ _SHARED_PROPERTIES = frozenset(
 def _version(tensor: Tensor) -> int:
     """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling)."""
     return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+
+
+def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    return a[1] is b[1] and (a[0], *a[2:]) == (b[0], *b[2:])  # tensors compare value by value
 
 
 def _who_saves() -> Any:

@@ -136,7 +136,9 @@ def draw_bands(path_in: str | Path, path_out: str | Path) -> Shares:
 
     out = Path(path_out)
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"path_out={out} has no known suffix: use .png, .svg or .pdf")
+        raise InputError(f"out={out} has no known suffix: use .png, .svg or .pdf")
+    if out.exists() and out.resolve() == Path(path_in).resolve():
+        raise InputError(f"out={out} is the picture itself, which would be overwritten: give another --out")
     picture = read_picture(path_in)
     shares = octave_energy(picture)
     low, high = split_bands(picture)

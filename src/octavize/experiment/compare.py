@@ -163,7 +163,13 @@ def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
         if restart:
             _clear(out)
         else:
-            _check_same(out, load_recipe(path), recipe)
+            try:
+                old = load_recipe(path)
+            except InputError as error:
+                raise InputError(
+                    f"out is {out}, whose recipe.yaml is damaged ({error}): give another --out, or --restart"
+                ) from None
+            _check_same(out, old, recipe)
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"out is {out}, which holds other files: give a new or an empty folder with --out")
     if is_first_process():

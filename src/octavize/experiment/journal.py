@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from octavize.errors import InputError
 from octavize.experiment.checkpoint import KEY, read_metadata, save_weights, write_text
 from octavize.experiment.module import Classifier
 
@@ -112,6 +113,19 @@ def to_csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
 
 
 def read_metrics(folder: Path) -> list[Row]:
-    """The lines of a run's `metrics.csv`."""
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+    """The lines of a run's `metrics.csv`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = folder / "metrics.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{key: float(line[key]) for key in COLUMNS} for line in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        rows = []
+    if not rows:
+        raise InputError(
+            f"metrics {path} is missing or damaged: delete the folder {folder} to train it again"
+        )
+    return rows

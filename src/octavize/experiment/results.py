@@ -84,10 +84,9 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
         "models": list(recipe.models),
         "alphas": sorted(recipe.alphas),
     }
-    if path.is_file():
-        known = json.loads(path.read_text("utf-8"))
-        if all(known.get(k) == v for k, v in conditions.items()):
-            return known
+    known = _known_costs(path)
+    if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):
+        return known
     networks: Costs = {}
     shape = (timing.batch, pictures.channels, size, size)
     for model in recipe.models:
@@ -102,6 +101,15 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
     profile = {**conditions, "networks": networks}
     write_json(path, profile)
     return profile
+
+
+def _known_costs(path: Path) -> dict[str, Any]:
+    """What was measured before; a damaged file counts as nothing, since measuring again mends it."""
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def summarise(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:

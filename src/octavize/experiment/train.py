@@ -107,6 +107,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text("utf-8"))
+        _ = [result[key] for key in ("best_epoch", "train_seconds", "epochs", "data", "environment")]
         return {**result, "test_accuracy": float(result["test_accuracy"])}
     except (ValueError, KeyError, TypeError):
         raise InputError(f"result {path} is damaged: delete that file to evaluate the run again") from None

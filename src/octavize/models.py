@@ -27,7 +27,7 @@ class Recipe:
 
     build: Callable[..., nn.Module]
     policy: Policy
-    small_stem: Callable[[nn.Module], None]
+    small_stem: Callable[[nn.Module], None] | None  # None: its own stem is for small pictures
 
 
 _REGISTRY: dict[str, Recipe] = {}
@@ -38,7 +38,8 @@ def list_models(pattern: str = "*") -> list[str]:
 
     `…_small` is the same network with a stem for pictures of 32 pixels.
     """
-    return sorted(match_names([n for name in _REGISTRY for n in (name, f"{name}_small")], pattern))
+    names = [*_REGISTRY, *(f"{name}_small" for name, recipe in _REGISTRY.items() if recipe.small_stem)]
+    return sorted(match_names(names, pattern))
 
 
 def create_model(
@@ -62,7 +63,7 @@ def create_model(
     """
     alpha = check_alpha(alpha)
     base = name.removesuffix("_small")
-    if base not in _REGISTRY:
+    if name not in list_models():
         close = get_close_matches(name, list_models(), n=3) or list_models()
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
     require_extra("timm", "models")
@@ -73,7 +74,7 @@ def create_model(
         model = recipe.build(num_classes=num_classes, **builder_arguments)
     except TypeError as error:
         raise InputError(f"model {name!r} does not take these arguments: {error}") from error
-    if name != base:
+    if name != base and recipe.small_stem:
         recipe.small_stem(model)
     return octavize(model, recipe.policy(alpha), strict=strict, inplace=True)
 
@@ -81,6 +82,11 @@ def create_model(
 def _check_whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}={value!r}: give a whole number of at least {least}")
+
+
+def _check_width(width: Any) -> None:
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 8:
+        raise InputError(f"width={width!r}: give a multiple of the channels, such as 0.75")
 
 
 # ---- ResNets (paper §3.3): octave from the first block on; the last stage is vanilla and merges ---------
@@ -119,6 +125,32 @@ for _depth in (26, 50, 101, 152, 200):
 _REGISTRY["oct_wide_resnet50_2"] = _resnet("wide_resnet50_2", _bottleneck_policy)
 
 
+def _cifar_resnet(depth: int) -> Recipe:
+    """The ResNets for CIFAR of He et al. 2016, §4.2, with 1×1 convolutions where a shortcut changes width."""
+
+    def build(width: float = 1.0, **arguments: Any) -> nn.Module:
+        from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+
+        _check_width(width)
+        if arguments.pop("pretrained", False):
+            raise InputError(f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out")
+        channels = [round(16 * width) * factor for factor in (1, 2, 4)]
+        blocks = tuple(
+            ByoBlockCfg("basic", d=(depth - 2) // 6, c=c, s=1 if stage == 0 else 2, gs=0, br=1.0)
+            for stage, c in enumerate(channels)
+        )
+        model = ByobNet(ByoModelCfg(blocks, stem_chs=channels[0], stem_type="3x3", stem_pool=""), **arguments)
+        model.stem.conv.stride = (1, 1)
+        return model
+
+    # The first stage adds to the stem's dense map, as in ResNet-18; there is no fourth to leave vanilla.
+    return Recipe(build, lambda alpha: {"*": alpha, "stages.0.*.conv2_kxk.*": 0}, small_stem=None)
+
+
+for _depth in (20, 26, 32, 44, 56):
+    _REGISTRY[f"oct_cifar_resnet{_depth}"] = _cifar_resnet(_depth)
+
+
 # ---- MobileNets (paper §4.1) ----------------------------------------------------------------------------
 
 
@@ -127,8 +159,7 @@ def _mobilenet(generation: int, policy: Policy) -> Recipe:
         import timm
         from timm.models import efficientnet
 
-        if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 8:
-            raise InputError(f"width={width!r}: give a multiple of the channels, such as 0.75")
+        _check_width(width)
         named = f"mobilenetv{generation}_{round(width * 100):03d}"
         if timm.is_model(named) and width * 100 == round(width * 100):
             return timm.create_model(named, **arguments)

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conv import OctConv1d, OctConv2d, OctConv3d
-    from .convert import Decision, Plan, octavize, plan
+    from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+    from .convert import octavize
     from .errors import InputError
     from .models import create_model, list_models
+    from .planning import Decision, Plan, plan
+    from .swap import oct_handler
     from .tensor import DenseFallbackWarning, OctTensor, oct_rule
 
 __version__ = "0.1.0"
@@ -19,16 +22,20 @@ __all__ = [
     "OctConv1d",
     "OctConv2d",
     "OctConv3d",
+    "OctConvTranspose1d",
+    "OctConvTranspose2d",
+    "OctConvTranspose3d",
     "OctTensor",
     "Plan",
     "create_model",
     "list_models",
+    "oct_handler",
     "oct_rule",
     "octavize",
     "plan",
 ]
 
-_HOMES = ("conv", "convert", "errors", "models", "tensor")
+_HOMES = ("conv", "conv_transpose", "convert", "errors", "models", "planning", "swap", "tensor")
 
 
 def __getattr__(name: str) -> Any:

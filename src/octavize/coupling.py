@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,15 +51,34 @@ class Coupling:
         return None if axis is None else axis.labels
 
     def movable(self, name: str, dim: int) -> Tensor:
-        """How many channels each channel of an axis may change places with, itself included: (length,).
+        """How many places each channel of an axis may take, its own included: (length,).
 
         Empty for an axis that the run did not use, or of length 1.
         """
         labels = self.labels(name, dim)
+        return self.partners()[labels if labels is not None else slice(0)]
+
+    def partners(self) -> Tensor:
+        """How many places each label may take, its own included: (labels,)."""
         partners = torch.ones(len(self.block), dtype=torch.long)
         for members in self.sets:
             partners[members] = len(members)
-        return partners[:0] if labels is None else partners[labels]
+        return partners
+
+    def source(self, order: Order) -> Tensor:
+        """The label that comes to the place of each label when blocks change places: (labels,).
+
+        Raises:
+            InputError: an order is not a permutation of its set's blocks.
+        """
+        source = torch.arange(len(self.block))
+        if len(order) != len(self.sets):
+            raise InputError(f"order has {len(order)} entries: give one for each of {len(self.sets)} sets")
+        for i, (members, new) in enumerate(zip(self.sets, order, strict=True)):
+            if not torch.equal(new.sort().values, torch.arange(len(members))):
+                raise InputError(f"order[{i}] is no permutation: give each of 0 to {len(members) - 1} once")
+            source[members] = members[new]
+        return source
 
 
 def example_input(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Tensor:
@@ -100,10 +120,8 @@ class _Watch(TorchDispatchMode):
 
     def _note(self, tensor: Tensor) -> None:
         """A constant is known by its values: look at them before they change."""
-        try:
+        with suppress(NotUnderstood):  # a parameter, known by name
             self.book[tensor]
-        except NotUnderstood:  # a parameter, known by name
-            pass
 
 
 def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Coupling:
@@ -128,8 +146,8 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
             output = stand_in(model)(x)
     except Exception as error:
         raise InputError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(x.shape)}: give an example= that"
-            f" fits ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{type(model).__name__} does not run on an input of shape {tuple(x.shape)}: give an example= "
+            f"that fits ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):
@@ -151,13 +169,7 @@ def permute(model: nn.Module, coupling: Coupling, order: Order) -> None:
     Raises:
         InputError: an order is not a permutation of its set's blocks.
     """
-    source = torch.arange(len(coupling.block))
-    if len(order) != len(coupling.sets):
-        raise InputError(f"order has {len(order)} entries: give one for each of {len(coupling.sets)} sets")
-    for i, (members, new) in enumerate(zip(coupling.sets, order, strict=True)):
-        if not torch.equal(new.sort().values, torch.arange(len(members))):
-            raise InputError(f"order[{i}] is no permutation: give each of 0 to {len(members) - 1} once")
-        source[members] = members[new]
+    source = coupling.source(order)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     for axis in coupling.axes:
         places = source[axis.labels] - axis.start

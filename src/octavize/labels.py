@@ -88,15 +88,19 @@ class Ledger:
         Returns:
             The block of every label, (count,), named by its smallest label; and the interchangeable sets:
             each (blocks, members), the labels of one block a row, equal places of the rows corresponding.
+            No frozen block is in a set.
         """
         rows = torch.cat(self._rows, 1) if self._rows else torch.zeros(3, 0, dtype=torch.long)
-        block = _components(self.count, rows[1:])
-        return block, _interchangeable(block, _features(block, rows, self._relations, self.axes))
+        pairs = rows[1:]
+        block = _components(self.count, pairs[:, (pairs > FROZEN).all(0)])
+        with_frozen = _components(self.count, pairs[:, (pairs != NEUTRAL).all(0)])
+        features = _features(with_frozen, rows, self._relations, self.axes)
+        return block, _interchangeable(with_frozen, features)
 
 
 def _components(count: int, pairs: Tensor) -> Tensor:
     """The smallest label connected to each label: labels spread along pairs until nothing changes."""
-    a, b = pairs[:, (pairs != NEUTRAL).all(0)]
+    a, b = pairs
     block = torch.arange(count)
     while True:
         root_a, root_b = block[a], block[b]

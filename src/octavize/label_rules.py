@@ -204,7 +204,7 @@ def glu(book: Book, call: Call) -> Sequence[Labels]:
 _MOVES = """
     alias cat channel_shuffle clone constant_pad_nd contiguous detach diagonal expand flip im2col index
     index_select lift_fresh movedim narrow native_channel_shuffle permute pixel_shuffle pixel_unshuffle
-    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
+    reflection_pad1d reflection_pad2d reflection_pad3d repeat replication_pad1d
     replication_pad2d replication_pad3d _reshape_alias roll rot90 select slice split split_with_sizes
     squeeze stack t _to_copy transpose unbind unfold unsafe_chunk _unsafe_index unsafe_split
     unsafe_split_with_sizes _unsafe_view unsqueeze view

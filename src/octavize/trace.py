@@ -137,12 +137,17 @@ def to_meta(model: nn.Module) -> nn.Module:
     for module in model.modules():  # constants that are no buffers
         memo |= {id(v): v.detach().to("meta") for v in vars(module).values() if isinstance(v, Tensor)}
     meta = copy.deepcopy(model, memo).eval()
-    for module in meta.modules():
+    drop_hooks(meta)
+    return meta
+
+
+def drop_hooks(model: nn.Module) -> None:
+    """Remove the hooks that users put on a network."""
+    for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):
                 if not hasattr(hook, "compute_weight"):  # weight norm is part of the network
                     del hooks[key]
-    return meta
 
 
 def trace(model: nn.Module, shape: Shape) -> Trace:

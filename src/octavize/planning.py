@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from .budget import fit_budget
 from .conv import check_downsample, geometry_problem
 from .errors import InputError
 from .split import check_alpha, default_octave_dims, low_channels
@@ -54,6 +56,11 @@ class Plan:
     macs_after: int
     downsample: str = "pool"
     fallbacks: Mapping[str, int] | None = None
+
+    @property
+    def macs_ratio(self) -> float:
+        """MACs of the octave network as a share of the vanilla network's."""
+        return self.macs_after / max(self.macs_before, 1)
 
     @property
     def alphas(self) -> dict[str, float]:
@@ -127,7 +134,7 @@ class Plan:
         for d in self.decisions:
             alpha = "–" if d.alpha is None else f"{d.alpha:g}"
             rows.append((d.name, d.kind, alpha, f"{d.macs_before:,}", f"{d.macs_after:,}", d.reason))
-        ratio = f"{self.macs_after / max(self.macs_before, 1):.3f} of vanilla, input {self.input_shape}"
+        ratio = f"{self.macs_ratio:.3f} of vanilla, input {self.input_shape}"
         rows.append(("all layers", "", "", f"{self.macs_before:,}", f"{self.macs_after:,}", ratio))
         width = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = [
@@ -143,6 +150,7 @@ def plan(
     model: nn.Module,
     alpha: Alpha = DEFAULT_ALPHA,
     *,
+    budget: float | None = None,
     downsample: str = "pool",
     example: Tensor | Sequence[int] | None = None,
 ) -> Plan:
@@ -153,6 +161,8 @@ def plan(
         alpha: share of low output channels. A number for all layers; or a mapping from name patterns to
             numbers, `{"layer4.*": 0}`, where the last pattern that matches counts and a layer without a match
             gets 0.5; or a function of (name, module).
+        budget: instead of alpha, the octave network's MACs as a share of the vanilla network's; the smallest
+            α for all layers, in steps of 1/64, that fits it.
         downsample: how layers of stride 2 reach their high output, see `OctConv2d`.
         example: an input, or its shape (N, C, H, W), on which the network is traced without computing
             anything. Default: read off the network, see `octavize.trace.example_shape`.
@@ -165,24 +175,57 @@ def plan(
         map or the network's caller reads it, get α = 0: they merge the two frequencies themselves.
 
     Raises:
-        InputError: α outside [0, 1], a pattern that matches no layer, or a network that does not run on the
-            example.
+        InputError: α outside [0, 1], a pattern that matches no layer, a budget out of reach, or a network
+            that does not run on the example.
     """
-    shape = example_shape(model, example)
-    before = trace(model, shape)
-    decisions = _decide(model, alpha, before)
-    decisions, after = _merge_where_dense(model, decisions, shape, check_downsample(downsample))
-    counts: dict[str, int] = {}
-    for fallback in after.fallbacks:
-        counts[fallback.function] = counts.get(fallback.function, 0) + 1
-    return Plan(
-        [_with_costs(d, before, after) for d in decisions],
-        shape,
-        macs_before=before.macs,
-        macs_after=after.macs,
-        downsample=downsample,
-        fallbacks=counts,
-    )
+    planner = Planner(model, downsample=downsample, example=example)
+    if budget is None:
+        return planner.plan(alpha)
+    check_one_of(alpha, budget)
+    return fit_budget(budget, planner.plan)
+
+
+def check_one_of(alpha: Alpha, budget: float) -> None:
+    """Check that α is not given beside a budget.
+
+    Raises:
+        InputError: it is.
+    """
+    if alpha != DEFAULT_ALPHA:
+        raise InputError(f"alpha={alpha!r} and budget={budget!r}: give one of them, a budget chooses alpha")
+
+
+class Planner:
+    """Makes plans for one network, which it traces once.
+
+    Args, Raises:
+        See `plan`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        downsample: str = "pool",
+        example: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        self.model = model
+        self.downsample = check_downsample(downsample)
+        self.shape = example_shape(model, example)
+        self.before = trace(model, self.shape)
+
+    def plan(self, alpha: Alpha) -> Plan:
+        """The plan of this α."""
+        decisions = _decide(self.model, alpha, self.before)
+        decisions, after = _merge_where_dense(self.model, decisions, self.shape, self.downsample)
+        return Plan(
+            [_with_costs(d, self.before, after) for d in decisions],
+            self.shape,
+            macs_before=self.before.macs,
+            macs_after=after.macs,
+            downsample=self.downsample,
+            fallbacks=dict(Counter(fallback.function for fallback in after.fallbacks)),
+        )
 
 
 def check_plan(plan: Plan, model: nn.Module) -> None:

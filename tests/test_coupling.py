@@ -13,39 +13,16 @@ from octavize.trace import CONVOLUTIONS
 
 FAST = ["resnet18", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x0_5", "timm:res2net50_26w_4s"]
 FAST += ["oct_cifar_resnet20"]
-SLOW = [
-    "resnet50",
-    "resnext50_32x4d",
-    "mobilenet_v2",
-    "efficientnet_b0",
-    "regnet_y_400mf",
-    "vgg11_bn",
-    "googlenet",
-    "inception_v3",
-    "mnasnet0_5",
-    "convnext_tiny",
-    "squeezenet1_1",
-    "alexnet",
-    "timm:seresnet50",
-    "timm:mobilenetv1_100",
-    "timm:ghostnet_100",
-    "timm:hrnet_w18_small",
-    "timm:dla34",
-    "timm:cspresnet50",
-    "timm:ese_vovnet19b_dw",
-    "timm:repvgg_a0",
-    "timm:convnextv2_atto",
-    "timm:edgenext_xx_small",
-    "timm:mixnet_s",
-    "timm:selecsls42b",
-    "timm:xception41",
-    "timm:legacy_xception",
-    "timm:nf_resnet50",
-    "timm:dpn68",
-    "timm:skresnet18",
-    "timm:regnety_002",
-    "oct_mobilenet_v1",
-]
+TORCHVISION = """
+    resnet50 resnext50_32x4d mobilenet_v2 efficientnet_b0 regnet_y_400mf vgg11_bn googlenet inception_v3
+    mnasnet0_5 convnext_tiny squeezenet1_1 alexnet
+"""
+TIMM = """
+    seresnet50 mobilenetv1_100 ghostnet_100 hrnet_w18_small dla34 cspresnet50 ese_vovnet19b_dw repvgg_a0
+    convnextv2_atto edgenext_xx_small mixnet_s selecsls42b xception41 legacy_xception nf_resnet50 dpn68
+    skresnet18 regnety_002
+"""
+SLOW = [*TORCHVISION.split(), *[f"timm:{name}" for name in TIMM.split()], "oct_mobilenet_v1"]
 NETWORKS = [*FAST, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]]
 SIDE = {"inception_v3": 96, "oct_cifar_resnet20": 32}
 # Convolutions that make the network's output; and a network whose every weight is standardised, so computed.

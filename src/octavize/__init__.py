@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibrate import Reordering, reorder_channels
     from .conv import OctConv1d, OctConv2d, OctConv3d
     from .convert import Decision, Plan, octavize, plan
     from .errors import InputError
@@ -21,14 +22,16 @@ __all__ = [
     "OctConv3d",
     "OctTensor",
     "Plan",
+    "Reordering",
     "create_model",
     "list_models",
     "oct_rule",
     "octavize",
     "plan",
+    "reorder_channels",
 ]
 
-_HOMES = ("conv", "convert", "errors", "models", "tensor")
+_HOMES = ("conv", "convert", "errors", "models", "tensor", "calibrate")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Permuting coupled channels never changes what a network computes."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -13,39 +14,16 @@ from octavize.trace import CONVOLUTIONS
 
 FAST = ["resnet18", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x0_5", "timm:res2net50_26w_4s"]
 FAST += ["oct_cifar_resnet20"]
-SLOW = [
-    "resnet50",
-    "resnext50_32x4d",
-    "mobilenet_v2",
-    "efficientnet_b0",
-    "regnet_y_400mf",
-    "vgg11_bn",
-    "googlenet",
-    "inception_v3",
-    "mnasnet0_5",
-    "convnext_tiny",
-    "squeezenet1_1",
-    "alexnet",
-    "timm:seresnet50",
-    "timm:mobilenetv1_100",
-    "timm:ghostnet_100",
-    "timm:hrnet_w18_small",
-    "timm:dla34",
-    "timm:cspresnet50",
-    "timm:ese_vovnet19b_dw",
-    "timm:repvgg_a0",
-    "timm:convnextv2_atto",
-    "timm:edgenext_xx_small",
-    "timm:mixnet_s",
-    "timm:selecsls42b",
-    "timm:xception41",
-    "timm:legacy_xception",
-    "timm:nf_resnet50",
-    "timm:dpn68",
-    "timm:skresnet18",
-    "timm:regnety_002",
-    "oct_mobilenet_v1",
-]
+TORCHVISION = """
+    resnet50 resnext50_32x4d mobilenet_v2 efficientnet_b0 regnet_y_400mf vgg11_bn googlenet inception_v3
+    mnasnet0_5 convnext_tiny squeezenet1_1 alexnet
+"""
+TIMM = """
+    seresnet50 mobilenetv1_100 ghostnet_100 hrnet_w18_small dla34 cspresnet50 ese_vovnet19b_dw repvgg_a0
+    convnextv2_atto edgenext_xx_small mixnet_s selecsls42b xception41 legacy_xception nf_resnet50 dpn68
+    skresnet18 regnety_002
+"""
+SLOW = [*TORCHVISION.split(), *[f"timm:{name}" for name in TIMM.split()], "oct_mobilenet_v1"]
 NETWORKS = [*FAST, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]]
 SIDE = {"inception_v3": 96, "oct_cifar_resnet20": 32}
 # Convolutions that make the network's output; and a network whose every weight is standardised, so computed.
@@ -332,6 +310,15 @@ def test_channels_added_to_one_another_move_together(places):
     check(model, 1, 3, 8, 8)
 
 
+def test_two_versions_of_a_channel_are_told_apart():
+    def forward(m, x):
+        x = m.a(x)
+        return m.out(torch.cat([x.relu(), -x], 1)[:, [4, 1, 2, 3, 0, 5, 6, 7]])  # 0 and 4 are swapped
+
+    coupling = check(Net(forward, a=conv(3, 4), out=conv(8, 2)), 1, 3, 8, 8)
+    assert counts(coupling, "a") == [1, 3, 3, 3]
+
+
 def test_spatial_attention_leaves_channels_free():
     def forward(m, x):
         x = m.a(x)
@@ -377,3 +364,91 @@ def test_bad_orders_are_named():
 def test_an_example_that_does_not_run_is_named():
     with pytest.raises(InputError, match=r"Sequential does not run on an input of shape \(1, 4, 8, 8\)"):
         find_coupling(nn.Sequential(conv(3, 6)), (1, 4, 8, 8))
+
+
+class RandomNet(nn.Module):
+    """A network of random operations on random earlier maps (N, C, 6, 6), C in 4, 8 and 12."""
+
+    def __init__(self, seed: int, steps: int = 9) -> None:
+        super().__init__()
+        self.rng = random.Random(seed)
+        self.layers = nn.ModuleList()
+        self.steps = []
+        widths = [self._layer(conv(3, 8))]
+        self.steps.append((self.layers[0], 0))
+        for _ in range(steps):
+            i = self.rng.randrange(len(widths))
+            step, width = self._step(widths[i], i, widths)
+            self.steps.append((step, i))
+            widths.append(width)
+        self.out = conv(sum(widths), 2, 1)
+
+    def _layer(self, layer: nn.Module) -> int:
+        self.layers.append(layer)
+        return getattr(layer, "out_channels", 0)
+
+    def _step(self, c: int, i: int, widths: list[int]):
+        kind = self.rng.choice(
+            [
+                "conv",
+                "group",
+                "depth",
+                "relu",
+                "roll",
+                "move",
+                "shuffle",
+                "part",
+                "add",
+                "glue",
+                "gate",
+                "space",
+                "norm",
+                "twice",
+            ]
+        )
+        same = self.rng.choice([j for j, width in enumerate(widths) if width == c])
+        if kind in ("conv", "group", "depth"):
+            groups = {"conv": 1, "group": 2, "depth": c}[kind]
+            layer = conv(c, c if kind == "depth" else self.rng.choice([4, 8, 12]), groups=groups)
+            return layer, self._layer(layer)
+        if kind == "norm":
+            layer = self.rng.choice(
+                [nn.BatchNorm2d(c), nn.GroupNorm(2, c), nn.GroupNorm(1, c), nn.InstanceNorm2d(c)]
+            )
+            self._layer(layer)
+            return layer, c
+        if kind == "twice" and len(self.layers) > 1:
+            layer = self.rng.choice([m for m in self.layers if isinstance(m, nn.Conv2d)])
+            if layer.in_channels == c:
+                return layer, layer.out_channels
+        order = self.rng.sample(range(c), c)
+        half = self.rng.choice([slice(None, c // 2), slice(c // 2, None), slice(None, None, 2)])
+        if kind == "part" and c > 4:
+            return lambda x, maps: torch.cat([x[:, half].relu(), x[:, half].neg()], 1), 2 * len(
+                range(c)[half]
+            )
+        if kind == "glue" and 2 * c <= 12:
+            return lambda x, maps: torch.cat([x, maps[same]], 1), 2 * c
+        plain = {
+            "roll": lambda x, maps: torch.cat([x[:, ::2].roll(1, 2), x[:, 1::2].flip(3)], 1),
+            "move": lambda x, maps: x[:, order],
+            "shuffle": lambda x, maps: F.channel_shuffle(x, 2),
+            "add": lambda x, maps: x + maps[same],
+            "gate": lambda x, maps: x * maps[same].mean((2, 3), keepdim=True).sigmoid(),
+            "space": lambda x, maps: x * maps[same].amax(1, keepdim=True),
+        }
+        return plain.get(kind, lambda x, maps: F.leaky_relu(x, 0.1)), c
+
+    def forward(self, x):
+        maps: list[torch.Tensor] = []
+        for step, i in self.steps:
+            if isinstance(step, nn.Module):
+                maps.append(step(maps[i] if maps else x))
+            else:
+                maps.append(step(maps[i], maps))
+        return self.out(torch.cat(maps, 1))
+
+
+@pytest.mark.parametrize("seed", [*range(40), 1293, 1294])
+def test_random_networks_compute_the_same_with_channels_shuffled(seed):
+    check(RandomNet(seed, steps=5 if seed > 1000 else 9), 1, 3, 6, 6)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibrate import Reordered, Reordering, reorder_channels
     from .conv import OctConv1d, OctConv2d, OctConv3d
     from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
     from .convert import octavize
@@ -27,15 +28,20 @@ __all__ = [
     "OctConvTranspose3d",
     "OctTensor",
     "Plan",
+    "Reordered",
+    "Reordering",
     "create_model",
     "list_models",
     "oct_handler",
     "oct_rule",
     "octavize",
     "plan",
+    "reorder_channels",
 ]
 
-_HOMES = ("conv", "conv_transpose", "convert", "errors", "models", "planning", "swap", "tensor")
+_HOMES = (
+    *("calibrate", "conv", "conv_transpose", "convert", "errors", "models", "planning", "swap", "tensor"),
+)
 
 
 def __getattr__(name: str) -> Any:

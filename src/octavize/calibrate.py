@@ -90,6 +90,12 @@ def reorder_channels(
         InputError: `low` names what is no convolution or gives an impossible count, a bad loader, score or
             number of pictures, or a network that does not run on the example.
         RuntimeError: the reordered network would compute something else. The model is left as it was.
+
+    Example:
+        >>> octave = octavize(model, 0.5)
+        >>> low = {n: m.low_out for n, m in octave.named_modules() if isinstance(m, OctConv2d)}
+        >>> print(reorder_channels(model, loader, low))
+        >>> octave = octavize(model, 0.5)
     """
     _check_low(model, low)
     check_score(score)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .label_book import Book, NotUnderstood, same_rows
 from .label_rules import Call, Labels, label_rule, meet
-from .labels import FROZEN, NEUTRAL
+from .labels import NEUTRAL
 
 # ---- reductions and norms ---------------------------------------------------------------------------
 
@@ -27,16 +27,15 @@ def reduce(book: Book, tensor: Tensor, dims: Sequence[int]) -> Tensor:
 
     Along axes where they do not change, labels stay. A reduction over the same set of channels everywhere
     leaves no channel, and its channels may change places only among themselves. Otherwise the channels that
-    are reduced to one value move as one, and the first of them names the result.
+    are reduced to one value move as one.
     """
     labels = book[tensor]
     for d in dims:
         if (labels == labels.narrow(d, 0, 1)).all():
             labels = labels.narrow(d, 0, 1)
     varies = [d for d in dims if labels.shape[d] > 1]
-    book.ledger.relate(labels, torch.tensor(NEUTRAL))
     if not varies:
-        return labels
+        return book.ledger.combine(labels)
     kept = [d for d in range(labels.dim()) if d not in varies]
     moved = labels.permute(*kept, *varies)
     rows = moved.reshape(-1, torch.Size([labels.shape[d] for d in varies]).numel())
@@ -45,18 +44,20 @@ def reduce(book: Book, tensor: Tensor, dims: Sequence[int]) -> Tensor:
     if (in_order == in_order[:1]).all():
         _relate_counts(book, in_order[0])
         return torch.zeros(shape, dtype=torch.long)
-    rows_once = rows.unique(dim=0)
-    if (rows == NEUTRAL).any() or rows.shape[1] > 4096 or FROZEN in rows_once:
+    if (rows == NEUTRAL).any() or rows.shape[1] > 1024:
         raise NotUnderstood
-    book.ledger.tie(rows_once)
-    return rows[:, 0].reshape(shape)
+    rows, row = rows.unique(dim=0, return_inverse=True)
+    made = rows[:, 0]
+    for others in rows.T[1:]:
+        made = book.ledger.combine(made, others)
+    return made[row].reshape(shape)
 
 
 def _relate_counts(book: Book, labels: Tensor) -> None:
     """Channels that occur n times may change places with those that occur n times as well."""
     found, counts = labels.unique(return_counts=True)
     for count in counts.unique():
-        book.ledger.relate(found[counts == count], torch.tensor(NEUTRAL))
+        book.ledger.combine(found[counts == count])
 
 
 @label_rule(
@@ -71,7 +72,7 @@ def reduction(book: Book, call: Call) -> Sequence[Labels]:
 @label_rule("_softmax", "_log_softmax")
 def softmax(book: Book, call: Call) -> Sequence[Labels]:
     reduce(book, call["self"], _dims(call, call["self"].dim()))
-    return [book[call["self"]]]
+    return [book.ledger.combine(book[call["self"]])]
 
 
 @label_rule("native_layer_norm")
@@ -115,11 +116,12 @@ def batch_norm(book: Book, call: Call) -> Sequence[Labels]:
 
 def _scale(book: Book, call: Call, shape: Sequence[int], names: Sequence[str], after: int = 0) -> Tensor:
     """A map meets vectors with one entry a channel, `after` axes before its end."""
-    operands = [(call["input"], book[call["input"]])]
+    operands = []
     for vector in (call.named.get(name) for name in names):
         if vector is not None:
             view = (*vector.shape, *[1] * after)
             operands.append((vector.reshape(view), book[vector].reshape(view)))
+    operands.append((call["input"], book[call["input"]]))  # last: vectors are fast to combine
     return meet(book, operands, shape)
 
 
@@ -142,8 +144,7 @@ def pool_or_resize(book: Book, call: Call) -> Sequence[Labels]:
     x = call.tensors()[0]
     spatial = int(found[1]) if found else x.dim() - 2
     labels = book.over(x, range(x.dim() - spatial, x.dim()))
-    book.ledger.relate(labels, torch.tensor(NEUTRAL))
-    return [labels]  # indices of a maximum are frozen
+    return [book.ledger.combine(labels)]  # indices of a maximum are frozen
 
 
 @label_rule("convolution", "_convolution")
@@ -161,6 +162,7 @@ def convolution(book: Book, call: Call) -> Sequence[Labels]:
 
 
 def _add_bias(book: Book, made: Tensor, bias: Tensor | None) -> Tensor:
+    made = book.ledger.combine(made)
     if bias is None:
         return made
     return meet(book, [(torch.zeros(()), made), (bias, book[bias])], made.shape)
@@ -207,12 +209,11 @@ def _product(book: Book, a: Tensor, b: Tensor) -> Tensor:
     if len(inner) > 1:  # a sum over k: both sides move along, or neither
         book.ledger.freeze(inner[outer == NEUTRAL])
         book.ledger.freeze(outer[inner == NEUTRAL])
-    book.ledger.relate(rows, torch.tensor(NEUTRAL))
     if (columns == NEUTRAL).all():
-        return rows[:, None]
+        return book.ledger.combine(rows)[:, None]
     if (rows != NEUTRAL).any():
         raise NotUnderstood
-    return columns[None]
+    return book.ledger.combine(columns)[None]
 
 
 @label_rule("mm", "bmm")

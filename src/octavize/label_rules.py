@@ -136,7 +136,7 @@ _UNTAGGED = (
 
 @label_rule(*_UNTAGGED.split())
 def pointwise(book: Book, call: Call) -> Sequence[Labels]:
-    """Operands meet place by place; the result carries the label of the first that has one."""
+    """Operands meet place by place."""
     names = [name for name, value in call.named.items() if isinstance(value, Tensor)]
     if len(names) != len(call.tensors()) or "out" in call.named:
         raise NotUnderstood
@@ -144,16 +144,15 @@ def pointwise(book: Book, call: Call) -> Sequence[Labels]:
 
 
 def meet(book: Book, operands: Sequence[tuple[Tensor, Tensor]], shape: Sequence[int]) -> Tensor:
-    """Relate operands, each (values, labels), that are broadcast to `shape`; the labels of the result.
+    """Labels (*shape) of what is made of operands, each (values, labels), place by place after broadcasting.
 
     Raises:
         NotUnderstood: an operand without labels treats the channels of another differently.
     """
-    result = torch.zeros((), dtype=torch.long).expand(tuple(shape))
+    result = torch.tensor(NEUTRAL)
     for _, labels in operands:
-        labels = labels.expand(result.shape)
-        book.ledger.relate(result, labels)
-        result = torch.where(result == NEUTRAL, labels, result)
+        result = book.ledger.combine(result, labels)
+    result = result.expand(tuple(shape))
     for values, labels in operands:
         _check_neutral(values, labels, result)
     return result
@@ -175,8 +174,7 @@ def _check_neutral(values: Tensor, labels: Tensor, result: Tensor) -> None:
 
 @label_rule("copy")
 def copy_(book: Book, call: Call) -> Sequence[Labels]:
-    book.ledger.relate(book[call["src"]], torch.tensor(NEUTRAL))
-    return [book[call["src"]]]
+    return [book.ledger.combine(book[call["src"]])]
 
 
 @label_rule("fill", "zero")
@@ -221,13 +219,14 @@ def move(book: Book, call: Call) -> Sequence[Labels]:
     if not all(book.is_constant(index) for index in indices):
         raise NotUnderstood
 
+    is_view = call.func._schema.arguments[0].alias_info is not None
+
     def swap(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         if any(value is index for index in indices):
             return value.cpu()
-        book.ledger.relate(book[value], torch.tensor(NEUTRAL))
-        return book[value]
+        return book[value] if is_view else book.ledger.combine(book[value])
 
     args, kwargs = tree_map(swap, (call.args, call.kwargs))
     kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout", "pin_memory")}

@@ -1,12 +1,14 @@
 """Which channels are tied to which: the book that is kept while a network runs, and what follows from it.
 
-Every place of a parameter's axis has a *label* of its own; a feature map carries, at every pixel, the label
-of the channel it came from. Each operation of the run enters one or more *relations*: pairs of labels that
-it brought together. Labels that are related, however indirectly, move together: they are a *block*.
+Every place of a parameter's axis has a *label* of its own, and so has every channel that an operation makes:
+a feature map carries, at every pixel, the label of its channel. Each operation enters *relations*: pairs of
+labels that it brought together, such as a channel and what it was made from. Labels that are related,
+however indirectly, move together: they are a *block*.
 
 Two blocks may change places if they look the same to every operation: the same axes hold their labels, in
 the same order, and the same relations hold between them. Since each label belongs to one place of one
-axis, exchanging two such blocks renames the channels of the network and changes nothing else.
+axis, or to one result of one operation, exchanging two such blocks renames the channels of the network and
+changes nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ FROZEN = 1  # whatever is tied to this label stays where it is
 class Axis:
     """One axis of a parameter or buffer, with a label a place: `start`, `start + 1`, …
 
-    `name` is None for channels that no parameter lists, as those made by a grouped transposed convolution.
+    `name` is None for the channels that one operation made, which no parameter lists.
     """
 
     name: str | None
@@ -51,25 +53,45 @@ class Ledger:
         """Fresh labels (length,). A single channel has nothing to change places with: it is neutral."""
         if length == 1:
             return torch.zeros(1, dtype=torch.long)
+        return self._give(length, name, dim)
+
+    def _give(self, length: int, name: str | None = None, dim: int = 0) -> Tensor:
         axis = Axis(name, dim, self.count, length)
         self.axes.append(axis)
         self.count += length
         return axis.labels
 
-    def relate(self, a: Tensor, b: Tensor) -> None:
-        """Enter a relation: `a` met `b`, place by place after broadcasting. Meeting NEUTRAL counts too.
+    def combine(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        """Labels of what an operation makes of `a`, or of `a` and `b`, place by place after broadcasting.
 
-        A relation with NEUTRAL ties nothing, but a channel that took part can then only change places with
-        one that also did: a ReLU on half of the channels keeps the halves apart.
+        Each pair of labels that meets gets one fresh label, related to both. So a channel that took part in
+        an operation can only change places with one that did so too, and a channel and what an operation
+        made of it are told apart, wherever they meet again. What is made of nothing but NEUTRAL is NEUTRAL.
         """
-        a, b = torch.broadcast_tensors(a, b)
-        pairs = a.flatten() * self.count + b.flatten()
-        if len(pairs) > 1:  # neighbours are mostly pixels of one channel: spare `unique` the sorting
-            pairs = torch.cat([pairs[:1], pairs[1:][pairs[1:] != pairs[:-1]]])
-        pairs = pairs.unique()
-        pairs = pairs[pairs != 0]
-        relation = torch.full_like(pairs, self._relations)
-        self._rows.append(torch.stack([relation, pairs // self.count, pairs % self.count]))
+        b = torch.tensor(NEUTRAL) if b is None else b
+        a, b = a.expand(shape := torch.broadcast_shapes(a.shape, b.shape)), b.expand(shape)
+        # Neighbours are mostly pixels of one channel: taken as one, they spare `unique` the sorting.
+        runs, run = (a.flatten() * self.count + b.flatten()).unique_consecutive(return_inverse=True)
+        pairs, pair = runs.unique(return_inverse=True)
+        left, right = pairs // self.count, pairs % self.count
+        made = torch.where((left == FROZEN) | (right == FROZEN), FROZEN, NEUTRAL)
+        fresh = (made == NEUTRAL) & (pairs != 0)
+        if fresh.any():
+            made[fresh] = self._give(int(fresh.sum()))
+        self._enter(made, left)
+        self._enter(made, right)
+        return made[pair][run].reshape(a.shape)
+
+    def relate(self, a: Tensor, b: Tensor) -> None:
+        """Enter a relation: `a` met `b`, place by place."""
+        pairs = (a * self.count + b).unique()
+        self._enter(pairs // self.count, pairs % self.count)
+
+    def _enter(self, a: Tensor, b: Tensor) -> None:
+        """Enter a relation of distinct pairs. One with NEUTRAL ties nothing but counts."""
+        some = (a != NEUTRAL) | (b != NEUTRAL)
+        relation = torch.full_like(a, self._relations)
+        self._rows.append(torch.stack([relation, a, b])[:, some])
         self._relations += 1
 
     def tie(self, rows: Tensor) -> None:
@@ -80,7 +102,7 @@ class Ledger:
     def freeze(self, labels: Tensor) -> None:
         """Keep these channels where they are."""
         labels = labels.flatten().unique()
-        self.relate(labels[labels != NEUTRAL], torch.tensor(FROZEN))
+        self._enter(labels[labels != NEUTRAL], torch.full_like(labels[labels != NEUTRAL], FROZEN))
 
     def solve(self) -> tuple[Tensor, list[Tensor]]:
         """What may change places.

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conv import OctConv1d, OctConv2d, OctConv3d
     from .convert import Decision, Plan, octavize, plan
+    from .converted import load_converted
     from .errors import InputError
     from .models import create_model, list_models
+    from .norms import reestimate_norms
     from .tensor import DenseFallbackWarning, OctTensor, oct_rule
 
 __version__ = "0.1.0"
@@ -23,12 +25,14 @@ __all__ = [
     "Plan",
     "create_model",
     "list_models",
+    "load_converted",
     "oct_rule",
     "octavize",
     "plan",
+    "reestimate_norms",
 ]
 
-_HOMES = ("conv", "convert", "errors", "models", "tensor")
+_HOMES = ("conv", "convert", "errors", "models", "norms", "tensor", "converted")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import lightning.pytorch as pl
@@ -38,7 +39,7 @@ class Distiller(Classifier):
     training mode, checkpoints, the optimiser and distributed training do not see it.
 
     Args:
-        teacher: the vanilla network; None trains on the labels alone.
+        teacher: the vanilla network, of which a copy is kept; None trains on the labels alone.
         weight: w, 0 to 1.
         temperature: see `soft_loss`.
     """
@@ -57,12 +58,13 @@ class Distiller(Classifier):
     ) -> None:
         super().__init__(model, pictures, recipe, name, seed)
         self.weight, self.temperature = weight, temperature
-        kept = None if teacher is None else teacher.to(memory_format=torch.channels_last).eval()
-        self._teacher = (kept,)  # in a tuple, where torch does not look for submodules
+        kept = None if teacher is None else copy.deepcopy(teacher).to(memory_format=torch.channels_last)
+        # In a tuple, where torch does not look for submodules.
+        self._teacher = (None if kept is None else kept.eval().requires_grad_(False),)
 
     def on_fit_start(self) -> None:
         if self._teacher[0] is not None:
-            self._teacher[0].to(device=self.device, dtype=self.dtype)
+            self._teacher[0].to(next(self.model.parameters()))  # device and dtype
 
     def training_loss(self, inputs: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         hard = super().training_loss(inputs, scores, labels)

@@ -67,6 +67,7 @@ class Classifier(pl.LightningModule):
         self.pictures, self.recipe, self.name, self.seed = pictures, recipe, name, seed
         self.random = torch.Generator()
         self.epoch_seconds = 0.0
+        self._clock = time.perf_counter()
         self.test_result = (float("nan"), float("nan"))
         """Test loss and accuracy."""
         classes = len(pictures.classes)

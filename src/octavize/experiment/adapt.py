@@ -50,7 +50,7 @@ from octavize.experiment.prepare import (
     prepare_in,
     with_facts,
 )
-from octavize.experiment.recipe import Recipe
+from octavize.experiment.recipe import Recipe, check_names
 from octavize.experiment.train import (
     Run,
     describe_data,
@@ -79,7 +79,11 @@ def fine_tuning_recipe(recipe: Recipe, name: str, seed: int, given: dict[str, An
     Args:
         name: of the network, which picks settings given by pattern.
         given: settings of the user's own; None where not given.
+
+    Raises:
+        InputError: a setting that recipes do not have, or a value out of range.
     """
+    check_names(given, f"fine-tuning of {name}")
     adapted = {**FINE_TUNING, "lr": LR_SHARE * recipe.lr_of(name), "batch_size": recipe.batch_size_of(name)}
     chosen = {k: v for k, v in given.items() if v is not None}
     lists = {"models": (name,), "alphas": (0.0,), "seeds": (seed,), "model_arguments": {}}

@@ -10,8 +10,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -20,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from octavize import cli_convert
 from octavize import cli_options as o
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError
 
 app = typer.Typer(
     name="octavize",
@@ -96,7 +96,7 @@ def compare(
 
     [cyan]octavize compare --recipe article --devices 4 --strategy ddp --precision bf16-mixed[/cyan]
     """
-    _require_experiment()
+    o.require_experiment()
     from octavize.experiment.compare import compare as run
     from octavize.experiment.recipe import load_recipe
 
@@ -119,7 +119,7 @@ def compare(
         ),
     )
     hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
-    with _resumable():
+    with o.resumable():
         run(chosen, out or Path("runs") / chosen.name, data_dir=data_dir, hardware=hardware, restart=restart)
 
 
@@ -173,7 +173,7 @@ def train(
 
     [cyan]octavize train oct_resnet50 --alpha 0.25 --data folder --data-dir ~/flowers --size 224[/cyan]
     """
-    _require_experiment()
+    o.require_experiment()
     from octavize.experiment.compare import train_one
     from octavize.experiment.recipe import load_recipe
 
@@ -196,7 +196,7 @@ def train(
         ),
     )
     hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
-    with _resumable():
+    with o.resumable():
         train_one(chosen, out or Path("runs") / name, data_dir=data_dir, hardware=hardware, restart=restart)
 
 
@@ -289,6 +289,10 @@ def profile(
         shown.print(Console())
 
 
+command(cli_convert.convert)
+command(cli_convert.adapt)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: a mistake of the user ends in one line on stderr and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -313,18 +317,3 @@ def _fail(message: str) -> NoReturn:
     line = Text.assemble(("Error: ", "bold red"), " ".join(message.split()))
     Console(stderr=True, highlight=False, soft_wrap=True).print(line)
     sys.exit(2)
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say after Ctrl-C how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. The same command goes on from the last finished epoch.", err=True)
-        raise typer.Exit(130) from None
-
-
-def _require_experiment() -> None:
-    for module in ("lightning", "torchmetrics", "timm", "matplotlib", "jinja2", "tensorboard"):
-        require_extra(module, "experiment")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from octavize.errors import InputError
+from octavize.errors import InputError, require_extra
 
 if TYPE_CHECKING:
     from octavize.experiment.hardware import Hardware
@@ -22,6 +23,7 @@ def number_or_pattern(text: str) -> str:
 
 LISTS: dict[str, Callable[[str], Any]] = {
     **{"--alpha": float, "--seed": int, "--model": str, "-m": str},
+    **{"--mean": float, "--std": float},
     **dict.fromkeys(("--epochs", "--batch-size", "--lr"), number_or_pattern),
 }
 """Options that may be followed by several values, and what a value has to look like."""
@@ -214,6 +216,22 @@ def overrides(
             raise InputError(f"--set is {setting!r}: give name=value, as in --set label_smoothing=0.1")
         given[name] = _yaml(setting, text)
     return given
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say after Ctrl-C how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. The same command goes on from the last finished epoch.", err=True)
+        raise typer.Exit(130) from None
+
+
+def require_experiment() -> None:
+    """Raises InputError where a package that training needs is missing."""
+    for module in ("lightning", "torchmetrics", "timm", "matplotlib", "jinja2", "tensorboard"):
+        require_extra(module, "experiment")
 
 
 def make_hardware(accelerator: str, devices: str, nodes: int, strategy: str, threads: int | None) -> Hardware:

@@ -79,6 +79,13 @@ def create_model(
     return octavize(model, recipe.policy(alpha), strict=strict, inplace=True)
 
 
+def policy_of(name: str, alpha: float) -> dict[str, float]:
+    """α by name pattern, as `octavize` takes it: what `create_model` gives the layers of a named network."""
+    if name not in list_models():
+        raise InputError(f"model {name!r} is unknown: choose from {', '.join(list_models())}")
+    return _REGISTRY[name.removesuffix("_small")].policy(check_alpha(alpha))
+
+
 def _check_whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}={value!r}: give a whole number of at least {least}")

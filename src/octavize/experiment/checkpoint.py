@@ -36,6 +36,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote of a mapping; None where the file is not there.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"file {path} is damaged: delete it, or pass --restart to begin anew")
+    return value
+
+
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write a network's state dict with the facts needed to build it again.
 

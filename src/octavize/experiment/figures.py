@@ -73,19 +73,19 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
             }
             for quantity in ("accuracy", "loss"):
                 name = f"curves-{model}-{quantity}"
-                drawn[name] = _save(_curves(curves, quantity), folder / name)
+                drawn[name] = save_figure(_curves(curves, quantity), folder / name)
         batch = results["profile"]["input_shape"][0]
         for name, field, label in (
             ("accuracy-macs", "macs", "multiply–accumulates per picture, millions"),
             ("accuracy-latency", "latency_ms", f"measured latency of {batch} pictures, ms"),
         ):
-            drawn[name] = _save(_trade_off(results["networks"], alphas, field, label), folder / name)
+            drawn[name] = save_figure(_trade_off(results["networks"], alphas, field, label), folder / name)
     return drawn
 
 
 def _curves(curves: dict[float, list[list[Row]]], quantity: str) -> Figure:
     """Train (dashed) and validation (solid) against epoch: the mean over seeds and their range."""
-    figure, axes = _blank()
+    figure, axes = blank_figure()
     handles = []
     for position, (alpha, seeds) in enumerate(curves.items()):
         ink = colour(position)
@@ -101,7 +101,7 @@ def _curves(curves: dict[float, list[list[Row]]], quantity: str) -> Figure:
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy, %" if quantity == "accuracy" else "loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, handles)
+    add_legend(axes, handles)
     return figure
 
 
@@ -130,7 +130,7 @@ def _line(axes: Axes, seeds: Sequence[list[Row]], field: str, ink: str, *, dashe
 
 def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, label: str) -> Figure:
     """Accuracy against a cost: a marker per network, the α of one architecture joined by a line."""
-    figure, axes = _blank()
+    figure, axes = blank_figure()
     scale = 1e6 if field == "macs" else 1
     models = list(dict.fromkeys(n["model"] for n in networks))
     costs = [n[field] / scale for n in networks]
@@ -162,7 +162,7 @@ def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, 
         )
         for i, m in enumerate(models)
     ]
-    _legend(axes, handles)
+    add_legend(axes, handles)
     return figure
 
 
@@ -178,12 +178,14 @@ def _cost_axis(axes: Axes, costs: list[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _blank() -> tuple[Figure, Axes]:
+def blank_figure() -> tuple[Figure, Axes]:
+    """A figure of the report's size with one pair of axes; draw it within `rc_context(STYLE)`."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _legend(axes: Axes, handles: list[Line2D]) -> None:
+def add_legend(axes: Axes, handles: list[Line2D]) -> None:
+    """A legend above the axes."""
     columns = 2 if len(handles) % 2 == 0 and len(handles) <= 4 else 3
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2,
@@ -191,7 +193,8 @@ def _legend(axes: Axes, handles: list[Line2D]) -> None:
     )  # fmt: skip
 
 
-def _save(figure: Figure, path: Path) -> str:
+def save_figure(figure: Figure, path: Path) -> str:
+    """Write `path`.svg and `path`.png; returns the SVG text."""
     # The salt makes the ids inside the SVG differ between figures, since all end up in one page.
     with matplotlib.rc_context({"svg.hashsalt": path.name}):
         figure.savefig(Path(f"{path}.svg"), metadata={"Date": None, "Creator": None})

@@ -67,6 +67,7 @@ class Classifier(pl.LightningModule):
         self.pictures, self.recipe, self.name, self.seed = pictures, recipe, name, seed
         self.random = torch.Generator()
         self.epoch_seconds = 0.0
+        self._clock = time.perf_counter()
         self.test_result = (float("nan"), float("nan"))
         """Test loss and accuracy."""
         classes = len(pictures.classes)
@@ -105,6 +106,10 @@ class Classifier(pl.LightningModule):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Class scores (N, classes) of uint8 pictures (N, C, H, W)."""
+        return self.model(self.inputs(pictures))
+
+    def inputs(self, pictures: Tensor) -> Tensor:
+        """What the network sees of uint8 pictures (N, C, H, W): resized, normalised, in its dtype."""
         inputs = to_input(
             pictures,
             self.pictures.mean,
@@ -112,7 +117,11 @@ class Classifier(pl.LightningModule):
             size=self.recipe.size,
             normalise=self.recipe.normalise,
         )
-        return self.model(inputs.to(self.dtype, memory_format=torch.channels_last))
+        return inputs.to(self.dtype, memory_format=torch.channels_last)
+
+    def training_loss(self, inputs: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """The loss () that is minimised, of inputs (N, C, H, W), their scores (N, classes), labels (N,)."""
+        return F.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)
 
     def on_train_epoch_start(self) -> None:
         seed = hash((self.seed, self.current_epoch, self.global_rank)) % 2**63
@@ -130,8 +139,9 @@ class Classifier(pl.LightningModule):
                 generator=self.random,
                 fill=[255 * mean for mean in self.pictures.mean],
             )
-        scores = self(pictures)
-        loss = F.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)
+        inputs = self.inputs(pictures)
+        scores = self.model(inputs)
+        loss = self.training_loss(inputs, scores, labels)
         if not torch.isfinite(loss):
             raise InputError(
                 f"lr is {self.recipe.lr_of(self.name):g} and {self.name} diverged with it: the loss became "

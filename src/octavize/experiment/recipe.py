@@ -7,7 +7,7 @@ and where the output goes are not part of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -157,13 +157,18 @@ def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
         raise InputError(f"recipe {name_or_path} is not valid YAML ({reason}): mend the file") from None
     if not isinstance(settings, dict):
         raise InputError(f"recipe {name_or_path} holds no settings: write lines such as `epochs: 10`")
-    known = {f.name for f in fields(Recipe)}
-    for key in (*settings, *overrides):
-        if key not in known:
-            choices = ", ".join(sorted(known))
-            raise InputError(f"recipe {name_or_path} has an unknown setting {key!r}: choose from {choices}")
+    check_names((*settings, *overrides), f"recipe {name_or_path}")
     recipe = Recipe(**{"name": Path(name_or_path).stem, **settings})
     return replace(recipe, **{k: v for k, v in overrides.items() if v is not None})
+
+
+def check_names(settings: Iterable[str], where: str) -> None:
+    """Raises InputError for the first of `settings` that a recipe does not have."""
+    known = {f.name for f in fields(Recipe)}
+    for key in settings:
+        if key not in known:
+            choices = ", ".join(sorted(known))
+            raise InputError(f"{where} has an unknown setting {key!r}: choose from {choices}")
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -168,21 +168,9 @@ def _train(
     module = Classifier(model, pictures, recipe, run.model, run.seed)
     folder.mkdir(parents=True, exist_ok=True)
     identity = {**asdict(run), "recipe": fingerprint(recipe, run), "data": describe_data(pictures)}
-    journal = Journal(folder, identity, _metadata(run, recipe, pictures), _teller(run, recipe, console))
-    resume = _resume_point(journal, console)
-    bars = [RichProgressBar(refresh_rate=5)] if console.is_terminal else []
-    with quiet_lightning():
-        trainer = make_trainer(
-            hardware,
-            recipe.precision,
-            max_epochs=recipe.epochs_of(run.model),
-            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-            callbacks=[journal, *bars, *callbacks],
-            enable_progress_bar=bool(bars),
-        )
-        guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
-        load_weights(journal.best, module.model)
-        guarded(trainer, lambda: trainer.test(module, verbose=False))
+    tell = teller(recipe.epochs_of(run.model), console)
+    journal = Journal(folder, identity, _metadata(run, recipe, pictures), tell)
+    trainer = fit_and_test(module, journal, hardware, console, callbacks)
     best = read_metadata(journal.best)
     loss, accuracy = module.test_result
     result = {
@@ -200,6 +188,38 @@ def _train(
         write_json(folder / "result.json", result)
         journal.last.unlink(missing_ok=True)
     return result
+
+
+def fit_and_test(
+    module: Classifier,
+    journal: Journal,
+    hardware: Hardware,
+    console: Console,
+    callbacks: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    """Train to the end, going on from the journal's last finished epoch; then test the best weights.
+
+    Afterwards the module holds the best weights and its `test_result`.
+
+    Raises:
+        InputError: see `train_run`.
+    """
+    recipe = module.recipe
+    resume = _resume_point(journal, console)
+    bars = [RichProgressBar(refresh_rate=5)] if console.is_terminal else []
+    with quiet_lightning():
+        trainer = make_trainer(
+            hardware,
+            recipe.precision,
+            max_epochs=recipe.epochs_of(module.name),
+            logger=TensorBoardLogger(journal.folder, name="", version="tensorboard"),
+            callbacks=[journal, *bars, *callbacks],
+            enable_progress_bar=bool(bars),
+        )
+        guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
+        load_weights(journal.best, module.model)
+        guarded(trainer, lambda: trainer.test(module, verbose=False))
+    return trainer
 
 
 def fingerprint(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -245,8 +265,8 @@ def _metadata(run: Run, recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _teller(run: Run, recipe: Recipe, console: Console) -> Callable[[Row], None]:
-    epochs = recipe.epochs_of(run.model)
+def teller(epochs: int, console: Console) -> Callable[[Row], None]:
+    """Prints a line per finished epoch."""
 
     def tell(row: Row) -> None:
         console.print(

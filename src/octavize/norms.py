@@ -1,0 +1,139 @@
+"""Batch norm after conversion: running statistics measured anew on real pictures.
+
+A converted network carries the running statistics of the vanilla one, but its channels have other means and
+variances: low channels are averages. No gradient is needed to mend that, only a few thousand pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .errors import InputError
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: int = 4096) -> int:
+    """Replace the running statistics of all batch norms by averages over the pictures of a loader.
+
+    Each layer gets the plain average of its batches' means and (unbiased) variances, weighted by the number
+    of pictures in each, as it sees them while it normalises with the batch's own statistics (the "precise
+    batch norm" of Wu & Johnson 2021). Everything else (dropout, stochastic depth, …) is in evaluation mode
+    meanwhile. Afterwards every module's `training` flag and every `momentum` is what it was; a layer that no
+    picture reached keeps its statistics, and after an error all do.
+
+    Args:
+        model: any network, octave or not; changed in place. Batch norms are torch's and their subclasses,
+            such as timm's `BatchNormAct2d`; those without running statistics are left alone.
+        loader: batches of the network's input, (N, C, …) floating point, or sequences whose first entry is
+            such a batch (pictures and labels). Shuffled, so that a batch holds a mixture of the classes.
+            They are moved to the network's device.
+        max_pictures: stop after so many; the last batch is cut.
+
+    Returns:
+        The number of pictures used; 0, without reading the loader, for a network without batch norm.
+
+    Raises:
+        InputError: the loader yields nothing or something else, the network does not run on its batches, or
+            `max_pictures` is below 2.
+    """
+    if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 2:
+        raise InputError(f"max_pictures={max_pictures!r}: give a whole number of at least 2, such as 4096")
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return 0
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    used = 0
+    with torch.no_grad(), _averaging(model, norms):
+        for pictures in pictures_of(loader, "loader"):
+            _run(model, pictures[: max_pictures - used].to(device))
+            used += min(len(pictures), max_pictures - used)
+            if used >= max_pictures:
+                break
+        if used == 0:
+            raise InputError("loader yields no batch: give one that can be read again and holds pictures")
+    return used
+
+
+def pictures_of(loader: Any, name: str) -> Iterator[Tensor]:
+    """The pictures of each batch of a loader, whether it brings labels or not.
+
+    Args:
+        loader: yields Tensors (N, C, …), or sequences that begin with one.
+        name: of the argument, for messages.
+
+    Raises:
+        InputError: not iterable, or a batch is something else.
+    """
+    if not isinstance(loader, Iterable):
+        raise InputError(
+            f"{name} is a {type(loader).__name__}: give batches of pictures, such as a DataLoader"
+        )
+    for batch in loader:
+        pictures = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        if not isinstance(pictures, Tensor):
+            kind = type(pictures).__name__
+            raise InputError(f"{name} yields a {kind}: give Tensors (N, C, …), or tuples that begin with one")
+        if not pictures.is_floating_point() or pictures.ndim < 3 or len(pictures) == 0:
+            raise InputError(
+                f"{name} yields {pictures.dtype} of shape {tuple(pictures.shape)}: give batches (N, C, …) of "
+                "floating point, normalised as for training"
+            )
+        yield pictures
+
+
+@contextmanager
+def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Batch norms average what they see; flags and momenta come back, and after an error statistics too."""
+    flags = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    before = {
+        norm: {k: v.clone() for k in STATISTICS if (v := getattr(norm, k)) is not None} for norm in norms
+    }
+    seen = dict.fromkeys(norms, 0)
+
+    def weigh(norm: nn.Module, args: tuple[Any, ...]) -> None:
+        # The running average moves by this batch's share of all pictures so far: the first replaces what was
+        # there. Counted per call, so that a layer that is used twice averages both uses.
+        assert isinstance(norm, _BatchNorm)
+        seen[norm] += args[0].shape[0]
+        norm.momentum = args[0].shape[0] / seen[norm]
+
+    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    done = False
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.training = True  # not .train(): timm's hold a dropout, which stays off
+        yield
+        done = True
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, flag in flags.items():
+            module.training = flag
+        for norm in norms:
+            norm.momentum = momenta[norm]
+            if not done or seen[norm] == 0:
+                for key, value in before[norm].items():
+                    getattr(norm, key).copy_(value)
+
+
+def _run(model: nn.Module, pictures: Tensor) -> None:
+    try:
+        model(pictures)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"loader yields batches of shape {tuple(pictures.shape)}, on which {type(model).__name__} does "
+            f"not run ({reason}): give pictures of the network's own size, several to a batch"
+        ) from error

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from octavize import octavize
-from octavize.calibrate import reorder_channels
-from octavize.energy import measure_energy
+from octavize.calibration.reorder import reorder_channels
+from octavize.calibration.energy import measure_energy
 from octavize.errors import InputError
 
 
@@ -242,7 +242,7 @@ def test_bad_arguments_are_named(arguments, message):
 def test_an_order_that_would_change_the_network_is_refused(monkeypatch):
     model = Separable(sharp=[1, 4, 6, 7])
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("octavize.calibrate.permute", lambda net, *_: net.make.weight.mul_(2))
+    monkeypatch.setattr("octavize.calibration.reorder.permute", lambda net, *_: net.make.weight.mul_(2))
     with pytest.raises(RuntimeError, match=r"Separable was left alone: .* output would differ by"):
         reorder_channels(model, [pictures()], {"make": 4}, example=(1, 2, 8, 8))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

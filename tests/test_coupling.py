@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from octavize.coupling import Coupling, find_coupling, permute
+from octavize.calibration.coupling import Coupling, find_coupling, permute
 from octavize.errors import InputError
 from octavize.trace import CONVOLUTIONS
 

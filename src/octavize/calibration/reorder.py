@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from .coupling import Coupling, example_input, find_coupling, permute, stand_in
 from .energy import MAX_PICTURES, TINY, Energies, Score, check_score, measure_energy
-from .errors import InputError
-from .trace import CONVOLUTIONS
+from ..errors import InputError
+from ..trace import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def reorder_channels(
 
     Args:
         model: a trained vanilla network.
-        loader: batches of prepared pictures, see `octavize.energy.measure_energy`.
+        loader: batches of prepared pictures, see `octavize.calibration.energy.measure_energy`.
         low: how many of a convolution's last output channels will be low, by its name.
         example: an input, or its shape (N, C, H, W), on which the network is run once to see which channels
             belong together; see `octavize.trace.example_shape`.

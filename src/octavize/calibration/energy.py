@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
-from .resample import halve, upsample
-from .split import default_octave_dims
-from .trace import CONVOLUTIONS
+from ..errors import InputError
+from ..resample import halve, upsample
+from ..split import default_octave_dims
+from ..trace import CONVOLUTIONS
 
 Score = Literal["damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from octavize import octavize
-from octavize.calibration.reorder import reorder_channels
 from octavize.calibration.energy import measure_energy
+from octavize.calibration.reorder import reorder_channels
 from octavize.errors import InputError
 
 

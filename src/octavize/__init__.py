@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .calibrate import Reordered, Reordering, reorder_channels
+    from .calibration.calibrate import calibrate
+    from .calibration.reorder import Reordering
     from .conv import OctConv1d, OctConv2d, OctConv3d
     from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
     from .convert import octavize
@@ -30,8 +31,8 @@ __all__ = [
     "OctConvTranspose3d",
     "OctTensor",
     "Plan",
-    "Reordered",
     "Reordering",
+    "calibrate",
     "create_model",
     "list_models",
     "load_converted",
@@ -40,7 +41,6 @@ __all__ = [
     "octavize",
     "plan",
     "reestimate_norms",
-    "reorder_channels",
 ]
 
 _HOME = {
@@ -58,9 +58,8 @@ _HOME = {
     "Plan": "planning",
     "plan": "planning",
     "octavize": "convert",
-    "Reordered": "calibrate",
-    "Reordering": "calibrate",
-    "reorder_channels": "calibrate",
+    "Reordering": "calibration.reorder",
+    "calibrate": "calibration.calibrate",
     "reestimate_norms": "norms",
     "create_model": "models",
     "list_models": "models",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +19,9 @@ def octavize(
     model: nn.Module,
     alpha: Alpha = DEFAULT_ALPHA,
     *,
+    budget: float | None = None,
     plan: Plan | None = None,
+    calibrate: Iterable[Any] | None = None,
     downsample: str = "pool",
     example: Tensor | Sequence[int] | None = None,
     strict: bool = False,
@@ -31,8 +34,11 @@ def octavize(
 
     Args:
         model: the network. Left alone unless `inplace`.
-        alpha, downsample, example: see `octavize.plan`.
-        plan: a plan to apply as it is, perhaps edited; it takes the place of the three.
+        alpha, budget, downsample, example: see `octavize.plan`.
+        plan: a plan to apply as it is, perhaps edited; it takes the place of the four.
+        calibrate: for trained networks: batches of prepared pictures, such as a DataLoader. The channels that
+            lose least by it become low, instead of the last ones, see `octavize.calibrate`. Its state dict is
+            that of a vanilla network that computes the same as `model`, in another order of channels.
         strict: the network refuses to compute a function without an octave rule on the dense map.
         inplace: convert `model` itself instead of a copy.
 
@@ -45,16 +51,23 @@ def octavize(
     Example:
         >>> net = octavize(torchvision.models.resnet50(weights="DEFAULT"), alpha={"*": 0.5, "layer4.*": 0})
     """
-    if plan is None:
-        plan = make_plan(model, alpha, downsample=downsample, example=example)
-        _warn_if_nothing(plan, alpha)
-    elif isinstance(plan, Plan):
-        check_plan(plan, model)
-    else:
+    if plan is not None and not isinstance(plan, Plan):
         raise InputError(f"plan={plan!r}: give an octavize.Plan, such as Plan.load(path)")
     if not inplace:
         model = copy.deepcopy(model)
-    swap(model, plan.alphas, strict=strict, downsample=plan.downsample)
+    made: dict[str, Any] = {"budget": budget, "downsample": downsample, "example": example}
+    if calibrate is not None:
+        from .calibration.calibrate import calibrate as put_in_order
+
+        decided, _ = put_in_order(model, calibrate, alpha, plan=plan, **made)
+    elif plan is not None:
+        check_plan(plan, model)
+        decided = plan
+    else:
+        decided = make_plan(model, alpha, **made)
+    if plan is None:
+        _warn_if_nothing(decided, alpha)
+    swap(model, decided.alphas, strict=strict, downsample=decided.downsample)
     return model
 
 

@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
+from ..trace import drop_hooks, example_shape
 from .label_book import Book, NotUnderstood
 from .label_rules import Call, changed_operands, propagate
 from .labels import FROZEN, Axis, Ledger
-from ..trace import drop_hooks, example_shape
 
 Order = Sequence[Tensor]
 

@@ -1,4 +1,4 @@
-"""`reorder_channels`: let the channels that lose least be the low ones.
+"""Let the channels that lose least be the low ones.
 
 An octave convolution makes its *last* channels low, whichever they are. In a trained network channels differ
 widely in how much of their energy is above half the sampling rate, so before it becomes octave its channels
@@ -8,7 +8,7 @@ are put in order. The vanilla network computes the same function before and afte
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .coupling import Coupling, example_input, find_coupling, permute, stand_in
-from .energy import MAX_PICTURES, TINY, Energies, Score, check_score, measure_energy
 from ..errors import InputError
 from ..trace import CONVOLUTIONS
+from .coupling import Coupling, example_input, permute, stand_in
+from .energy import TINY, Energies, Score
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Reordered:
 
 @dataclass(frozen=True)
 class Reordering:
-    """What `reorder_channels` did; printing it gives a table."""
+    """What reordering did; printing it gives a table."""
 
     convolutions: list[Reordered]
     pictures: int
@@ -59,49 +59,35 @@ class Reordering:
         return "\n".join([*lines, f"measured on {self.pictures:,} pictures, ordered by {self.score}"])
 
 
-def reorder_channels(
-    model: nn.Module,
-    loader: Iterable[Any],
+def reorder(
+    channels: Channels,
+    energies: Energies,
     low: Mapping[str, int],
     *,
-    example: Tensor | Sequence[int] | None = None,
     score: Score = "damage",
-    max_pictures: int = MAX_PICTURES,
+    example: Sequence[int] | None = None,
 ) -> Reordering:
     """Permute a vanilla network's channels, in place, so that those that lose least by being low are last.
 
     The function of the network stays the same, to rounding; parameters stay the same objects, and the mode
-    and the hooks are left alone. Make it octave afterwards, with as many low channels as said here.
+    and the hooks are left alone.
 
     Args:
-        model: a trained vanilla network.
-        loader: batches of prepared pictures, see `octavize.calibration.energy.measure_energy`.
+        channels: of the network.
+        energies: measured on it.
         low: how many of a convolution's last output channels will be low, by its name.
-        example: an input, or its shape (N, C, H, W), on which the network is run once to see which channels
-            belong together; see `octavize.trace.example_shape`.
-        score: "damage" ranks channels by the error that their loss is predicted to make in the outputs of the
-            convolutions that read them, "share" by the loss itself, relative to the map.
-        max_pictures: how many pictures of the loader to use.
+        score: see `calibrate`.
+        example: an input's shape (N, C, H, W), on which the result is checked.
 
     Returns:
         For each convolution in `low`, the share of its energy predicted lost, before and after.
 
     Raises:
-        InputError: `low` names what is no convolution or gives an impossible count, a bad loader, score or
-            number of pictures, or a network that does not run on the example.
+        InputError: `low` names what is no convolution or gives an impossible count.
         RuntimeError: the reordered network would compute something else. The model is left as it was.
-
-    Example:
-        >>> octave = octavize(model, 0.5)
-        >>> low = {n: m.low_out for n, m in octave.named_modules() if isinstance(m, OctConv2d)}
-        >>> print(reorder_channels(model, loader, low))
-        >>> octave = octavize(model, 0.5)
     """
+    model, coupling = channels.model, channels.coupling
     _check_low(model, low)
-    check_score(score)
-    coupling = find_coupling(model, example)
-    energies = measure_energy(model, loader, max_pictures=max_pictures)
-    channels = _Channels(model, coupling)
     order = _order(channels, low, channels.by_block(energies.scores(score)))
     _verify(model, coupling, order, example_input(model, example))
     report = _report(channels, energies, low, order)
@@ -128,7 +114,7 @@ def _check_low(model: nn.Module, low: Mapping[str, int]) -> None:
             )
 
 
-class _Channels:
+class Channels:
     """The blocks that convolutions read and make.
 
     Args:
@@ -171,7 +157,7 @@ class _Channels:
         return total
 
 
-def _order(channels: _Channels, low: Mapping[str, int], cost: Tensor) -> list[Tensor]:
+def _order(channels: Channels, low: Mapping[str, int], cost: Tensor) -> list[Tensor]:
     """For each interchangeable set, which block comes to each block's place: the cheapest where it is low."""
     coupling = channels.coupling
     place = torch.full_like(coupling.block, -1)
@@ -197,7 +183,7 @@ def _order(channels: _Channels, low: Mapping[str, int], cost: Tensor) -> list[Te
 
 
 def _report(
-    channels: _Channels, energies: Energies, low: Mapping[str, int], order: list[Tensor]
+    channels: Channels, energies: Energies, low: Mapping[str, int], order: list[Tensor]
 ) -> list[Reordered]:
     """The predicted loss of each convolution in `low`, with its channels as they are and as they will be."""
     measured = energies.convolutions

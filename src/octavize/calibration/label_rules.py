@@ -211,7 +211,11 @@ _MOVES = """
 
 @label_rule(*_MOVES.split())
 def move(book: Book, call: Call) -> Sequence[Labels]:
-    """The labels go where the data goes: the same operation on them."""
+    """The labels go where the data goes: the same operation on them.
+
+    A copy has fresh labels, one set an operand, so that two shifts of a map are told apart once they are
+    concatenated. A view has views of the labels, so that writing into it is seen by what it is a view of.
+    """
     if any(book.weight(t) is not None and t.squeeze().dim() > 1 for t in call.tensors()):
         return _view_weight(book, call)
 

@@ -69,7 +69,8 @@ class Ledger:
         made of it are told apart, wherever they meet again. What is made of nothing but NEUTRAL is NEUTRAL.
         """
         b = torch.tensor(NEUTRAL) if b is None else b
-        a, b = a.expand(shape := torch.broadcast_shapes(a.shape, b.shape)), b.expand(shape)
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a, b = a.expand(shape), b.expand(shape)
         # Neighbours are mostly pixels of one channel: taken as one, they spare `unique` the sorting.
         runs, run = (a.flatten() * self.count + b.flatten()).unique_consecutive(return_inverse=True)
         pairs, pair = runs.unique(return_inverse=True)

@@ -7,10 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from octavize import octavize
+from octavize import calibrate, octavize, plan
+from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import measure_energy
-from octavize.calibration.reorder import reorder_channels
+from octavize.calibration.reorder import Channels, Reordering, reorder
 from octavize.errors import InputError
+
+
+def reorder_channels(model, loader, low, *, example, score="damage", max_pictures=2000) -> Reordering:
+    channels = Channels(model, find_coupling(model, example))
+    energies = measure_energy(model, loader, max_pictures=max_pictures)
+    return reorder(channels, energies, low, score=score, example=example)
 
 
 def checkerboard(n: int) -> torch.Tensor:
@@ -211,7 +218,7 @@ BAD_LOADERS = [
     (["a.png"], "loader yields a str: give batches that are a tensor"),
     ([(1, 2)], "loader yields a tuple: give batches"),
     ([{"x": torch.ones(1, 2, 8, 8)}], r"loader yields a dict with keys \['x'\]: give .*'pixel_values'"),
-    ([torch.ones(8, 8)], r"loader yields a Tensor of shape \(8, 8\): give"),
+    ([torch.ones(8, 8)], r"loader yields torch.float32 of shape \(8, 8\): give"),
 ]
 
 
@@ -246,3 +253,75 @@ def test_an_order_that_would_change_the_network_is_refused(monkeypatch):
     with pytest.raises(RuntimeError, match=r"Separable was left alone: .* output would differ by"):
         reorder_channels(model, [pictures()], {"make": 4}, example=(1, 2, 8, 8))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+# ---- planning and reordering in one ---------------------------------------------------------------------
+
+
+def small_resnet() -> nn.Module:
+    from octavize import create_model
+
+    torch.manual_seed(0)
+    return create_model("oct_cifar_resnet20", 0, num_classes=10).eval()
+
+
+EXAMPLE = (1, 3, 32, 32)
+
+
+def smooth_and_sharp() -> list[torch.Tensor]:
+    noise = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return [F.interpolate(noise, size=32, mode="bilinear")]
+
+
+def test_octavize_calibrates_a_copy():
+    model = small_resnet()
+    before = copy.deepcopy(model.state_dict())
+    octave = octavize(model, 0.5, calibrate=smooth_and_sharp(), example=EXAMPLE)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert {k: v.shape for k, v in octave.state_dict().items()} == {k: v.shape for k, v in before.items()}
+    # The same vanilla function, in another order.
+    again = small_resnet()
+    again.load_state_dict(octave.state_dict())
+    x = smooth_and_sharp()[0]
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-5)
+        arbitrary = octavize(model, 0.5, example=EXAMPLE)
+        errors = [(net(x) - model(x)).square().mean().sqrt() for net in (octave, arbitrary)]
+    assert errors[0] < errors[1]
+
+
+def test_a_plan_is_followed_and_reported():
+    model = small_resnet()
+    made = plan(model, 0.25, example=EXAMPLE)
+    followed, report = calibrate(model, smooth_and_sharp(), plan=made)
+    assert followed == made
+    assert all(c.after <= c.before + 1e-9 for c in report.convolutions)
+    assert report.pictures == 8
+
+
+def test_a_budget_gives_the_channels_that_lose_least():
+    model = small_resnet()
+    made, _ = calibrate(model, smooth_and_sharp(), budget=0.7, example=EXAMPLE)
+    assert 0.6 < made.macs_ratio <= 0.7
+    uniform = plan(model, budget=0.7, example=EXAMPLE)
+    assert uniform.macs_ratio <= 0.7
+    assert len(set(made.alphas.values())) > 3
+    # Layers that add to one residual stream are low in the same channels: nothing falls back.
+    octave = octavize(model, plan=made, strict=True)
+    assert octave(smooth_and_sharp()[0]).shape == (8, 10)
+    assert octavize(small_resnet(), budget=0.7, example=EXAMPLE)(smooth_and_sharp()[0]).shape == (8, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": 0.05}, "budget=0.05 cannot be reached: .* give at least that"),
+        ({"budget": 2}, "budget=2: give the octave network's share"),
+        ({"budget": "half"}, "budget='half': give the octave network's share"),
+        ({"budget": 0.5, "alpha": 0.25}, "alpha=0.25 and budget=0.5: give one of them"),
+        ({"calibrate": 3}, "loader is a int"),
+    ],
+)
+def test_bad_budgets_and_loaders_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        octavize(small_resnet(), example=EXAMPLE, **arguments)

@@ -139,8 +139,8 @@ def test_a_network_without_batch_norm_reads_nothing() -> None:
     ("loader", "words"),
     [
         (3, ("loader is a int", "DataLoader")),
-        ([], ("loader yields no batch",)),
-        ([{"image": PICTURES}], ("loader yields a dict", "tuples")),
+        ([], ("loader yields no picture",)),
+        ([{"cat": PICTURES}], ("loader yields a dict", "pixel_values")),
         ([()], ("loader yields a tuple",)),
         ([("cat.png", 1)], ("loader yields a str",)),
         ([PICTURES[0, 0]], ("shape (8, 8)", "batches (N, C, …)")),

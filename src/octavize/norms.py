@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import InputError
+from .loaders import pictures_of
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -31,10 +32,9 @@ def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: i
     Args:
         model: any network, octave or not; changed in place. Batch norms are torch's and their subclasses,
             such as timm's `BatchNormAct2d`; those without running statistics are left alone.
-        loader: batches of the network's input, (N, C, …) floating point, or sequences whose first entry is
-            such a batch (pictures and labels). Shuffled, so that a batch holds a mixture of the classes.
-            They are moved to the network's device.
-        max_pictures: stop after so many; the last batch is cut.
+        loader: batches of the network's input, see `octavize.loaders.pictures_of`. Shuffled, so that a batch
+            holds a mixture of the classes. They are moved to the network's device.
+        max_pictures: stop after so many.
 
     Returns:
         The number of pictures used; 0, without reading the loader, for a network without batch norm.
@@ -51,41 +51,10 @@ def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: i
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     used = 0
     with torch.no_grad(), _averaging(model, norms):
-        for pictures in pictures_of(loader, "loader"):
-            _run(model, pictures[: max_pictures - used].to(device))
-            used += min(len(pictures), max_pictures - used)
-            if used >= max_pictures:
-                break
-        if used == 0:
-            raise InputError("loader yields no batch: give one that can be read again and holds pictures")
+        for pictures in pictures_of(loader, max_pictures):
+            _run(model, pictures.to(device))
+            used += len(pictures)
     return used
-
-
-def pictures_of(loader: Any, name: str) -> Iterator[Tensor]:
-    """The pictures of each batch of a loader, whether it brings labels or not.
-
-    Args:
-        loader: yields Tensors (N, C, …), or sequences that begin with one.
-        name: of the argument, for messages.
-
-    Raises:
-        InputError: not iterable, or a batch is something else.
-    """
-    if not isinstance(loader, Iterable):
-        raise InputError(
-            f"{name} is a {type(loader).__name__}: give batches of pictures, such as a DataLoader"
-        )
-    for batch in loader:
-        pictures = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-        if not isinstance(pictures, Tensor):
-            kind = type(pictures).__name__
-            raise InputError(f"{name} yields a {kind}: give Tensors (N, C, …), or tuples that begin with one")
-        if not pictures.is_floating_point() or pictures.ndim < 3 or len(pictures) == 0:
-            raise InputError(
-                f"{name} yields {pictures.dtype} of shape {tuple(pictures.shape)}: give batches (N, C, …) of "
-                "floating point, normalised as for training"
-            )
-        yield pictures
 
 
 @contextmanager

@@ -8,7 +8,7 @@ nothing is lost, since averaging keeps the mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..loaders import pictures_of
 from ..resample import halve, upsample
 from ..split import default_octave_dims
 from ..trace import CONVOLUTIONS
@@ -25,7 +26,6 @@ Score = Literal["damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)
 MAX_PICTURES = 2000
 TINY = 1e-300  # in place of the energy of a map that is all zero
-_PICTURE_KEYS = ("image", "input", "pixel_values")
 
 
 @dataclass
@@ -86,9 +86,8 @@ def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_pictures: int
 
     Args:
         model: a vanilla network. It runs in evaluation mode; its mode and hooks are left as they were.
-        loader: batches (N, C, H, W) of prepared pictures; or tuples or lists that begin with one; or mappings
-            that hold one as "image", "input" or "pixel_values".
-        max_pictures: stop after so many; the last batch is cut to fit.
+        loader: batches of prepared pictures, see `octavize.loaders.pictures_of`.
+        max_pictures: stop after so many.
 
     Raises:
         InputError: a batch of another kind, a loader that yields nothing, or `max_pictures` below 1.
@@ -98,47 +97,10 @@ def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_pictures: int
     place = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     found = Energies()
     with _evaluating(model), _listening(model, found.convolutions):
-        for batch in _batches(loader):
-            pictures = batch[: max_pictures - found.pictures]
+        for pictures in pictures_of(loader, max_pictures):
             model(pictures.to(place))
             found.pictures += len(pictures)
-            if found.pictures >= max_pictures:
-                break
-    if found.pictures == 0:
-        raise InputError("loader yields no picture: give one with at least one batch (N, C, H, W)")
     return found
-
-
-def _batches(loader: Iterable[Any]) -> Iterator[Tensor]:
-    if not isinstance(loader, Iterable):
-        raise InputError(
-            f"loader is a {type(loader).__name__}: give an iterable of batches, such as a DataLoader"
-        )
-    if isinstance(loader, Tensor):
-        loader = [loader]
-    for batch in loader:
-        yield pictures_of(batch)
-
-
-def pictures_of(batch: Any) -> Tensor:
-    """The pictures (N, C, …) of a batch as loaders give them: a tensor, a sequence, or a mapping.
-
-    Raises:
-        InputError: there is no tensor where one is looked for.
-    """
-    found = batch
-    if isinstance(batch, (tuple, list)) and batch:
-        found = batch[0]
-    elif isinstance(batch, Mapping):
-        found = next((batch[key] for key in _PICTURE_KEYS if isinstance(batch.get(key), Tensor)), None)
-    if isinstance(found, Tensor) and found.dim() >= 3:
-        return found
-    keys = f" with keys {list(batch)}" if isinstance(batch, Mapping) else ""
-    shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
-    raise InputError(
-        f"loader yields a {type(batch).__name__}{keys}{shape}: give batches that are a tensor (N, C, H, W), "
-        f"a tuple that begins with one, or a dict with one as {', '.join(map(repr, _PICTURE_KEYS))}"
-    )
 
 
 @contextmanager

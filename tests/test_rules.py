@@ -166,8 +166,14 @@ AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"}
 IN_PLACE_RANDOM = {"dropout_", "alpha_dropout_", "feature_alpha_dropout_", "rrelu_"}
 NEEDS_HARDWARE = {"cuda"}
 FLAGS = {"requires_grad", "requires_grad_", "detach_"}
+# Tested in test_channel_rules.py.
+OF_CHANNELS = {
+    "split", "split_with_sizes", "chunk", "tensor_split", "narrow", "view", "reshape", "unflatten", "stack",
+    "channel_shuffle", "native_channel_shuffle", "addcmul", "addcdiv", "lerp", "where", "masked_fill",
+    "expand_as", "norm", "sum", "group_norm", "lp_pool1d", "lp_pool2d", "lp_pool3d",
+}  # fmt: skip
 # Tested by name further down.
-SPATIAL = {
+SPATIAL = OF_CHANNELS | {
     *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_max", "adaptive_avg") for n in (1, 2, 3)),
     "interpolate", "pad", "mean", "amax", "amin", "batch_norm", "instance_norm", "prelu",
     "cat", "concat", "concatenate", "__getitem__", "flatten",
@@ -903,16 +909,24 @@ def test_reduction_over_space(name: str, where: str, keepdim: bool) -> None:
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
-def test_reduction_over_one_axis_or_all_falls_back(name: str) -> None:
+def test_reduction_over_some_of_space_falls_back(name: str) -> None:
     x = map_named("odd")
-    for dim in (1, (1, 2, 3), (0, 2, 3), -1):
+    for dim in (1, -1, (0, 2)):
         tensor_module._announced.clear()
         with pytest.warns(DenseFallbackWarning, match=name):
             y = getattr(x, name)(dim)
         equal(y, getattr(dense_of(x), name)(dim))
-    tensor_module._announced.clear()
-    with pytest.warns(DenseFallbackWarning, match=name):
-        equal(getattr(x, name)(), getattr(dense_of(x), name)())
+
+
+@pytest.mark.parametrize("name", [*REDUCTIONS, "sum"])
+@pytest.mark.parametrize("dim", [(1, 2, 3), (0, 2, 3), (0, 1, 2, 3), None])
+def test_reduction_over_more_than_space(name: str, dim: Any) -> None:
+    for x in (make((3, 1), 4, 6), make((1, 1, 2, 2), 2, 8), make((0, 2), 4, 4)):
+        kwargs = {} if dim is None else {"dim": dim}
+        y = getattr(torch, name)(x, **kwargs)
+        equal(y, getattr(torch, name)(dense_of(x), **kwargs))
+        if dim is not None:
+            equal(getattr(x, name)(dim, True), getattr(dense_of(x), name)(dim, True))
 
 
 def test_reduction_of_a_line_and_of_space_only() -> None:

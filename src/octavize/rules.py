@@ -1,6 +1,7 @@
 """How PyTorch functions act on the two halves of an OctTensor: one short rule a family.
 
-Here are the rules that leave space alone; `spatial_rules.py` has pooling, resizing, padding and reduction.
+Here are the rules that leave space and the order of channels alone; `spatial_rules.py` has pooling, resizing,
+padding and reduction, `channel_rules.py` slices, concatenation and shuffles.
 
 The law of every rule: `rule(x).to_dense()` equals the function on `x.to_dense()`. It holds exactly where the
 function commutes with nearest up-sampling; where it does not (pooling, resizing, statistics over odd sizes),
@@ -10,14 +11,15 @@ the docstring defines the result, always as *the function on each half at its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .split import common_runs, join_runs, uncut
-from .tensor import ChangeRefused, OctTensor, apply_rule, oct_rule
+from .split import common_runs, uncut
+from .tensor import ChangeRefused, Octave, OctTensor, apply_rule, oct_rule
 
 Function = Callable[..., Any]
 
@@ -119,44 +121,52 @@ BINARY = """
 """
 
 
-@oct_rule(*named(BINARY))
-def binary(func: Function, a: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
-    """Arithmetic and comparison of two operands, such as a residual sum or an attention gate. Exact.
+TERNARY = "addcmul addcdiv lerp where masked_fill"
 
-    * Two OctTensors: half by half. Where their splits differ, channels that are low in only one of them are
+
+@oct_rule(*named(BINARY), *named(TERNARY))
+def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
+    """Arithmetic and comparison of two or three operands, as a residual sum or an attention gate. Exact.
+
+    * OctTensors: half by half. Where their splits differ, channels that are low in only one of them are
       brought to full resolution first.
     * A number, a tensor of one value, or one value a picture (N, 1, 1, 1): with each half.
     * One value a channel, (N, C, 1, 1) or (C, 1, 1): cut into those of the high and the low channels. This is
       the official squeeze-and-excitation.
     * A dense map: left to the dense fallback.
     """
-    if (
-        isinstance(a, OctTensor)
-        and isinstance(other, OctTensor)
-        and a.runs != other.runs
-        and a.shape == other.shape
-    ):
-        runs = common_runs(a.runs, other.runs)
+    names, values = list(kwargs), [*operands, *kwargs.values()]
+    maps = [value for value in values if isinstance(value, OctTensor)]
+    x = maps[0]
+    if any(y.runs != x.runs for y in maps[1:]) and all(y.shape == x.shape for y in maps[1:]):
+        runs = reduce(common_runs, [y.runs for y in maps])
         if sum(runs[1::2]) == 0:
             return NotImplemented
-        a, other = a.with_runs(runs), other.with_runs(runs)
-    x = a if isinstance(a, OctTensor) else other
-    of_a, of_other = _operand_halves(a, x), _operand_halves(other, x)
-    if of_a is None or of_other is None:
-        return NotImplemented
-    high, low = (func(of_a[i], of_other[i], *args, **kwargs) for i in (0, 1))
-    strict = x.strict or (isinstance(other, OctTensor) and other.strict)
-    return OctTensor(high, low, octave_dims=x.octave_dims, strict=strict, runs=x.runs)
+        values = [value.with_runs(runs) if isinstance(value, OctTensor) else value for value in values]
+        x = next(value for value in values if isinstance(value, OctTensor))
+    halves = [_operand_halves(value, x) for value in values]
+    results = []
+    for half in (0, 1):
+        parts = [pair[half] for pair in halves if pair is not None]
+        if len(parts) < len(values):
+            return NotImplemented
+        named_parts = dict(zip(names, parts[len(operands) :], strict=True))
+        results.append(func(*parts[: len(operands)], **named_parts))
+    strict = any(y.strict for y in maps)
+    return OctTensor(*results, octave_dims=x.octave_dims, strict=strict, runs=x.runs)
 
 
-@oct_rule(*named_in_place("add sub mul div true_divide pow"))
+IN_PLACE = "add sub mul div true_divide pow"
+
+
+@oct_rule(*named_in_place(IN_PLACE))
 def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
-    """The same, changing the halves of `x` themselves; the other operand must have its split."""
+    """The same, changing `x` itself: its halves, or, by an operand of another split, what its halves are."""
     if not isinstance(x, OctTensor):
         return NotImplemented
     halves = _operand_halves(other, x)
     if halves is None:
-        raise _cannot_change()
+        return x.become(apply_rule(_OUT_OF_PLACE[func], (x, other, *args), kwargs))
     func(x.high, halves[0], *args, **kwargs)
     func(x.low, halves[1], *args, **kwargs)
     return x.forget_pooled()
@@ -171,11 +181,20 @@ def augmented_assignment(func: Function, x: Any, other: Any) -> Any:
 
 
 _OUT_OF_PLACE = {
-    torch.Tensor.__iadd__: torch.Tensor.__add__,
-    torch.Tensor.__isub__: torch.Tensor.__sub__,
-    torch.Tensor.__imul__: torch.Tensor.__mul__,
-    torch.Tensor.__itruediv__: torch.Tensor.__truediv__,
-}
+    getattr(torch.Tensor, in_place): getattr(torch.Tensor, plain)
+    for name in IN_PLACE.split()
+    for in_place, plain in ((f"{name}_", name), (f"__i{name}__", f"__{name}__"))
+    if hasattr(torch.Tensor, in_place)
+} | {torch.Tensor.__itruediv__: torch.Tensor.__truediv__}
+
+
+@oct_rule(torch.Tensor.expand_as)
+def expand_as(func: Function, x: Any, other: Any) -> Any:
+    """One value a channel, repeated over a map: in the split of that map. Exact."""
+    halves = _operand_halves(x, other) if isinstance(other, OctTensor) else None
+    if halves is None or not isinstance(x, Tensor | OctTensor):
+        return NotImplemented
+    return other.like(func(halves[0], other.high), func(halves[1], other.low))
 
 
 def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
@@ -183,6 +202,8 @@ def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
     if isinstance(value, OctTensor):
         same = value.shape[2:] == x.shape[2:] and value.octave_dims == x.octave_dims and value.runs == x.runs
         return (value.high, value.low) if same else None
+    if isinstance(value, Octave):
+        return None
     if not isinstance(value, Tensor) or (value.numel() == 1 and value.dim() <= x.dim()):
         return value, value
     if value.dim() > x.dim():
@@ -267,42 +288,7 @@ def prelu(func: Function, x: OctTensor, weight: Tensor) -> OctTensor:
     return x.like(high, low)
 
 
-# ---- channels, batch, and the way out -------------------------------------------------------------------
-
-
-@oct_rule(torch.cat, torch.concat, torch.concatenate)
-def concatenate(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
-    """Concatenation over channels: high with high, low with low. Exact: the order of channels is tracked.
-
-    A dense map counts as all high. Maps of equal split are also concatenated over the batch.
-    """
-    first = next(x for x in tensors if isinstance(x, OctTensor))
-    if any(x.dim() != first.dim() for x in tensors):
-        return NotImplemented
-    maps = [
-        x if isinstance(x, OctTensor) else OctTensor.all_high(x, octave_dims=first.octave_dims)
-        for x in tensors
-    ]
-    if any(x.octave_dims != first.octave_dims for x in maps):
-        return NotImplemented
-    dim %= first.dim()
-    if dim == 1:
-        runs = join_runs(x.runs for x in maps)
-    elif dim == 0 and all(x.runs == first.runs for x in maps):
-        runs = first.runs
-    else:
-        return NotImplemented
-    high, low = func([x.high for x in maps], dim), func([x.low for x in maps], dim)
-    strict = any(x.strict for x in maps)
-    return OctTensor(high, low, octave_dims=first.octave_dims, strict=strict, runs=runs)
-
-
-@oct_rule(torch.Tensor.__getitem__)
-def index_batch(func: Function, x: OctTensor, index: Any) -> Any:
-    """`x[a:b]`, a slice of the batch: of each half. Any other index falls back to the dense map."""
-    if not isinstance(index, slice):
-        return NotImplemented
-    return x.like(func(x.high, index), func(x.low, index))
+# ---- the way out, and questions --------------------------------------------------------------------------
 
 
 @oct_rule(

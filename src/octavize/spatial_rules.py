@@ -6,9 +6,11 @@ defines its result: the function on each half at its own resolution, the low hal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -71,6 +73,17 @@ def _on_half(half: Tensor, size: Sequence[int], func: Callable[[Tensor], Tensor]
     return half.new_empty((half.shape[0], 0, *size)) if half.shape[1] == 0 else func(half)
 
 
+@oct_rule(F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)
+def lp_pool(
+    func: Function, x: OctTensor, norm_type: float, kernel_size: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Power-average pooling, by torch's definition: the root of the window's mean power times its pixels."""
+    settings = {**dict(zip(("stride", "ceil_mode"), args, strict=False)), **kwargs}
+    average = {F.lp_pool1d: F.avg_pool1d, F.lp_pool2d: F.avg_pool2d, F.lp_pool3d: F.avg_pool3d}[func]
+    powers = average(x.pow(norm_type), kernel_size, **settings)
+    return (powers.relu() * math.prod(_windows(x, kernel_size))).pow(1 / norm_type)
+
+
 @oct_rule(F.interpolate)
 def interpolate(
     func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
@@ -80,6 +93,8 @@ def interpolate(
     Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
     """
     kwargs = {**dict(zip(("mode", "align_corners"), args, strict=False)), **kwargs}
+    if size is None and scale_factor is None:
+        return func(x.high, **kwargs)  # torch's own error
     if size is None:  # torch scales each axis to int(n · factor)
         reached = [int(n * f) for n, f in zip(x.shape[2:], _windows(x, scale_factor), strict=True)]
     else:
@@ -133,25 +148,85 @@ def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant"
 # ---- reduction over space -------------------------------------------------------------------------------
 
 
-def _reduce(x: OctTensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """Reduce both halves and join them into a dense (N, C, …) result in logical channel order."""
-    return uncut(reduce(x.high), reduce(x.low), x.runs)
+def _reduce(x: OctTensor, reduce: Callable[[Tensor], Tensor], share: float = 1) -> Tensor:
+    """Reduce both halves, low times `share`, and join them into a dense (N, C, …) in logical order."""
+    low = reduce(x.low)
+    return uncut(reduce(x.high), low if share == 1 else low * share, x.runs)
 
 
-@oct_rule(*named("mean amax amin"))
+@oct_rule(*named("mean sum amax amin"))
 def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Mean, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
+    """Mean, sum, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
 
-    Maximum and minimum are exact; the mean is that of the pixels a half stores, exact on even sizes.
+    Maximum and minimum are exact. Mean and sum are those of the pixels a half stores, a low one counting for
+    its share of the picture: exact on even sizes. Further axes, of channels or the batch, are reduced after.
     """
-    if dim is None:
+    asked = range(x.dim()) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
+    dims = {d % x.dim() for d in asked}
+    if not set(range(x.dim() - x.octave_dims, x.dim())) <= dims:
         return NotImplemented
-    dims = {d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)}
-    octave_axes = set(range(x.dim() - x.octave_dims, x.dim()))
-    if not octave_axes <= dims or dims & {0, 1}:
+    weighs = func in named("sum")
+    if weighs and not x.dtype.is_floating_point:  # counts stay whole numbers
         return NotImplemented
-    order = tuple(sorted(dims))
-    return _reduce(x, lambda half: func(half, order, keepdim, **kwargs))
+    space, rest = sorted(dims - {0, 1}), sorted(dims & {0, 1})
+    share = _pixels_a_stored_one(x) if weighs else 1
+    y = _reduce(x, lambda half: func(half, space, keepdim or bool(rest), **kwargs), share)
+    return func(y, sorted(dims), keepdim) if rest else y
+
+
+@oct_rule(torch.norm, torch.Tensor.norm)
+def norm(
+    func: Function, x: OctTensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **kw: Any
+) -> Any:
+    """The p-norm over all of space, of each half: a dense (N, C[, 1, 1]). Exact on even sizes.
+
+    It is the root of a sum, in which a low pixel counts for its share of the picture.
+    """
+    power = 2.0 if p == "fro" else p
+    if not isinstance(power, int | float) or power <= 0 or not isinstance(dim, Sequence):
+        return NotImplemented
+    dims = sorted(d % x.dim() for d in dim)
+    if dims != list(range(2, x.dim())):
+        return NotImplemented
+    share = _pixels_a_stored_one(x) ** (1 / power)
+    return _reduce(x, lambda half: func(half, p, tuple(dims), keepdim, **kw), share)
+
+
+def _pixels_a_stored_one(x: OctTensor) -> float:
+    """How many pixels of the picture a pixel of the low half stands for: 4 on even sizes."""
+    return math.prod(x.high.shape[2:]) / math.prod(x.low.shape[2:])
+
+
+@oct_rule(F.group_norm)
+def group_norm(
+    func: Function,
+    x: OctTensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    """Group norm by the statistics of the pixels that are stored, every channel weighing the same.
+
+    Exact on even sizes. Groups may mix high and low channels.
+    """
+    n, c = x.shape[:2]
+    if c % num_groups:
+        return func(x.high, num_groups)  # torch's own error
+    space, dtype = tuple(range(2, x.dim())), x.dtype
+    if dtype in (torch.float16, torch.bfloat16):  # torch too computes the statistics in float32
+        x = x.float()
+
+    def of_groups(values: Tensor) -> Tensor:
+        """The mean over the channels of a group, for each of them: (N, C, 1, 1)."""
+        grouped = values.view(n, num_groups, c // num_groups, *values.shape[2:])
+        return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(values.shape)
+
+    x = x.sub(of_groups(x.mean(space, keepdim=True)))
+    scale = (of_groups(x.square().mean(space, keepdim=True)) + eps).rsqrt()
+    per_channel = (c, *[1] * len(space))
+    x = x.mul(scale if weight is None else scale * weight.view(per_channel))
+    return (x if bias is None else x.add(bias.view(per_channel))).to(dtype)
 
 
 @oct_rule(

@@ -91,10 +91,14 @@ def join_runs(many: Iterable[Runs]) -> Runs:
     return tuple(joined) if len(joined) % 2 == 0 else (*joined, 0)
 
 
+def runs_of(is_low: Iterable[bool]) -> Runs:
+    """Runs of a map, given channel by channel which of them are low."""
+    return join_runs((0, 1) if low else (1, 0) for low in is_low)
+
+
 def common_runs(a: Runs, b: Runs) -> Runs:
     """Runs in which a channel is low only where it is low in both `a` and `b`."""
-    frequencies = zip(_is_low(a), _is_low(b), strict=True)
-    return join_runs((0, 1) if low_a and low_b else (1, 0) for low_a, low_b in frequencies)
+    return runs_of(low_a and low_b for low_a, low_b in zip(_is_low(a), _is_low(b), strict=True))
 
 
 def kept_low(own: Runs, target: Runs) -> tuple[int, ...]:
@@ -103,8 +107,28 @@ def kept_low(own: Runs, target: Runs) -> tuple[int, ...]:
     return tuple(i for i, low in enumerate(still_low) if low)
 
 
+def places(runs: Runs, channels: Iterable[int]) -> tuple[list[int], list[int], Runs]:
+    """Where some channels of a map with these runs are stored, and the runs of the map they make.
+
+    Returns:
+        Which channels of the high half, which of the low half, and the new runs; all in the order asked for.
+    """
+    is_low = _is_low(runs)
+    used, index = [0, 0], []
+    for low in is_low:
+        index.append(used[low])
+        used[low] += 1
+    chosen = list(channels)
+    high = [index[c] for c in chosen if not is_low[c]]
+    low = [index[c] for c in chosen if is_low[c]]
+    return high, low, runs_of(is_low[c] for c in chosen)
+
+
 def _is_low(runs: Runs) -> list[bool]:
     return [bool(i % 2) for i, count in enumerate(runs) for _ in range(count)]
+
+
+_FEW = 8  # so many pieces are cheaper to concatenate than to index
 
 
 def cut(values: Tensor, runs: Runs, dim: int = 0) -> tuple[Tensor, Tensor]:
@@ -114,6 +138,10 @@ def cut(values: Tensor, runs: Runs, dim: int = 0) -> tuple[Tensor, Tensor]:
     """
     if len(runs) == 2:
         return values.narrow(dim, 0, runs[0]), values.narrow(dim, runs[0], runs[1])
+    if len(runs) > _FEW:
+        is_low = _is_low(runs)
+        high = take(values, [c for c, low in enumerate(is_low) if not low], dim)
+        return high, take(values, [c for c, low in enumerate(is_low) if low], dim)
     high = [values.narrow(dim, s.start, s.count) for s in segments(runs) if not s.is_low]
     low = [values.narrow(dim, s.start, s.count) for s in segments(runs) if s.is_low]
     empty = values.narrow(dim, 0, 0)
@@ -124,8 +152,22 @@ def uncut(high: Tensor, low: Tensor, runs: Runs, dim: int = 1) -> Tensor:
     """The inverse of `cut`: bring two parts of equal size into logical channel order."""
     if runs[1] == 0 and len(runs) == 2:
         return high
+    if len(runs) > _FEW:
+        used, order = [0, sum(runs[::2])], []  # in the concatenation all low channels follow the high ones
+        for low_channel in _is_low(runs):
+            order.append(used[low_channel])
+            used[low_channel] += 1
+        return take(torch.cat([high, low], dim), order, dim)
     parts = [(low if s.is_low else high).narrow(dim, s.half_start, s.count) for s in segments(runs)]
     return torch.cat(parts, dim)
+
+
+def take(values: Tensor, index: Sequence[int], dim: int) -> Tensor:
+    """The entries of `values` at `index` along `dim`: a view where they are neighbours."""
+    start = index[0] if index else 0
+    if list(index) == list(range(start, start + len(index))):
+        return values.narrow(dim, start, len(index))
+    return values.index_select(dim, torch.tensor(index, dtype=torch.long, device=values.device))
 
 
 def with_low_divisible(runs: Runs, groups: int) -> Runs:

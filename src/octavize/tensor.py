@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from numbers import Number
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from .split import (
     kept_low,
     low_channels,
     low_size,
+    places,
+    take,
     uncut,
 )
 
@@ -35,16 +37,52 @@ Rule = Callable[..., Any]
 _RULES: dict[Any, Rule] = {}
 _announced: set[str] = set()
 
+# Properties in which the halves agree.
+_SHARED_PROPERTIES = frozenset(
+    {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
+)
+
 
 class DenseFallbackWarning(UserWarning):
     """A function without an octave rule was computed on the dense feature map."""
 
 
 class ChangeRefused(InputError):
-    """An OctTensor cannot be changed in place by this."""
+    """An octave value cannot be changed in place by this."""
 
 
-class OctTensor:
+class Octave:
+    """How torch functions, methods and operators reach the rules of an octave value."""
+
+    rules: ClassVar[dict[Any, Rule]]
+    strict: bool
+
+    def to_dense(self) -> Tensor:
+        """The ordinary tensor that this value stands for."""
+        raise NotImplementedError
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return apply_rule(func, args, kwargs or {}, cls.rules)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only names not found above arrive here: the methods of torch.Tensor, `x.relu()`, `x.mean((2, 3))`.
+        if not name.startswith("_"):
+            method = getattr(torch.Tensor, name, None)
+            if callable(method):
+                return partial(_call, method, self)
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError(
+            f"the truth of an {type(self).__name__} is ambiguous: reduce it first, as in x.to_dense().any()"
+        )
+
+    # NumPy scalars must not take an octave value apart in `scalar * x`.
+    __array_ufunc__ = None
+
+
+class OctTensor(Octave):
     """A feature map in two frequencies.
 
     Args:
@@ -59,11 +97,11 @@ class OctTensor:
         InputError: the halves do not belong together (rank, batch, size, dtype, device or runs).
     """
 
+    rules = _RULES
     high: Tensor
     low: Tensor
     runs: Runs
     octave_dims: int
-    strict: bool
 
     def __init__(
         self,
@@ -188,9 +226,25 @@ class OctTensor:
         if runs == self.runs:
             return self
         high, _ = cut(self.to_dense(), runs, dim=1)
-        keep = torch.tensor(kept_low(self.runs, runs), dtype=torch.long, device=self.device)
-        low = self.low.index_select(1, keep)
+        low = take(self.low, kept_low(self.runs, runs), dim=1)
         return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
+
+    def channels(self, channels: Iterable[int]) -> OctTensor | Tensor:
+        """The map of some of the channels, in the order given. With no low one among them, a plain tensor."""
+        high, low, runs = places(self.runs, channels)
+        if not low:
+            return take(self.high, high, dim=1)
+        halves = take(self.high, high, dim=1), take(self.low, low, dim=1)
+        return OctTensor(*halves, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
+
+    def become(self, other: OctTensor | Tensor) -> OctTensor:
+        """Take over the values and the split of a map of the same shape, cast to the dtype of this one."""
+        if not isinstance(other, OctTensor):
+            other = OctTensor.all_high(other, octave_dims=self.octave_dims)
+        if other.shape != self.shape:
+            raise RuntimeError(f"a result of shape {tuple(other.shape)} does not fit into {self!r}")
+        self.high, self.low, self.runs = other.high.to(self.dtype), other.low.to(self.dtype), other.runs
+        return self.forget_pooled()
 
     # ---- what a tensor is asked ---------------------------------------------------------------------
 
@@ -236,13 +290,8 @@ class OctTensor:
     def __len__(self) -> int:
         return self.high.shape[0]
 
-    def __bool__(self) -> bool:
-        raise RuntimeError(
-            "the truth of an OctTensor is ambiguous: reduce it first, as in x.to_dense().any()"
-        )
-
-    # NumPy scalars must not take an OctTensor apart in `scalar * x`.
-    __array_ufunc__ = None
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.high, name) if name in _SHARED_PROPERTIES else super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pooled": None}
@@ -253,28 +302,6 @@ class OctTensor:
             f"OctTensor(shape={tuple(self.shape)}, alpha={self.alpha:.4g}, high={tuple(self.high.shape)}, "
             f"low={tuple(self.low.shape)}{order}, dtype={self.dtype}, device={self.device})"
         )
-
-    # ---- how torch functions reach the rules --------------------------------------------------------
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return apply_rule(func, args, kwargs or {})
-
-    def __getattr__(self, name: str) -> Any:
-        # Only names not found above arrive here: the methods of torch.Tensor, `x.relu()`, `x.mean((2, 3))`.
-        if not name.startswith("_"):
-            if name in _SHARED_PROPERTIES:
-                return getattr(self.high, name)
-            method = getattr(torch.Tensor, name, None)
-            if callable(method):
-                return partial(_call, method, self)
-        raise AttributeError(f"'OctTensor' has no attribute {name!r}")
-
-
-# Properties in which the halves agree.
-_SHARED_PROPERTIES = frozenset(
-    {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
-)
 
 
 def _version(tensor: Tensor) -> int:
@@ -294,32 +321,32 @@ def _who_saves() -> Any:
     return internals._autograd._top_saved_tensors_default_hooks(True)
 
 
-def _call(func: Any, *args: Any, **kwargs: Any) -> Any:
-    return apply_rule(func, args, kwargs)
+def _call(func: Any, x: Octave, *args: Any, **kwargs: Any) -> Any:
+    return apply_rule(func, (x, *args), kwargs, x.rules)
 
 
 def _operator(name: str) -> Callable[..., Any]:
     func = getattr(torch.Tensor, name)
 
-    def operate(self: OctTensor, *args: Any) -> Any:
+    def operate(self: Octave, *args: Any) -> Any:
         if name != "__getitem__" and not all(isinstance(arg, _OPERANDS) for arg in args):
             return NotImplemented  # let Python ask the other operand, or compare by identity
-        return apply_rule(func, (self, *args), {})
+        return apply_rule(func, (self, *args), {}, self.rules)
 
     operate.__name__ = name
     return operate
 
 
 # Python looks operators up on the class, so `__getattr__` cannot serve them.
-_OPERANDS = (OctTensor, Tensor, Number, torch.SymInt, torch.SymFloat)
+_OPERANDS = (Octave, Tensor, Number, torch.SymInt, torch.SymFloat)
 _OPERATORS = """
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
     __itruediv__ __floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__
     __neg__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__
 """
 for _name in _OPERATORS.split():
-    setattr(OctTensor, _name, _operator(_name))
-OctTensor.__hash__ = object.__hash__  # defining `__eq__` would drop it; tensors hash by identity too
+    setattr(Octave, _name, _operator(_name))
+Octave.__hash__ = object.__hash__  # defining `__eq__` would drop it; tensors hash by identity too
 
 
 # ---- the table of rules -----------------------------------------------------------------------------
@@ -347,12 +374,15 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-def apply_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call `func` on OctTensors: by its rule, or on the dense maps if it has none."""
+def apply_rule(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = _RULES
+) -> Any:
+    """Call `func` on octave values: by its rule, or on the dense maps if it has none."""
+    kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
     for name in ("input", "tensors"):  # rules take these by position, as most callers give them
         if name in kwargs:
             args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
-    rule = _RULES.get(func)
+    rule = rules.get(func)
     try:
         result = NotImplemented if rule is None else rule(func, *args, **kwargs)
         dense = result is NotImplemented
@@ -384,6 +414,15 @@ def watching(watch: Watch) -> Iterator[None]:
         _watchers.remove(watch)
 
 
+_IN_PLACE = dict.fromkeys(
+    getattr(home, name)
+    for home in (torch, Tensor, torch.nn.functional)
+    for name in dir(home)
+    if name.endswith("_") and not name.startswith("_") and callable(getattr(home, name))
+)
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch takes both
+
+
 def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # The name of a function is out of reach while torch.compile traces it.
     name = "a function" if torch.compiler.is_compiling() else getattr(func, "__name__", str(func))
@@ -392,9 +431,10 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             f"{name} has no octave rule and strict=True: register one with @octavize.oct_rule, "
             "leave the layer before it at alpha=0, or drop strict"
         )
-    if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], OctTensor):
+    if func in _IN_PLACE and args and isinstance(args[0], Octave):
         raise ChangeRefused(
-            f"{name} cannot change this OctTensor in place: use {name.rstrip('_')} and keep its result"
+            f"{name} cannot change this {type(args[0]).__name__} in place: use {name.rstrip('_')} and keep "
+            "its result"
         )
     if not torch.compiler.is_compiling():
         _announce_fallback(name)
@@ -427,11 +467,11 @@ def _announce_fallback(name: str) -> None:
     )
 
 
-def oct_tensors(values: Iterable[Any]) -> list[OctTensor]:
-    """The OctTensors among arguments and in lists, tuples and mappings of them."""
-    found: list[OctTensor] = []
+def oct_tensors(values: Iterable[Any]) -> list[Octave]:
+    """The octave values among arguments and in lists, tuples and mappings of them."""
+    found: list[Octave] = []
     for value in values:
-        if isinstance(value, OctTensor):
+        if isinstance(value, Octave):
             found.append(value)
         elif isinstance(value, (list, tuple)):
             found += oct_tensors(value)
@@ -441,7 +481,7 @@ def oct_tensors(values: Iterable[Any]) -> list[OctTensor]:
 
 
 def _densify(value: Any) -> Any:
-    if isinstance(value, OctTensor):
+    if isinstance(value, Octave):
         return value.to_dense()
     if isinstance(value, (list, tuple)):
         dense = [_densify(v) for v in value]
@@ -450,5 +490,6 @@ def _densify(value: Any) -> Any:
 
 
 # Last, since rules build on all of the above: whoever has an OctTensor has the rules for it.
+from . import channel_rules as channel_rules  # noqa: E402
 from . import rules as rules  # noqa: E402
 from . import spatial_rules as spatial_rules  # noqa: E402

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError
-from .tensor import OctTensor, oct_tensors, unannounced, watching
+from .tensor import Octave, OctTensor, oct_tensors, unannounced, watching
 
 Shape = tuple[int, ...]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -70,7 +70,7 @@ class _Sources:
 
     def __init__(self) -> None:
         self.fallbacks: list[Fallback] = []
-        self._known: dict[int, tuple[OctTensor, frozenset[str]]] = {}  # the tensor is kept: ids are reused
+        self._known: dict[int, tuple[Octave, frozenset[str]]] = {}  # the tensor is kept: ids are reused
 
     def of(self, *values: Any) -> frozenset[str]:
         none: tuple[Any, frozenset[str]] = (None, frozenset())

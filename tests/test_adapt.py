@@ -124,6 +124,18 @@ def test_the_source_is_left_alone(source: Vanilla, data_dir: Path, tmp_path: Pat
     assert all(torch.equal(v, before[k]) for k, v in source.model.state_dict().items())
 
 
+def test_fine_tuning_trains_in_training_mode(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
+    go(source, tmp_path / "out", data_dir, epochs=1)
+    counts = {
+        k: v.item()
+        for k, v in load_file(tmp_path / "out" / "training" / "best.safetensors").items()
+        if k.endswith("num_batches_tracked")
+    }
+    # One batch of 16 pictures to measure the norms anew, then as many as there are steps.
+    pictures = load_pictures(tiny(), data_dir)
+    assert set(counts.values()) == {1 + len(pictures.train) // recipe().batch_size}
+
+
 def test_killed_anywhere_it_ends_the_same(
     source: Vanilla, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,10 +173,16 @@ def test_a_second_call_trains_nothing(
     assert go(source, tmp_path / "out", data_dir, epochs=1) == json.loads(json.dumps(first))
 
 
-def test_worse_than_at_the_start_is_not_kept(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
-    results = go(source, tmp_path / "out", data_dir, epochs=1, lr=1e-12)
+def test_worse_than_at_the_start_is_not_kept(
+    source: Vanilla, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune = adapt_module.fine_tune
+    monkeypatch.setattr(adapt_module, "fine_tune", lambda *a: tune(*a) | {"val_accuracy": 0.0})
+    results = go(source, tmp_path / "out", data_dir, epochs=1)
     assert results["best_epoch"] == 0
     assert results["test_accuracy"] == results["stages"][2]["test_accuracy"]
+    state = load_converted(tmp_path / "out").state_dict()
+    assert {v.item() for k, v in state.items() if k.endswith("num_batches_tracked")} == {1}
 
 
 def test_another_question_needs_another_folder(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from typing import Any
 
 from rich.console import Console
 
-from octavize._plans import make_plan
 from octavize.errors import InputError
 from octavize.experiment.adapt import fine_tune, fine_tuning_recipe
 from octavize.experiment.checkpoint import read_json, write_json
@@ -40,6 +39,7 @@ from octavize.experiment.prepare import (
 )
 from octavize.experiment.recipe import Recipe, load_recipe
 from octavize.experiment.train import Run, load_pictures, read_result, train_run
+from octavize.planning import plan
 from octavize.sources import Vanilla, find_vanilla
 
 ROWS = "rows.jsonl"
@@ -203,7 +203,7 @@ def read_scratch(job: Job, rows: Rows, folders: list[Path]) -> None:
 def macs_of(job: Job, alpha: float) -> int:
     """Multiply–accumulates of one picture."""
     shape = input_shape(job.recipe(), job.pictures)
-    return make_plan(job.source.model, job.source.origin.alpha(alpha), example=shape).macs_after
+    return plan(job.source.model, job.source.origin.alpha(alpha), example=shape).macs_after
 
 
 def add(job: Job, rows: Rows, row: Row, found: dict[str, Any], **more: Any) -> None:

@@ -153,3 +153,33 @@ def dense(high: Tensor, low: Tensor, octave_dims: int) -> Tensor:
     for axis in range(high.dim() - octave_dims, high.dim()):
         low = repeat_pixels(low, axis, high.shape[axis])
     return torch.cat([high, low], 1)
+
+
+def transposed(
+    x: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+) -> Tensor:
+    """Transposed convolution to `size`: every input pixel adds its kernel to the output around it."""
+    n, c = x.shape[:2]
+    per_group = weight.shape[1]
+    y = x.new_zeros((n, groups * per_group, *size))
+    for pixel in product(*map(range, x.shape[2:])):
+        for offset in product(*map(range, weight.shape[2:])):
+            place = [
+                i * s - p + k * d
+                for i, k, s, p, d in zip(pixel, offset, stride, padding, dilation, strict=True)
+            ]
+            if any(not 0 <= at < m for at, m in zip(place, size, strict=True)):
+                continue
+            seen = x[(slice(None), slice(None), *pixel)].reshape(n, groups, c // groups)
+            w = weight[(slice(None), slice(None), *offset)].reshape(groups, c // groups, per_group)
+            added = torch.einsum("ngc,gco->ngo", seen, w).flatten(1)
+            index = (slice(None), slice(None), *place)
+            y[index] = y[index] + added
+    return y

@@ -172,7 +172,8 @@ def test_names() -> None:
     assert names == sorted(names)
     families = ["mobilenet_v1", "mobilenet_v2", "wide_resnet50_2"]
     families += [f"resnet{n}" for n in (18, 26, 34, 50, 101, 152, 200)]
-    assert set(names) == {f"oct_{f}{small}" for f in families for small in ("", "_small")}
+    with_small = {f"oct_{f}{small}" for f in families for small in ("", "_small")}
+    assert set(names) == with_small | {f"oct_cifar_resnet{n}" for n in (20, 26, 32, 44, 56)}
     assert list_models("oct_resnet5*") == ["oct_resnet50", "oct_resnet50_small"]
     assert list_models("nothing*") == []
 

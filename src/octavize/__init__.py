@@ -4,12 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibration.calibrate import calibrate
+    from .calibration.reorder import Reordering
     from .conv import OctConv1d, OctConv2d, OctConv3d
-    from .convert import Decision, Plan, octavize, plan
+    from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+    from .convert import octavize
     from .converted import load_converted
     from .errors import InputError
     from .models import create_model, list_models
     from .norms import reestimate_norms
+    from .planning import Decision, Plan, plan
+    from .swap import oct_handler
     from .tensor import DenseFallbackWarning, OctTensor, oct_rule
 
 __version__ = "0.1.0"
@@ -21,26 +26,51 @@ __all__ = [
     "OctConv1d",
     "OctConv2d",
     "OctConv3d",
+    "OctConvTranspose1d",
+    "OctConvTranspose2d",
+    "OctConvTranspose3d",
     "OctTensor",
     "Plan",
+    "Reordering",
+    "calibrate",
     "create_model",
     "list_models",
     "load_converted",
+    "oct_handler",
     "oct_rule",
     "octavize",
     "plan",
     "reestimate_norms",
 ]
 
-_HOMES = ("conv", "convert", "errors", "models", "norms", "tensor", "converted")
+_HOME = {
+    "OctConv1d": "conv",
+    "OctConv2d": "conv",
+    "OctConv3d": "conv",
+    "OctConvTranspose1d": "conv_transpose",
+    "OctConvTranspose2d": "conv_transpose",
+    "OctConvTranspose3d": "conv_transpose",
+    "DenseFallbackWarning": "tensor",
+    "OctTensor": "tensor",
+    "oct_rule": "tensor",
+    "oct_handler": "swap",
+    "Decision": "planning",
+    "Plan": "planning",
+    "plan": "planning",
+    "octavize": "convert",
+    "Reordering": "calibration.reorder",
+    "calibrate": "calibration.calibrate",
+    "reestimate_norms": "norms",
+    "create_model": "models",
+    "list_models": "models",
+    "load_converted": "converted",
+    "InputError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Find a public name when it is first used, so that `octavize --help` need not wait for torch."""
-    if name in __all__:
-        for home in _HOMES:
-            module = import_module(f".{home}", __name__)
-            if hasattr(module, name):
-                globals()[name] = getattr(module, name)
-                return globals()[name]
-    raise AttributeError(f"module 'octavize' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'octavize' has no attribute {name!r}")
+    globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return globals()[name]

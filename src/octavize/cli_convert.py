@@ -86,23 +86,29 @@ def convert(
 
     [cyan]octavize convert resnet50 --pretrained --plan octave-r50/plan.yaml --out again[/cyan]
     """
-    from octavize._plans import apply_plan, load_plan, make_plan
+    from octavize.convert import octavize
     from octavize.converted import check_new, save_converted
+    from octavize.planning import Plan
+    from octavize.planning import plan as make_plan
     from octavize.sources import find_vanilla
     from octavize.trace import example_shape
 
     if plan is not None and (alpha is not None or budget is not None):
         raise InputError(f"--plan {plan} is given with --alpha or --budget: choose one")
     check_new(out)
-    decided = None if plan is None else load_plan(plan)
+    decided = None if plan is None else Plan.load(plan)
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
     side = size or source.facts.get("size")
     if decided is None:
         channels = example_shape(source.model, None)[1]
         shape = None if side is None else (1, channels, side, side)
-        share = source.origin.alpha(0.5 if alpha is None and budget is None else alpha)
-        decided = make_plan(source.model, share, budget=budget, example=shape)
-    net = apply_plan(source.model, decided, inplace=True)
+        if budget is None:
+            decided = make_plan(
+                source.model, source.origin.alpha(0.5 if alpha is None else alpha), example=shape
+            )
+        else:
+            decided = make_plan(source.model, budget=budget, example=shape)
+    net = octavize(source.model, plan=decided, inplace=True)
     console = Console(highlight=False, soft_wrap=True)
     console.print(str(decided), markup=False)
     if alpha != 0 and not any(d.alpha for d in decided.decisions):

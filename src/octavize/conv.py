@@ -11,6 +11,8 @@ With stride 2 (official code) the inputs are pooled and the convolutions keep st
 
     Y_high = P(X_high) * W_hh + X_low * W_lh          X_low has the resolution of Y_high already
     Y_low  = P(X_low)  * W_ll + P(P(X_high)) * W_hl
+
+`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high.
 """
 
 from __future__ import annotations
@@ -23,23 +25,39 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .errors import InputError
-from .resample import pad_any, pool, upsample
+from .resample import halve, pad_any, pool, upsample
 from .split import check_alpha, cut, default_octave_dims, low_channels, low_size, with_low_divisible
 from .tensor import OctTensor
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+DOWNSAMPLE = ("pool", "stride")
 
 
 class OctConv(_ConvNd):
-    """What OctConv1d, OctConv2d and OctConv3d share: everything but the constructor."""
+    """What OctConv1d, OctConv2d and OctConv3d share: everything but the name of torch's layer."""
 
     alpha: float
     octave_dims: int
     strict: bool
+    downsample: str
     keeps_size: bool
 
-    def become_octave(self, alpha: float, octave_dims: int | None = None, strict: bool = False) -> None:
-        """Check and set the three numbers that an octave layer has beyond torch's."""
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.5,
+        octave_dims: int | None = None,
+        strict: bool = False,
+        downsample: str = "pool",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.become_octave(alpha, octave_dims, strict, downsample)
+
+    def become_octave(
+        self, alpha: float, octave_dims: int | None = None, strict: bool = False, downsample: str = "pool"
+    ) -> None:
+        """Check and set what an octave layer has beyond torch's."""
         spatial = len(self.kernel_size)
         self.alpha = check_alpha(alpha)
         self.octave_dims = default_octave_dims(spatial) if octave_dims is None else octave_dims
@@ -48,6 +66,7 @@ class OctConv(_ConvNd):
             raise InputError(
                 f"octave_dims={octave_dims}: a {spatial}-D layer has 1 to {spatial} axes to halve"
             )
+        self.downsample = check_downsample(downsample)
         problem = geometry_problem(self, self.octave_dims)
         if problem is not None and self.alpha > 0:
             raise InputError(problem)
@@ -61,6 +80,10 @@ class OctConv(_ConvNd):
     def low_out(self) -> int:
         """Number of low output channels."""
         return low_channels(self.out_channels, self.alpha, self.groups)
+
+    def kernel(self) -> Tensor:
+        """The weight (C_out, C_in / groups, *kernel_size) to cut. Layers that compute theirs override it."""
+        return self.weight
 
     def forward(self, input: OctTensor | Tensor) -> Any:
         """Convolve a map.
@@ -93,82 +116,102 @@ class OctConv(_ConvNd):
             x = x.with_runs(with_low_divisible(x.runs, self.groups))
             columns = (x.high.shape[1] // self.groups, x.low.shape[1] // self.groups)
         rows = (self.out_channels - self.low_out, self.low_out)
-        to_high, to_low = cut(self.weight, rows)
+        to_high, to_low = cut(self.kernel(), rows)
         (w_hh, w_lh), (w_hl, w_ll) = cut(to_high, columns, dim=1), cut(to_low, columns, dim=1)
         b_high, b_low = (None, None) if self.bias is None else cut(self.bias, rows)
 
-        pooled = self._pool_by_stride(x)
-        size = self._out_size(pooled)
-        y_high = self._sum_paths(size, b_high, (pooled.high, w_hh), (x.low, w_lh))
+        size = self._out_size(x.high.shape[2:])
+        y_high = self._sum_paths(size, b_high, self._high_to_high(x, w_hh), (x.low, w_lh))
         if self.low_out == 0:
             return y_high
-        half_size = low_size(size, self.octave_dims)
-        y_low = self._sum_paths(half_size, b_low, (pooled.low, w_ll), (pooled.pooled_high(), w_hl))
+        y_low = self._sum_paths(
+            low_size(size, self.octave_dims),
+            b_low,
+            (self._pool_by_stride(x.low), w_ll),
+            (self._pool_twice(x), w_hl),
+        )
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
         """The two paths within a frequency: each channel keeps its own (official code)."""
         multiplier = self.out_channels // self.in_channels
         runs = tuple(count * multiplier for count in x.runs)
-        w_high, w_low = cut(self.weight, runs)
+        w_high, w_low = cut(self.kernel(), runs)
         b_high, b_low = (None, None) if self.bias is None else cut(self.bias, runs)
-        pooled = self._pool_by_stride(x)
-        size = self._out_size(pooled)
-        y_high = self._sum_paths(size, b_high, (pooled.high, w_high), groups=x.high.shape[1])
-        y_low = self._sum_paths(
-            low_size(size, self.octave_dims), b_low, (pooled.low, w_low), groups=x.low.shape[1]
-        )
+        size = self._out_size(x.high.shape[2:])
+        y_high = self._sum_paths(size, b_high, self._high_to_high(x, w_high), groups=x.high.shape[1])
+        half_size = low_size(size, self.octave_dims)
+        low = self._pool_by_stride(x.low)
+        y_low = self._sum_paths(half_size, b_low, (low, w_low), groups=x.low.shape[1])
         strict = self.strict or x.strict
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=strict, runs=runs)
 
     def _sum_paths(
-        self,
-        size: Sequence[int],
-        bias: Tensor | None,
-        *paths: tuple[Tensor, Tensor],
-        groups: int | None = None,
+        self, size: Sequence[int], bias: Tensor | None, *paths: Path, groups: int | None = None
     ) -> Tensor:
         """Sum of the convolutions of (half, weight), each brought to `size`; paths without channels add 0."""
         total: Tensor | None = None
-        for half, weight in paths:
+        for half, weight, *stride in paths:
             if half.shape[1] == 0 or weight.shape[0] == 0:
                 continue
-            y = upsample(self._convolve(half, weight, bias, groups or self.groups), size)
+            y = upsample(self._convolve(half, weight, bias, groups or self.groups, *stride), size)
             bias = None  # once a sum
             total = y if total is None else total.add_(y)  # in place: no convolution needs its own output
         if total is None:
-            half, weight = paths[0]
+            half, weight = paths[0][:2]
             return half.new_empty((half.shape[0], weight.shape[0], *size))
         return total
 
-    def _convolve(self, half: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-        """torch's convolution, with stride only along the axes that are not halved (time)."""
+    def _convolve(
+        self,
+        half: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        groups: int,
+        stride: Sequence[int] | None = None,
+    ) -> Tensor:
+        """torch's convolution, by default with stride only along the axes that are not halved (time)."""
         spatial = len(self.kernel_size)
         padding = self.padding
         if self.padding_mode != "zeros":
             half = pad_any(half, self._reversed_padding_repeated_twice, self.padding_mode)
             padding = 0
-        stride = (*self.stride[: spatial - self.octave_dims], *[1] * self.octave_dims)
+        stride = stride or (*self.stride[: spatial - self.octave_dims], *[1] * self.octave_dims)
         return _CONV[spatial](half, weight, bias, stride, padding, self.dilation, groups)
 
-    def _pool_by_stride(self, x: OctTensor) -> OctTensor:
-        """Both halves averaged by the stride along the octave axes."""
-        factors = (*[1] * (x.dim() - 2 - self.octave_dims), *self.stride[-self.octave_dims :])
-        if all(factor == 1 for factor in factors):
-            return x
-        whole_octave = all(factor == 2 for factor in self.stride[-self.octave_dims :])
-        high = x.pooled_high() if whole_octave else pool(x.high, factors)
-        return x.like(high, pool(x.low, factors))
+    # ---- how a stride along the octave axes is taken ------------------------------------------------
 
-    def _out_size(self, pooled: OctTensor) -> tuple[int, ...]:
-        """Spatial size of the high output: kept along the octave axes, torch's formula along the others."""
-        size = list(pooled.high.shape[2:])
+    def _high_to_high(self, x: OctTensor, weight: Tensor) -> Path:
+        """The path within the high frequency: pooled first, or with the layer's own stride."""
+        if self.downsample == "stride":
+            return x.high, weight, self.stride
+        return self._pooled_high(x), weight
+
+    def _pooled_high(self, x: OctTensor) -> Tensor:
+        whole_octave = all(factor == 2 for factor in self.stride[-self.octave_dims :])
+        return x.pooled_high() if whole_octave else self._pool_by_stride(x.high)
+
+    def _pool_by_stride(self, half: Tensor) -> Tensor:
+        """A half averaged by the stride along the octave axes."""
+        time = half.dim() - 2 - self.octave_dims
+        return pool(half, (*[1] * time, *self.stride[-self.octave_dims :]))
+
+    def _pool_twice(self, x: OctTensor) -> Tensor:
+        """What the low output reads of the high input: pooled by the stride, then by an octave."""
+        strided = any(factor == 2 for factor in self.stride[-self.octave_dims :])
+        return halve(self._pooled_high(x), self.octave_dims) if strided else x.pooled_high()
+
+    def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Size of the high output: ⌈size / stride⌉ along the octave axes, torch's along the others."""
+        reached = [-(-n // stride) for n, stride in zip(size, self.stride, strict=True)]
         if self.padding != "same":
             for axis in range(len(size) - self.octave_dims):
                 span = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
                 padded = size[axis] + 2 * (0 if self.padding == "valid" else int(self.padding[axis]))
-                size[axis] = (padded - span) // self.stride[axis] + 1
-        return tuple(size)
+                reached[axis] = (padded - span) // self.stride[axis] + 1
+        return tuple(reached)
+
+    # ---- what the layer accepts ---------------------------------------------------------------------
 
     def _all_high(self, x: Tensor) -> OctTensor:
         spatial = len(self.kernel_size)
@@ -196,15 +239,33 @@ class OctConv(_ConvNd):
         octave = f", alpha={self.alpha:g}"
         if self.octave_dims != default_octave_dims(len(self.kernel_size)):
             octave += f", octave_dims={self.octave_dims}"
+        if self.downsample != "pool":
+            octave += f", downsample={self.downsample!r}"
         return super().extra_repr() + octave
+
+
+Path = tuple[Any, ...]  # (half, weight) or (half, weight, stride)
+
+
+def check_downsample(downsample: str) -> str:
+    """Return `downsample`.
+
+    Raises:
+        InputError: it is not one of the two ways.
+    """
+    if downsample not in DOWNSAMPLE:
+        raise InputError(f"downsample={downsample!r}: give 'pool' (the paper) or 'stride'")
+    return downsample
 
 
 def geometry_problem(conv: _ConvNd, octave_dims: int) -> str | None:
     """Why a layer of this geometry cannot be octave, or None.
 
-    An octave layer must map size to ⌈size / stride⌉ along each octave axis for every size: otherwise the
-    halves drift apart.
+    An octave layer must map size to ⌈size / stride⌉, or stride · size if it is transposed, along each octave
+    axis for every size: otherwise the halves drift apart.
     """
+    if conv.transposed:
+        return _transposed_problem(conv, octave_dims)
     if any(stride not in (1, 2) for stride in conv.stride[-octave_dims:]):
         return f"stride={conv.stride} cannot be octave: strides of 1 and 2 can"
     if conv.padding == "same":
@@ -222,19 +283,20 @@ def geometry_problem(conv: _ConvNd, octave_dims: int) -> str | None:
     return None
 
 
+def _transposed_problem(conv: _ConvNd, octave_dims: int) -> str | None:
+    for axis in range(-octave_dims, 0):
+        reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
+        if reach + conv.output_padding[axis] - 2 * int(conv.padding[axis]) != conv.stride[axis]:
+            return (
+                f"kernel_size={conv.kernel_size} with stride={conv.stride}, padding={conv.padding} and "
+                f"output_padding={conv.output_padding} does not multiply the map's size by the stride, so "
+                "its halves would drift apart"
+            )
+    return None
+
+
 class OctConv1d(OctConv, nn.Conv1d):
     """Octave 1-D convolution: `torch.nn.Conv1d` and the keywords of `OctConv2d`."""
-
-    def __init__(
-        self,
-        *args: Any,
-        alpha: float = 0.5,
-        octave_dims: int | None = None,
-        strict: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.become_octave(alpha, octave_dims, strict)
 
 
 class OctConv2d(OctConv, nn.Conv2d):
@@ -246,6 +308,8 @@ class OctConv2d(OctConv, nn.Conv2d):
             input. 0 is the vanilla layer.
         octave_dims: how many trailing axes are halved; all by default.
         strict: maps made by this layer refuse functions without an octave rule.
+        downsample: how the high half is brought to the high output by a stride of 2: `pool` averages first
+            (official code), `stride` convolves with the layer's own stride, as the vanilla layer does.
 
     Shapes:
         high (N, C_high, H, W) and low (N, C_low, ⌈H/2⌉, ⌈W/2⌉) to high (N, C_out − int(α·C_out), ⌈H/s⌉,
@@ -261,17 +325,6 @@ class OctConv2d(OctConv, nn.Conv2d):
         OctTensor(shape=(1, 128, 56, 56), alpha=0.5, high=(1, 64, 56, 56), low=(1, 64, 28, 28), …)
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        alpha: float = 0.5,
-        octave_dims: int | None = None,
-        strict: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.become_octave(alpha, octave_dims, strict)
-
 
 class OctConv3d(OctConv, nn.Conv3d):
     """Octave 3-D convolution: `torch.nn.Conv3d` and the keywords of `OctConv2d`.
@@ -279,21 +332,3 @@ class OctConv3d(OctConv, nn.Conv3d):
     By default height and width are halved and time is not (paper §4.4): low is (N, C_low, T, ⌈H/2⌉, ⌈W/2⌉).
     `octave_dims=3` halves time as well.
     """
-
-    def __init__(
-        self,
-        *args: Any,
-        alpha: float = 0.5,
-        octave_dims: int | None = None,
-        strict: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.become_octave(alpha, octave_dims, strict)
-
-
-OCTAVE_CLASS: dict[type[nn.Module], type[OctConv]] = {
-    nn.Conv1d: OctConv1d,
-    nn.Conv2d: OctConv2d,
-    nn.Conv3d: OctConv3d,
-}

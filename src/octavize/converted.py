@@ -15,10 +15,10 @@ from typing import Any
 from torch import nn
 
 from . import __version__
-from ._plans import apply_plan, load_plan, save_plan
-from .convert import Plan
+from .convert import octavize
 from .errors import InputError
 from .experiment.checkpoint import load_weights, save_weights, write_json
+from .planning import Plan
 from .sources import Origin
 
 PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
@@ -61,7 +61,7 @@ def save_converted(
         "input": {key: facts[key] for key in known if key in facts},
         "version": __version__,
     }
-    save_plan(decided, folder / PLAN)
+    decided.save(folder / PLAN)
     save_weights(folder / WEIGHTS, model, about)
     write_json(folder / NETWORK, about)
 
@@ -111,6 +111,6 @@ def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.
                 "model=, the vanilla network that it returns"
             )
         model = origin.build()
-    net = apply_plan(model, load_plan(folder / PLAN), inplace=True)
+    net = octavize(model, plan=Plan.load(folder / PLAN), inplace=True)
     load_weights(folder / WEIGHTS, net)
     return net.cpu().eval()

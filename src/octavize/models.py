@@ -140,13 +140,17 @@ def _cifar_resnet(depth: int) -> Recipe:
 
         _check_width(width)
         if arguments.pop("pretrained", False):
-            raise InputError(f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out")
+            raise InputError(
+                f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
+            )
         channels = [round(16 * width) * factor for factor in (1, 2, 4)]
         blocks = tuple(
             ByoBlockCfg("basic", d=(depth - 2) // 6, c=c, s=1 if stage == 0 else 2, gs=0, br=1.0)
             for stage, c in enumerate(channels)
         )
-        model = ByobNet(ByoModelCfg(blocks, stem_chs=channels[0], stem_type="3x3", stem_pool=""), **arguments)
+        model: Any = ByobNet(
+            ByoModelCfg(blocks, stem_chs=channels[0], stem_type="3x3", stem_pool=""), **arguments
+        )
         model.stem.conv.stride = (1, 1)
         return model
 

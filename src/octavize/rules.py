@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
 from .split import common_runs, join_runs, uncut
-from .tensor import OctTensor, apply_rule, oct_rule
+from .tensor import ChangeRefused, OctTensor, apply_rule, oct_rule
 
 Function = Callable[..., Any]
 
@@ -92,8 +91,8 @@ def _arguments_of_halves(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
     return [([pair[i] for pair in by_place], {k: pair[i] for k, pair in by_name.items()}) for i in (0, 1)]
 
 
-def _cannot_change() -> InputError:
-    return InputError(
+def _cannot_change() -> ChangeRefused:
+    return ChangeRefused(
         "an OctTensor cannot be changed in place by a map of another split: use the function that returns a "
         "new map (add instead of add_) and keep its result"
     )

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .convert import Alpha
 from .errors import InputError, require_extra
 from .experiment.checkpoint import load_checkpoint, read_metadata
 from .models import create_model, list_models, policy_of
+from .planning import Alpha
 
 BEST = "best.safetensors"
 
@@ -63,9 +63,9 @@ class Origin:
                 f"{reason}; check name and options, or give --weights"
             ) from error
 
-    def alpha(self, share: float | None) -> Alpha | None:
+    def alpha(self, share: float) -> Alpha:
         """A share of low channels as `octavize` takes it: by the paper's policy for networks of ours."""
-        return policy_of(self.name, share) if self.kind == "octavize" and share is not None else share
+        return policy_of(self.name, share) if self.kind == "octavize" else share
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class DenseFallbackWarning(UserWarning):
     """A function without an octave rule was computed on the dense feature map."""
 
 
+class ChangeRefused(InputError):
+    """An OctTensor cannot be changed in place by this."""
+
+
 class OctTensor:
     """A feature map in two frequencies.
 
@@ -349,23 +353,47 @@ def apply_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name in kwargs:
             args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
     rule = _RULES.get(func)
-    if rule is not None:
-        result = rule(func, *args, **kwargs)
-        if result is not NotImplemented:
-            return result
-    return _dense_fallback(func, args, kwargs)
+    try:
+        result = NotImplemented if rule is None else rule(func, *args, **kwargs)
+        dense = result is NotImplemented
+        if dense:
+            result = _dense_fallback(func, args, kwargs)
+    except ChangeRefused:
+        for watch in _watchers:
+            watch(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], None, True)
+        raise
+    for watch in _watchers:
+        watch(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], result, dense)
+    return result
+
+
+Watch = Callable[[str, list[Any], Any, bool], None]
+_watchers: list[Watch] = []
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """In here, `watch(function's name, operands, result, dense)` is called for every call on an OctTensor.
+
+    `dense` tells whether it had to be computed on the dense map.
+    """
+    _watchers.append(watch)
+    try:
+        yield
+    finally:
+        _watchers.remove(watch)
 
 
 def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # The name of a function is out of reach while torch.compile traces it.
     name = "a function" if torch.compiler.is_compiling() else getattr(func, "__name__", str(func))
-    if any(x.strict for x in _oct_tensors([*args, *kwargs.values()])):
+    if any(x.strict for x in oct_tensors([*args, *kwargs.values()])):
         raise InputError(
             f"{name} has no octave rule and strict=True: register one with @octavize.oct_rule, "
             "leave the layer before it at alpha=0, or drop strict"
         )
     if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], OctTensor):
-        raise InputError(
+        raise ChangeRefused(
             f"{name} cannot change this OctTensor in place: use {name.rstrip('_')} and keep its result"
         )
     if not torch.compiler.is_compiling():
@@ -399,14 +427,16 @@ def _announce_fallback(name: str) -> None:
     )
 
 
-def _oct_tensors(values: Iterable[Any]) -> list[OctTensor]:
-    """The OctTensors among arguments and in lists and tuples of them."""
+def oct_tensors(values: Iterable[Any]) -> list[OctTensor]:
+    """The OctTensors among arguments and in lists, tuples and mappings of them."""
     found: list[OctTensor] = []
     for value in values:
         if isinstance(value, OctTensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _oct_tensors(value)
+            found += oct_tensors(value)
+        elif isinstance(value, dict):
+            found += oct_tensors(value.values())
     return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import InputError
-from .tensor import OctTensor, unannounced
+from .tensor import OctTensor, oct_tensors, unannounced, watching
 
 Shape = tuple[int, ...]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -41,12 +41,51 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """A call that was computed on dense maps, and the octave layers that made the OctTensors it read."""
+
+    function: str
+    sources: frozenset[str]
+
+
+class TraceError(InputError):
+    """The network does not run. `fallbacks` are those until then."""
+
+    fallbacks: list[Fallback]
+
+
+@dataclass(frozen=True)
 class Trace:
     layers: list[Layer]
     macs: int  # of the whole network, one batch of the traced shape
+    fallbacks: list[Fallback]
+    returned: frozenset[str]  # the octave layers that made the OctTensors in the network's output
 
     def __getitem__(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
+
+
+class _Sources:
+    """Follows OctTensors through a network: which layers made the channels of each."""
+
+    def __init__(self) -> None:
+        self.fallbacks: list[Fallback] = []
+        self._known: dict[int, tuple[OctTensor, frozenset[str]]] = {}  # the tensor is kept: ids are reused
+
+    def of(self, *values: Any) -> frozenset[str]:
+        none: tuple[Any, frozenset[str]] = (None, frozenset())
+        found = (self._known.get(id(x), none)[1] for x in oct_tensors(values))
+        return frozenset().union(*found)
+
+    def add(self, value: Any, sources: frozenset[str]) -> None:
+        for x in oct_tensors([value]):
+            self._known[id(x)] = (x, self.of(x) | sources)
+
+    def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:
+        sources = self.of(*operands)
+        if dense:
+            self.fallbacks.append(Fallback(name, sources))
+        self.add(result, sources)
 
 
 def shapes(value: Any) -> tuple[Shape, Shape | None]:
@@ -98,12 +137,17 @@ def to_meta(model: nn.Module) -> nn.Module:
     for module in model.modules():  # constants that are no buffers
         memo |= {id(v): v.detach().to("meta") for v in vars(module).values() if isinstance(v, Tensor)}
     meta = copy.deepcopy(model, memo).eval()
-    for module in meta.modules():
+    drop_hooks(meta)
+    return meta
+
+
+def drop_hooks(model: nn.Module) -> None:
+    """Remove the hooks that users put on a network."""
+    for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):
                 if not hasattr(hook, "compute_weight"):  # weight norm is part of the network
                     del hooks[key]
-    return meta
 
 
 def trace(model: nn.Module, shape: Shape) -> Trace:
@@ -113,7 +157,7 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
         shape: of the input, (N, C, H, W).
 
     Raises:
-        InputError: the network does not run on such an input.
+        TraceError: the network does not run on such an input.
     """
     meta = to_meta(model)
     x = torch.empty(shape, device="meta", dtype=_dtype(model))
@@ -121,6 +165,7 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
     found: dict[str, Layer] = {}
     counter = FlopCounterMode(display=False)
     started: list[int] = []
+    sources = _Sources()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         started.append(counter.get_total_flops())
@@ -129,6 +174,8 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
         value = args[0] if args else kwargs["input"]
         macs = (counter.get_total_flops() - started.pop()) // 2
         name = names[module]
+        if isinstance(output, OctTensor):  # a depthwise layer only passes on the split of its input
+            sources.add(output, sources.of(value) if module.depthwise else frozenset([name]))
         first = found.get(name)
         if first is not None:
             reads_input = first.reads_input or value is x
@@ -149,14 +196,17 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
             module.register_forward_pre_hook(before, with_kwargs=True)
             module.register_forward_hook(after, with_kwargs=True)
     try:
-        with torch.no_grad(), unannounced(), counter:
-            meta(x)
+        with torch.no_grad(), unannounced(), watching(sources.watch), counter:
+            output = meta(x)
     except Exception as error:
-        raise InputError(
+        failed = TraceError(
             f"{type(model).__name__} does not run on an input of shape {shape}: give an example= that fits"
             f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
-    return Trace(list(found.values()), counter.get_total_flops() // 2)
+        )
+        failed.fallbacks = sources.fallbacks
+        raise failed from error
+    macs = counter.get_total_flops() // 2
+    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(output))
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

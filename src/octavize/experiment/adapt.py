@@ -22,7 +22,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from octavize.convert import Plan
 from octavize.converted import NETWORK, PLAN, WEIGHTS, save_converted
 from octavize.errors import InputError
 from octavize.experiment.adapt_report import stage_name, table, write_report
@@ -59,6 +58,7 @@ from octavize.experiment.train import (
     load_pictures,
     teller,
 )
+from octavize.planning import Plan
 from octavize.sources import Vanilla
 
 ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavize._plans import apply_plan, load_plan, make_plan
-from octavize.convert import Plan
+from octavize.calibration.calibrate import calibrate
+from octavize.convert import octavize
 from octavize.converted import PLAN, load_converted, save_converted
 from octavize.errors import InputError
 from octavize.experiment.augment import to_input
@@ -29,6 +29,8 @@ from octavize.experiment.hardware import (
 from octavize.experiment.module import Classifier
 from octavize.experiment.recipe import Recipe
 from octavize.norms import reestimate_norms
+from octavize.planning import Plan
+from octavize.planning import plan as make_plan
 from octavize.sources import Origin, Vanilla
 from octavize.trace import to_meta
 
@@ -123,15 +125,18 @@ def prepare(
         InputError: no layer can become octave, or the budget cannot be reached.
     """
     shape = input_shape(recipe, pictures)
-    calibrate = None
-    if adaptation.calibrate:
-        calibrate = TrainingInputs(pictures, recipe, adaptation.calibration_pictures)
     model = copy.deepcopy(vanilla).cpu().eval()
-    alpha = origin.alpha(adaptation.alpha)
-    decided = make_plan(model, alpha, budget=adaptation.budget, calibrate=calibrate, example=shape)
+    wanted: dict[str, Any] = {"budget": adaptation.budget}
+    if adaptation.alpha is not None:
+        wanted = {"alpha": origin.alpha(adaptation.alpha)}
+    if adaptation.calibrate:
+        loader = TrainingInputs(pictures, recipe, adaptation.calibration_pictures)
+        decided, _ = calibrate(model, loader, **wanted, example=shape)
+    else:
+        decided = make_plan(model, **wanted, example=shape)
     if adaptation.alpha != 0 and not any(d.alpha for d in decided.decisions):
         raise InputError(f"model {origin.name}: no layer of it becomes octave; `octavize convert` says why")
-    model = apply_plan(model, decided, inplace=True)
+    model = octavize(model, plan=decided, inplace=True)
     stages = [evaluate(model, recipe, pictures, hardware, "converted")]
     if adaptation.norm_pictures:
         loader = TrainingInputs(pictures, recipe, adaptation.norm_pictures)
@@ -155,7 +160,7 @@ def prepare_in(
     known = read_json(folder / STAGES)
     if known is not None:
         model = load_converted(folder, model=copy.deepcopy(source.model))
-        return Prepared(model, load_plan(folder / PLAN), known["stages"])
+        return Prepared(model, Plan.load(folder / PLAN), known["stages"])
     made = prepare(source.model, source.origin, adaptation, recipe, pictures, hardware)
     if is_first_process():
         facts = input_facts(source, recipe, pictures)

@@ -1,0 +1,178 @@
+"""Which channels of a network may change places, and the change itself.
+
+A channel has a place in many parameters: in the rows of the convolution that makes it, in the normalisation
+after it, in the columns of every layer that reads it; and residual additions make one channel of several.
+`find_coupling` watches one run of the network to learn what has to move together, `permute` moves it. The
+function of the network stays the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import InputError
+from ..trace import drop_hooks, example_shape
+from .label_book import Book, NotUnderstood
+from .label_rules import Call, changed_operands, propagate
+from .labels import FROZEN, Axis, Ledger
+
+Order = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What moves together in a network, and what may change places.
+
+    `block` (labels,) names the block of every label; equal names move together. Each of `sets` (blocks,
+    members) holds the labels of interchangeable blocks, one block a row. A label belongs to one place of one
+    of the `axes`.
+    """
+
+    axes: list[Axis]
+    block: Tensor
+    sets: list[Tensor]
+    _by_name: dict[tuple[str, int], Axis] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._by_name.update({(a.name, a.dim): a for a in self.axes if a.name is not None})
+
+    def labels(self, name: str, dim: int) -> Tensor | None:
+        """The labels (length,) of an axis of a parameter or buffer; None if the run did not use it."""
+        axis = self._by_name.get((name, dim))
+        return None if axis is None else axis.labels
+
+    def movable(self, name: str, dim: int) -> Tensor:
+        """How many places each channel of an axis may take, its own included: (length,).
+
+        Empty for an axis that the run did not use, or of length 1.
+        """
+        labels = self.labels(name, dim)
+        return self.partners()[labels if labels is not None else slice(0)]
+
+    def partners(self) -> Tensor:
+        """How many places each label may take, its own included: (labels,)."""
+        partners = torch.ones(len(self.block), dtype=torch.long)
+        for members in self.sets:
+            partners[members] = len(members)
+        return partners
+
+    def source(self, order: Order) -> Tensor:
+        """The label that comes to the place of each label when blocks change places: (labels,).
+
+        Raises:
+            InputError: an order is not a permutation of its set's blocks.
+        """
+        source = torch.arange(len(self.block))
+        if len(order) != len(self.sets):
+            raise InputError(f"order has {len(order)} entries: give one for each of {len(self.sets)} sets")
+        for i, (members, new) in enumerate(zip(self.sets, order, strict=True)):
+            if not torch.equal(new.sort().values, torch.arange(len(members))):
+                raise InputError(f"order[{i}] is no permutation: give each of 0 to {len(members) - 1} once")
+            source[members] = members[new]
+        return source
+
+
+def example_input(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Tensor:
+    """A picture of noise of the shape, type and device that a network reads."""
+    shape = example_shape(model, example)
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(first)
+
+
+def stand_in(model: nn.Module) -> nn.Module:
+    """The network in evaluation mode, without its users' hooks, on the same parameters.
+
+    So the mode and the hooks of the network itself are left alone.
+    """
+    memo: dict[int, Any] = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    for module in model.modules():  # constants that are no buffers
+        memo |= {id(v): v for v in vars(module).values() if isinstance(v, Tensor)}
+    net = copy.deepcopy(model, memo).eval()
+    drop_hooks(net)
+    return net
+
+
+class _Watch(TorchDispatchMode):
+    """Tells the book of every operation."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self.book = book
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {}
+        for name, tensor in changed_operands(func, args):
+            self._note(tensor)
+            before[name] = tensor.clone()
+        out = func(*args, **(kwargs or {}))
+        propagate(self.book, Call(func, args, kwargs or {}, before, out))
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        """A constant is known by its values: look at them before they change."""
+        with suppress(NotUnderstood):  # a parameter, known by name
+            self.book[tensor]
+
+
+def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Coupling:
+    """Run a network once and find out which of its channels may change places.
+
+    Channels of the network's input and output stay where they are, and so does whatever an operation reads
+    that is not understood, such as attention over several heads or a weight computed from others.
+
+    Args:
+        model: a vanilla network. It is not changed.
+        example: an input, or its shape (N, C, H, W); see `octavize.trace.example_shape`. Small is fast.
+
+    Raises:
+        InputError: the network does not run on such an input.
+    """
+    ledger = Ledger()
+    book = Book(ledger, model)
+    x = example_input(model, example)
+    book.hold(x, FROZEN)
+    try:
+        with torch.no_grad(), _Watch(book):
+            output = stand_in(model)(x)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} does not run on an input of shape {tuple(x.shape)}: give an example= "
+            f"that fits ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
+    for tensor in tree_leaves(output):
+        if isinstance(tensor, Tensor):
+            book.freeze(tensor)
+    block, sets = ledger.solve()
+    return Coupling(ledger.axes, block, sets)
+
+
+@torch.no_grad()
+def permute(model: nn.Module, coupling: Coupling, order: Order) -> None:
+    """Let blocks of channels change places, in place: the parameters stay the same objects.
+
+    Gradients and optimizer states, if there are any, are not permuted.
+
+    Args:
+        coupling: of this network, or of one of the same architecture.
+        order: for each of `coupling.sets`, (blocks,): which block comes to each block's place.
+
+    Raises:
+        InputError: an order is not a permutation of its set's blocks.
+    """
+    source = coupling.source(order)
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for axis in coupling.axes:
+        places = source[axis.labels] - axis.start
+        if axis.name is not None and not torch.equal(places, torch.arange(axis.length)):
+            tensor = tensors[axis.name]
+            tensor.copy_(tensor.index_select(axis.dim, places.to(tensor.device)))

@@ -1,0 +1,205 @@
+"""What each channel of a network would lose by being low, measured on pictures.
+
+A low channel is kept at half resolution: of a map x it leaves U(P(x)), the 2×2 averages repeated. Its loss is
+‖x − U(P(x))‖², the energy above half the sampling rate. It is measured where it hurts: at the input of every
+convolution that reads the channel. Where no convolution reads it, as between the last map and global pooling,
+nothing is lost, since averaging keeps the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..resample import halve, upsample
+from ..split import default_octave_dims
+from ..trace import CONVOLUTIONS
+
+Score = Literal["damage", "share"]
+SCORES: tuple[str, ...] = get_args(Score)
+MAX_PICTURES = 2000
+TINY = 1e-300  # in place of the energy of a map that is all zero
+_PICTURE_KEYS = ("image", "input", "pixel_values")
+
+
+@dataclass
+class InputEnergy:
+    """Energies at one convolution, summed over pictures, pixels and calls, in float64.
+
+    `lost` and `total` are (C_in,): ‖x − U(P(x))‖² and ‖x‖² of each channel it reads. `made` is ‖y‖² of its
+    output; `pixels_in` and `pixels_out` count pixels of one channel; `weight` is (C_in,), the squared norm of
+    the weights that read each channel.
+    """
+
+    weight: Tensor
+    lost: Tensor
+    total: Tensor
+    made: float = 0.0
+    pixels_in: int = 0
+    pixels_out: int = 0
+
+    def share(self) -> Tensor:
+        """Loss of each channel, relative to the mean energy of the map's channels: (C_in,)."""
+        return self.lost / self.total.mean().clamp_min(TINY)
+
+    def damage(self) -> Tensor:
+        """Error that each channel's loss makes in the output, relative to the output's energy: (C_in,).
+
+        The expected ‖W (x − U(P(x)))‖² / ‖y‖² as if the loss were white: ‖W_c‖² times the loss a pixel.
+        """
+        error = self.lost * self.weight * (self.pixels_out / max(self.pixels_in, 1))
+        return error / max(self.made, TINY)
+
+
+@dataclass
+class Energies:
+    """Energies at every convolution that ran, by name, and how many pictures they were measured on."""
+
+    convolutions: dict[str, InputEnergy] = field(default_factory=dict)
+    pictures: int = 0
+
+    def scores(self, score: Score = "damage") -> dict[str, Tensor]:
+        """The chosen score of each channel that each convolution reads: name → (C_in,)."""
+        return {name: getattr(energy, check_score(score))() for name, energy in self.convolutions.items()}
+
+
+def check_score(score: str) -> str:
+    """Return the name of a score.
+
+    Raises:
+        InputError: there is no such score.
+    """
+    if score not in SCORES:
+        raise InputError(f"score={score!r} is unknown: choose one of {', '.join(map(repr, SCORES))}")
+    return score
+
+
+@torch.no_grad()
+def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_pictures: int = MAX_PICTURES) -> Energies:
+    """Run a network on pictures and measure the energies at the inputs of its convolutions.
+
+    Args:
+        model: a vanilla network. It runs in evaluation mode; its mode and hooks are left as they were.
+        loader: batches (N, C, H, W) of prepared pictures; or tuples or lists that begin with one; or mappings
+            that hold one as "image", "input" or "pixel_values".
+        max_pictures: stop after so many; the last batch is cut to fit.
+
+    Raises:
+        InputError: a batch of another kind, a loader that yields nothing, or `max_pictures` below 1.
+    """
+    if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 1:
+        raise InputError(f"max_pictures={max_pictures!r}: give a whole number above 0")
+    place = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    found = Energies()
+    with _evaluating(model), _listening(model, found.convolutions):
+        for batch in _batches(loader):
+            pictures = batch[: max_pictures - found.pictures]
+            model(pictures.to(place))
+            found.pictures += len(pictures)
+            if found.pictures >= max_pictures:
+                break
+    if found.pictures == 0:
+        raise InputError("loader yields no picture: give one with at least one batch (N, C, H, W)")
+    return found
+
+
+def _batches(loader: Iterable[Any]) -> Iterator[Tensor]:
+    if not isinstance(loader, Iterable):
+        raise InputError(
+            f"loader is a {type(loader).__name__}: give an iterable of batches, such as a DataLoader"
+        )
+    if isinstance(loader, Tensor):
+        loader = [loader]
+    for batch in loader:
+        yield pictures_of(batch)
+
+
+def pictures_of(batch: Any) -> Tensor:
+    """The pictures (N, C, …) of a batch as loaders give them: a tensor, a sequence, or a mapping.
+
+    Raises:
+        InputError: there is no tensor where one is looked for.
+    """
+    found = batch
+    if isinstance(batch, (tuple, list)) and batch:
+        found = batch[0]
+    elif isinstance(batch, Mapping):
+        found = next((batch[key] for key in _PICTURE_KEYS if isinstance(batch.get(key), Tensor)), None)
+    if isinstance(found, Tensor) and found.dim() >= 3:
+        return found
+    keys = f" with keys {list(batch)}" if isinstance(batch, Mapping) else ""
+    shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+    raise InputError(
+        f"loader yields a {type(batch).__name__}{keys}{shape}: give batches that are a tensor (N, C, H, W), "
+        f"a tuple that begins with one, or a dict with one as {', '.join(map(repr, _PICTURE_KEYS))}"
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and back: module by module, since parts may be frozen in another mode."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _listening(model: nn.Module, found: dict[str, InputEnergy]) -> Iterator[None]:
+    """Measure at every convolution while the network runs."""
+
+    def listen(name: str) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            x = args[0] if args else kwargs["input"]
+            if name not in found:
+                zeros = torch.zeros(x.shape[-1 - len(module.kernel_size)], dtype=torch.float64)
+                found[name] = InputEnergy(_column_norms(module), zeros, zeros.clone())
+            _measure(found[name], x, output, len(module.kernel_size))
+
+        return hook
+
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, CONVOLUTIONS):
+                handles.append(module.register_forward_hook(listen(name), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _measure(energy: InputEnergy, x: Tensor, y: Tensor, spatial: int) -> None:
+    """Add one call of a convolution, x (N, C_in, *size) to y (N, C_out, *size)."""
+    energy.lost += _energy(x - upsample(halve(x, default_octave_dims(spatial)), x.shape[2:]))
+    energy.total += _energy(x)
+    energy.made += float(_energy(y).sum())
+    energy.pixels_in += x.numel() // x.shape[1]
+    energy.pixels_out += y.numel() // y.shape[1]
+
+
+def _energy(x: Tensor) -> Tensor:
+    """Sum of squares of each channel of (N, C, *size): (C,) float64 on the CPU."""
+    # A picture's sums fit in float32; the sum over thousands of pictures is kept in float64.
+    by_picture = x.float() if x.dtype != torch.float64 else x
+    return by_picture.square().flatten(2).sum(2).double().sum(0).cpu()
+
+
+def _column_norms(conv: Any) -> Tensor:
+    """Squared norm of the weights that read each input channel: (C_in,) float64."""
+    square = conv.weight.detach().double().square().cpu()
+    if conv.transposed:  # (C_in, C_out / groups, …)
+        return square.flatten(1).sum(1)
+    by_group = square.reshape(
+        conv.groups, -1, *square.shape[1:]
+    )  # (groups, C_out / groups, C_in / groups, …)
+    return by_group.flatten(3).sum((1, 3)).flatten()

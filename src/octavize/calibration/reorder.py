@@ -1,0 +1,229 @@
+"""Let the channels that lose least be the low ones.
+
+An octave convolution makes its *last* channels low, whichever they are. In a trained network channels differ
+widely in how much of their energy is above half the sampling rate, so before it becomes octave its channels
+are put in order. The vanilla network computes the same function before and after.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import InputError
+from ..trace import CONVOLUTIONS
+from .coupling import Coupling, example_input, permute, stand_in
+from .energy import TINY, Energies, Score
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """What reordering did to one convolution's output.
+
+    `before` and `after` are the predicted share, from 0 to 1, of the energy of its output that the `low` last
+    channels lose where convolutions read them; `movable` of its `channels` may change places.
+    """
+
+    name: str
+    channels: int
+    low: int
+    movable: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """What reordering did; printing it gives a table."""
+
+    convolutions: list[Reordered]
+    pictures: int
+    score: str
+
+    def __str__(self) -> str:
+        rows = [("convolution", "low", "movable", "lost before", "lost after")]
+        for c in self.convolutions:
+            low, movable = f"{c.low}/{c.channels}", f"{c.movable}/{c.channels}"
+            rows.append((c.name, low, movable, f"{c.before:.2%}", f"{c.after:.2%}"))
+        width = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join([row[0].ljust(width[0]), *(row[i].rjust(width[i]) for i in range(1, 5))])
+            for row in rows
+        ]
+        return "\n".join([*lines, f"measured on {self.pictures:,} pictures, ordered by {self.score}"])
+
+
+def reorder(
+    channels: Channels,
+    energies: Energies,
+    low: Mapping[str, int],
+    *,
+    score: Score = "damage",
+    example: Sequence[int] | None = None,
+) -> Reordering:
+    """Permute a vanilla network's channels, in place, so that those that lose least by being low are last.
+
+    The function of the network stays the same, to rounding; parameters stay the same objects, and the mode
+    and the hooks are left alone.
+
+    Args:
+        channels: of the network.
+        energies: measured on it.
+        low: how many of a convolution's last output channels will be low, by its name.
+        score: see `calibrate`.
+        example: an input's shape (N, C, H, W), on which the result is checked.
+
+    Returns:
+        For each convolution in `low`, the share of its energy predicted lost, before and after.
+
+    Raises:
+        InputError: `low` names what is no convolution or gives an impossible count.
+        RuntimeError: the reordered network would compute something else. The model is left as it was.
+    """
+    model, coupling = channels.model, channels.coupling
+    _check_low(model, low)
+    order = _order(channels, low, channels.by_block(energies.scores(score)))
+    _verify(model, coupling, order, example_input(model, example))
+    report = _report(channels, energies, low, order)
+    permute(model, coupling, order)
+    return Reordering(report, energies.pictures, score)
+
+
+def _check_low(model: nn.Module, low: Mapping[str, int]) -> None:
+    convolutions = {name: m for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)}
+    if not isinstance(low, Mapping):
+        raise InputError(
+            f"low={low!r}: give a mapping from names of convolutions to counts, such as {{'conv2': 32}}"
+        )
+    for name, count in low.items():
+        if name not in convolutions:
+            raise InputError(
+                f"low: {name!r} is no convolution of {type(model).__name__}; names are such as "
+                f"{', '.join(list(convolutions)[:3])}"
+            )
+        channels = convolutions[name].out_channels
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= channels:
+            raise InputError(
+                f"low[{name!r}]={count!r}: give a whole number from 0 to its {channels} channels"
+            )
+
+
+class Channels:
+    """The blocks that convolutions read and make.
+
+    Args:
+        coupling: of `model`.
+    """
+
+    def __init__(self, model: nn.Module, coupling: Coupling) -> None:
+        self.model = model
+        self.coupling = coupling
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+
+    def made(self, name: str) -> Tensor | None:
+        """Labels of the channels that a convolution makes, (C_out,); None where they are unknown."""
+        conv: Any = self.model.get_submodule(name)
+        grouped = conv.transposed and conv.groups > 1
+        return None if grouped else self._labels(conv.weight, 1 if conv.transposed else 0)
+
+    def read(self, name: str) -> Tensor | None:
+        """Labels, (C_in,), each in the block of a channel that a convolution reads; None where unknown."""
+        conv: Any = self.model.get_submodule(name)
+        if conv.groups == 1 or conv.transposed:
+            return self._labels(conv.weight, 0 if conv.transposed else 1)
+        made = self._labels(conv.weight, 0)
+        if made is None:
+            return None
+        # What a group reads and what it makes are one block.
+        return made.reshape(conv.groups, -1)[:, 0].repeat_interleave(conv.in_channels // conv.groups)
+
+    def _labels(self, weight: Tensor, dim: int) -> Tensor | None:
+        name = self._names.get(weight)  # a weight computed from others has none
+        return None if name is None else self.coupling.labels(name, dim)
+
+    def by_block(self, per_channel: Mapping[str, Tensor]) -> Tensor:
+        """Sum what convolutions say of the channels they read, name → (C_in,), over blocks: (labels,)."""
+        total = torch.zeros(len(self.coupling.block), dtype=torch.float64)
+        for name, values in per_channel.items():
+            labels = self.read(name)
+            if labels is not None:
+                total.index_add_(0, self.coupling.block[labels], values)
+        return total
+
+
+def _order(channels: Channels, low: Mapping[str, int], cost: Tensor) -> list[Tensor]:
+    """For each interchangeable set, which block comes to each block's place: the cheapest where it is low."""
+    coupling = channels.coupling
+    place = torch.full_like(coupling.block, -1)
+    is_low = torch.zeros_like(coupling.block)
+    for name, count in low.items():
+        labels = channels.made(name)
+        if labels is None or count == 0:
+            continue
+        is_low[labels[len(labels) - count :]] = 1
+        place[labels] = torch.arange(len(labels))
+    orders = []
+    for members in coupling.sets:
+        order = torch.arange(len(members))
+        found = (place[members[0]] >= 0).nonzero().flatten()
+        if len(found):
+            # A residual addition makes one block of channels of several convolutions, low in some of them.
+            key = is_low[members].sum(1) * len(place) + place[members[:, found[0]]]
+            places = key.argsort(stable=True)
+            costs = cost[coupling.block[members[:, 0]]]
+            order[places] = places[costs[places].argsort(descending=True, stable=True)]
+        orders.append(order)
+    return orders
+
+
+def _report(
+    channels: Channels, energies: Energies, low: Mapping[str, int], order: list[Tensor]
+) -> list[Reordered]:
+    """The predicted loss of each convolution in `low`, with its channels as they are and as they will be."""
+    measured = energies.convolutions
+    lost = channels.by_block({n: e.lost / e.total.sum().clamp_min(TINY) for n, e in measured.items()})
+    total = channels.by_block({n: e.total / e.total.sum().clamp_min(TINY) for n, e in measured.items()})
+    block, source = channels.coupling.block, channels.coupling.source(order)
+
+    def share(labels: Tensor, count: int) -> float:
+        blocks = block[labels]
+        return float(lost[blocks[len(blocks) - count :]].sum() / total[blocks].sum().clamp_min(TINY))
+
+    report = []
+    for name, count in low.items():
+        labels = channels.made(name)
+        if labels is None:
+            continue
+        partners = channels.coupling.partners()[labels]
+        before, after = share(labels, count), share(source[labels], count)
+        report.append(Reordered(name, len(labels), count, int((partners > 1).sum()), before, after))
+    return report
+
+
+@torch.no_grad()
+def _verify(model: nn.Module, coupling: Coupling, order: list[Tensor], x: Tensor) -> None:
+    """Reorder a copy, in float64, and compare.
+
+    Raises:
+        RuntimeError: it computes something else.
+    """
+    net = copy.deepcopy(stand_in(model)).cpu().double()
+    x = x.cpu().double()
+    before = tree_leaves(net(x))
+    permute(net, coupling, order)
+    for old, new in zip(before, tree_leaves(net(x)), strict=True):
+        if not isinstance(old, Tensor) or not old.is_floating_point():
+            continue
+        scale = float(old.abs().max()) if old.numel() else 0.0
+        if not torch.allclose(old, new, rtol=0, atol=1e-6 * scale, equal_nan=True):
+            error = float((old - new).abs().max()) / max(scale, TINY)
+            raise RuntimeError(
+                f"{type(model).__name__} was left alone: with its channels reordered its output would differ "
+                f"by {error:.1e} of the largest value"
+            )

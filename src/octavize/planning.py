@@ -1,0 +1,365 @@
+"""What becomes of each convolution of a network, and why: a plan to read, edit, save and apply."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from .budget import fit_budget
+from .conv import check_downsample, geometry_problem
+from .errors import InputError
+from .split import check_alpha, default_octave_dims, low_channels
+from .swap import has_handler, swap
+from .trace import CONVOLUTIONS, Fallback, Layer, Trace, TraceError, example_shape, to_meta, trace
+
+DEFAULT_ALPHA = 0.5
+Alpha = float | Mapping[str, float] | Callable[[str, nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one convolution.
+
+    `alpha` is None where the layer stays vanilla. MACs are of one traced batch.
+    """
+
+    name: str
+    kind: str
+    alpha: float | None
+    reason: str
+    macs_before: int = 0
+    macs_after: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions on every convolution of a network; `print` shows them as a table.
+
+    To edit one, save it, change `alpha` of some layers in the file (`null` for vanilla), and give the loaded
+    plan to `octavize(model, plan=…)`; or use `with_alphas`.
+
+    MACs are of the whole network, for a batch of `input_shape`. `fallbacks` counts, by function, the calls
+    that the octave network computes on dense maps.
+    """
+
+    decisions: list[Decision]
+    input_shape: tuple[int, ...]
+    macs_before: int
+    macs_after: int
+    downsample: str = "pool"
+    fallbacks: Mapping[str, int] | None = None
+
+    @property
+    def macs_ratio(self) -> float:
+        """MACs of the octave network as a share of the vanilla network's."""
+        return self.macs_after / max(self.macs_before, 1)
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """α of the layers that become octave, by name."""
+        return {d.name: d.alpha for d in self.decisions if d.alpha is not None}
+
+    def with_alphas(self, alphas: Mapping[str, float | None]) -> Plan:
+        """The same plan with another α, or None for vanilla, for some layers; MACs are not counted anew.
+
+        Raises:
+            InputError: a layer that the plan does not have, or α outside [0, 1].
+        """
+        known = {d.name for d in self.decisions}
+        for name, alpha in alphas.items():
+            if name not in known:
+                raise InputError(f"alphas: {name!r} is not in this plan; it has {_some(known)}")
+            if alpha is not None:
+                check_alpha(alpha)
+        edited = [
+            replace(d, alpha=alphas[d.name], reason="as given") if d.name in alphas else d
+            for d in self.decisions
+        ]
+        return replace(self, decisions=edited)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as YAML, to read and to edit."""
+        head = (
+            "# alpha: share of low output channels; null keeps a layer vanilla. All else is for the reader.\n"
+        )
+        values = asdict(self) | {"input_shape": list(self.input_shape)}
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
+        Path(path).write_text(head + text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote, perhaps edited since.
+
+        Raises:
+            InputError: the file is missing, no YAML, or not a plan.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            decisions = [Decision(**entry) for entry in values.pop("decisions")]
+            shape = tuple(values.pop("input_shape"))
+            plan = cls(decisions=decisions, input_shape=shape, **values)
+            plan.check()
+        except FileNotFoundError as error:
+            raise InputError(f"plan={str(path)!r}: there is no such file") from error
+        except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
+        except InputError as error:
+            raise InputError(f"plan={str(path)!r}: {error}") from error
+        return plan
+
+    def check(self) -> None:
+        """Check the values that a hand may have edited.
+
+        Raises:
+            InputError: α outside [0, 1], or an unknown way to downsample.
+        """
+        check_downsample(self.downsample)
+        for d in self.decisions:
+            if d.alpha is not None and not _is_share(d.alpha):
+                raise InputError(
+                    f"layer {d.name!r} has alpha={d.alpha!r}: give a number from 0 to 1, or null"
+                )
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "alpha", "MACs before", "MACs after", "reason")]
+        for d in self.decisions:
+            alpha = "–" if d.alpha is None else f"{d.alpha:g}"
+            rows.append((d.name, d.kind, alpha, f"{d.macs_before:,}", f"{d.macs_after:,}", d.reason))
+        ratio = f"{self.macs_ratio:.3f} of vanilla, input {self.input_shape}"
+        rows.append(("all layers", "", "", f"{self.macs_before:,}", f"{self.macs_after:,}", ratio))
+        width = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            f"{name:<{width[0]}}  {kind:<{width[1]}}  {alpha:>{width[2]}}  {before:>{width[3]}}  "
+            f"{after:>{width[4]}}  {reason}"
+            for name, kind, alpha, before, after, reason in rows
+        ]
+        rule = "─" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def plan(
+    model: nn.Module,
+    alpha: Alpha = DEFAULT_ALPHA,
+    *,
+    budget: float | None = None,
+    downsample: str = "pool",
+    example: Tensor | Sequence[int] | None = None,
+) -> Plan:
+    """Decide, layer by layer, what `octavize` would do. The model is not touched.
+
+    Args:
+        model: a network of torch convolutions.
+        alpha: share of low output channels. A number for all layers; or a mapping from name patterns to
+            numbers, `{"layer4.*": 0}`, where the last pattern that matches counts and a layer without a match
+            gets 0.5; or a function of (name, module).
+        budget: instead of alpha, the octave network's MACs as a share of the vanilla network's; the smallest
+            α for all layers, in steps of 1/64, that fits it.
+        downsample: how layers of stride 2 reach their high output, see `OctConv2d`.
+        example: an input, or its shape (N, C, H, W), on which the network is traced without computing
+            anything. Default: read off the network, see `octavize.trace.example_shape`.
+
+    Returns:
+        The plan. Vanilla stay, each with its reason: layers that read the network's input (the paper's stem),
+        that see a map of one pixel (squeeze-and-excitation), that the trace does not reach, whose geometry
+        cannot keep the size of both halves, and subclasses of torch's convolutions without a handler. Layers
+        whose output would have to be made dense at once, because a function without an octave rule, a dense
+        map or the network's caller reads it, get α = 0: they merge the two frequencies themselves.
+
+    Raises:
+        InputError: α outside [0, 1], a pattern that matches no layer, a budget out of reach, or a network
+            that does not run on the example.
+    """
+    planner = Planner(model, downsample=downsample, example=example)
+    if budget is None:
+        return planner.plan(alpha)
+    check_one_of(alpha, budget)
+    return fit_budget(budget, planner.plan)
+
+
+def check_one_of(alpha: Alpha, budget: float) -> None:
+    """Check that α is not given beside a budget.
+
+    Raises:
+        InputError: it is.
+    """
+    if alpha != DEFAULT_ALPHA:
+        raise InputError(f"alpha={alpha!r} and budget={budget!r}: give one of them, a budget chooses alpha")
+
+
+class Planner:
+    """Makes plans for one network, which it traces once.
+
+    Args, Raises:
+        See `plan`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        downsample: str = "pool",
+        example: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        self.model = model
+        self.downsample = check_downsample(downsample)
+        self.shape = example_shape(model, example)
+        self.before = trace(model, self.shape)
+
+    def plan(self, alpha: Alpha) -> Plan:
+        """The plan of this α."""
+        decisions = _decide(self.model, alpha, self.before)
+        decisions, after = _merge_where_dense(self.model, decisions, self.shape, self.downsample)
+        return Plan(
+            [_with_costs(d, self.before, after) for d in decisions],
+            self.shape,
+            macs_before=self.before.macs,
+            macs_after=after.macs,
+            downsample=self.downsample,
+            fallbacks=dict(Counter(fallback.function for fallback in after.fallbacks)),
+        )
+
+
+def check_plan(plan: Plan, model: nn.Module) -> None:
+    """Check that a plan is for this model.
+
+    Raises:
+        InputError: it names a layer that the model does not have, or has of another kind.
+    """
+    layers = dict(model.named_modules())
+    for d in plan.decisions:
+        if d.name not in layers:
+            raise InputError(
+                f"plan: it is for another network: {type(model).__name__} has no layer {d.name!r}; make one "
+                "with octavize.plan(model)"
+            )
+        kind = type(layers[d.name]).__name__
+        if d.alpha is not None and kind.removeprefix("Oct") != d.kind.removeprefix("Oct"):
+            raise InputError(
+                f"plan: layer {d.name!r} is a {kind} in this {type(model).__name__} and a {d.kind} in the "
+                "plan; make one with octavize.plan(model)"
+            )
+
+
+# ---- the decision on each layer -------------------------------------------------------------------------
+
+
+def _decide(model: nn.Module, alpha: Alpha, before: Trace) -> list[Decision]:
+    convolutions = {name: m for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)}
+    if not convolutions:
+        raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
+    wanted = _alphas(alpha, convolutions)
+    ran = {layer.name: layer for layer in before.layers}
+    in_order = sorted(convolutions, key=lambda name: list(ran).index(name) if name in ran else len(ran))
+    decisions = []
+    for name in in_order:
+        module = convolutions[name]
+        kind = type(module).__name__
+        obstacle = _obstacle(module, ran.get(name))
+        if obstacle is not None:
+            decisions.append(Decision(name, kind, None, obstacle))
+        elif module.groups == module.in_channels > 1:
+            decisions.append(Decision(name, kind, wanted[name], "depthwise: keeps the split of its input"))
+        elif low_channels(module.out_channels, wanted[name], module.groups) == 0:
+            decisions.append(
+                Decision(name, kind, wanted[name], "no low output: low input, if any, is merged")
+            )
+        else:
+            decisions.append(Decision(name, kind, wanted[name], "octave"))
+    return decisions
+
+
+def _obstacle(module: nn.Module, layer: Layer | None) -> str | None:
+    """Why a convolution stays vanilla, or None."""
+    if not has_handler(module):
+        return f"{type(module).__name__} is a layer of its own kind, without an @oct_handler"
+    if layer is None:
+        return "not reached by the trace: give an example= that reaches it"
+    if layer.reads_input:
+        return "stem: reads the network's input"
+    if all(n == 1 for n in layer.input[0][2:]):
+        return "sees a single pixel: there is no frequency to split"
+    assert isinstance(module, CONVOLUTIONS)
+    return geometry_problem(module, default_octave_dims(len(module.kernel_size)))
+
+
+def _alphas(alpha: Alpha, convolutions: Mapping[str, nn.Module]) -> dict[str, float]:
+    """α of every convolution, by name."""
+    if isinstance(alpha, Mapping):
+        for pattern, value in alpha.items():
+            check_alpha(value)
+            if not any(fnmatchcase(name, pattern) for name in convolutions):
+                raise InputError(
+                    f"alpha: the pattern {pattern!r} matches no convolution; names are such as "
+                    f"{_some(convolutions)}"
+                )
+        patterns = list(alpha.items())[::-1]
+        return {
+            name: next((value for pattern, value in patterns if fnmatchcase(name, pattern)), DEFAULT_ALPHA)
+            for name in convolutions
+        }
+    if callable(alpha):
+        return {name: check_alpha(alpha(name, module)) for name, module in convolutions.items()}
+    return dict.fromkeys(convolutions, check_alpha(alpha))
+
+
+def _is_share(alpha: Any) -> bool:
+    return isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and 0 <= alpha <= 1
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:3])
+
+
+# ---- no dense fallback if a layer can do it -------------------------------------------------------------
+
+
+def _merge_where_dense(
+    model: nn.Module, decisions: list[Decision], shape: tuple[int, ...], downsample: str
+) -> tuple[list[Decision], Trace]:
+    """Set α = 0 for the layers whose output the octave network would make dense, and trace the result.
+
+    One layer turned dense may show the next one, such as along a chain of residual blocks: hence the loop,
+    which ends since each turn takes at least one layer.
+    """
+    octave = to_meta(model)
+    while True:
+        alphas = {d.name: d.alpha for d in decisions if d.alpha is not None}
+        with torch.device("meta"):  # for handlers that make new layers
+            swap(octave, alphas, strict=False, downsample=downsample)
+        try:
+            after, error = trace(octave, shape), None
+            fallbacks = [*after.fallbacks, Fallback("the network's output", after.returned)]
+        except TraceError as failed:  # it may be for a fallback that cannot be, such as a change in place
+            after, error, fallbacks = None, failed, failed.fallbacks
+        readers: dict[str, str] = {}
+        for fallback in fallbacks:
+            readers |= dict.fromkeys(fallback.sources, fallback.function)
+        merged = [
+            replace(d, alpha=0.0, reason=f"merges: {readers[d.name]} needs the dense map")
+            if d.name in readers and d.alpha
+            else d
+            for d in decisions
+        ]
+        if merged != decisions:
+            decisions = merged
+        elif after is not None:
+            return decisions, after
+        else:
+            assert error is not None
+            raise error
+
+
+def _with_costs(decision: Decision, before: Trace, after: Trace) -> Decision:
+    def macs(run: Trace) -> int:
+        return next((layer.macs for layer in run.layers if layer.name == decision.name), 0)
+
+    return replace(decision, macs_before=macs(before), macs_after=macs(after))

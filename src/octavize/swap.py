@@ -1,0 +1,80 @@
+"""Layer by layer: which octave layer takes the place of which of torch's, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from .conv import OctConv, OctConv1d, OctConv2d, OctConv3d
+from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+
+Handler = Callable[..., nn.Module]
+
+_HANDLERS: dict[type[nn.Module], Handler] = {}
+_OCTAVE_CLASS: dict[type[nn.Module], type[OctConv]] = {
+    nn.Conv1d: OctConv1d,
+    nn.Conv2d: OctConv2d,
+    nn.Conv3d: OctConv3d,
+    nn.ConvTranspose1d: OctConvTranspose1d,
+    nn.ConvTranspose2d: OctConvTranspose2d,
+    nn.ConvTranspose3d: OctConvTranspose3d,
+}
+
+
+def oct_handler(*kinds: type[nn.Module]) -> Callable[[Handler], Handler]:
+    """Register how layers of exactly these classes become octave.
+
+    Subclasses of torch's convolutions may compute anything, so without a handler they stay vanilla. The
+    handler is called as `handler(layer, alpha=…, strict=…, downsample=…)` and returns the layer to put in its
+    place, which may be the same object, changed. Parameters must keep their names and shapes.
+
+    Example:
+        A convolution with standardised weights, as in NFNets:
+
+        >>> class OctStandardised(OctConv2d, Standardised):
+        ...     def kernel(self):
+        ...         return self.standardise(self.weight)
+        >>> @oct_handler(Standardised)
+        ... def handle(layer, alpha, **settings):
+        ...     layer.__class__ = OctStandardised
+        ...     layer.become_octave(alpha, **settings)
+        ...     return layer
+    """
+
+    def register(handler: Handler) -> Handler:
+        for kind in kinds:
+            _HANDLERS[kind] = handler
+        return handler
+
+    return register
+
+
+def has_handler(layer: nn.Module) -> bool:
+    return type(layer) in _HANDLERS
+
+
+@oct_handler(*_OCTAVE_CLASS, *_OCTAVE_CLASS.values())
+def _torch_layer(layer: Any, alpha: float, **settings: Any) -> nn.Module:
+    """torch's layers: another class for the same object; an octave layer only gets a new α."""
+    layer.__class__ = _OCTAVE_CLASS.get(type(layer), type(layer))
+    layer.become_octave(alpha, **settings)
+    return layer
+
+
+def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsample: str) -> None:
+    """Make the layers of these names octave, in place."""
+    for name, alpha in alphas.items():
+        layer = model.get_submodule(name)
+        octave = _HANDLERS[type(layer)](layer, alpha=alpha, strict=strict, downsample=downsample)
+        if octave is not layer:
+            _replace(model, layer, octave)
+
+
+def _replace(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:
+    """Wherever `layer` is a child: it may be shared."""
+    for parent in model.modules():
+        for name, child in list(parent._modules.items()):  # named_children shows a shared one once
+            if child is layer:
+                setattr(parent, name, by)

@@ -1,0 +1,248 @@
+"""Energy above half the sampling rate, and channels put in its order."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from octavize import octavize
+from octavize.calibration.energy import measure_energy
+from octavize.calibration.reorder import reorder_channels
+from octavize.errors import InputError
+
+
+def checkerboard(n: int) -> torch.Tensor:
+    """(n, n) of 1 and −1: all its energy is at the highest frequency."""
+    i = torch.arange(n)
+    return 1.0 - 2.0 * ((i[:, None] + i) % 2)
+
+
+def lost(x: torch.Tensor) -> torch.Tensor:
+    """‖x − U(P(x))‖² of each channel of (N, C, H, W), pixel by pixel and cell by cell."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    for c in range(x.shape[1]):
+        for i in range(0, x.shape[2], 2):
+            for j in range(0, x.shape[3], 2):
+                cell = x[:, c, i : i + 2, j : j + 2].double()
+                total[c] += (cell - cell.mean((1, 2), keepdim=True)).square().sum()
+    return total
+
+
+@pytest.mark.parametrize("side", [8, 7])
+def test_energy_of_a_known_signal(side):
+    conv = nn.Conv2d(4, 2, 3, padding=1)
+    x = torch.stack(
+        [torch.ones(side, side), checkerboard(side), 3 * checkerboard(side), torch.zeros(side, side)]
+    )
+    energy = measure_energy(conv, [x[None]]).convolutions[""]
+    torch.testing.assert_close(energy.total, x.double().square().sum((1, 2)))
+    torch.testing.assert_close(energy.lost, lost(x[None]))
+    if side == 8:
+        assert energy.lost.tolist() == [0, 64, 9 * 64, 0]
+        torch.testing.assert_close(energy.share(), energy.lost / ((64 + 64 + 9 * 64) / 4))
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 6, 3, padding=1, stride=2),
+        nn.Conv2d(4, 6, 3, padding=1, groups=2),
+        nn.Conv2d(4, 8, 3, padding=1, groups=4, bias=False),
+        nn.ConvTranspose2d(4, 6, 2, stride=2),
+        nn.Conv1d(4, 6, 3),
+    ],
+    ids=str,
+)
+def test_damage_is_the_expected_output_error_of_white_loss(conv):
+    spatial = len(conv.kernel_size)
+    x = torch.randn(3, 4, *[16] * spatial, generator=torch.Generator().manual_seed(0))
+    energy = measure_energy(conv, [x]).convolutions[""]
+    with torch.no_grad():
+        y = conv(x)
+        damage = energy.damage()
+        for c in range(4):
+            weight = conv.weight.double()
+            if conv.transposed:
+                norm = weight[c].square().sum()
+            else:
+                per_group = 4 // conv.groups
+                rows = weight.chunk(conv.groups)[c // per_group]
+                norm = rows[:, c % per_group].square().sum()
+            out_per_in = y[:, 0].numel() / x[:, 0].numel()
+            expected = energy.lost[c] * norm * out_per_in / y.double().square().sum()
+            torch.testing.assert_close(damage[c], expected, rtol=1e-5, atol=0)
+
+
+def test_calls_and_batches_add_up():
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    x = torch.randn(6, 2, 8, 8)
+    whole = measure_energy(nn.Sequential(conv), [x]).convolutions["0"]
+    parts = measure_energy(nn.Sequential(conv), [(x[:4], 0), [x[4:]], {"image": x}], max_pictures=6)
+    assert parts.pictures == 6
+    torch.testing.assert_close(parts.convolutions["0"].lost, whole.lost)
+    torch.testing.assert_close(parts.convolutions["0"].damage(), whole.damage())
+
+
+def test_measuring_leaves_no_trace():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError):
+        measure_energy(model, [torch.randn(2, 3, 8, 8), torch.randn(2, 5, 8, 8)])
+    assert [m.training for m in model] == [True, False, True]
+    assert all(not m._forward_hooks for m in model)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+class Separable(nn.Module):
+    """Channels of known sharpness: `make` copies its smooth input to some, its sharp input to the others."""
+
+    def __init__(self, sharp: list[int], channels: int = 8) -> None:
+        super().__init__()
+        self.make = nn.Conv2d(2, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.read = nn.Conv2d(channels, 3, 1)  # one pixel wide: octave is exact where the low half is smooth
+        nn.init.zeros_(self.make.weight)
+        for c in range(channels):
+            self.make.weight.data[c, int(c in sharp)] = 1.0 + c / 10
+
+    def forward(self, x):
+        return self.read(self.norm(self.make(x)))
+
+
+def pictures(n: int = 2) -> torch.Tensor:
+    """(n, 2, 8, 8): one channel that loses nothing by being low, and one that loses all."""
+    return torch.stack([torch.ones(8, 8), checkerboard(8)]).expand(n, 2, 8, 8)
+
+
+@pytest.mark.parametrize("score", ["damage", "share"])
+def test_channels_that_lose_least_come_last(score):
+    model = Separable(sharp=[1, 4, 6, 7])
+    x = pictures()
+    expected = model.eval()(x)
+    model.train()
+    report = reorder_channels(model, [x], {"make": 4}, example=(1, 2, 8, 8), score=score)
+    is_sharp = model.make.weight[:, 1, 0, 0] > 0
+    assert is_sharp.tolist() == [True] * 4 + [False] * 4
+    assert model.training
+    torch.testing.assert_close(model.eval()(x), expected)
+    (made,) = report.convolutions
+    assert made.after == pytest.approx(0, abs=1e-6)
+    assert made.before > 0.4
+    assert (made.name, made.channels, made.low, made.movable) == ("make", 8, 4, 8)
+    assert report.pictures == 2
+    assert "make" in str(report)
+    assert "2 pictures" in str(report)
+
+
+def test_octave_after_reordering_loses_nothing_where_the_low_half_is_smooth():
+    model = Separable(sharp=[1, 4, 6, 7]).eval()
+    x = pictures()
+    head = nn.Sequential(nn.Conv2d(2, 2, 1), model).eval()  # what reads the input is not octave
+    nn.init.dirac_(head[0].weight)
+    nn.init.zeros_(head[0].bias)
+    expected = head(x)
+    alpha = {"*": 0, "1.make": 0.5}
+
+    def error() -> float:
+        with torch.no_grad():
+            dense = octavize(head, alpha, example=(1, 2, 8, 8))(x)
+        return float((dense - expected).detach().abs().max())
+
+    before = error()
+    reorder_channels(head, [x], {"1.make": 4}, example=(1, 2, 8, 8))
+    after = error()
+    assert before > 0.1
+    assert after < 1e-5
+
+
+def test_channels_that_are_not_low_stay():
+    model = Separable(sharp=[1, 4, 6, 7])
+    before = copy.deepcopy(model.state_dict())
+    reorder_channels(model, [pictures()], {"make": 0}, example=(1, 2, 8, 8))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_what_all_consumers_lose_counts():
+    """Channel 0 is smooth for one reader and sharp for another; the last two are smooth for both."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.make = nn.Conv2d(2, 4, 1, bias=False)
+            self.one, self.two = nn.Conv2d(4, 3, 1), nn.Conv2d(4, 3, 1)
+            self.scale = nn.Parameter(torch.tensor([1.0, 1.0, 0.0, 1.0])[:, None, None])
+            rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+            self.make.weight.data = rows[:, :, None, None]
+
+        def forward(self, x):
+            y = self.make(x)
+            return self.one(y * self.scale) + F.adaptive_avg_pool2d(self.two(y), 1)
+
+    model = Net()
+    reorder_channels(model, [pictures()], {"make": 2}, example=(1, 2, 8, 8), score="share")
+    assert (model.make.weight[2:, 1] == 0).all()
+
+
+def test_residual_network_keeps_its_function():
+    pytest.importorskip("torchvision")
+    from torchvision.models import resnet18
+
+    model = resnet18().double().eval()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(x)
+    low = {
+        n: m.out_channels // 2 for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and n != "conv1"
+    }
+    report = reorder_channels(model, [x], low, example=(1, 3, 64, 64))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
+    assert all(c.after < c.before or c.before == 0 for c in report.convolutions if c.name.endswith("conv1"))
+    assert all(c.movable == c.channels for c in report.convolutions)
+
+
+BAD_LOADERS = [
+    (3, "loader is a int: give an iterable of batches"),
+    ([], "loader yields no picture: give one with at least one batch"),
+    ([torch.empty(0, 2, 8, 8)], "loader yields no picture"),
+    (["a.png"], "loader yields a str: give batches that are a tensor"),
+    ([(1, 2)], "loader yields a tuple: give batches"),
+    ([{"x": torch.ones(1, 2, 8, 8)}], r"loader yields a dict with keys \['x'\]: give .*'pixel_values'"),
+    ([torch.ones(8, 8)], r"loader yields a Tensor of shape \(8, 8\): give"),
+]
+
+
+@pytest.mark.parametrize(("loader", "message"), BAD_LOADERS)
+def test_bad_loaders_are_named(loader, message):
+    with pytest.raises(InputError, match=message) as error:
+        reorder_channels(Separable([0]), loader, {"make": 4}, example=(1, 2, 8, 8))
+    assert "\n" not in str(error.value)
+
+
+BAD_ARGUMENTS = [
+    ({"low": 3}, "low=3: give a mapping"),
+    ({"low": {"nope": 1}}, "low: 'nope' is no convolution of Separable; names are such as make, read"),
+    ({"low": {"make": 9}}, r"low\['make'\]=9: give a whole number from 0 to its 8 channels"),
+    ({"low": {"make": 0.5}}, r"low\['make'\]=0.5: give a whole number"),
+    ({"score": "best"}, "score='best' is unknown: choose one of 'damage', 'share'"),
+    ({"max_pictures": 0}, "max_pictures=0: give a whole number above 0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
+def test_bad_arguments_are_named(arguments, message):
+    arguments = {"low": {"make": 4}, "example": (1, 2, 8, 8), **arguments}
+    with pytest.raises(InputError, match=message):
+        reorder_channels(Separable([0]), [pictures()], **arguments)
+
+
+def test_an_order_that_would_change_the_network_is_refused(monkeypatch):
+    model = Separable(sharp=[1, 4, 6, 7])
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr("octavize.calibration.reorder.permute", lambda net, *_: net.make.weight.mul_(2))
+    with pytest.raises(RuntimeError, match=r"Separable was left alone: .* output would differ by"):
+        reorder_channels(model, [pictures()], {"make": 4}, example=(1, 2, 8, 8))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

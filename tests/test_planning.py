@@ -1,0 +1,211 @@
+"""Plans: no avoidable dense fallback, saved and edited, applied to the right network; handlers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models as tv
+from torch import Tensor, nn
+
+from octavize import InputError, OctConv2d, OctConvTranspose2d, OctTensor, Plan, oct_handler, octavize, plan
+from octavize import swap as swap_module
+
+EXAMPLE = (1, 3, 64, 64)
+
+
+def test_a_chain_of_identity_shortcuts_merges_instead_of_falling_back() -> None:
+    """ResNet-18 adds its first blocks to the dense map of the stem."""
+    found = plan(tv.resnet18(num_classes=10), 0.5, example=EXAMPLE)
+    assert found.fallbacks == {}
+    assert found.alphas["layer1.0.conv2"] == found.alphas["layer1.1.conv2"] == 0
+    reason = next(d.reason for d in found.decisions if d.name == "layer1.0.conv2")
+    assert reason == "merges: __iadd__ needs the dense map" or "add" in reason
+    assert found.alphas["layer1.0.conv1"] == found.alphas["layer2.0.conv2"] == 0.5
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.down = nn.Conv2d(8, 16, 3, 2, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.up = nn.ConvTranspose2d(16, 8, 2, 2)
+        self.out = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.stem(x)
+        return {"out": self.out(torch.cat([x, self.up(self.depthwise(self.down(x)).relu())], 1))}
+
+
+def test_what_the_network_returns_is_dense() -> None:
+    octave = octavize(Segmenter(), 0.5, example=(1, 3, 16, 16))
+    assert octave.out.alpha == 0
+    assert octave.up.alpha == 0.5
+    assert isinstance(octave.up, OctConvTranspose2d)
+    assert type(octave(torch.randn(1, 3, 16, 18))["out"]) is Tensor
+
+
+def test_a_refused_change_in_place_merges_too() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b = (nn.Conv2d(c, 8, 3, padding=1) for c in (3, 8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.b(self.a(x).add_(x)).mean((2, 3))
+
+    found = plan(Net(), 0.5, example=(1, 3, 8, 8))
+    assert found.alphas == {"a": 0, "b": 0.5}
+    assert octavize(Net(), plan=found, strict=True)(torch.randn(1, 3, 8, 8)).shape == (1, 8)
+
+
+def test_save_edit_load_apply(tmp_path: Path) -> None:
+    net = tv.resnet18(num_classes=10)
+    made = plan(net, 0.25, downsample="stride", example=EXAMPLE)
+    made.save(tmp_path / "plan.yaml")
+    assert Plan.load(tmp_path / "plan.yaml") == made
+    text = (tmp_path / "plan.yaml").read_text()
+    before = "name: layer3.0.conv2\n  kind: Conv2d\n  alpha: 0.25"
+    assert before in text
+    (tmp_path / "plan.yaml").write_text(text.replace(before, before[:-4] + "null"))
+    octave = octavize(net, plan=Plan.load(tmp_path / "plan.yaml"))
+    assert type(octave.layer3[0].conv2) is nn.Conv2d
+    assert octave.layer3[0].conv1.alpha == 0.25
+    assert octave.layer3[0].conv1.downsample == "stride"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("layers: 3", "is not a plan"),
+        ("- 1", "is not a plan"),
+        ("{", "is not a plan"),
+        (
+            "decisions: [{name: a, kind: Conv2d, reason: r, alpha: high}]\ninput_shape: [1]\nmacs_before: 1\n"
+            "macs_after: 1",
+            r"layer 'a' has alpha='high'.*0 to 1",
+        ),
+        (
+            "decisions: [{name: a, kind: Conv2d, reason: r, alpha: 2}]\ninput_shape: [1]\nmacs_before: 1\n"
+            "macs_after: 1",
+            "alpha=2",
+        ),
+    ],
+)
+def test_bad_plan_files(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(InputError, match=words) as error:
+        Plan.load(tmp_path / "p.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_plans_for_other_networks_and_other_things() -> None:
+    made = plan(tv.resnet18(num_classes=10), example=EXAMPLE)
+    with pytest.raises(InputError, match="another network: Segmenter has no layer 'conv1'"):
+        octavize(Segmenter(), plan=made)
+    other = tv.resnet18(num_classes=10)
+    other.layer1[0].conv1 = nn.Conv1d(64, 64, 3)
+    with pytest.raises(InputError, match="is a Conv1d in this ResNet and a Conv2d in the plan"):
+        octavize(other, plan=made)
+    with pytest.raises(InputError, match=r"give an octavize\.Plan"):
+        octavize(other, plan="plan.yaml")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'nowhere' is not in this plan"):
+        made.with_alphas({"nowhere": 0.5})
+    with pytest.raises(InputError, match="alpha=2"):
+        made.with_alphas({"conv1": 2})
+    with pytest.raises(InputError, match="downsample='max'"):
+        plan(tv.resnet18(), downsample="max", example=EXAMPLE)
+
+
+def test_a_conversion_that_changes_nothing_says_so() -> None:
+    with pytest.warns(UserWarning, match="changed no layer: stem"):
+        octavize(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), 0.5, example=(1, 3, 8, 8))
+
+
+# ---- handlers ---------------------------------------------------------------------------------------------
+
+
+class Standardised(nn.Conv2d):
+    def standardise(self, w: Tensor) -> Tensor:
+        mean, std = w.mean((1, 2, 3), keepdim=True), w.std((1, 2, 3), keepdim=True)
+        return (w - mean) / std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.standardise(self.weight), self.bias, padding=self.padding)
+
+
+class OctStandardised(OctConv2d, Standardised):
+    def kernel(self) -> Tensor:
+        return self.standardise(self.weight)
+
+
+def test_a_handler_makes_a_subclass_octave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap_module, "_HANDLERS", dict(swap_module._HANDLERS))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        Standardised(8, 8, 3, padding=1),
+        nn.Conv2d(8, 4, 1),
+        nn.AdaptiveAvgPool2d(1),
+    )
+    example = (1, 3, 8, 8)
+    assert "without an @oct_handler" in plan(net, example=example).decisions[1].reason
+
+    @oct_handler(Standardised)
+    def handle(layer: Any, alpha: float, **settings: Any) -> nn.Module:
+        layer.__class__ = OctStandardised
+        layer.become_octave(alpha, **settings)
+        return layer
+
+    assert plan(net, example=example).decisions[1].reason == "octave"
+    octave = octavize(net, 0.5, example=example)
+    assert type(net[1]) is Standardised
+    assert type(octave[1]) is OctStandardised
+    plain = OctConv2d(8, 8, 3, padding=1, alpha=0.5)
+    plain.load_state_dict({"weight": net[1].standardise(net[1].weight), "bias": net[1].bias})
+    x = torch.randn(1, 8, 8, 8)
+    assert torch.equal(octave[1](x).low, plain(x).low)
+
+
+def test_a_handler_may_return_another_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap_module, "_HANDLERS", dict(swap_module._HANDLERS))
+
+    @oct_handler(Standardised)
+    def handle(layer: Any, alpha: float, **settings: Any) -> nn.Module:
+        new = OctConv2d(8, 8, 3, padding=1, alpha=alpha, **settings)
+        new.load_state_dict(layer.state_dict())
+        return new
+
+    shared = Standardised(8, 8, 3, padding=1)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), shared, shared, nn.AdaptiveAvgPool2d(1))
+    octave = octavize(net, 0.5, example=(1, 3, 8, 8))
+    assert type(octave[1]) is OctConv2d
+    assert octave[1] is octave[2]
+
+
+# ---- downsample -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_keeping_the_stride_on_the_high_path(size: int) -> None:
+    torch.manual_seed(0)
+    layer = OctConv2d(4, 6, 3, stride=2, padding=1, alpha=0.5, downsample="stride", bias=False)
+    pooling = OctConv2d(4, 6, 3, stride=2, padding=1, alpha=0.5, bias=False)
+    pooling.load_state_dict(layer.state_dict())
+    half = (size + 1) // 2
+    x = OctTensor(torch.randn(2, 2, size, size), torch.zeros(2, 2, half, half))
+    y, pooled = layer(x), pooling(x)
+    strided = nn.functional.conv2d(x.high, layer.weight[:3, :2], stride=2, padding=1)
+    assert torch.allclose(y.high, strided, atol=1e-6)
+    assert torch.equal(y.low, pooled.low)
+    assert "downsample='stride'" in repr(layer)
+
+    each = OctConv2d(4, 4, 3, stride=2, padding=1, groups=4, downsample="stride", bias=False)
+    y = each(x)
+    expected = nn.functional.conv2d(x.high, each.weight[:2], stride=2, padding=1, groups=2)
+    assert torch.allclose(y.high, expected)
+    with pytest.raises(InputError, match="downsample='max'"):
+        OctConv2d(4, 4, 1, downsample="max")

@@ -136,6 +136,13 @@ def test_fine_tuning_trains_in_training_mode(source: Vanilla, data_dir: Path, tm
     assert set(counts.values()) == {1 + len(pictures.train) // recipe().batch_size}
 
 
+def test_calibrated_channels_and_a_budget(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
+    results = go(source, tmp_path / "out", data_dir, Adaptation(alpha=None, budget=0.8, norm_pictures=16))
+    assert results["macs_after"] <= 0.8 * results["macs_before"]
+    kept = load_file(tmp_path / "out" / "weights.safetensors")
+    assert all(torch.equal(v, kept[k]) for k, v in load_converted(tmp_path / "out").state_dict().items())
+
+
 def test_killed_anywhere_it_ends_the_same(
     source: Vanilla, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +243,8 @@ def test_a_network_without_anything_to_convert(data_dir: Path, tmp_path: Path) -
         ({"distil": 2}, "distil is 2"),
         ({"temperature": 0}, "temperature is 0"),
         ({"norm_pictures": -1}, "norm_pictures is -1"),
-        ({"budget": -1}, "budget is -1"),
+        ({"alpha": None, "budget": -1}, "budget is -1"),
+        ({"budget": 0.6}, "alpha is 0.5 and budget is 0.6: give one"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:

@@ -124,6 +124,25 @@ def test_the_source_is_left_alone(source: Vanilla, data_dir: Path, tmp_path: Pat
     assert all(torch.equal(v, before[k]) for k, v in source.model.state_dict().items())
 
 
+def test_fine_tuning_trains_in_training_mode(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
+    go(source, tmp_path / "out", data_dir, epochs=1)
+    counts = {
+        k: v.item()
+        for k, v in load_file(tmp_path / "out" / "training" / "best.safetensors").items()
+        if k.endswith("num_batches_tracked")
+    }
+    # One batch of 16 pictures to measure the norms anew, then as many as there are steps.
+    pictures = load_pictures(tiny(), data_dir)
+    assert set(counts.values()) == {1 + len(pictures.train) // recipe().batch_size}
+
+
+def test_calibrated_channels_and_a_budget(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
+    results = go(source, tmp_path / "out", data_dir, Adaptation(alpha=None, budget=0.8, norm_pictures=16))
+    assert results["macs_after"] <= 0.8 * results["macs_before"]
+    kept = load_file(tmp_path / "out" / "weights.safetensors")
+    assert all(torch.equal(v, kept[k]) for k, v in load_converted(tmp_path / "out").state_dict().items())
+
+
 def test_killed_anywhere_it_ends_the_same(
     source: Vanilla, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,10 +180,16 @@ def test_a_second_call_trains_nothing(
     assert go(source, tmp_path / "out", data_dir, epochs=1) == json.loads(json.dumps(first))
 
 
-def test_worse_than_at_the_start_is_not_kept(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
-    results = go(source, tmp_path / "out", data_dir, epochs=1, lr=1e-12)
+def test_worse_than_at_the_start_is_not_kept(
+    source: Vanilla, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune = adapt_module.fine_tune
+    monkeypatch.setattr(adapt_module, "fine_tune", lambda *a: tune(*a) | {"val_accuracy": 0.0})
+    results = go(source, tmp_path / "out", data_dir, epochs=1)
     assert results["best_epoch"] == 0
     assert results["test_accuracy"] == results["stages"][2]["test_accuracy"]
+    state = load_converted(tmp_path / "out").state_dict()
+    assert {v.item() for k, v in state.items() if k.endswith("num_batches_tracked")} == {1}
 
 
 def test_another_question_needs_another_folder(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
@@ -218,7 +243,8 @@ def test_a_network_without_anything_to_convert(data_dir: Path, tmp_path: Path) -
         ({"distil": 2}, "distil is 2"),
         ({"temperature": 0}, "temperature is 0"),
         ({"norm_pictures": -1}, "norm_pictures is -1"),
-        ({"budget": -1}, "budget is -1"),
+        ({"alpha": None, "budget": -1}, "budget is -1"),
+        ({"budget": 0.6}, "alpha is 0.5 and budget is 0.6: give one"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:

@@ -67,6 +67,10 @@ class Adaptation:
     def __post_init__(self) -> None:
         if self.alpha is None and self.budget is None:
             raise InputError("alpha and budget are both missing: give one of them, such as --alpha 0.5")
+        if self.alpha is not None and self.budget is not None:
+            raise InputError(
+                f"alpha is {self.alpha!r} and budget is {self.budget!r}: give one, a budget chooses alpha"
+            )
         for name, low, high in (("alpha", 0, 1), ("budget", 0, math.inf), ("distil", 0, 1)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

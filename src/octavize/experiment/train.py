@@ -207,6 +207,7 @@ def fit_and_test(
     recipe = module.recipe
     resume = _resume_point(journal, console)
     bars = [RichProgressBar(refresh_rate=5)] if console.is_terminal else []
+    module.train()  # Lightning keeps the mode it finds: a loaded network would train with frozen norms
     with quiet_lightning():
         trainer = make_trainer(
             hardware,

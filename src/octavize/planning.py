@@ -17,7 +17,7 @@ from .budget import fit_budget
 from .conv import check_downsample, geometry_problem
 from .errors import InputError
 from .split import check_alpha, default_octave_dims, low_channels
-from .swap import has_handler, swap
+from .swap import handler_of, swap
 from .trace import CONVOLUTIONS, Fallback, Layer, Trace, TraceError, example_shape, to_meta, trace
 
 DEFAULT_ALPHA = 0.5
@@ -242,6 +242,11 @@ def check_plan(plan: Plan, model: nn.Module) -> None:
                 "with octavize.plan(model)"
             )
         kind = type(layers[d.name]).__name__
+        if d.alpha is not None and handler_of(layers[d.name]) is None:
+            raise InputError(
+                f"plan: layer {d.name!r} is a {kind}, which has no handler: set its alpha to null, or "
+                "register one with @octavize.oct_handler"
+            )
         if d.alpha is not None and kind.removeprefix("Oct") != d.kind.removeprefix("Oct"):
             raise InputError(
                 f"plan: layer {d.name!r} is a {kind} in this {type(model).__name__} and a {d.kind} in the "
@@ -279,7 +284,7 @@ def _decide(model: nn.Module, alpha: Alpha, before: Trace) -> list[Decision]:
 
 def _obstacle(module: nn.Module, layer: Layer | None) -> str | None:
     """Why a convolution stays vanilla, or None."""
-    if not has_handler(module):
+    if handler_of(module) is None:
         return f"{type(module).__name__} is a layer of its own kind, without an @oct_handler"
     if layer is None:
         return "not reached by the trace: give an example= that reaches it"

@@ -26,9 +26,10 @@ _OCTAVE_CLASS: dict[type[nn.Module], type[OctConv]] = {
 def oct_handler(*kinds: type[nn.Module]) -> Callable[[Handler], Handler]:
     """Register how layers of exactly these classes become octave.
 
-    Subclasses of torch's convolutions may compute anything, so without a handler they stay vanilla. The
-    handler is called as `handler(layer, alpha=…, strict=…, downsample=…)` and returns the layer to put in its
-    place, which may be the same object, changed. Parameters must keep their names and shapes.
+    Subclasses of torch's convolutions may compute anything, so without a handler they stay vanilla, unless
+    they leave torch's `forward` alone. The handler is called as
+    `handler(layer, alpha=…, strict=…, downsample=…)` and returns the layer to put in its place, which may be
+    the same object, changed. Parameters must keep their names and shapes.
 
     Example:
         A convolution with standardised weights, as in NFNets:
@@ -51,14 +52,22 @@ def oct_handler(*kinds: type[nn.Module]) -> Callable[[Handler], Handler]:
     return register
 
 
-def has_handler(layer: nn.Module) -> bool:
-    return type(layer) in _HANDLERS
+def handler_of(layer: nn.Module) -> Handler | None:
+    """The handler of a layer's class, or of the nearest class that computes the same."""
+    for kind in type(layer).__mro__:
+        if kind in _HANDLERS:
+            same = all(
+                getattr(type(layer), name) is getattr(kind, name) for name in ("forward", "_conv_forward")
+            )
+            return _HANDLERS[kind] if same or kind is type(layer) else None
+    return None
 
 
 @oct_handler(*_OCTAVE_CLASS, *_OCTAVE_CLASS.values())
 def _torch_layer(layer: Any, alpha: float, **settings: Any) -> nn.Module:
     """torch's layers: another class for the same object; an octave layer only gets a new α."""
-    layer.__class__ = _OCTAVE_CLASS.get(type(layer), type(layer))
+    if not isinstance(layer, OctConv):
+        layer.__class__ = next(_OCTAVE_CLASS[kind] for kind in type(layer).__mro__ if kind in _OCTAVE_CLASS)
     layer.become_octave(alpha, **settings)
     return layer
 
@@ -67,7 +76,9 @@ def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsam
     """Make the layers of these names octave, in place."""
     for name, alpha in alphas.items():
         layer = model.get_submodule(name)
-        octave = _HANDLERS[type(layer)](layer, alpha=alpha, strict=strict, downsample=downsample)
+        handle = handler_of(layer)
+        assert handle is not None  # planned so
+        octave = handle(layer, alpha=alpha, strict=strict, downsample=downsample)
         if octave is not layer:
             _replace(model, layer, octave)
 

@@ -16,9 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from convert_trained import Rows, jobs
 from rich.console import Console
 
+from convert_trained import Rows, jobs
 from octavize import calibrate, octavize, plan, reestimate_norms
 from octavize.environment import environment
 from octavize.experiment.hardware import set_threads

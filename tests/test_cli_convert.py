@@ -70,7 +70,19 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_convert_a_network_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(
-        capsys, "convert", OWN, "--alpha", 0.25, "--num-classes", 7, "--size", 32, "--out", "o"
+        capsys,
+        "convert",
+        OWN,
+        "--alpha",
+        0.25,
+        "--num-classes",
+        7,
+        "--size",
+        32,
+        "--downsample",
+        "pool",
+        "--out",
+        "o",
     )
     assert code == 0
     assert "all layers" in out

@@ -43,6 +43,15 @@ Budget = Annotated[
     float | None,
     typer.Option(help="Share of the arithmetic to keep; α is chosen per layer.", rich_help_panel=CONVERSION),
 ]
+Downsample = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="How layers of stride 2 reach their high output: stride (trained weights keep more) or pool "
+        "(the paper, for training from scratch).",
+        rich_help_panel=CONVERSION,
+    ),
+]
 Classes = Annotated[
     int | None,
     typer.Option(
@@ -66,6 +75,7 @@ def convert(
     ] = None,
     alpha: Share = None,
     budget: Budget = None,
+    downsample: Downsample = "stride",
     plan: Annotated[
         Path | None,
         typer.Option(help="A plan.yaml to follow instead of --alpha.", rich_help_panel=CONVERSION),
@@ -86,15 +96,15 @@ def convert(
 
     [cyan]octavize convert resnet50 --pretrained --plan octave-r50/plan.yaml --out again[/cyan]
     """
+    from octavize.budget import fit_budget
     from octavize.convert import octavize
     from octavize.converted import check_new, save_converted
-    from octavize.planning import Plan
-    from octavize.planning import plan as make_plan
+    from octavize.planning import Plan, Planner
     from octavize.sources import find_vanilla
     from octavize.trace import example_shape
 
-    if plan is not None and (alpha is not None or budget is not None):
-        raise InputError(f"--plan {plan} is given with --alpha or --budget: choose one")
+    if sum(given is not None for given in (plan, alpha, budget)) > 1:
+        raise InputError("two of --plan, --alpha and --budget are given: choose one")
     check_new(out)
     decided = None if plan is None else Plan.load(plan)
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
@@ -102,12 +112,11 @@ def convert(
     if decided is None:
         channels = example_shape(source.model, None)[1]
         shape = None if side is None else (1, channels, side, side)
+        planner = Planner(source.model, downsample=downsample, example=shape)
         if budget is None:
-            decided = make_plan(
-                source.model, source.origin.alpha(0.5 if alpha is None else alpha), example=shape
-            )
+            decided = planner.plan(source.origin.alpha(0.5 if alpha is None else alpha))
         else:
-            decided = make_plan(source.model, budget=budget, example=shape)
+            decided = fit_budget(budget, planner.plan)
     net = octavize(source.model, plan=decided, inplace=True)
     console = Console(highlight=False, soft_wrap=True)
     console.print(str(decided), markup=False)
@@ -138,6 +147,7 @@ def adapt(
     ] = None,
     alpha: Share = None,
     budget: Budget = None,
+    downsample: Downsample = "stride",
     calibrate: Annotated[
         bool,
         typer.Option(
@@ -238,6 +248,7 @@ def adapt(
     how = Adaptation(
         alpha=0.5 if alpha is None and budget is None else alpha,
         budget=budget,
+        downsample=downsample,
         calibrate=calibrate,
         distil=0.0 if no_distil else distil,
         temperature=temperature,

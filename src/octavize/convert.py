@@ -22,7 +22,7 @@ def octavize(
     budget: float | None = None,
     plan: Plan | None = None,
     calibrate: Iterable[Any] | None = None,
-    downsample: str = "pool",
+    downsample: str | None = None,
     example: Tensor | Sequence[int] | None = None,
     strict: bool = False,
     inplace: bool = False,
@@ -34,7 +34,9 @@ def octavize(
 
     Args:
         model: the network. Left alone unless `inplace`.
-        alpha, budget, downsample, example: see `octavize.plan`.
+        alpha, budget, example: see `octavize.plan`.
+        downsample: how layers of stride 2 reach their high output, see `OctConv2d`. Default: `pool`, as in
+            the paper, but `stride` with `calibrate`, since trained weights keep more by it.
         plan: a plan to apply as it is, perhaps edited; it takes the place of the four.
         calibrate: for trained networks: batches of prepared pictures, such as a DataLoader. The channels that
             lose least by it become low, instead of the last ones, see `octavize.calibrate`. Its state dict is
@@ -55,7 +57,9 @@ def octavize(
         raise InputError(f"plan={plan!r}: give an octavize.Plan, such as Plan.load(path)")
     if not inplace:
         model = copy.deepcopy(model)
-    made: dict[str, Any] = {"budget": budget, "downsample": downsample, "example": example}
+    made: dict[str, Any] = {"budget": budget, "example": example}
+    if downsample is not None:
+        made["downsample"] = downsample
     if calibrate is not None:
         from .calibration.calibrate import calibrate as put_in_order
 

@@ -23,7 +23,7 @@ def calibrate(
     *,
     budget: float | None = None,
     plan: Plan | None = None,
-    downsample: str = "pool",
+    downsample: str = "stride",
     example: Tensor | Sequence[int] | None = None,
     score: Score = "damage",
     max_pictures: int = MAX_PICTURES,
@@ -36,7 +36,8 @@ def calibrate(
     Args:
         model: a trained vanilla network.
         loader: batches of prepared pictures, see `calibration.energy.measure_energy`.
-        alpha, downsample, example: see `octavize.plan`.
+        alpha, example: see `octavize.plan`.
+        downsample: see `OctConv2d`; trained weights keep more of what they know by `stride`.
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. α may differ
             from layer to layer: low become the channels that lose least for the MACs they save.
         plan: a plan to follow, in place of alpha or budget.

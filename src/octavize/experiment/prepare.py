@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from octavize.calibration.calibrate import calibrate
+from octavize.conv import check_downsample
 from octavize.convert import octavize
 from octavize.converted import PLAN, load_converted, save_converted
 from octavize.errors import InputError
@@ -53,6 +54,8 @@ class Adaptation:
     """Share of low channels; None leaves it to the budget."""
     budget: float | None = None
     """See `octavize.plan`; None for none."""
+    downsample: str = "stride"
+    """How layers of stride 2 reach their high output, see `OctConv2d`."""
     calibrate: bool = True
     """Choose on training pictures which channels become low; otherwise the last ones do."""
     distil: float = 0.5
@@ -75,6 +78,7 @@ class Adaptation:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"{name} is {value!r}: give a number from {low} to {high:g}")
+        check_downsample(self.downsample)
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature!r}: give a number above 0, such as 2")
         for name, least in (("norm_pictures", 0), ("calibration_pictures", 1)):
@@ -133,11 +137,12 @@ def prepare(
     wanted: dict[str, Any] = {"budget": adaptation.budget}
     if adaptation.alpha is not None:
         wanted = {"alpha": origin.alpha(adaptation.alpha)}
+    wanted |= {"downsample": adaptation.downsample, "example": shape}
     if adaptation.calibrate:
         loader = TrainingInputs(pictures, recipe, adaptation.calibration_pictures)
-        decided, _ = calibrate(model, loader, **wanted, example=shape)
+        decided, _ = calibrate(model, loader, **wanted)
     else:
-        decided = make_plan(model, **wanted, example=shape)
+        decided = make_plan(model, **wanted)
     if adaptation.alpha != 0 and not any(d.alpha for d in decided.decisions):
         raise InputError(f"model {origin.name}: no layer of it becomes octave; `octavize convert` says why")
     model = octavize(model, plan=decided, inplace=True)

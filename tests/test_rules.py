@@ -665,12 +665,18 @@ def pool_each_half(f: Function, x: OctTensor, window: tuple[int, int, int]) -> O
     high = f(x.high, *window) if x.high.shape[1] else x.high.new_zeros(2, 0, *size)
     if x.low.shape[1] == 0:
         return OctTensor(high, x.low.new_zeros(2, 0, *wanted), runs=x.runs)
+    k, _, padding = window
+    if all(n == k and padding == 0 for n in x.shape[2:]):
+        low = f(x.low, tuple(x.low.shape[2:]))
+        return OctTensor(high, low, runs=x.runs)
+    low = x.low
     try:
-        low = f(x.low, *window, ceil_mode=True)
+        for axis, n in enumerate(wanted, start=2):  # continued by its last pixel until there are cells enough
+            while f(low, *window, ceil_mode=True).shape[axis] < n:
+                low = torch.cat([low, low.narrow(axis, -1, 1)], axis)
     except RuntimeError:  # the window does not fit
         return None
-    if any(n < w for n, w in zip(low.shape[2:], wanted, strict=True)):
-        return None
+    low = f(low, *window, ceil_mode=True)
     for axis, n in enumerate(wanted):
         low = low.narrow(axis + 2, 0, n)
     return OctTensor(high, low, runs=x.runs)
@@ -761,8 +767,16 @@ def test_pooling_by_position_and_by_the_module_torch() -> None:
 def test_pooling_that_no_half_can_follow_falls_back() -> None:
     x = make((2, 2), 4, 4)
     with pytest.warns(DenseFallbackWarning, match="max_pool2d"):
-        y = F.max_pool2d(x, 2, 1)
-    equal(y, F.max_pool2d(dense_of(x), 2, 1))
+        y = F.max_pool2d(x, 3, 1)
+    equal(y, F.max_pool2d(dense_of(x), 3, 1))
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("side", [1, 4, 7])
+def test_window_over_the_whole_map_is_global(kind: str, side: int) -> None:
+    x = make((1, 2, 3, 2), side, side)
+    y = POOLS[kind][1](x, side)
+    equal(dense_of(y), POOLS[kind][1](dense_of(x), side) if kind == "max" else x.mean((2, 3), True))
 
 
 @pytest.mark.parametrize("where", MAPS)

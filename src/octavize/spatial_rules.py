@@ -33,8 +33,9 @@ MAX_POOL = named("max_pool1d max_pool2d max_pool3d")
 def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
     """Max- and average-pooling: the same window on each half, at its own resolution (official code).
 
-    Where the window would leave the low half a pixel short of ⌈size / 2⌉, its last, partial cell is kept
-    (ceil mode). A window that leaves it shorter still falls back to the dense map.
+    A window over the whole map is one over the whole low half: global pooling. Where the window would leave
+    the low half short of ⌈size / 2⌉, its last, partial cell is kept (ceil mode), or it is continued by its
+    last pixel. A window larger than the low half falls back to the dense map.
     """
     settings = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     if func in MAX_POOL:
@@ -42,13 +43,22 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
     kwargs = {**dict(zip(settings, args, strict=False)), **kwargs}
     if kwargs.get("return_indices"):
         return NotImplemented
+    low, low_kernel = x.low, kernel_size
     size = _pooled_size(x, x.high.shape[2:], kernel_size, kwargs, bool(kwargs.get("ceil_mode")))
     wanted = low_size(size, x.octave_dims)
-    reached = _pooled_size(x, x.low.shape[2:], kernel_size, kwargs, True)
-    if any(have < want for have, want in zip(reached, wanted, strict=True)):
+    window, padding, axes = _windows(x, kernel_size), kwargs.get("padding", 0), x.octave_dims
+    if window[-axes:] == tuple(x.shape[-axes:]) and not any(_windows(x, padding)):
+        low_kernel = (*window[:-axes], *low.shape[-axes:])
+    reached = _pooled_size(x, low.shape[2:], low_kernel, kwargs, True)
+    if min(reached) < 1:
         return NotImplemented
+    stride = _windows(x, kwargs.get("stride") or kernel_size)
+    missing = [(want - have) * s for want, have, s in zip(wanted, reached, stride, strict=True)]
+    if max(missing) > 0 and low.shape[1] > 0:
+        low = pad_any(low, [pad for n in reversed(missing) for pad in (0, max(n, 0))], "replicate")
+        reached = _pooled_size(x, low.shape[2:], low_kernel, kwargs, True)
     high = _on_half(x.high, size, lambda half: func(half, kernel_size, **kwargs))
-    low = _on_half(x.low, reached, lambda half: func(half, kernel_size, **{**kwargs, "ceil_mode": True}))
+    low = _on_half(low, wanted, lambda half: func(half, low_kernel, **{**kwargs, "ceil_mode": True}))
     return x.like(high, low[(..., *(slice(n) for n in wanted))])
 
 

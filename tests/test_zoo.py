@@ -1,0 +1,142 @@
+"""Networks as they are, converted: weights go both ways, gradients reach every parameter, graphs stay whole.
+
+The list is that of docs/zoo.md. A few networks run always, all of them with `make test-all`.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from octavize import OctTensor, octavize
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+from networks import Network, networks
+from zoo import counted_fallbacks, outputs
+
+ALWAYS = {
+    ("timm", "resnet10t"),
+    ("torchvision", "mobilenet_v3_small"),
+    ("torchvision", "shufflenet_v2_x1_0"),
+    ("torchvision", "r3d_18"),
+    ("timm", "skresnet18"),
+    ("timm", "ghostnet_100"),
+    ("timm", "convnext_atto"),
+    ("benchmarks/networks.py", "unet"),
+}
+ZOO = [
+    pytest.param(
+        network,
+        id=f"{network.library.split('/')[0]}-{network.name}",
+        marks=() if (network.library, network.name) in ALWAYS else pytest.mark.slow,
+    )
+    for network in networks()
+]
+# While torch.compile traces, OctTensors in a tuple do not reach the rules, as those in a list do.
+TUPLES = {"shufflenet_v2_x1_0"}
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def pair(request: pytest.FixtureRequest) -> tuple[Network, nn.Module, nn.Module]:
+    """The network, vanilla and octave."""
+    torch.manual_seed(0)
+    network: Network = request.param
+    vanilla = network.build()
+    return network, vanilla, octavize(vanilla, 0.5, example=network.small)
+
+
+everything = pytest.mark.parametrize("pair", ZOO, indirect=True, scope="module")
+
+
+def picture(network: Network, n: int = 2) -> Tensor:
+    return torch.randn(n, *network.small[1:], generator=torch.Generator().manual_seed(1))
+
+
+def dense_outputs(value: Any) -> list[Tensor]:
+    return [y.to_dense() if isinstance(y, OctTensor) else y for y in outputs(value)]
+
+
+@everything
+def test_state_dict_goes_both_ways(pair: tuple[Network, nn.Module, nn.Module]) -> None:
+    _, vanilla, octave = pair
+    assert any(getattr(m, "alpha", 0) for m in octave.modules() if hasattr(m, "octave_dims"))
+    ours, theirs = octave.state_dict(), vanilla.state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    octave.load_state_dict(theirs, strict=True)
+    vanilla.load_state_dict(ours, strict=True)
+
+
+@everything
+def test_forward_and_gradients(pair: tuple[Network, nn.Module, nn.Module]) -> None:
+    """Every parameter that gets a gradient in the vanilla network gets one; none of them stays zero."""
+    network, vanilla, octave = pair
+    with torch.no_grad(), counted_fallbacks() as fallbacks:
+        got = dense_outputs(octave.eval()(picture(network)))
+        wanted = outputs(vanilla.eval()(picture(network)))
+    assert [y.shape for y in got] == [y.shape for y in wanted]
+    assert all(y.isfinite().all() for y in got)
+    print(network.name, dict(fallbacks))
+    reached = [gradients(copy.deepcopy(net), network) for net in (vanilla, octave)]
+    assert [name for name in reached[0] if name not in reached[1]] == []
+
+
+def gradients(model: nn.Module, network: Network) -> set[str]:
+    """The parameters with a gradient that is not zero, after a step in training mode."""
+    torch.manual_seed(0)
+    loss = torch.zeros(())
+    for i, y in enumerate(dense_outputs(model.train()(picture(network)))):
+        loss = loss + (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(i))).sum()
+    loss.backward()
+    return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+def compiled(model: nn.Module, x: Tensor) -> Any:
+    torch._dynamo.reset()
+    with torch.no_grad():
+        return dense_outputs(torch.compile(model.eval(), fullgraph=True, backend="eager")(x))
+
+
+def exported(model: nn.Module, x: Tensor) -> Any:
+    with torch.no_grad():
+        return outputs(torch.export.export(model.eval(), (x,)).module()(x))
+
+
+@everything
+@pytest.mark.parametrize("way", [compiled, exported], ids=["compile", "export"])
+def test_graph_is_whole(pair: tuple[Network, nn.Module, nn.Module], way: Any) -> None:
+    """In one graph, wherever the vanilla network is."""
+    network, vanilla, octave = pair
+    x = picture(network)
+
+    class Dense(nn.Module):
+        """Graphs return tensors: networks that end in an octave layer are asked for the dense map."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = octave
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return dense_outputs(self.network(x))
+
+    with torch.no_grad():
+        wanted = dense_outputs(octave.eval()(x))
+    try:
+        got = way(Dense(), x)
+    except Exception as error:
+        try:
+            way(vanilla, x)
+        except Exception:
+            pytest.skip(f"nor is the vanilla network: {type(error).__name__}")
+        if network.name in TUPLES and way is compiled:
+            pytest.xfail("torch.compile does not look for OctTensors in tuples")
+        raise
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * max(b.abs().max().item(), 1e-6))

@@ -102,7 +102,20 @@ def test_convert_with_weights(name: str, tmp_path: Path, capsys: pytest.CaptureF
     vanilla = find_vanilla(name, num_classes=3).model.eval()
     state = {f"module.{k}": v for k, v in vanilla.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, "w.pth")
-    command = ("convert", name, "--weights", "w.pth", "--num-classes", 3, "--size", 64, "--alpha", 0.5)
+    command = (
+        "convert",
+        name,
+        "--weights",
+        "w.pth",
+        "--num-classes",
+        3,
+        "--size",
+        64,
+        "--alpha",
+        0.5,
+        "--downsample",
+        "pool",
+    )
     assert run(capsys, *command, "--out", "o")[0] == 0
     net, x = load_converted(tmp_path / "o"), torch.randn(1, 3, 64, 64)
     with torch.inference_mode():

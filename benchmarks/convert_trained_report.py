@@ -1,4 +1,4 @@
-"""Table and figures of `convert_trained.py`, from its rows.
+"""Tables and figures of `convert_trained.py` and `conversion_choices.py`, from their rows.
 
 python benchmarks/convert_trained_report.py RUN_FOLDER            # figures and CSV beside the rows
 python benchmarks/convert_trained_report.py RUN_FOLDER --publish  # into docs/, with the guide's table
@@ -13,6 +13,7 @@ import re
 import shutil
 import statistics
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from octavize.experiment.naming import pretty
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs/results/convert-trained"
 GUIDE = ROOT / "docs/convert-trained.md"
-BLOCK = re.compile(r"(<!-- convert-trained: [^\n]*-->\n).*?(<!-- /convert-trained -->)", re.DOTALL)
+CHOICES = "choices.jsonl"
 COLUMNS = (
     "source", "model", "stage", "alpha", "channels", "seed", "epochs", "test_accuracy", "val_accuracy",
     "macs", "seconds",
@@ -137,12 +138,39 @@ def write_csv(rows: list[Row], path: Path) -> None:
         writer.writerows(rows)
 
 
-def rendered_guide(rows: list[Row]) -> str:
-    """The guide with its table written anew; without rows it has none."""
-    table = f"{markdown(rows)}\n" if rows else ""
-    text, found = BLOCK.subn(lambda m: f"{m[1]}{table}{m[2]}", GUIDE.read_text("utf-8"))
-    if found != 1:
-        raise SystemExit(f"{GUIDE.name} has no place for the table")
+def markdown_choices(rows: list[Row]) -> str:
+    """Test accuracy without any training, by choice of channels and by how strides are taken."""
+    tables = []
+    for source in sources(rows):
+        own = [row for row in rows if row["source"] == source]
+        kinds = list(dict.fromkeys(row["channels"].split(", ")[0] for row in own))
+        lines = [
+            "| α | low channels | at once, pooled | at once, strided | norms anew, pooled "
+            "| norms anew, strided |",
+            "|---:|---|---:|---:|---:|---:|",
+        ]
+        for alpha, kind in product(sorted({row["alpha"] for row in own}), kinds):
+            cells = [
+                accuracy([r for r in own if (r["alpha"], r["stage"], r["channels"]) == (alpha, *key)])
+                for key in product(("converted", "norms"), (f"{kind}, pool", f"{kind}, stride"))
+            ]
+            lines.append(f"| {alpha:g} | {kind} | {' | '.join(cells)} |")
+        tables.append("\n".join([f"**{pretty(own[0]['model'])}**", "", *lines]))
+    return "\n\n".join(tables)
+
+
+def rendered_guide(rows: list[Row], choices: list[Row]) -> str:
+    """The guide with its tables written anew; without rows it has none."""
+    text = GUIDE.read_text("utf-8")
+    for name, table in (
+        ("convert-trained", markdown(rows) if rows else ""),
+        ("choices", markdown_choices(choices) if choices else ""),
+    ):
+        block = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        written = f"{table}\n" if table else ""
+        text, found = block.subn(rf"\g<1>{written}\g<2>", text)
+        if found != 1:
+            raise SystemExit(f"{GUIDE.name} has no place for the table {name!r}")
     return text
 
 
@@ -153,7 +181,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only compare the guide with docs/results")
     options = parser.parse_args()
     if options.check:
-        if rendered_guide(read_rows(DOCS / ROWS)) != GUIDE.read_text("utf-8"):
+        if rendered_guide(read_rows(DOCS / ROWS), read_rows(DOCS / CHOICES)) != GUIDE.read_text("utf-8"):
             raise SystemExit(f"{GUIDE.name} does not say what docs/results says: run {Path(__file__).name}")
         return
     rows = read_rows(options.folder / ROWS)
@@ -163,10 +191,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if options.publish and options.folder.resolve() != DOCS.resolve():
         shutil.copyfile(options.folder / ROWS, DOCS / ROWS)
+        if (options.folder / CHOICES).is_file():
+            shutil.copyfile(options.folder / CHOICES, DOCS / CHOICES)
     write_csv(rows, folder / "results.csv")
     draw(rows, folder)
     if options.publish:
-        GUIDE.write_text(rendered_guide(rows), "utf-8")
+        GUIDE.write_text(rendered_guide(rows, read_rows(DOCS / CHOICES)), "utf-8")
     sys.stdout.write(markdown(rows) + "\n")
 
 

@@ -19,6 +19,7 @@ def pretty(model: str) -> str:
     """`oct_resnet50_small` as people write it: ResNet-50, small stem."""
     name, small = re.subn(r"_small$", "", model.removeprefix("oct_"))
     name = re.sub(r"^resnet(\d+)", r"ResNet-\1", name)
+    name = re.sub(r"^cifar_resnet(\d+)", r"CIFAR ResNet-\1", name)
     name = re.sub(r"^wide_resnet(\d+)(?:_(\d+))?", r"Wide ResNet-\1-\2", name)
     name = re.sub(r"^mobilenet_v(\d)", r"MobileNetV\1", name)
     return f"{name}, small stem" if small else name

@@ -26,7 +26,7 @@ import torchvision
 
 import octavize
 from networks import Network, networks
-from octavize import tensor as tensor_module
+from octavize import dispatch as dispatch_module
 from octavize.trace import example_shape, to_meta
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,14 +46,14 @@ class _Forgetful(set[str]):
 def counted_fallbacks() -> Iterator[Counter[str]]:
     """Count, by the name of the function, what is computed on dense maps in here."""
     counts: Counter[str] = Counter()
-    before = tensor_module._announced
+    before = dispatch_module._announced
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tensor_module._announced = _Forgetful()
+        dispatch_module._announced = _Forgetful()
         try:
             yield counts
         finally:
-            tensor_module._announced = before
+            dispatch_module._announced = before
             for warning in caught:
                 if issubclass(warning.category, octavize.DenseFallbackWarning):
                     counts[str(warning.message).split(" has no octave rule")[0]] += 1

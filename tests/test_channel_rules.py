@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, OctTensor
-from octavize import tensor as tensor_module
+from octavize import dispatch as dispatch_module
 from octavize.channel_rules import ChannelGrid
 from octavize.split import cut, places, uncut
 from test_rules import dense_of, equal, make
 
-pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("error::octavize.dispatch.DenseFallbackWarning")
 
 RUNS = {
     "all high": (8, 0),
@@ -36,7 +36,7 @@ SIZES = {"even": (4, 6), "odd": (5, 3), "line": (5,), "video": (2, 3, 4)}
 
 @pytest.fixture(autouse=True)
 def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_module, "_announced", set())
+    monkeypatch.setattr(dispatch_module, "_announced", set())
     torch.manual_seed(0)
 
 
@@ -152,7 +152,7 @@ def test_exact_rule(name: str, runs: tuple[int, ...]) -> None:
     for where, size in SIZES.items():
         if name == "shuffle: ChannelShuffle" and where != "even":
             continue
-        tensor_module._announced.update({"unbind"} if runs == (8, 0) else ())
+        dispatch_module._announced.update({"unbind"} if runs == (8, 0) else ())
         check(EXACT[name], runs, size)
 
 

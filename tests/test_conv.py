@@ -17,7 +17,7 @@ from octavize import InputError, OctConv1d, OctConv2d, OctConv3d, OctTensor, oct
 from octavize.trace import trace
 from reference import dense, low_count, octave_convolve
 
-pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("error::octavize.dispatch.DenseFallbackWarning")
 
 LAYERS = {1: OctConv1d, 2: OctConv2d, 3: OctConv3d}
 VANILLA = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torchvision.models.vgg import VGG, make_layers
 
 from octavize import DenseFallbackWarning, InputError, OctConv2d, OctTensor, octavize, plan
-from octavize import tensor as tensor_module
+from octavize import dispatch as dispatch_module
 
-pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("error::octavize.dispatch.DenseFallbackWarning")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_module, "_announced", set())
+    monkeypatch.setattr(dispatch_module, "_announced", set())
     torch.manual_seed(0)
 
 

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from octavize import OctConv2d, OctTensor, create_model, octavize
 
-pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("error::octavize.dispatch.DenseFallbackWarning")
 
 NETWORKS = {"oct_resnet26": {}, "oct_mobilenet_v1": {"width": 0.5}}
 

@@ -15,7 +15,7 @@ from torch import nn
 from octavize import DenseFallbackWarning, InputError, OctConv2d, create_model, list_models, octavize
 from octavize.trace import trace
 
-pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("error::octavize.dispatch.DenseFallbackWarning")
 
 PICTURE = (1, 3, 224, 224)
 

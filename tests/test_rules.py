@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, OctConv2d, OctTensor, octavize
-from octavize import tensor as tensor_module
+from octavize import dispatch as dispatch_module
 from reference import repeat_pixels
 
-pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("error::octavize.dispatch.DenseFallbackWarning")
 
 Function = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_module, "_announced", set())
+    monkeypatch.setattr(dispatch_module, "_announced", set())
     torch.manual_seed(0)
 
 
@@ -107,7 +107,7 @@ def homes_of(func: Any) -> list[tuple[str, str]]:
     ]
 
 
-TABLE = {func: homes_of(func) for func in tensor_module._RULES if callable(func)}
+TABLE = {func: homes_of(func) for func in dispatch_module.RULES if callable(func)}
 
 
 def caller(func: Function) -> tuple[str, Function]:
@@ -208,7 +208,7 @@ def test_every_rule_has_a_case() -> None:
 
 def test_table_holds_functions_only() -> None:
     """Names looked up in the wrong place find dtypes, modules and methods of the module object itself."""
-    strange = [f for f in tensor_module._RULES if not callable(f) or "module object" in repr(f)]
+    strange = [f for f in dispatch_module.RULES if not callable(f) or "module object" in repr(f)]
     assert strange == []
 
 
@@ -267,13 +267,13 @@ def test_clamp_by_a_tensor_a_channel() -> None:
         lambda t: t.clamp(max=bounds),
         lambda t: t.clamp_min(bounds),
     ):
-        tensor_module._announced.update({"clamp", "clamp_min"})
+        dispatch_module._announced.update({"clamp", "clamp_min"})
         equal(dense_of(call(x)), call(dense_of(x)))
 
 
 def test_type_of_another_map() -> None:
     x = map_named("odd")
-    tensor_module._announced.update({"to", "type_as"})
+    dispatch_module._announced.update({"to", "type_as"})
     for other in (x.float(), torch.zeros(1)):
         assert x.type_as(other).dtype == torch.float32
         equal(dense_of(x.type_as(other)), dense_of(x).float())
@@ -409,7 +409,7 @@ def test_binary_of_two_splits(func: Function) -> None:
     for where in MAPS:
         x = map_named(where)
         other = other_split(x)
-        tensor_module._announced.add(func.__name__)
+        dispatch_module._announced.add(func.__name__)
         y = call(x, other)
         equal(dense_of(y), call(dense_of(x), dense_of(other)), f"{name} on {where}")
         equal(dense_of(call(other, x)), call(dense_of(other), dense_of(x)), f"{name} on {where}")
@@ -446,8 +446,8 @@ def test_binary_broadcasts_over_the_batch() -> None:
 
 
 def test_binary_of_different_size_fails_as_torch_does() -> None:
-    tensor_module._announced.add("add")
-    tensor_module._announced.add("__add__")
+    dispatch_module._announced.add("add")
+    dispatch_module._announced.add("__add__")
     with pytest.raises(RuntimeError):
         make((3, 1), 4, 4) + make((3, 1), 3, 3)
     with pytest.raises(RuntimeError):
@@ -686,7 +686,7 @@ def pool_each_half(f: Function, x: OctTensor, window: tuple[int, int, int]) -> O
 @pytest.mark.parametrize("runs", [(2, 1), (1, 1, 1, 2), (3, 0), (0, 3)])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_pooling_by_window(kind: str, runs: tuple[int, ...], window: tuple[int, int, int]) -> None:
-    tensor_module._announced.update({f"{kind}_pool1d", f"{kind}_pool2d"})
+    dispatch_module._announced.update({f"{kind}_pool1d", f"{kind}_pool2d"})
     kept = 0
     sizes = [*product((1, 2, 3, 4, 5, 8), repeat=2), (1,), (5,), (6,)]
     for size in sizes:
@@ -859,7 +859,7 @@ def test_even_padding_of_even_sizes_is_exact(runs: tuple[int, ...], pads: tuple[
 def test_padding_of_each_half(mode: str, runs: tuple[int, ...]) -> None:
     sizes = [(4, 4), (5, 7), (4, 6), (8, 3)]
     all_pads = [(1, 1, 1, 1), (0, 1, 0, 1), (2, 2, 2, 2), (2, 1, 0, 2)]
-    tensor_module._announced.add("pad")
+    dispatch_module._announced.add("pad")
     for size, pads in product(sizes, all_pads):
         x = make(runs, *size)
         dense = F.pad(dense_of(x), pads, mode=mode)
@@ -893,7 +893,7 @@ def test_padding_of_video() -> None:
 def test_padding_of_a_small_map_by_reflection() -> None:
     """What the dense map allows, the low half of it must not forbid."""
     x = make((2, 2), 4, 4)
-    tensor_module._announced.add("pad")
+    dispatch_module._announced.add("pad")
     y = F.pad(x, (3, 3, 3, 3), mode="reflect")
     assert y.shape == (2, 4, 10, 10)
 
@@ -926,7 +926,7 @@ def test_reduction_over_space(name: str, where: str, keepdim: bool) -> None:
 def test_reduction_over_some_of_space_falls_back(name: str) -> None:
     x = map_named("odd")
     for dim in (1, -1, (0, 2)):
-        tensor_module._announced.clear()
+        dispatch_module._announced.clear()
         with pytest.warns(DenseFallbackWarning, match=name):
             y = getattr(x, name)(dim)
         equal(y, getattr(dense_of(x), name)(dim))
@@ -1000,7 +1000,7 @@ def test_adaptive_max_pooling_with_indices() -> None:
         values, _ = F.adaptive_max_pool1d(x, 2, return_indices=True)
     equal(values, F.adaptive_max_pool1d(dense_of(x), 2))
     # torch.adaptive_max_pool1d, unlike that of torch.nn.functional, always returns the indices.
-    tensor_module._announced.add("adaptive_max_pool1d")
+    dispatch_module._announced.add("adaptive_max_pool1d")
     values, _ = torch.adaptive_max_pool1d(x, 1)
     equal(values, torch.adaptive_max_pool1d(dense_of(x), 1)[0])
 
@@ -1100,7 +1100,7 @@ def test_vanilla_convolution_reads_the_dense_map_quietly() -> None:
         if isinstance(layer, nn.ConvTranspose2d):
             equal(layer(strict), layer(dense_of(x)))
         else:
-            tensor_module._announced.add("pad")
+            dispatch_module._announced.add("pad")
             assert layer(x).shape == (2, 2, 3, 2)
     layer = nn.Conv3d(3, 2, 2).double()
     x = map_named("video")

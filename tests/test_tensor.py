@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, InputError, OctConv2d, OctTensor, oct_rule
-from octavize import tensor as tensor_module
+from octavize import dispatch as dispatch_module
 from reference import average, dense
 
-pytestmark = pytest.mark.filterwarnings("error::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("error::octavize.dispatch.DenseFallbackWarning")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fallbacks are announced once a process: let every test start afresh."""
-    monkeypatch.setattr(tensor_module, "_announced", set())
+    monkeypatch.setattr(dispatch_module, "_announced", set())
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def x() -> OctTensor:
 @pytest.fixture
 def scratch_rules() -> Iterator[None]:
     """Rules registered in a test vanish after it."""
-    before = dict(tensor_module._RULES)
+    before = dict(dispatch_module.RULES)
     yield
-    tensor_module._RULES.clear()
-    tensor_module._RULES.update(before)
+    dispatch_module.RULES.clear()
+    dispatch_module.RULES.update(before)
 
 
 # ---- invariants -------------------------------------------------------------------------------------------
@@ -508,7 +508,7 @@ def test_change_in_place_that_cannot_be_done_is_refused(x: OctTensor, call: Any)
 @pytest.mark.parametrize("alpha", [None, 0, 0.5, 1])
 def test_change_in_place_by_another_split(x: OctTensor, alpha: float | None) -> None:
     """The very object takes over the common split, and every holder of it sees the new values."""
-    tensor_module._announced.add("add")  # with a dense map
+    dispatch_module._announced.add("add")  # with a dense map
     d = x.to_dense()
     other = d * 2 if alpha is None else OctTensor.from_dense(d * 2, alpha)
     before = other if isinstance(other, Tensor) else other.to_dense()
@@ -569,7 +569,7 @@ def test_arguments_that_are_containers_are_made_dense(x: OctTensor) -> None:
         lambda t, mask: t[mask],
     ]
     for call in calls:
-        tensor_module._announced.clear()
+        dispatch_module._announced.clear()
         with pytest.warns(DenseFallbackWarning):
             y = call(x, positive)
         assert torch.equal(y, call(d, d > 0))

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
     from .convert import octavize
     from .converted import load_converted
+    from .dispatch import DenseFallbackWarning, oct_rule
     from .errors import InputError
     from .models import create_model, list_models
     from .norms import reestimate_norms
     from .planning import Decision, Plan, plan
     from .swap import oct_handler
-    from .tensor import DenseFallbackWarning, OctTensor, oct_rule
+    from .tensor import OctTensor
 
 __version__ = "0.1.0"
 
@@ -50,9 +51,9 @@ _HOME = {
     "OctConvTranspose1d": "conv_transpose",
     "OctConvTranspose2d": "conv_transpose",
     "OctConvTranspose3d": "conv_transpose",
-    "DenseFallbackWarning": "tensor",
+    "DenseFallbackWarning": "dispatch",
     "OctTensor": "tensor",
-    "oct_rule": "tensor",
+    "oct_rule": "dispatch",
     "oct_handler": "swap",
     "Decision": "planning",
     "Plan": "planning",

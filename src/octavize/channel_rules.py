@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .dispatch import Octave, Rule, apply_rule, oct_rule
 from .rules import Function, combine, named, pointwise
 from .split import join_runs
-from .tensor import Octave, OctTensor, Rule, apply_rule, oct_rule
+from .tensor import OctTensor
 
 # ---- joining and slicing --------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatch import ChangeRefused, Octave, apply_rule, oct_rule
 from .split import common_runs, uncut
-from .tensor import ChangeRefused, Octave, OctTensor, apply_rule, oct_rule
+from .tensor import OctTensor
 
 Function = Callable[..., Any]
 

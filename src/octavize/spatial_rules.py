@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dispatch import oct_rule
 from .resample import pad_any
 from .rules import Function, named
 from .split import low_size, uncut
-from .tensor import OctTensor, oct_rule
+from .tensor import OctTensor
 
 # ---- change of spatial size -----------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .dispatch import Octave, oct_tensors, unannounced, watching
 from .errors import InputError
-from .tensor import Octave, OctTensor, oct_tensors, unannounced, watching
+from .tensor import OctTensor
 
 Shape = tuple[int, ...]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

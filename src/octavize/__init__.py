@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
     from .convert import octavize
     from .converted import load_converted
+    from .deploy.freeze import freeze
     from .dispatch import DenseFallbackWarning, oct_rule
     from .errors import InputError
     from .models import create_model, list_models
@@ -35,6 +36,7 @@ __all__ = [
     "Reordering",
     "calibrate",
     "create_model",
+    "freeze",
     "list_models",
     "load_converted",
     "oct_handler",
@@ -65,6 +67,7 @@ _HOME = {
     "create_model": "models",
     "list_models": "models",
     "load_converted": "converted",
+    "freeze": "deploy.freeze",
     "InputError": "errors",
 }
 

@@ -80,11 +80,11 @@ def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsam
         assert handle is not None  # planned so
         octave = handle(layer, alpha=alpha, strict=strict, downsample=downsample)
         if octave is not layer:
-            _replace(model, layer, octave)
+            replace_module(model, layer, octave)
 
 
-def _replace(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:
-    """Wherever `layer` is a child: it may be shared."""
+def replace_module(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:
+    """Put `by` wherever `layer` is a child: it may be shared."""
     for parent in model.modules():
         for name, child in list(parent._modules.items()):  # named_children shows a shared one once
             if child is layer:

@@ -1,0 +1,181 @@
+"""freeze(): a network for inference only. Batch norms are folded, octave weights are cut and laid out once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
+
+from octavize.conv import OctConv
+from octavize.errors import InputError
+from octavize.swap import replace_module
+from octavize.trace import drop_hooks, example_shape
+
+from .frozen import JOINS, FrozenOctConv, parameter, torch_layer
+from .watch import Seen, watch
+
+TORCH_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Affine = tuple[Tensor, Tensor]
+"""(scale, shift), one a channel: what a batch norm does in evaluation mode. float64."""
+
+
+def freeze(
+    model: nn.Module,
+    example: Tensor | Sequence[int] | None = None,
+    *,
+    join: str | Mapping[str, str] = "none",
+) -> nn.Module:
+    """A copy of a network that only infers: the same function, in fewer and larger steps.
+
+    * A batch norm whose input is the output of a convolution, and that alone reads it, is folded into the
+      convolution's weight and bias. What its module does besides (timm's `BatchNormAct2d`) stays.
+    * Each octave convolution becomes a `FrozenOctConv`, which holds one weight a path instead of cutting the
+      vanilla weight at every call. Those that are fed plain tensors at alpha 0 become torch's convolutions.
+    * Weights of 2-D convolutions are laid out channels-last.
+
+    What belongs to which is found by one run on the meta device, see `watch.py`. Left as they are: transposed
+    convolutions; layers of a class with a `forward` of its own; octave layers that are fed in several splits;
+    batch norms before a convolution, as in DenseNets.
+
+    Args:
+        model: any network, octave or not. Left alone.
+        example: an input or its shape, (1, 3, 224, 224); read off the network where it can be. Batch and
+            picture size do not matter later, but what changes the split of channels does.
+        join: which paths of octave layers are joined, see `frozen.py`; one for all, or by name pattern, the
+            last that matches counts: {"*": "none", "layer3.*": "low_in"}.
+
+    Returns:
+        A network in evaluation mode, on the same device and in the same dtype, without gradients and without
+        its users' hooks. It agrees with `model.eval()` up to rounding.
+
+    Raises:
+        InputError: the network does not run on `example`, or `join` is none of the three.
+
+    Example:
+        >>> net = octavize.freeze(octavize.create_model("oct_resnet50", alpha=0.5))
+    """
+    join_of = _joins(join)
+    seen = watch(model, example_shape(model, example))
+    frozen = copy.deepcopy(model).eval()
+    drop_hooks(frozen)
+    for p in frozen.parameters():
+        p.requires_grad_(False)
+    with torch.no_grad():
+        for name in seen.splits:
+            _freeze_layer(frozen, name, seen, join_of(name))
+    return frozen.eval()
+
+
+def _freeze_layer(net: nn.Module, name: str, seen: Seen, join: str) -> None:
+    """Fold what can be folded into one convolution, and put its frozen form in its place."""
+    layer: Any = net.get_submodule(name)
+    octave = _is_octave(layer)
+    if not octave and not _is_torch(layer):
+        return
+    if octave and len(seen.splits[name]) > 1:
+        return
+    weight, bias = (layer.kernel() if octave else layer.weight), layer.bias
+    if name in seen.norms:
+        norm = net.get_submodule(seen.norms[name])
+        affine, rest = _affine(norm), _besides(norm)
+        if affine is not None and rest is not None and _is_affine_then(norm, affine, rest, weight.dim()):
+            weight, bias = _fold(weight, bias, affine)
+            replace_module(net, norm, rest)
+    if octave:
+        replace_module(net, layer, _frozen(layer, name, seen, weight, bias, join))
+    else:
+        layer.weight, layer.bias = parameter(weight), None if bias is None else parameter(bias)
+
+
+def _frozen(
+    layer: OctConv, name: str, seen: Seen, weight: Tensor, bias: Tensor | None, join: str
+) -> nn.Module:
+    vanilla = name in seen.plain and (layer.depthwise or layer.low_out == 0)
+    if vanilla or not layer.keeps_size:
+        return torch_layer(layer, weight, bias)  # of a map in two frequencies it reads the whole resolution
+    (runs,) = seen.splits[name]
+    return FrozenOctConv(layer, runs, weight, bias, join=join, name=name)
+
+
+def _is_octave(layer: nn.Module) -> bool:
+    """Whether a layer computes what `OctConv` does; the transposed ones do not, and a user's may not."""
+    methods = ("forward", "_octave", "_depthwise", "_sum_paths", "_convolve")
+    return isinstance(layer, OctConv) and all(getattr(type(layer), m) is getattr(OctConv, m) for m in methods)
+
+
+def _is_torch(layer: nn.Module) -> bool:
+    """Whether a layer computes torch's convolution of its weight and bias as they are."""
+    if is_parametrized(layer) or layer._forward_pre_hooks:  # weight norm, new and old
+        return False
+    return any(
+        isinstance(layer, kind)
+        and type(layer).forward is kind.forward
+        and type(layer)._conv_forward is kind._conv_forward
+        for kind in TORCH_CONVOLUTIONS
+    )
+
+
+# ---- batch norms ----------------------------------------------------------------------------------------
+
+
+def _affine(norm: nn.Module) -> Affine | None:
+    """What a batch norm multiplies by and adds in evaluation mode; None if that depends on its input."""
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+def _besides(norm: Any) -> nn.Module | None:
+    """What the module of a batch norm does after normalising: nothing, or timm's dropout and activation."""
+    children = dict(norm.named_children())
+    if not children:
+        return nn.Identity()
+    return nn.Sequential(*children.values()) if list(children) == ["drop", "act"] else None
+
+
+def _is_affine_then(norm: Any, affine: Affine, rest: nn.Module, dims: int) -> bool:
+    """Whether the module computes just that: classes may be derived from batch norm and do more."""
+    scale, shift = affine
+    x = torch.randn(2, len(scale), *[2] * (dims - 2), dtype=norm.running_mean.dtype, device=scale.device)
+    per_channel = (-1, *[1] * (dims - 2))
+    y = x.double() * scale.view(per_channel) + shift.view(per_channel)
+    try:
+        expected, got = norm(x.clone()), rest(y.to(x.dtype))
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return expected.shape == got.shape and bool(torch.allclose(expected, got, rtol=1e-2, atol=1e-3))
+
+
+def _fold(weight: Tensor, bias: Tensor | None, affine: Affine) -> tuple[Tensor, Tensor]:
+    """Weight and bias that include what follows. In float64, so that the fold itself rounds once."""
+    scale, shift = affine
+    folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
+    moved = shift if bias is None else shift + scale * bias.double()
+    return folded.to(weight.dtype), moved.to(weight.dtype)
+
+
+def _joins(join: str | Mapping[str, str]) -> Any:
+    """The join of a layer by its name.
+
+    Raises:
+        InputError: not one of the three, or neither a text nor a mapping.
+    """
+    patterns = {"*": join} if isinstance(join, str) else join
+    if not isinstance(patterns, Mapping) or any(how not in JOINS for how in patterns.values()):
+        raise InputError(f"join={join!r}: give one of {', '.join(JOINS)}, or a mapping from names to them")
+
+    def of(name: str) -> str:
+        found = [how for pattern, how in patterns.items() if fnmatchcase(name, pattern)]
+        return found[-1] if found else "none"
+
+    return of

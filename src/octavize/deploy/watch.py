@@ -1,0 +1,139 @@
+"""One run of a network, watched: how octave layers were fed, and which batch norms belong to which convolution.
+
+A batch norm can be folded into a convolution only if it reads exactly what the convolution made, and nothing
+else does. The order of modules does not tell; a run does. It takes place on the meta device: no values, no
+memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from octavize.dispatch import unannounced
+from octavize.split import Runs
+from octavize.tensor import OctTensor
+from octavize.trace import CONVOLUTIONS, Shape, TraceError, to_meta
+
+
+@dataclass
+class Seen:
+    """What one run showed, by the names of modules."""
+
+    splits: dict[str, set[Runs]] = field(default_factory=dict)
+    """The channel splits in which each convolution was fed; of a plain tensor, all high."""
+    plain: set[str] = field(default_factory=set)
+    """The convolutions that were only fed plain tensors."""
+    norms: dict[str, str] = field(default_factory=dict)
+    """Convolution → the batch norm that is the only reader of its output."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The output of one convolution; kept, so that no other tensor gets its identity."""
+
+    conv: str
+    output: Any
+    halves: list[Tensor]
+
+
+class _Readers(TorchDispatchMode):
+    """Notes, for the outputs of convolutions, in which batch norm every operation took place that read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[int, set[str | None]] = {}
+        self.inside: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and id(value) in self.of:
+                self.of[id(value)].add(self.inside[-1] if self.inside else None)
+        return func(*args, **kwargs)
+
+
+def watch(model: nn.Module, shape: Shape) -> Seen:
+    """Run a copy of a network, in evaluation mode and without values, on an input of this shape.
+
+    Raises:
+        TraceError: the network does not run on it.
+    """
+    meta = to_meta(model)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    names = {module: name for name, module in meta.named_modules()}
+    seen, readers = Seen(), _Readers()
+    made: dict[int, _Made] = {}
+    runs_of: dict[str, int] = dict.fromkeys(names.values(), 0)
+    read: dict[str, _Made] = {}
+    not_plain: set[str] = set()
+
+    def conv_ran(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        name, value = names[module], args[0] if args else kwargs["input"]
+        runs_of[name] += 1
+        seen.splits.setdefault(name, set()).add(_runs(value))
+        if isinstance(value, OctTensor):
+            not_plain.add(name)
+        made[id(output)] = _Made(name, output, _halves(output))
+        readers.of |= {id(half): set() for half in made[id(output)].halves}
+
+    def norm_starts(module: nn.Module, args: tuple[Any, ...]) -> None:
+        name = names[module]
+        runs_of[name] += 1
+        if args and id(args[0]) in made:
+            read[name] = made[id(args[0])]
+        readers.inside.append(name)
+
+    def norm_ends(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        readers.inside.pop()
+
+    for module in names:
+        if isinstance(module, CONVOLUTIONS):
+            module.register_forward_hook(conv_ran, with_kwargs=True)
+        elif isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(norm_starts)
+            module.register_forward_hook(norm_ends)
+    with _explained(model, shape), torch.no_grad(), unannounced(), readers:
+        output = meta(torch.empty(shape, device="meta", dtype=dtype))
+    returned = {id(half) for value in tree_leaves(output) for half in _halves(value)}
+    for norm, source in read.items():
+        ids = {id(half) for half in source.halves}
+        if (
+            runs_of[norm] == runs_of[source.conv] == 1
+            and not ids & returned
+            and all(readers.of[i] == {norm} for i in ids)
+        ):
+            seen.norms[source.conv] = norm
+    seen.plain = seen.splits.keys() - not_plain
+    return seen
+
+
+@contextmanager
+def _explained(model: nn.Module, shape: Shape) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a network may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise TraceError(
+            f"{type(model).__name__} does not run on an input of shape {shape}: give an example= that fits"
+            f" ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _halves(value: Any) -> list[Tensor]:
+    """The tensors that hold a map's values."""
+    if isinstance(value, OctTensor):
+        return [half for half in (value.high, value.low) if half.shape[1] > 0]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def _runs(value: Any) -> Runs:
+    return value.runs if isinstance(value, OctTensor) else (value.shape[1], 0)

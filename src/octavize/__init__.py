@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from .convert import octavize
     from .converted import load_converted
     from .deploy.freeze import freeze
+    from .deploy.onnx import export_onnx
+    from .deploy.openvino import export_openvino
+    from .deploy.pt2 import export_pt2
+    from .deploy.runtime import load_runtime
     from .dispatch import DenseFallbackWarning, oct_rule
     from .errors import InputError
     from .models import create_model, list_models
@@ -36,9 +40,13 @@ __all__ = [
     "Reordering",
     "calibrate",
     "create_model",
+    "export_onnx",
+    "export_openvino",
+    "export_pt2",
     "freeze",
     "list_models",
     "load_converted",
+    "load_runtime",
     "oct_handler",
     "oct_rule",
     "octavize",
@@ -68,6 +76,10 @@ _HOME = {
     "list_models": "models",
     "load_converted": "converted",
     "freeze": "deploy.freeze",
+    "export_onnx": "deploy.onnx",
+    "export_openvino": "deploy.openvino",
+    "export_pt2": "deploy.pt2",
+    "load_runtime": "deploy.runtime",
     "InputError": "errors",
 }
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from octavize import cli_convert
+from octavize import cli_convert, cli_deploy
 from octavize import cli_options as o
 from octavize.errors import InputError
 
@@ -291,6 +291,9 @@ def profile(
 
 command(cli_convert.convert)
 command(cli_convert.adapt)
+command(cli_deploy.export)
+command(cli_deploy.predict)
+command(cli_deploy.bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,6 +24,7 @@ def number_or_pattern(text: str) -> str:
 LISTS: dict[str, Callable[[str], Any]] = {
     **{"--alpha": float, "--seed": int, "--model": str, "-m": str},
     **{"--mean": float, "--std": float},
+    **{"--runtime": str, "--batch": int, "--threads": int},
     **dict.fromkeys(("--epochs", "--batch-size", "--lr"), number_or_pattern),
 }
 """Options that may be followed by several values, and what a value has to look like."""

@@ -203,7 +203,9 @@ def _joined(layer: OctConv, paths: dict[str, nn.Module], join: str) -> dict[str,
     if join == "low_in":
         weight, bias = torch.cat([a.weight, b.weight], dim=0), None
         if a.bias is not None or b.bias is not None:
-            bias = torch.cat([c.weight.new_zeros(c.out_channels) if c.bias is None else c.bias for c in (a, b)])
+            bias = torch.cat(
+                [c.weight.new_zeros(c.out_channels) if c.bias is None else c.bias for c in (a, b)]
+            )
     else:
         weight, bias = torch.cat([a.weight, b.weight], dim=1), a.bias
     kept = {path: conv for path, conv in paths.items() if path not in _JOINED_PATHS[join]}

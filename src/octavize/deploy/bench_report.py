@@ -1,0 +1,72 @@
+"""What `bench` found, for people: a table, and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavize.errors import require_extra
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def table(results: dict[str, Any], title: str) -> Table:
+    """A row a network in a runtime: time, its ratio, that of the arithmetic, and the saving realised."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for i, column in enumerate(("runtime", "batch", "threads", "network", "ms", "×", "MACs ×", "realised")):
+        shown.add_column(column, justify="left" if i in (0, 3) else "right", no_wrap=True)
+    before = None
+    for row in results["rows"]:
+        place = (row["runtime"], row["batch"], row["threads"])
+        if before not in (None, place):
+            shown.add_section()
+        saving = row["saving_realised"]
+        shown.add_row(
+            *(("", "", "") if place == before else map(str, place)),
+            row["network"],
+            f"{row['median_ms']:.2f}",
+            f"{row['time_ratio']:.3f}",
+            f"{row['mac_ratio']:.3f}",
+            "" if saving is None else f"{saving:.0%}",
+        )
+        before = place
+    return shown
+
+
+def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
+    """Saving realised against α, a line a runtime, a panel for each batch and number of threads.
+
+    Args:
+        path: .png, .svg or .pdf.
+    """
+    require_extra("matplotlib", "experiment")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from octavize.experiment.figures import HEIGHT, STYLE, WIDTH, colour
+
+    rows = [row for row in results["rows"] if row["alpha"] > 0 and row["saving_realised"] is not None]
+    panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
+    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * 0.8 * max(len(panels), 1), HEIGHT), layout="constrained")
+        axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
+        for panel, (batch, threads) in zip(axes, panels, strict=False):
+            panel.axhline(100, color="#475569", linewidth=0.8, linestyle="--")
+            for i, runtime in enumerate(runtimes):
+                own = [
+                    (row["alpha"], 100 * row["saving_realised"])
+                    for row in rows
+                    if (row["runtime"], row["batch"], row["threads"]) == (runtime, batch, threads)
+                ]
+                panel.plot(*zip(*sorted(own), strict=True), "o-", color=colour(i + 1), label=runtime)
+            panel.set_title(f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
+            panel.set_xlabel("α")
+        axes[0].set_ylabel("saving realised, %")
+        axes[-1].legend()
+        figure.suptitle(title)
+        figure.savefig(path)

@@ -1,0 +1,66 @@
+"""Pictures through an exported file: prepared as in training, answered with names and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavize.errors import InputError, require_extra
+
+from .runtime import Runner
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+Prediction = dict[str, Any]
+"""`class`, `index`, `probability` (0 … 1)."""
+
+
+def predict(runner: Runner, pictures: Sequence[str | Path], top: int = 5) -> list[list[Prediction]]:
+    """The likeliest classes of each picture, the likeliest first.
+
+    The shorter side is resized to the network's size and the centre cut out, as for the pictures it was
+    trained on; mean and deviation are those in the file, or ImageNet's where it has none.
+
+    Raises:
+        InputError: a picture cannot be read, or the file takes no pictures in grey or colour.
+    """
+    if top < 1:
+        raise InputError(f"top={top}: give at least 1")
+    names = runner.metadata.get("classes")
+    answers = []
+    for picture in pictures:
+        logits = torch.from_numpy(runner(prepare(runner, Path(picture)))).float()
+        if logits.dim() != 2:
+            raise InputError(f"model {runner.path} answers with {tuple(logits.shape)}: give a classifier")
+        chances, indices = logits.softmax(1)[0].topk(min(top, logits.shape[1]))
+        answers.append(
+            [
+                {"class": names[i] if names else str(i), "index": i, "probability": p}
+                for i, p in zip(indices.tolist(), chances.tolist(), strict=True)
+            ]
+        )
+    return answers
+
+
+def prepare(runner: Runner, picture: Path) -> Tensor:
+    """One picture as input of the network: (1, C, size, size)."""
+    require_extra("PIL", "experiment")
+    from octavize.experiment.augment import to_input
+    from octavize.experiment.decode import decode
+
+    about = runner.metadata
+    channels, height, width = about["input_shape"][1:]
+    if channels not in (1, 3):
+        raise InputError(f"model {runner.path} takes {channels} channels: pictures have 1 or 3")
+    if height != width:
+        raise InputError(f"model {runner.path} takes {height} × {width} pixels: only square ones are made")
+    if not picture.is_file():
+        raise InputError(f"picture {picture} does not exist: give the path of a picture file")
+    pixels = decode(picture, height)[None]
+    if channels == 1:
+        pixels = pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
+    mean, std = (about.get(key) or IMAGENET[key][:channels] for key in ("mean", "std"))
+    return to_input(pixels, mean, std, normalise=about.get("normalise", True))

@@ -1,0 +1,62 @@
+"""What `octavize export` and `octavize bench` find under a name: a network, and what is known of its input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from octavize.converted import NETWORK, load_converted, read_about
+from octavize.errors import InputError
+from octavize.experiment.checkpoint import load_checkpoint
+from octavize.models import create_model, list_models
+from octavize.sources import BEST
+
+_FACTS = ("model", "alpha", "classes", "mean", "std", "normalise", "size", "in_chans")
+
+
+def find_network(
+    name: str, alpha: float | None = None, num_classes: int | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Find, build and load a network, octave or not.
+
+    Args:
+        name: the folder of a run of `octavize train`, or its best.safetensors; a folder of `octavize convert`
+            or `adapt`; or a name from `octavize models`, which comes without trained weights.
+        alpha: share of low channels; only for a name from `octavize models`, 0.5 there by default.
+        num_classes: of the classifier; likewise, 1000 by default.
+
+    Returns:
+        The network, and as far as they are known `model`, `alpha`, `classes`, `mean`, `std`, `normalise`,
+        `size` (pixels), `in_chans`.
+
+    Raises:
+        InputError: nothing of this name, or an option that does not go with it.
+    """
+    path = Path(name)
+    trained = path if path.suffix == ".safetensors" else path / BEST
+    if trained.is_file() or path.suffix == ".safetensors":
+        _refuse(name, alpha, num_classes)
+        model, facts = load_checkpoint(trained)
+        return model, {key: facts[key] for key in _FACTS if key in facts}
+    if (path / NETWORK).is_file():
+        _refuse(name, alpha, num_classes)
+        about = read_about(path)
+        return load_converted(path), {"model": about["origin"]["name"], **about["input"]}
+    if name in list_models():
+        share = 0.5 if alpha is None else alpha
+        model = create_model(name, share, num_classes=1000 if num_classes is None else num_classes)
+        return model, {"model": name, "alpha": share}
+    if path.is_dir():
+        raise InputError(f"source {name} holds neither {BEST} nor {NETWORK}: give the folder of a run")
+    raise InputError(
+        f"source {name!r} is unknown: give a folder of `octavize train`, `adapt` or `convert`, a "
+        f"{BEST}, or a name from `octavize models`"
+    )
+
+
+def _refuse(name: str, alpha: float | None, num_classes: int | None) -> None:
+    for option, value in (("--alpha", alpha), ("--num-classes", num_classes)):
+        if value is not None:
+            raise InputError(f"{option} is given and {name} is a network of its own: leave it out")

@@ -161,14 +161,14 @@ def bench(
 ) -> None:
     """Time vanilla and octave in each runtime: how much of the saved arithmetic is saved in time.
 
-    Saving realised is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla network
-    in the same runtime. Networks take turns in one process; leave the machine idle meanwhile.
+    Saving realised is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla
+    network in the same runtime. Networks take turns in one process; leave the machine idle meanwhile.
 
     [bold]Examples[/bold]
 
     [cyan]octavize bench oct_resnet50 --out bench.json --figure bench.svg[/cyan]
 
-    [cyan]octavize bench oct_mobilenet_v1 --alpha 0.5 --runtime frozen onnxruntime --batch 1 --threads 1[/cyan]
+    [cyan]octavize bench oct_mobilenet_v1 --alpha 0.5 --runtime frozen onnxruntime --threads 1[/cyan]
     """
     from octavize.deploy.bench import bench as run
     from octavize.deploy.bench import choose_runtimes, contenders_of, narrower

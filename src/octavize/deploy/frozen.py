@@ -199,7 +199,8 @@ def _can_join(to: FrozenOctConv, layer: OctConv, paths: dict[str, nn.Module], jo
 def _joined(layer: OctConv, paths: dict[str, nn.Module], join: str) -> dict[str, nn.Module]:
     """The paths with two of them in one convolution."""
     a, b = (paths[path] for path in _JOINED_PATHS[join])
-    assert isinstance(a, nn.Conv1d | nn.Conv2d | nn.Conv3d) and isinstance(b, type(a))
+    assert isinstance(a, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    assert isinstance(b, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     if join == "low_in":
         weight, bias = torch.cat([a.weight, b.weight], dim=0), None
         if a.bias is not None or b.bias is not None:

@@ -1,4 +1,4 @@
-"""What `octavize export` and `octavize bench` find under a name: a network, and what is known of its input."""
+"""What `octavize export` finds under a name: a network, and what is known of its input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of a network, watched: how octave layers were fed, and which batch norms belong to which convolution.
+"""One run of a network, watched: how octave layers are fed, and which batch norm belongs to which of them.
 
 A batch norm can be folded into a convolution only if it reads exactly what the convolution made, and nothing
 else does. The order of modules does not tell; a run does. It takes place on the meta device: no values, no
@@ -46,7 +46,7 @@ class _Made:
 
 
 class _Readers(TorchDispatchMode):
-    """Notes, for the outputs of convolutions, in which batch norm every operation took place that read them."""
+    """Notes in which batch norm, if any, each operation took place that read the output of a convolution."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from convert_trained import Rows, jobs
+from convert_trained import Rows, jobs, write_environment
 from octavize import calibrate, octavize, plan, reestimate_norms
-from octavize.environment import environment
 from octavize.experiment.hardware import set_threads
 from octavize.experiment.prepare import Adaptation, TrainingInputs, evaluate, input_shape
 
@@ -39,7 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options, console = parser.parse_args(), Console()
     rows = Rows(options.out / "choices.jsonl")
-    (options.out / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n")
+    write_environment(options)
     for job in jobs(options, console):
         set_threads(job.hardware)
         recipe, settings = job.recipe(), Adaptation()

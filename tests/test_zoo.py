@@ -38,9 +38,6 @@ ZOO = [
     )
     for network in networks()
 ]
-# While torch.compile traces, OctTensors in a tuple do not reach the rules, as those in a list do.
-TUPLES = {"shufflenet_v2_x1_0"}
-
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -135,8 +132,10 @@ def test_graph_is_whole(pair: tuple[Network, nn.Module, nn.Module], way: Any) ->
             way(vanilla, x)
         except Exception:
             pytest.skip(f"nor is the vanilla network: {type(error).__name__}")
-        if network.name in TUPLES and way is compiled:
-            pytest.xfail("torch.compile does not look for OctTensors in tuples")
+        if "UserDefinedObjectVariable(OctTensor)" in str(error):
+            # Not in a tuple (`torch.cat((x, y), 1)`), nor in the few functions that torch lists as not to be
+            # overridden, `F.hardswish` and `F.hardsigmoid`, though it does override them when not compiling.
+            pytest.xfail("torch.compile does not look here for an OctTensor")
         raise
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * max(b.abs().max().item(), 1e-6))

@@ -8,7 +8,7 @@ halves. A function without a rule gets the dense map, which is exact but slow, a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Number
@@ -225,9 +225,9 @@ class OctTensor(Octave):
         low = take(self.low, kept_low(self.runs, runs), dim=1)
         return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
 
-    def channels(self, channels: Iterable[int]) -> OctTensor | Tensor:
+    def channels(self, channels: Sequence[int]) -> OctTensor | Tensor:
         """The map of some of the channels, in the order given. With no low one among them, a plain tensor."""
-        high, low, runs = places(self.runs, channels)
+        high, low, runs = places(self.runs, tuple(channels))
         if not low:
             return take(self.high, high, dim=1)
         halves = take(self.high, high, dim=1), take(self.low, low, dim=1)

@@ -40,7 +40,7 @@ def concatenate(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
         return NotImplemented
     dim %= first.dim()
     if dim == 1:
-        runs = join_runs(x.runs for x in maps)
+        runs = join_runs([x.runs for x in maps])
     elif dim == 0 and all(x.runs == first.runs for x in maps):
         runs = first.runs
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from .activation import TRACEABLE
 from .conv import OctConv, OctConv1d, OctConv2d, OctConv3d
 from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
 
@@ -81,6 +82,9 @@ def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsam
         octave = handle(layer, alpha=alpha, strict=strict, downsample=downsample)
         if octave is not layer:
             _replace(model, layer, octave)
+    for module in model.modules():
+        if type(module) in TRACEABLE:
+            module.__class__ = TRACEABLE[type(module)]
 
 
 def _replace(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:

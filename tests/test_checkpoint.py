@@ -147,7 +147,8 @@ def test_shared_weights_are_written_under_both_names(tmp_path: Path) -> None:
     layer = torch.nn.Conv2d(4, 4, 1)
     save_weights(tmp_path / "tied.safetensors", torch.nn.Sequential(layer, layer), {})
     kept = load_file(tmp_path / "tied.safetensors")
-    assert torch.equal(kept["0.weight"], layer.weight) and torch.equal(kept["1.weight"], layer.weight)
+    assert torch.equal(kept["0.weight"], layer.weight)
+    assert torch.equal(kept["1.weight"], layer.weight)
 
 
 def test_a_state_that_is_no_tensor_is_named(tmp_path: Path) -> None:

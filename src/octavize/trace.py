@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -207,7 +207,12 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
         failed.fallbacks = sources.fallbacks
         raise failed from error
     macs = counter.get_total_flops() // 2
-    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(output))
+    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
+
+
+def _plain(output: Any) -> Any:
+    """What a network returns, dataclasses opened."""
+    return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict)) else output
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

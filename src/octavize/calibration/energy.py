@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..loaders import pictures_of
+from ..loaders import pictures_of, run_on
 from ..resample import halve, upsample
 from ..split import default_octave_dims
 from ..trace import CONVOLUTIONS
@@ -90,15 +90,15 @@ def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_pictures: int
         max_pictures: stop after so many.
 
     Raises:
-        InputError: a batch of another kind, a loader that yields nothing, or `max_pictures` below 1.
+        InputError: a batch of another kind or on which the network does not run, a loader that yields
+            nothing, or `max_pictures` below 1.
     """
     if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 1:
         raise InputError(f"max_pictures={max_pictures!r}: give a whole number above 0")
-    place = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     found = Energies()
     with _evaluating(model), _listening(model, found.convolutions):
         for pictures in pictures_of(loader, max_pictures):
-            model(pictures.to(place))
+            run_on(model, pictures)
             found.pictures += len(pictures)
     return found
 

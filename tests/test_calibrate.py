@@ -290,6 +290,13 @@ def test_octavize_calibrates_a_copy():
     assert errors[0] < errors[1]
 
 
+def test_users_hooks_are_not_run():
+    model, seen = small_resnet(), []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE)
+    assert seen == []
+
+
 def test_a_plan_is_followed_and_reported():
     model = small_resnet()
     made = plan(model, 0.25, example=EXAMPLE)

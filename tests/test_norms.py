@@ -145,6 +145,7 @@ def test_a_network_without_batch_norm_reads_nothing() -> None:
         ([("cat.png", 1)], ("loader yields a tuple",)),
         ([PICTURES[0, 0]], ("shape (8, 8)", "batches (N, C, …)")),
         ([(255 * PICTURES).byte()], ("torch.uint8", "floating point")),
+        ([PICTURES * float("nan")], ("not finite",)),
         ([PICTURES[:, :2]], ("shape (23, 2, 8, 8)", "Net does not run")),
     ],
 )

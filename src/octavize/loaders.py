@@ -56,6 +56,10 @@ def _pictures(batch: Any) -> Tensor:
             f"loader yields {found.dtype} of shape {tuple(found.shape)}: give batches (N, C, …) of floating "
             "point, prepared as for training"
         )
+    if not found.isfinite().all():
+        raise InputError(
+            "loader yields pictures with values that are not finite: leave them out or mend them"
+        )
     return found
 
 

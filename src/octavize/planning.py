@@ -94,7 +94,9 @@ class Plan:
         )
         values = asdict(self) | {"input_shape": list(self.input_shape)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
-        Path(path).write_text(head + text, encoding="utf-8")
+        part = Path(path).with_name(Path(path).name + ".part")  # a kill must not leave half a plan
+        part.write_text(head + text, encoding="utf-8")
+        part.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def check_alpha(alpha: float) -> float:
     Raises:
         InputError: α is not a number in [0, 1].
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
         raise InputError(
             f"alpha={alpha!r} is not a share of channels: give a number from 0 to 1, such as 0.5"
         )

@@ -160,6 +160,17 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
     Raises:
         TraceError: the network does not run on such an input.
     """
+    try:
+        return _trace(model, shape)
+    except TraceError as error:
+        try:
+            with torch.device("meta"):  # where a forward makes tensors without saying on which device
+                return _trace(model, shape)
+        except TraceError:
+            raise error from error.__cause__
+
+
+def _trace(model: nn.Module, shape: Shape) -> Trace:
     meta = to_meta(model)
     x = torch.empty(shape, device="meta", dtype=_dtype(model))
     names = {module: name for name, module in meta.named_modules()}

@@ -28,7 +28,7 @@ from octavize import OctTensor, octavize
 from octavize.conv import OctConv
 from reference import octave_convolve, repeat_pixels
 
-pytestmark = pytest.mark.filterwarnings("ignore::octavize.tensor.DenseFallbackWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::octavize.dispatch.DenseFallbackWarning")
 
 TORCHVISION = (
     "resnet18 densenet121 mobilenet_v2 mobilenet_v3_small mnasnet0_5 shufflenet_v2_x0_5 regnet_x_400mf"

@@ -3,7 +3,7 @@
     python benchmarks/conversion_choices.py runs/r20 runs/mobilenet --data-dir cifar --threads 1
 
 For every α: arbitrary channels, and channels calibrated by each score; strides pooled (the paper) or kept on
-the high path. Test accuracy at once and after the batch norms are measured anew. Rows that are in the output
+the high path; and α chosen layer by layer (`budget`) for as many multiply–accumulates as that α takes. Test accuracy at once and after the batch norms are measured anew. Rows that are in the output
 already are skipped.
 """
 
@@ -22,7 +22,7 @@ from octavize import calibrate, octavize, plan, reestimate_norms
 from octavize.experiment.hardware import set_threads
 from octavize.experiment.prepare import Adaptation, TrainingInputs, evaluate, input_shape
 
-CHANNELS = ("arbitrary", "share", "damage")
+CHANNELS = ("arbitrary", "share", "damage", "damage by budget")
 STRIDES = ("pool", "stride")
 
 
@@ -58,7 +58,11 @@ def main() -> None:
                 decided = plan(model, **wanted)
             else:
                 loader = TrainingInputs(job.pictures, recipe, settings.calibration_pictures)
-                decided, _ = calibrate(model, loader, score=channels, **wanted)
+                score, by_budget, _ = channels.partition(" by budget")
+                if by_budget:
+                    wanted["budget"] = plan(model, **wanted).macs_ratio
+                    del wanted["alpha"]
+                decided, _ = calibrate(model, loader, score=score, **wanted)
             model = octavize(model, plan=decided, inplace=True)
             for row in (first, second):
                 if row is second:

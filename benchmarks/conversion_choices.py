@@ -3,8 +3,8 @@
     python benchmarks/conversion_choices.py runs/r20 runs/mobilenet --data-dir cifar --threads 1
 
 For every α: arbitrary channels, and channels calibrated by each score; strides pooled (the paper) or kept on
-the high path; and α chosen layer by layer (`budget`) for as many multiply–accumulates as that α takes. Test accuracy at once and after the batch norms are measured anew. Rows that are in the output
-already are skipped.
+the high path; and α chosen layer by layer (`budget`) for as many multiply–accumulates as that α takes. Test
+accuracy at once and after the batch norms are measured anew. Rows that are in the output already are skipped.
 """
 
 from __future__ import annotations

@@ -14,13 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from octavize import octavize, plan
 from octavize.calibration.coupling import find_coupling, permute
-=======
-from octavize import OctTensor, octavize
 from octavize.conv import OctConv
->>>>>>> zoo
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 from networks import Network, networks
@@ -76,13 +72,9 @@ def outputs(value: Any) -> list[Tensor]:
 
 @everything
 def test_state_dict_goes_both_ways(pair: tuple[Network, nn.Module, nn.Module]) -> None:
-<<<<<<< HEAD
-    _, vanilla, octave = pair
-=======
     network, vanilla, octave = pair
     converted = any(m.alpha > 0 for m in octave.modules() if isinstance(m, OctConv))
     assert converted == (network.name not in OWN_CONVOLUTIONS)
->>>>>>> zoo
     ours, theirs = octave.state_dict(), vanilla.state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     octave.load_state_dict(theirs, strict=True)

@@ -154,7 +154,8 @@ class Unusual(nn.Module):
         super().__init__()
 
         class OwnConv(nn.Conv2d):
-            pass
+            def forward(self, input: Tensor) -> Tensor:
+                return 2 * super().forward(input)
 
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.octave = nn.Conv2d(8, 8, 3, padding=1)

@@ -11,9 +11,10 @@ Three questions are answered here and nowhere else:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -78,11 +79,20 @@ def segments(runs: Runs) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-# Counting channels one by one is slow where torch.compile follows every step of it: it takes these results as
-# the constants they are, since who is low is known while tracing.
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
-@torch.compiler.assume_constant_result
+def _constant(function: Function) -> Function:
+    """`torch.compiler.assume_constant_result`, which would import the compiler, a second of time.
+
+    Counting channels one by one is slow where torch.compile follows every step of it: it takes these results
+    as the constants they are, since who is low is known while tracing.
+    """
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+@_constant
 def join_runs(many: Sequence[Runs]) -> Runs:
     """Runs of the concatenation over channels of maps with these runs."""
     joined = [0]
@@ -97,20 +107,20 @@ def join_runs(many: Sequence[Runs]) -> Runs:
     return tuple(joined) if len(joined) % 2 == 0 else (*joined, 0)
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def common_runs(a: Runs, b: Runs) -> Runs:
     """Runs in which a channel is low only where it is low in both `a` and `b`."""
     return _runs_of([low_a and low_b for low_a, low_b in zip(_is_low(a), _is_low(b), strict=True)])
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def kept_low(own: Runs, target: Runs) -> tuple[int, ...]:
     """Which channels of the low half of a map with runs `own` are still low in `target`."""
     still_low = [t for o, t in zip(_is_low(own), _is_low(target), strict=True) if o]
     return tuple(i for i, low in enumerate(still_low) if low)
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def places(runs: Runs, channels: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
     """Where some channels of a map with these runs are stored, and the runs of the map they make.
 
@@ -123,14 +133,14 @@ def places(runs: Runs, channels: Sequence[int]) -> tuple[tuple[int, ...], tuple[
     return high, low, _runs_of([is_low[c] for c in channels])
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def logical_order(runs: Runs) -> tuple[int, ...]:
     """Where each channel is found in the concatenation of the high and the low half."""
     n_high = sum(runs[::2])
     return tuple(i + n_high * low for i, low in zip(_index_in_half(runs), _is_low(runs), strict=True))
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def channels_of(runs: Runs, is_low: bool) -> tuple[int, ...]:
     """The channels of one frequency, in logical order."""
     return tuple(c for c, low in enumerate(_is_low(runs)) if low == is_low)

@@ -3,28 +3,26 @@
     python benchmarks/conversion_choices.py runs/r20 runs/mobilenet --data-dir cifar --threads 1
 
 For every α: arbitrary channels, and channels calibrated by each score; strides pooled (the paper) or kept on
-the high path. Test accuracy at once and after the batch norms are measured anew. Rows that are in the output
-already are skipped.
+the high path; and α chosen layer by layer (`budget`) for as many multiply–accumulates as that α takes. Test
+accuracy at once and after the batch norms are measured anew. Rows that are in the output already are skipped.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from convert_trained import Rows, jobs
+from convert_trained import Rows, jobs, write_environment
 from octavize import calibrate, octavize, plan, reestimate_norms
-from octavize.environment import environment
 from octavize.experiment.hardware import set_threads
 from octavize.experiment.prepare import Adaptation, TrainingInputs, evaluate, input_shape
 
-CHANNELS = ("arbitrary", "share", "damage")
+CHANNELS = ("arbitrary", "share", "damage", "damage by budget")
 STRIDES = ("pool", "stride")
 
 
@@ -39,7 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options, console = parser.parse_args(), Console()
     rows = Rows(options.out / "choices.jsonl")
-    (options.out / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n")
+    write_environment(options)
     for job in jobs(options, console):
         set_threads(job.hardware)
         recipe, settings = job.recipe(), Adaptation()
@@ -60,7 +58,11 @@ def main() -> None:
                 decided = plan(model, **wanted)
             else:
                 loader = TrainingInputs(job.pictures, recipe, settings.calibration_pictures)
-                decided, _ = calibrate(model, loader, score=channels, **wanted)
+                score, by_budget, _ = channels.partition(" by budget")
+                if by_budget:
+                    wanted["budget"] = plan(model, **wanted).macs_ratio
+                    del wanted["alpha"]
+                decided, _ = calibrate(model, loader, score=score, **wanted)
             model = octavize(model, plan=decided, inplace=True)
             for row in (first, second):
                 if row is second:

@@ -24,6 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
+from octavize.environment import environment
 from octavize.errors import InputError
 from octavize.experiment.adapt import fine_tune, fine_tuning_recipe
 from octavize.experiment.checkpoint import read_json, write_json
@@ -260,6 +261,12 @@ def check_settings(options: argparse.Namespace) -> None:
         raise InputError(f"--out {options.out} holds rows of other settings ({known}): give another --out")
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
+    write_environment(options)
+
+
+def write_environment(options: argparse.Namespace) -> None:
+    """On what the rows were measured: software, machine, threads."""
+    write_json(options.out / "environment.json", {**environment(), "threads": options.threads})
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

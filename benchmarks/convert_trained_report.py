@@ -190,9 +190,9 @@ def main() -> None:
     folder = DOCS if options.publish else options.folder
     folder.mkdir(parents=True, exist_ok=True)
     if options.publish and options.folder.resolve() != DOCS.resolve():
-        shutil.copyfile(options.folder / ROWS, DOCS / ROWS)
-        if (options.folder / CHOICES).is_file():
-            shutil.copyfile(options.folder / CHOICES, DOCS / CHOICES)
+        for name in (ROWS, CHOICES, "environment.json"):
+            if (options.folder / name).is_file():
+                shutil.copyfile(options.folder / name, DOCS / name)
     write_csv(rows, folder / "results.csv")
     draw(rows, folder)
     if options.publish:

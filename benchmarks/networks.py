@@ -87,7 +87,8 @@ def _torchvision(name: str) -> Network:
         settled = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         return torchvision.models.get_model(name, weights=None, **settled)
 
-    usual, small = (299, 96) if name == "inception_v3" else (224, 64)
+    # The auxiliary head of Inception v3 needs the usual size in training.
+    usual, small = (299, 299) if name == "inception_v3" else (224, 64)
     return Network(name, "torchvision", "classification", build, *_squares(usual, small))
 
 
@@ -114,7 +115,7 @@ def _video(name: str) -> Network:
         return torchvision.models.get_model(name, weights=None)
 
     if name == "s3d":
-        return Network(name, "torchvision", "video", build, (1, 3, 16, 224, 224), (1, 3, 14, 64, 64))
+        return Network(name, "torchvision", "video", build, (1, 3, 16, 224, 224), (1, 3, 14, 196, 196))
     return Network(name, "torchvision", "video", build, (1, 3, 16, 112, 112), (1, 3, 4, 64, 64))
 
 

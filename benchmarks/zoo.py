@@ -13,10 +13,8 @@ import argparse
 import json
 import re
 import sys
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +24,12 @@ import torchvision
 
 import octavize
 from networks import Network, networks
-from octavize import dispatch as dispatch_module
 from octavize.trace import example_shape, to_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "docs/results/zoo.json"
 PAGE = ROOT / "docs/zoo.md"
 ALPHA = 0.5
-
-
-class _Forgetful(set[str]):
-    """A memory that forgets: every fallback is announced, not only the first of its name."""
-
-    def __contains__(self, name: object) -> bool:
-        return False
-
-
-@contextmanager
-def counted_fallbacks() -> Iterator[Counter[str]]:
-    """Count, by the name of the function, what is computed on dense maps in here."""
-    counts: Counter[str] = Counter()
-    before = dispatch_module._announced
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        dispatch_module._announced = _Forgetful()
-        try:
-            yield counts
-        finally:
-            dispatch_module._announced = before
-            for warning in caught:
-                if issubclass(warning.category, octavize.DenseFallbackWarning):
-                    counts[str(warning.message).split(" has no octave rule")[0]] += 1
 
 
 def measure(network: Network) -> dict[str, Any]:
@@ -66,9 +39,6 @@ def measure(network: Network) -> dict[str, Any]:
         model = to_meta(network.build())
         shape = network.usual or example_shape(model)
         plan = octavize.plan(model, ALPHA, example=shape)
-        octave = octavize.octavize(model, ALPHA, example=shape)
-        with counted_fallbacks() as fallbacks, torch.no_grad():
-            output = octave(torch.empty(shape, device="meta"))
     except Exception as error:
         return row | {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     kept = [d for d in plan.decisions if not d.alpha]
@@ -78,19 +48,9 @@ def measure(network: Network) -> dict[str, Any]:
         "octave": len(plan.decisions) - len(kept),
         "macs_before": plan.macs_before,
         "macs_after": plan.macs_after,
-        "fallbacks": dict(fallbacks.most_common()),
+        "fallbacks": dict(plan.fallbacks or {}),
         "kept": dict(Counter(category(d.reason) for d in kept).most_common()),
-        "octave_output": any(isinstance(y, octavize.OctTensor) for y in outputs(output)),
     }
-
-
-def outputs(value: Any) -> list[Any]:
-    """The maps and vectors among what a network returns."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [y for part in value for y in outputs(part)]
-    return [] if value is None else [value]
 
 
 def category(reason: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,8 @@ def test_a_network_without_anything_to_convert(data_dir: Path, tmp_path: Path) -
         ({"distil": 2}, "distil is 2"),
         ({"temperature": 0}, "temperature is 0"),
         ({"norm_pictures": -1}, "norm_pictures is -1"),
-        ({"alpha": None, "budget": -1}, "budget is -1"),
+        ({"alpha": None, "budget": -1}, "budget=-1"),
+        ({"alpha": None, "budget": math.inf}, "budget=inf"),
         ({"budget": 0.6}, "alpha is 0.5 and budget is 0.6: give one"),
     ],
 )
@@ -309,3 +311,19 @@ def test_the_fine_tuning_recipe() -> None:
     assert made.lr == pytest.approx(0.02)
     assert (made.epochs, made.schedule, made.crop_padding, made.seeds) == (5, "cosine", 3, (4,))
     assert fine_tuning_recipe(trained, MODEL, 0, {"lr": 0.5, "schedule": "constant"}).lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"mean": [0.5] * 5}, "5 values"),
+        ({"std": [0.0] * 3}, "above 0"),
+        ({"mean": [math.nan] * 3}, "finite"),
+    ],
+)
+def test_bad_statistics_claim_no_folder(
+    facts: dict[str, Any], words: str, source: Vanilla, data_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        go(replace(source, facts={**source.facts, **facts}), tmp_path / "out", data_dir)
+    assert not (tmp_path / "out").exists()

@@ -96,7 +96,7 @@ def test_measuring_leaves_no_trace():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
     model[1].eval()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError, match="does not run"):
         measure_energy(model, [torch.randn(2, 3, 8, 8), torch.randn(2, 5, 8, 8)])
     assert [m.training for m in model] == [True, False, True]
     assert all(not m._forward_hooks for m in model)
@@ -290,6 +290,13 @@ def test_octavize_calibrates_a_copy():
     assert errors[0] < errors[1]
 
 
+def test_users_hooks_are_not_run():
+    model, seen = small_resnet(), []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE)
+    assert seen == []
+
+
 def test_a_plan_is_followed_and_reported():
     model = small_resnet()
     made = plan(model, 0.25, example=EXAMPLE)
@@ -325,3 +332,18 @@ def test_a_budget_gives_the_channels_that_lose_least():
 def test_bad_budgets_and_loaders_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
         octavize(small_resnet(), example=EXAMPLE, **arguments)
+
+
+def test_pictures_that_the_network_does_not_take_are_named():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1))
+    for pictures in (torch.randn(2, 1, 8, 8), torch.randn(5, 3, 8)):
+        with pytest.raises(InputError, match="does not run"):
+            octavize(net, calibrate=[pictures], example=(1, 3, 8, 8))
+
+
+def test_a_plan_brings_its_input_shape():
+    net = nn.Sequential(
+        *(nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8)), nn.Flatten(), nn.Linear(8 * 64, 2)
+    )
+    decided = plan(net, 0.5, example=(1, 3, 8, 8))
+    assert octavize(net, plan=decided, calibrate=[torch.randn(4, 3, 8, 8)])[1].alpha == 0.5

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from experiment_help import CLASSES, MODEL, make_folder, tiny
 from octavize.errors import InputError
@@ -141,3 +141,20 @@ def _torch_bytes(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+def test_shared_weights_are_written_under_both_names(tmp_path: Path) -> None:
+    layer = torch.nn.Conv2d(4, 4, 1)
+    save_weights(tmp_path / "tied.safetensors", torch.nn.Sequential(layer, layer), {})
+    kept = load_file(tmp_path / "tied.safetensors")
+    assert torch.equal(kept["0.weight"], layer.weight)
+    assert torch.equal(kept["1.weight"], layer.weight)
+
+
+def test_a_state_that_is_no_tensor_is_named(tmp_path: Path) -> None:
+    class Counting(torch.nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"count": 1}
+
+    with pytest.raises(InputError, match="'_extra_state' in its state dict, a dict"):
+        save_weights(tmp_path / "extra.safetensors", Counting(2, 2), {})

@@ -34,6 +34,9 @@ def text():
 def wrong():
     raise KeyError("oops")
 
+def leaves():
+    raise SystemExit(3)
+
 def dense():
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
 """
@@ -171,6 +174,7 @@ def test_a_damaged_folder_is_named(damage: object, words: str, capsys: pytest.Ca
         (("convert", "NETS:dense"), ("no convolution",)),
         (("convert", "NETS:text"), ("returned a str", "torch.nn.Module")),
         (("convert", "NETS:wrong"), ("KeyError", "oops")),
+        (("convert", "NETS:leaves"), ("NETS:leaves", "SystemExit")),
         (("convert", "NETS:missing"), ("NETS:missing", "AttributeError")),
         (("convert", "no_such_module:build"), ("no_such_module", "ModuleNotFoundError")),
         (("convert", "NETS:build", "--num-classes", 3), ("--num-classes", "function")),

@@ -121,3 +121,16 @@ def test_gradients_reach_every_weight() -> None:
     layer(octave_map((2, 2), (4, 4)).float()).to_dense().square().sum().backward()
     assert (layer.weight.grad != 0).all()
     assert (layer.bias.grad != 0).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("share", [None, 0.0, 0.5, 1.0])
+def test_autocast_decides_the_dtype(alpha: float, share: float | None) -> None:
+    """Also where a path has no channels."""
+    x = torch.randn(1, 4, 6, 6)
+    layer = octavize.OctConvTranspose2d(4, 8, 2, 2, alpha=alpha)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x if share is None else OctTensor.from_dense(x, share))
+    assert y.dtype == torch.bfloat16
+    if isinstance(y, OctTensor) and y.low.shape[1]:
+        assert y.low.dtype == torch.bfloat16

@@ -154,7 +154,8 @@ class Unusual(nn.Module):
         super().__init__()
 
         class OwnConv(nn.Conv2d):
-            pass
+            def forward(self, input: Tensor) -> Tensor:
+                return 2 * super().forward(input)
 
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.octave = nn.Conv2d(8, 8, 3, padding=1)
@@ -487,6 +488,18 @@ def test_networks_with_tensors_that_are_no_buffers() -> None:
     octave = octavize(Net(), example=(1, 3, 8, 8))
     assert octave.next.alpha == 0.5
     assert octave(torch.randn(1, 3, 8, 8)).shape == (1, 8)
+
+
+def test_forward_that_makes_tensors_without_a_device() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.next = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.next(self.stem(x)) * torch.ones(1, 8, 1, 1)).mean((2, 3))
+
+    assert plan(Net(), example=(1, 3, 8, 8)).alphas == {"next": 0.5}
 
 
 def test_parametrised_weights() -> None:

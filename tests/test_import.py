@@ -31,7 +31,7 @@ def test_import_is_light_and_quick() -> None:
         for _ in range(3)
     ]
     assert set(runs[0]["roots"]) & HEAVY == set()
-    assert min(run["seconds"] for run in runs) < 0.3, "seconds added to `import torch`"
+    assert min(run["seconds"] for run in runs) < 0.5, "seconds added to `import torch` by all public names"
 
 
 def test_public_names_exist() -> None:

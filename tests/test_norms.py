@@ -145,6 +145,7 @@ def test_a_network_without_batch_norm_reads_nothing() -> None:
         ([("cat.png", 1)], ("loader yields a tuple",)),
         ([PICTURES[0, 0]], ("shape (8, 8)", "batches (N, C, …)")),
         ([(255 * PICTURES).byte()], ("torch.uint8", "floating point")),
+        ([PICTURES * float("nan")], ("not finite",)),
         ([PICTURES[:, :2]], ("shape (23, 2, 8, 8)", "Net does not run")),
     ],
 )
@@ -163,3 +164,23 @@ def test_bad_loaders_cost_one_line_and_change_nothing(loader: Any, words: tuple[
 def test_bad_number_of_pictures(count: Any) -> None:
     with pytest.raises(InputError, match="max_pictures="):
         reestimate_norms(Net(), BATCHES, max_pictures=count)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pictures_take_the_dtype_of_the_network(dtype: torch.dtype) -> None:
+    assert reestimate_norms(Net().to(dtype), BATCHES) == len(PICTURES)
+
+
+def test_a_norm_called_by_keyword() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(input=x)
+
+    net = Keyword()
+    assert reestimate_norms(net, BATCHES) == len(PICTURES)
+    assert net.norm.running_mean is not None
+    torch.testing.assert_close(net.norm.running_mean, PICTURES.mean((0, 2, 3)))

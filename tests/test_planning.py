@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from octavize import InputError, OctConv2d, OctConvTranspose2d, OctTensor, Plan, oct_handler, octavize, plan
 from octavize import swap as swap_module
@@ -209,3 +213,101 @@ def test_keeping_the_stride_on_the_high_path(size: int) -> None:
     assert torch.allclose(y.high, expected)
     with pytest.raises(InputError, match="downsample='max'"):
         OctConv2d(4, 4, 1, downsample="max")
+
+
+def chain() -> nn.Sequential:
+    return nn.Sequential(*(nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8)), nn.Conv2d(8, 4, 1))
+
+
+def test_numbers_of_numpy_can_be_saved(tmp_path: Path) -> None:
+    half = np.float64(0.5)
+    decided = plan(chain(), {"*": half}, example=EXAMPLE).with_alphas({"2": np.float64(0.25)})
+    decided.save(tmp_path / "plan.yaml")
+    assert Plan.load(tmp_path / "plan.yaml").alphas == decided.alphas == {"1": 0.5, "2": 0.25, "3": 0.0}
+    assert {type(alpha) for alpha in decided.alphas.values()} == {float}
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (("kind: Conv2d", "kind: null"), "both are text"),
+        (("name: '1'", "name: 1"), "both are text"),
+        (("name: '2'", "name: '1'"), "2 times"),
+        (("macs_before: ", "macs_before: x"), "MACs"),
+        (("input_shape:\n- 1", "input_shape:\n- a"), "input_shape"),
+    ],
+)
+def test_what_a_hand_may_have_spoilt_is_named(edit: tuple[str, str], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    plan(chain(), 0.5, example=EXAMPLE).save(path)
+    path.write_text(path.read_text("utf-8").replace(*edit), "utf-8")
+    with pytest.raises(InputError, match=words):
+        Plan.load(path)
+
+
+def test_a_folder_is_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"folder: give the plan\.yaml"):
+        Plan.load(tmp_path)
+
+
+def test_an_impossible_alpha_is_named_before_anything_changes() -> None:
+    net = chain()
+    decided = plan(net, 0.5, example=EXAMPLE)
+    net[2] = nn.Conv2d(8, 8, 3)
+    with pytest.raises(InputError, match=r"layer '2' has alpha=0\.5"):
+        octavize(net, plan=decided, inplace=True)
+    assert type(net[1]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+def test_parametrised_layers_stay_parametrised(name: str) -> None:
+    net = chain()
+    getattr(parametrizations, name)(net[1])
+    net.eval()
+    octave = octavize(net, 0.5, example=EXAMPLE)
+    assert isinstance(octave[1], OctConv2d)
+    assert octave[1].alpha == 0.5
+    assert octave.state_dict().keys() == net.state_dict().keys()
+    plain = octavize(copy.deepcopy(octave), plan=plan(octave, 0, example=EXAMPLE))
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(plain(x), net(x))
+    octave(x).sum().backward()
+    assert all(p.grad is not None for p in octave.parameters())
+    parametrize.remove_parametrizations(octave[1], "weight")
+    assert type(octave[1]) is OctConv2d
+
+
+def test_what_a_handler_returns_needs_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan is made in several turns where layers have to merge."""
+    monkeypatch.setattr(swap_module, "_HANDLERS", dict(swap_module._HANDLERS))
+
+    class Own(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) * 2
+
+    @oct_handler(Own)
+    def wrap(layer: Own, alpha: float, **settings: Any) -> nn.Module:
+        return nn.Sequential(OctConv2d(8, 8, 3, padding=1, alpha=alpha, **settings))
+
+    net = chain()
+    net[1] = Own(8, 8, 3, padding=1)
+    decided = plan(net, 0.5, example=EXAMPLE)  # the last layer merges in a second turn
+    assert decided.alphas == {"1": 0.5, "2": 0.5, "3": 0}
+
+    oct_handler(Own)(lambda layer, **settings: None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="oct_handler of Own returned None for layer '1'"):
+        plan(net, 0.5, example=EXAMPLE)
+
+
+@dataclass
+class Returned:
+    map: Tensor
+
+
+def test_a_dataclass_that_the_network_returns_holds_dense_maps() -> None:
+    class Net(nn.Sequential):
+        def forward(self, input: Tensor) -> Returned:
+            return Returned(super().forward(input))
+
+    net = Net(*chain(), nn.Conv2d(4, 8, 1))
+    assert type(octavize(net, 0.5, example=EXAMPLE)(torch.randn(1, 3, 8, 8)).map) is Tensor

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .dispatch import Octave, Rule, apply_rule, oct_rule
 from .rules import Function, combine, named, pointwise
-from .split import join_runs
+from .split import common_runs, join_runs
 from .tensor import OctTensor
 
 # ---- joining and slicing --------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def concatenate(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
         return NotImplemented
     dim %= first.dim()
     if dim == 1:
-        runs = join_runs(x.runs for x in maps)
+        runs = join_runs([x.runs for x in maps])
     elif dim == 0 and all(x.runs == first.runs for x in maps):
         runs = first.runs
     else:
@@ -245,7 +245,11 @@ def sum_rows(func: Function, x: ChannelGrid, dim: Any = None, keepdim: bool = Fa
     dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
     if keepdim or [d % x.dim() for d in dims] != [1]:
         return NotImplemented
-    total = reduce(add, [x.row(i) for i in range(x.rows)])
+    paths = [x.row(i) for i in range(x.rows)]
+    octave = [path for path in paths if isinstance(path, OctTensor)]
+    if octave and (len(octave) < len(paths) or not any(reduce(common_runs, [x.runs for x in octave])[1::2])):
+        return NotImplemented  # no channel is low in all of them
+    total = reduce(add, paths)
     return total if func in named("sum") else total / x.rows
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv import OctConv
+from .conv import OctConv, Path
 from .errors import InputError
 from .resample import upsample
 from .split import cut, low_size, with_low_divisible
@@ -77,12 +77,11 @@ class OctConvTranspose(OctConv):
 
         size = self._out_size(x.high.shape[2:])
         half_size = low_size(size, self.octave_dims)
-        y_high = self._transposed(x.high, w_hh, b_high, size)
-        y_high = y_high + upsample(self._transposed(x.low, w_lh, None, half_size), size)
+        y_high = self._sum_transposed(size, b_high, (x.high, w_hh, size), (x.low, w_lh, half_size))
         if self.low_out == 0:
             return y_high
-        y_low = self._transposed(x.low, w_ll, b_low, half_size)
-        y_low = y_low + self._transposed(x.pooled_high(), w_hl, None, half_size)
+        paths = (x.low, w_ll, half_size), (x.pooled_high(), w_hl, half_size)
+        y_low = self._sum_transposed(half_size, b_low, *paths)
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
@@ -90,29 +89,33 @@ class OctConvTranspose(OctConv):
         w_high, w_low = cut(self.kernel(), x.runs)
         b_high, b_low = (None, None) if self.bias is None else cut(self.bias, runs)
         size = self._out_size(x.high.shape[2:])
-        y_high = self._transposed(x.high, w_high, b_high, size, x.high.shape[1])
-        half_size = low_size(size, self.octave_dims)
-        y_low = self._transposed(x.low, w_low, b_low, half_size, x.low.shape[1])
+        y_high = self._sum_transposed(size, b_high, (x.high, w_high, size), groups=x.high.shape[1])
+        half = low_size(size, self.octave_dims)
+        y_low = self._sum_transposed(half, b_low, (x.low, w_low, half), groups=x.low.shape[1])
         strict = self.strict or x.strict
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=strict, runs=runs)
 
-    def _transposed(
-        self,
-        half: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        size: Sequence[int],
-        groups: int | None = None,
+    def _sum_transposed(
+        self, size: Sequence[int], bias: Tensor | None, *paths: Path, groups: int | None = None
     ) -> Tensor:
-        """T of one half, cropped to `size`; a path without channels is 0 (or the bias)."""
+        """Sum of T of (half, weight, reach), cropped to their reach and brought to `size`.
+
+        Paths without channels add 0. They are left out, so that under autocast the sum has its dtype.
+        """
         groups = self.groups if groups is None else groups
-        out_channels = weight.shape[1] * groups
-        if half.shape[1] == 0 or out_channels == 0:
-            y = half.new_zeros((half.shape[0], out_channels, *size))
-            return y if bias is None else y + bias.view(-1, *[1] * len(size))
-        spatial: Any = (self.stride, self.padding, self.output_padding)
-        y = _CONV[len(size)](half, weight, bias, *spatial, groups, self.dilation)
-        return y[(..., *(slice(n) for n in size))]
+        total: Tensor | None = None
+        for half, weight, reach in paths:
+            if half.shape[1] == 0 or weight.shape[1] == 0:
+                continue
+            spatial: Any = (self.stride, self.padding, self.output_padding)
+            y = _CONV[len(size)](half, weight, bias, *spatial, groups, self.dilation)
+            y = upsample(y[(..., *(slice(n) for n in reach))], size)
+            bias = None  # once a sum
+            total = y if total is None else total + y
+        if total is None:
+            half, weight, _ = paths[0]
+            return half.new_empty((half.shape[0], weight.shape[1] * groups, *size))
+        return total
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the high output: stride · size along the octave axes, torch's along the others."""

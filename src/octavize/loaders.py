@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import InputError
 
@@ -56,4 +56,27 @@ def _pictures(batch: Any) -> Tensor:
             f"loader yields {found.dtype} of shape {tuple(found.shape)}: give batches (N, C, …) of floating "
             "point, prepared as for training"
         )
+    if not found.isfinite().all():
+        raise InputError(
+            "loader yields pictures with values that are not finite: leave them out or mend them"
+        )
     return found
+
+
+def run_on(model: nn.Module, pictures: Tensor) -> None:
+    """Run a network on pictures of a loader, moved to its device and dtype.
+
+    Raises:
+        InputError: it does not run on them.
+    """
+    place = next((p for p in model.parameters() if p.is_floating_point()), pictures)
+    try:
+        model(pictures.to(place))
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"loader yields batches of shape {tuple(pictures.shape)}, on which {type(model).__name__} does "
+            f"not run ({reason}): give pictures of the network's own size, several to a batch"
+        ) from error

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import InputError
-from .loaders import pictures_of
+from .loaders import pictures_of, run_on
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -33,7 +33,8 @@ def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: i
         model: any network, octave or not; changed in place. Batch norms are torch's and their subclasses,
             such as timm's `BatchNormAct2d`; those without running statistics are left alone.
         loader: batches of the network's input, see `octavize.loaders.pictures_of`. Shuffled, so that a batch
-            holds a mixture of the classes. They are moved to the network's device.
+            holds a mixture of the classes. They are moved to the network's device
+            and dtype.
         max_pictures: stop after so many.
 
     Returns:
@@ -48,11 +49,10 @@ def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: i
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     used = 0
     with torch.no_grad(), _averaging(model, norms):
         for pictures in pictures_of(loader, max_pictures):
-            _run(model, pictures.to(device))
+            run_on(model, pictures)
             used += len(pictures)
     return used
 
@@ -67,14 +67,15 @@ def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     }
     seen = dict.fromkeys(norms, 0)
 
-    def weigh(norm: nn.Module, args: tuple[Any, ...]) -> None:
+    def weigh(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # The running average moves by this batch's share of all pictures so far: the first replaces what was
         # there. Counted per call, so that a layer that is used twice averages both uses.
         assert isinstance(norm, _BatchNorm)
-        seen[norm] += args[0].shape[0]
-        norm.momentum = args[0].shape[0] / seen[norm]
+        count = (args[0] if args else kwargs["input"]).shape[0]
+        seen[norm] += count
+        norm.momentum = count / seen[norm]
 
-    hooks = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(weigh, with_kwargs=True) for norm in norms]
     done = False
     try:
         model.eval()
@@ -93,16 +94,3 @@ def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             if not done or seen[norm] == 0:
                 for key, value in before[norm].items():
                     getattr(norm, key).copy_(value)
-
-
-def _run(model: nn.Module, pictures: Tensor) -> None:
-    try:
-        model(pictures)
-    except (RuntimeError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"loader yields batches of shape {tuple(pictures.shape)}, on which {type(model).__name__} does "
-            f"not run ({reason}): give pictures of the network's own size, several to a batch"
-        ) from error

@@ -73,14 +73,16 @@ class Plan:
         Raises:
             InputError: a layer that the plan does not have, or α outside [0, 1].
         """
-        known = {d.name for d in self.decisions}
-        for name, alpha in alphas.items():
+        if not isinstance(alphas, Mapping):
+            raise InputError(f"alphas={alphas!r}: give a mapping from names of layers to numbers or None")
+        known = [d.name for d in self.decisions]
+        for name in alphas:
             if name not in known:
                 raise InputError(f"alphas: {name!r} is not in this plan; it has {_some(known)}")
-            if alpha is not None:
-                check_alpha(alpha)
+        # As plain floats: numpy's could not be saved.
+        checked = {name: None if alpha is None else check_alpha(alpha) for name, alpha in alphas.items()}
         edited = [
-            replace(d, alpha=alphas[d.name], reason="as given") if d.name in alphas else d
+            replace(d, alpha=checked[d.name], reason="as given") if d.name in checked else d
             for d in self.decisions
         ]
         return replace(self, decisions=edited)
@@ -92,7 +94,9 @@ class Plan:
         )
         values = asdict(self) | {"input_shape": list(self.input_shape)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
-        Path(path).write_text(head + text, encoding="utf-8")
+        part = Path(path).with_name(Path(path).name + ".part")  # a kill must not leave half a plan
+        part.write_text(head + text, encoding="utf-8")
+        part.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -109,6 +113,8 @@ class Plan:
             plan.check()
         except FileNotFoundError as error:
             raise InputError(f"plan={str(path)!r}: there is no such file") from error
+        except IsADirectoryError as error:
+            raise InputError(f"plan={str(path)!r} is a folder: give the plan.yaml in it") from error
         except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
@@ -120,14 +126,24 @@ class Plan:
         """Check the values that a hand may have edited.
 
         Raises:
-            InputError: α outside [0, 1], or an unknown way to downsample.
+            InputError: α outside [0, 1], an unknown way to downsample, a layer twice, or a value of another
+                type.
         """
         check_downsample(self.downsample)
+        names = [d.name for d in self.decisions]
         for d in self.decisions:
+            if not all(isinstance(text, str) for text in (d.name, d.kind)):
+                raise InputError(f"layer {d.name!r} of kind {d.kind!r}: both are text, in quotes if need be")
+            if names.count(d.name) > 1:
+                raise InputError(f"layer {d.name!r} is there {names.count(d.name)} times: keep one")
+            if not all(_is_count(macs) for macs in (d.macs_before, d.macs_after)):
+                raise InputError(f"layer {d.name!r} has MACs that are no whole numbers: leave them alone")
             if d.alpha is not None and not _is_share(d.alpha):
                 raise InputError(
                     f"layer {d.name!r} has alpha={d.alpha!r}: give a number from 0 to 1, or null"
                 )
+        if not all(map(_is_count, (self.macs_before, self.macs_after, *self.input_shape))):
+            raise InputError("input_shape and MACs are whole numbers: leave them alone")
 
     def __str__(self) -> str:
         rows = [("layer", "kind", "alpha", "MACs before", "MACs after", "reason")]
@@ -232,7 +248,7 @@ def check_plan(plan: Plan, model: nn.Module) -> None:
     """Check that a plan is for this model.
 
     Raises:
-        InputError: it names a layer that the model does not have, or has of another kind.
+        InputError: it names a layer that the model does not have, or has of another kind or geometry.
     """
     layers = dict(model.named_modules())
     for d in plan.decisions:
@@ -252,6 +268,9 @@ def check_plan(plan: Plan, model: nn.Module) -> None:
                 f"plan: layer {d.name!r} is a {kind} in this {type(model).__name__} and a {d.kind} in the "
                 "plan; make one with octavize.plan(model)"
             )
+        problem = _geometry_problem(layers[d.name])
+        if d.alpha and problem is not None:
+            raise InputError(f"plan: layer {d.name!r} has alpha={d.alpha:g}: {problem}; set it to 0 or null")
 
 
 # ---- the decision on each layer -------------------------------------------------------------------------
@@ -292,6 +311,11 @@ def _obstacle(module: nn.Module, layer: Layer | None) -> str | None:
         return "stem: reads the network's input"
     if all(n == 1 for n in layer.input[0][2:]):
         return "sees a single pixel: there is no frequency to split"
+    return _geometry_problem(module)
+
+
+def _geometry_problem(module: nn.Module) -> str | None:
+    """Why the geometry of a convolution cannot be octave, or None."""
     assert isinstance(module, CONVOLUTIONS)
     return geometry_problem(module, default_octave_dims(len(module.kernel_size)))
 
@@ -301,6 +325,8 @@ def _alphas(alpha: Alpha, convolutions: Mapping[str, nn.Module]) -> dict[str, fl
     if isinstance(alpha, Mapping):
         for pattern, value in alpha.items():
             check_alpha(value)
+            if not isinstance(pattern, str):
+                raise InputError(f"alpha: the pattern {pattern!r} is no text: give names of layers, or '*'")
             if not any(fnmatchcase(name, pattern) for name in convolutions):
                 raise InputError(
                     f"alpha: the pattern {pattern!r} matches no convolution; names are such as "
@@ -308,12 +334,18 @@ def _alphas(alpha: Alpha, convolutions: Mapping[str, nn.Module]) -> dict[str, fl
                 )
         patterns = list(alpha.items())[::-1]
         return {
-            name: next((value for pattern, value in patterns if fnmatchcase(name, pattern)), DEFAULT_ALPHA)
+            name: check_alpha(
+                next((value for pattern, value in patterns if fnmatchcase(name, pattern)), DEFAULT_ALPHA)
+            )
             for name in convolutions
         }
     if callable(alpha):
         return {name: check_alpha(alpha(name, module)) for name, module in convolutions.items()}
     return dict.fromkeys(convolutions, check_alpha(alpha))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_share(alpha: Any) -> bool:
@@ -335,8 +367,8 @@ def _merge_where_dense(
     One layer turned dense may show the next one, such as along a chain of residual blocks: hence the loop,
     which ends since each turn takes at least one layer.
     """
-    octave = to_meta(model)
     while True:
+        octave = to_meta(model)  # anew: what a handler returned may have no handler itself
         alphas = {d.name: d.alpha for d in decisions if d.alpha is not None}
         with torch.device("meta"):  # for handlers that make new layers
             swap(octave, alphas, strict=False, downsample=downsample)

@@ -226,7 +226,7 @@ def _call(name: str) -> nn.Module:
     try:
         found = getattr(importlib.import_module(module_name), attribute)
         model = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # somebody else's code may raise anything
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"model {name} could not be made ({type(error).__name__}: {reason}): give module:function of a "

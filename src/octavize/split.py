@@ -11,8 +11,10 @@ Three questions are answered here and nowhere else:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ def check_alpha(alpha: float) -> float:
     Raises:
         InputError: α is not a number in [0, 1].
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
         raise InputError(
             f"alpha={alpha!r} is not a share of channels: give a number from 0 to 1, such as 0.5"
         )
@@ -77,7 +79,21 @@ def segments(runs: Runs) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-def join_runs(many: Iterable[Runs]) -> Runs:
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def _constant(function: Function) -> Function:
+    """`torch.compiler.assume_constant_result`, which would import the compiler, a second of time.
+
+    Counting channels one by one is slow where torch.compile follows every step of it: it takes these results
+    as the constants they are, since who is low is known while tracing.
+    """
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+@_constant
+def join_runs(many: Sequence[Runs]) -> Runs:
     """Runs of the concatenation over channels of maps with these runs."""
     joined = [0]
     for runs in many:
@@ -91,41 +107,59 @@ def join_runs(many: Iterable[Runs]) -> Runs:
     return tuple(joined) if len(joined) % 2 == 0 else (*joined, 0)
 
 
-def runs_of(is_low: Iterable[bool]) -> Runs:
-    """Runs of a map, given channel by channel which of them are low."""
-    return join_runs((0, 1) if low else (1, 0) for low in is_low)
-
-
+@_constant
 def common_runs(a: Runs, b: Runs) -> Runs:
     """Runs in which a channel is low only where it is low in both `a` and `b`."""
-    return runs_of(low_a and low_b for low_a, low_b in zip(_is_low(a), _is_low(b), strict=True))
+    return _runs_of([low_a and low_b for low_a, low_b in zip(_is_low(a), _is_low(b), strict=True)])
 
 
+@_constant
 def kept_low(own: Runs, target: Runs) -> tuple[int, ...]:
     """Which channels of the low half of a map with runs `own` are still low in `target`."""
     still_low = [t for o, t in zip(_is_low(own), _is_low(target), strict=True) if o]
     return tuple(i for i, low in enumerate(still_low) if low)
 
 
-def places(runs: Runs, channels: Iterable[int]) -> tuple[list[int], list[int], Runs]:
+@_constant
+def places(runs: Runs, channels: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
     """Where some channels of a map with these runs are stored, and the runs of the map they make.
 
     Returns:
         Which channels of the high half, which of the low half, and the new runs; all in the order asked for.
     """
-    is_low = _is_low(runs)
-    used, index = [0, 0], []
-    for low in is_low:
-        index.append(used[low])
-        used[low] += 1
-    chosen = list(channels)
-    high = [index[c] for c in chosen if not is_low[c]]
-    low = [index[c] for c in chosen if is_low[c]]
-    return high, low, runs_of(is_low[c] for c in chosen)
+    is_low, index = _is_low(runs), _index_in_half(runs)
+    high = tuple(index[c] for c in channels if not is_low[c])
+    low = tuple(index[c] for c in channels if is_low[c])
+    return high, low, _runs_of([is_low[c] for c in channels])
+
+
+@_constant
+def logical_order(runs: Runs) -> tuple[int, ...]:
+    """Where each channel is found in the concatenation of the high and the low half."""
+    n_high = sum(runs[::2])
+    return tuple(i + n_high * low for i, low in zip(_index_in_half(runs), _is_low(runs), strict=True))
+
+
+@_constant
+def channels_of(runs: Runs, is_low: bool) -> tuple[int, ...]:
+    """The channels of one frequency, in logical order."""
+    return tuple(c for c, low in enumerate(_is_low(runs)) if low == is_low)
+
+
+def _runs_of(is_low: Sequence[bool]) -> Runs:
+    return join_runs([(0, 1) if low else (1, 0) for low in is_low])
 
 
 def _is_low(runs: Runs) -> list[bool]:
     return [bool(i % 2) for i, count in enumerate(runs) for _ in range(count)]
+
+
+def _index_in_half(runs: Runs) -> list[int]:
+    used, index = [0, 0], []
+    for low in _is_low(runs):
+        index.append(used[low])
+        used[low] += 1
+    return index
 
 
 _FEW = 8  # so many pieces are cheaper to concatenate than to index
@@ -139,9 +173,7 @@ def cut(values: Tensor, runs: Runs, dim: int = 0) -> tuple[Tensor, Tensor]:
     if len(runs) == 2:
         return values.narrow(dim, 0, runs[0]), values.narrow(dim, runs[0], runs[1])
     if len(runs) > _FEW:
-        is_low = _is_low(runs)
-        high = take(values, [c for c, low in enumerate(is_low) if not low], dim)
-        return high, take(values, [c for c, low in enumerate(is_low) if low], dim)
+        return take(values, channels_of(runs, False), dim), take(values, channels_of(runs, True), dim)
     high = [values.narrow(dim, s.start, s.count) for s in segments(runs) if not s.is_low]
     low = [values.narrow(dim, s.start, s.count) for s in segments(runs) if s.is_low]
     empty = values.narrow(dim, 0, 0)
@@ -153,11 +185,7 @@ def uncut(high: Tensor, low: Tensor, runs: Runs, dim: int = 1) -> Tensor:
     if runs[1] == 0 and len(runs) == 2:
         return high
     if len(runs) > _FEW:
-        used, order = [0, sum(runs[::2])], []  # in the concatenation all low channels follow the high ones
-        for low_channel in _is_low(runs):
-            order.append(used[low_channel])
-            used[low_channel] += 1
-        return take(torch.cat([high, low], dim), order, dim)
+        return take(torch.cat([high, low], dim), logical_order(runs), dim)
     parts = [(low if s.is_low else high).narrow(dim, s.half_start, s.count) for s in segments(runs)]
     return torch.cat(parts, dim)
 
@@ -165,7 +193,7 @@ def uncut(high: Tensor, low: Tensor, runs: Runs, dim: int = 1) -> Tensor:
 def take(values: Tensor, index: Sequence[int], dim: int) -> Tensor:
     """The entries of `values` at `index` along `dim`: a view where they are neighbours."""
     start = index[0] if index else 0
-    if list(index) == list(range(start, start + len(index))):
+    if tuple(index) == tuple(range(start, start + len(index))):
         return values.narrow(dim, start, len(index))
     return values.index_select(dim, torch.tensor(index, dtype=torch.long, device=values.device))
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from .activation import TRACEABLE
 from .conv import OctConv, OctConv1d, OctConv2d, OctConv3d
 from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+from .errors import InputError
 
 Handler = Callable[..., nn.Module]
 
@@ -67,9 +70,19 @@ def handler_of(layer: nn.Module) -> Handler | None:
 def _torch_layer(layer: Any, alpha: float, **settings: Any) -> nn.Module:
     """torch's layers: another class for the same object; an octave layer only gets a new α."""
     if not isinstance(layer, OctConv):
-        layer.__class__ = next(_OCTAVE_CLASS[kind] for kind in type(layer).__mro__ if kind in _OCTAVE_CLASS)
+        octave = next(_OCTAVE_CLASS[kind] for kind in type(layer).__mro__ if kind in _OCTAVE_CLASS)
+        layer.__class__ = _parametrized(type(layer), octave) if is_parametrized(layer) else octave
     layer.become_octave(alpha, **settings)
     return layer
+
+
+def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Module]:
+    """The octave class of a layer with parametrizations (`torch.nn.utils.parametrizations`).
+
+    torch gives such a layer a class of its own, below the layer's, whose properties compute the weights.
+    """
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(f"Oct{kind.__name__}", (octave,), own)
 
 
 def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsample: str) -> None:
@@ -79,8 +92,16 @@ def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsam
         handle = handler_of(layer)
         assert handle is not None  # planned so
         octave = handle(layer, alpha=alpha, strict=strict, downsample=downsample)
+        if not isinstance(octave, nn.Module):
+            raise InputError(
+                f"the @oct_handler of {type(layer).__name__} returned {octave!r} for layer {name!r}: let it "
+                "return the layer to put in its place"
+            )
         if octave is not layer:
             replace_module(model, layer, octave)
+    for module in model.modules():
+        if type(module) in TRACEABLE:
+            module.__class__ = TRACEABLE[type(module)]
 
 
 def replace_module(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:

@@ -6,7 +6,7 @@ on it (see `dispatch.py`), each by a rule (see `rules.py`) that says how the fun
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -181,9 +181,9 @@ class OctTensor(Octave):
         low = take(self.low, kept_low(self.runs, runs), dim=1)
         return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
 
-    def channels(self, channels: Iterable[int]) -> OctTensor | Tensor:
+    def channels(self, channels: Sequence[int]) -> OctTensor | Tensor:
         """The map of some of the channels, in the order given. With no low one among them, a plain tensor."""
-        high, low, runs = places(self.runs, channels)
+        high, low, runs = places(self.runs, tuple(channels))
         if not low:
             return take(self.high, high, dim=1)
         halves = take(self.high, high, dim=1), take(self.low, low, dim=1)

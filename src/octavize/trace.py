@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -160,6 +160,17 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
     Raises:
         TraceError: the network does not run on such an input.
     """
+    try:
+        return _trace(model, shape)
+    except TraceError as error:
+        try:
+            with torch.device("meta"):  # where a forward makes tensors without saying on which device
+                return _trace(model, shape)
+        except TraceError:
+            raise error from error.__cause__
+
+
+def _trace(model: nn.Module, shape: Shape) -> Trace:
     meta = to_meta(model)
     x = torch.empty(shape, device="meta", dtype=_dtype(model))
     names = {module: name for name, module in meta.named_modules()}
@@ -207,7 +218,12 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
         failed.fallbacks = sources.fallbacks
         raise failed from error
     macs = counter.get_total_flops() // 2
-    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(output))
+    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
+
+
+def _plain(output: Any) -> Any:
+    """What a network returns, dataclasses opened."""
+    return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict)) else output
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

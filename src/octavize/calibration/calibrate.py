@@ -53,12 +53,14 @@ def calibrate(
         RuntimeError: the reordered network would compute something else. The model is left as it was.
     """
     check_score(score)
-    planner = Planner(model, downsample=downsample, example=example)
     if plan is not None:
         check_plan(plan, model)
-    elif budget is None:
+        example = plan.input_shape if example is None else example  # the network may take no other
+    planner = Planner(model, downsample=downsample, example=example)
+    if plan is None and budget is None:
         plan = planner.plan(alpha)  # mistakes show before the pictures are read, which takes longer
-    else:
+    elif plan is None:
+        assert budget is not None
         check_one_of(alpha, budget)
         check_budget(budget)
     channels = Channels(model, find_coupling(model, planner.shape))

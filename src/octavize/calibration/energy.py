@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..loaders import pictures_of
+from ..loaders import pictures_of, run_on
 from ..resample import halve, upsample
 from ..split import default_octave_dims
 from ..trace import CONVOLUTIONS
+from .coupling import stand_in
 
 Score = Literal["damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -85,34 +86,23 @@ def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_pictures: int
     """Run a network on pictures and measure the energies at the inputs of its convolutions.
 
     Args:
-        model: a vanilla network. It runs in evaluation mode; its mode and hooks are left as they were.
+        model: a vanilla network. It runs in evaluation mode and without its users' hooks.
         loader: batches of prepared pictures, see `octavize.loaders.pictures_of`.
         max_pictures: stop after so many.
 
     Raises:
-        InputError: a batch of another kind, a loader that yields nothing, or `max_pictures` below 1.
+        InputError: a batch of another kind or on which the network does not run, a loader that yields
+            nothing, or `max_pictures` below 1.
     """
     if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 1:
         raise InputError(f"max_pictures={max_pictures!r}: give a whole number above 0")
-    place = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     found = Energies()
-    with _evaluating(model), _listening(model, found.convolutions):
+    net = stand_in(model)
+    with _listening(net, found.convolutions):
         for pictures in pictures_of(loader, max_pictures):
-            model(pictures.to(place))
+            run_on(net, pictures)
             found.pictures += len(pictures)
     return found
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and back: module by module, since parts may be frozen in another mode."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

@@ -6,6 +6,7 @@ one advanced-indexing gather.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +38,7 @@ def to_input(
         InputError: `mean` or `std` do not fit the channels, or `size` is below 1.
     """
     _check_pictures(pictures)
-    _check_statistics(mean, std, pictures.shape[1])
+    check_statistics(mean, std, pictures.shape[1])
     _check_size(size)
     values = pictures.to(torch.float32).contiguous(memory_format=torch.channels_last)
     if size is not None and pictures.shape[2:] != (size, size):
@@ -119,11 +120,14 @@ def _check_pictures(pictures: Tensor) -> None:
         raise InputError(f"pictures has shape {tuple(pictures.shape)}: give a batch (N, C, H, W)")
 
 
-def _check_statistics(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
+def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
+    """Raises InputError unless mean and deviation are usable numbers, one each a channel."""
     channels = len(mean) if channels is None else channels
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
             raise InputError(f"{name} has {len(values)} values for {channels} channels: give one each")
+    if not all(map(math.isfinite, (*mean, *std))):
+        raise InputError(f"mean={tuple(mean)} and std={tuple(std)} must be finite numbers")
     if not all(value > 0 for value in std):
         raise InputError(f"std={tuple(std)} must be above 0: measure it on pictures that have contrast")
 

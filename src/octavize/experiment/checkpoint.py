@@ -59,8 +59,23 @@ def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> N
     Args:
         metadata: `model`, `alpha`, `classes`, `in_chans`, `arguments` (builder arguments), and anything else
             that JSON can hold, such as `mean`, `std`, `size`.
+
+    Raises:
+        InputError: the state dict holds what is no tensor (`get_extra_state`).
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for key, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"{type(model).__name__} has {key!r} in its state dict, a {type(value).__name__}: only "
+                "tensors can be written"
+            )
+        tensor = value.detach().cpu().contiguous()
+        # A layer or weight used twice has two names; safetensors refuses tensors that share memory.
+        storage = tensor.untyped_storage().data_ptr()
+        tensors[key] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={KEY: json.dumps(dict(metadata), ensure_ascii=False)})
     os.replace(part, path)

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octavize.budget import check_budget
 from octavize.calibration.calibrate import calibrate
 from octavize.conv import check_downsample
 from octavize.convert import octavize
 from octavize.converted import PLAN, load_converted, save_converted
 from octavize.errors import InputError
-from octavize.experiment.augment import to_input
+from octavize.experiment.augment import check_statistics, to_input
 from octavize.experiment.checkpoint import read_json, write_json
 from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import (
@@ -74,10 +75,12 @@ class Adaptation:
             raise InputError(
                 f"alpha is {self.alpha!r} and budget is {self.budget!r}: give one, a budget chooses alpha"
             )
-        for name, low, high in (("alpha", 0, 1), ("budget", 0, math.inf), ("distil", 0, 1)):
+        for name, low, high in (("alpha", 0, 1), ("distil", 0, 1)):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"{name} is {value!r}: give a number from {low} to {high:g}")
+        if self.budget is not None:
+            check_budget(self.budget)
         check_downsample(self.downsample)
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature!r}: give a number above 0, such as 2")
@@ -230,7 +233,7 @@ def as_trained(pictures: Pictures, facts: Mapping[str, Any]) -> Pictures:
     """The pictures with the mean and deviation that the network was trained with.
 
     Raises:
-        InputError: the network knows other classes.
+        InputError: the network knows other classes, or mean and deviation are not one each a channel.
     """
     classes = facts.get("classes")
     if classes is not None and list(classes) != list(pictures.classes):
@@ -239,6 +242,7 @@ def as_trained(pictures: Pictures, facts: Mapping[str, Any]) -> Pictures:
             f"{_some(classes)}: give the data it was trained on"
         )
     mean, std = facts.get("mean", pictures.mean), facts.get("std", pictures.std)
+    check_statistics(mean, std, pictures.channels)  # before a folder is claimed for them
     return replace(pictures, mean=tuple(mean), std=tuple(std))
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from rich.console import Console
 
 import octavize
-from octavize.deploy.bench import bench, choose_runtimes, contenders_of, narrower
+from octavize.deploy.bench import bench
 from octavize.deploy.bench_report import draw, table
+from octavize.deploy.bench_runtimes import choose_runtimes
+from octavize.deploy.contenders import contenders_of, narrower
 from octavize.experiment.checkpoint import write_json
 
 OUT = Path(__file__).resolve().parent / "results/realised_saving"

@@ -14,14 +14,17 @@ from torch import nn
 from deploy_help import octave, small
 from octavize import InputError, create_model
 from octavize.deploy import bench as b
+from octavize.deploy import contenders as networks
 from octavize.deploy.bench_report import draw, table
+from octavize.deploy.bench_runtimes import choose_runtimes
+from octavize.deploy.contenders import Contender
 
 ALPHAS = {"vanilla": 0.0, "α=0.5": 0.5, "α=0.25": 0.25}
 MACS = {"vanilla": 1000, "α=0.5": 600, "α=0.25": 800}
 
 
-def contenders() -> list[b.Contender]:
-    return [b.Contender(name, nn.Identity(), 8, MACS[name], alpha) for name, alpha in ALPHAS.items()]
+def contenders() -> list[Contender]:
+    return [Contender(name, nn.Identity(), 8, MACS[name], alpha) for name, alpha in ALPHAS.items()]
 
 
 class Clock:
@@ -65,7 +68,7 @@ def test_ratios_are_right_on_a_machine_that_slows_down() -> None:
 def test_real_sleeps() -> None:
     sleeps = {"vanilla": 0.020, "α=0.5": 0.012, "α=0.25": 0.020}
 
-    def prepare(c: b.Contender, setting: b.Setting) -> b.Call:
+    def prepare(c: Contender, setting: b.Setting) -> b.Call:
         return lambda: time.sleep(sleeps[c.name])
 
     found = b.bench(contenders(), {"sleep": prepare}, batches=[2], threads=[1], rounds=5)
@@ -81,7 +84,7 @@ def test_runtimes_take_turns_alone_or_together() -> None:
     order: list[str] = []
 
     def runtime(name: str) -> b.Prepare:
-        def prepare(c: b.Contender, setting: b.Setting) -> b.Call:
+        def prepare(c: Contender, setting: b.Setting) -> b.Call:
             assert setting.batch in (1, 8)
             return lambda: order.append(f"{name}/{c.name}/{setting.batch}/{setting.threads}")
 
@@ -101,7 +104,7 @@ def test_runtimes_take_turns_alone_or_together() -> None:
     [
         (lambda: b.bench([], {"x": None}), "contenders and runtimes"),  # pyright: ignore[reportArgumentType]
         (lambda: b.bench(contenders(), {"x": None}, rounds=0), "rounds=0"),  # pyright: ignore[reportArgumentType]
-        (lambda: b.choose_runtimes(["tvm"]), "'tvm' is unknown: choose from eager"),
+        (lambda: choose_runtimes(["tvm"]), "'tvm' is unknown: choose from eager"),
     ],
 )
 def test_bad_input(call: Any, words: str) -> None:
@@ -113,23 +116,25 @@ def test_alternatives_of_the_same_arithmetic() -> None:
     def build(alpha: float) -> nn.Module:
         return octave(alpha) if alpha else small()
 
-    found = b.contenders_of(build, [0, 0.5], 32, same_macs=True)
+    found = networks.contenders_of(build, [0, 0.5], 32, same_macs=True)
     vanilla, half, smaller = found
     assert (vanilla.name, half.name) == ("vanilla", "α=0.5")
     assert smaller.size < 32
     assert smaller.macs == pytest.approx(half.macs, rel=0.1)
-    narrow = b.narrower(
-        "oct_cifar_resnet20", 32, round(0.6 * b._macs(create_model("oct_cifar_resnet20", 0), 32))
+    narrow = networks.narrower(
+        "oct_cifar_resnet20", 32, round(0.6 * networks._macs(create_model("oct_cifar_resnet20", 0), 32))
     )
     assert narrow is not None
-    assert narrow.macs / b._macs(create_model("oct_cifar_resnet20", 0), 32) == pytest.approx(0.6, abs=0.06)
-    assert b.narrower("oct_resnet18", 32, 10**8) is None
+    assert narrow.macs / networks._macs(create_model("oct_cifar_resnet20", 0), 32) == pytest.approx(
+        0.6, abs=0.06
+    )
+    assert networks.narrower("oct_resnet18", 32, 10**8) is None
 
 
 @pytest.mark.parametrize("runtime", ["eager", "frozen"])
 def test_pytorch_runs(runtime: str) -> None:
-    chosen = b.choose_runtimes([runtime])
-    network = b.Contender("vanilla", octave(), 16, 1000)
+    chosen = choose_runtimes([runtime])
+    network = Contender("vanilla", octave(), 16, 1000)
     (row,) = b.bench([network], chosen, batches=[2], threads=[1], rounds=1)["rows"]
     assert row["median_ms"] > 0
 
@@ -137,14 +142,14 @@ def test_pytorch_runs(runtime: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["compile", "onnxruntime", "openvino"])
 def test_other_runtimes_run(runtime: str) -> None:
-    chosen = b.choose_runtimes([runtime])
-    networks = [b.Contender("vanilla", small(), 16, 1000), b.Contender("α=0.5", octave(), 16, 600, 0.5)]
-    found = b.bench(networks, chosen, batches=[1, 2], threads=[1], rounds=2)
+    chosen = choose_runtimes([runtime])
+    pair = [Contender("vanilla", small(), 16, 1000), Contender("α=0.5", octave(), 16, 600, 0.5)]
+    found = b.bench(pair, chosen, batches=[1, 2], threads=[1], rounds=2)
     assert [row["network"] for row in found["rows"]] == ["vanilla", "α=0.5"] * 2
 
 
 def test_table_and_figure(tmp_path: Path) -> None:
-    def prepare(c: b.Contender, setting: b.Setting) -> b.Call:
+    def prepare(c: Contender, setting: b.Setting) -> b.Call:
         return lambda: None
 
     found = b.bench(contenders(), {"fast": prepare}, threads=[1], rounds=2)

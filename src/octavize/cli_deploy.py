@@ -171,8 +171,9 @@ def bench(
     [cyan]octavize bench oct_mobilenet_v1 --alpha 0.5 --runtime frozen onnxruntime --threads 1[/cyan]
     """
     from octavize.deploy.bench import bench as run
-    from octavize.deploy.bench import choose_runtimes, contenders_of, narrower
     from octavize.deploy.bench_report import draw, table
+    from octavize.deploy.bench_runtimes import choose_runtimes
+    from octavize.deploy.contenders import contenders_of, narrower
     from octavize.experiment.checkpoint import write_json
 
     for option, file in (("--out", out), ("--figure", figure)):

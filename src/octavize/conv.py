@@ -26,6 +26,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from .errors import InputError
 from .resample import halve, pad_any, pool, upsample
+from .saved import made_again
 from .split import check_alpha, cut, default_octave_dims, low_channels, low_size, with_low_divisible
 from .tensor import OctTensor
 
@@ -121,15 +122,14 @@ class OctConv(_ConvNd):
         b_high, b_low = (None, None) if self.bias is None else cut(self.bias, rows)
 
         size = self._out_size(x.high.shape[2:])
-        y_high = self._sum_paths(size, b_high, self._high_to_high(x, w_hh), (x.low, w_lh))
+        high_to_high = self._high_to_high(x, w_hh)
+        y_high = self._sum_paths(size, b_high, high_to_high, (x.low, w_lh))
         if self.low_out == 0:
             return y_high
-        y_low = self._sum_paths(
-            low_size(size, self.octave_dims),
-            b_low,
-            (self._pool_by_stride(x.low), w_ll),
-            (self._pool_twice(x), w_hl),
-        )
+        pooled = self._pool_twice(x)
+        low_to_low, high_to_low = (self._pool_by_stride(x.low), w_ll), (pooled, w_hl)
+        with self._made_again(pooled, *high_to_high):
+            y_low = self._sum_paths(low_size(size, self.octave_dims), b_low, low_to_low, high_to_low)
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
@@ -200,6 +200,11 @@ class OctConv(_ConvNd):
         """What the low output reads of the high input: pooled by the stride, then by an octave."""
         strided = any(factor == 2 for factor in self.stride[-self.octave_dims :])
         return halve(self._pooled_high(x), self.octave_dims) if strided else x.pooled_high()
+
+    def _made_again(self, pooled: Tensor, half: Tensor, _: Tensor, *stride: Any) -> Any:
+        """Backward pools again what W_hl reads, out of what W_hh reads."""
+        first = self._pool_by_stride if stride else nn.Identity()
+        return made_again(pooled, half, lambda x: halve(first(x), self.octave_dims))
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Size of the high output: ⌈size / stride⌉ along the octave axes, torch's along the others."""

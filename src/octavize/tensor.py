@@ -15,6 +15,7 @@ from torch import Tensor
 from .dispatch import RULES, Octave
 from .errors import InputError
 from .resample import fits, halve, upsample
+from .saved import who_saves
 from .split import (
     Runs,
     check_alpha,
@@ -155,7 +156,7 @@ class OctTensor(Octave):
         # serve with, after or inside.
         if self.high.is_leaf and self.high.requires_grad:
             return halve(self.high, self.octave_dims)  # a second backward needs a graph of its own
-        state = (torch.is_grad_enabled(), self.high, _version(self.high), _who_saves())
+        state = (torch.is_grad_enabled(), self.high, _version(self.high), who_saves())
         if self._pooled is None or not _same(self._pooled[0], state):
             self._pooled = (state, halve(self.high, self.octave_dims))
         return self._pooled[1]
@@ -263,14 +264,6 @@ def _version(tensor: Tensor) -> int:
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     return a[1] is b[1] and (a[0], *a[2:]) == (b[0], *b[2:])  # tensors compare value by value
-
-
-def _who_saves() -> Any:
-    """The hooks that keep tensors for backward just now: each activation checkpoint has its own."""
-    if torch.compiler.is_compiling():
-        return None
-    internals: Any = torch._C  # torch shows its hooks nowhere else
-    return internals._autograd._top_saved_tensors_default_hooks(True)
 
 
 # Last, since rules build on all of the above: whoever has an OctTensor has the rules for it.

@@ -1,4 +1,4 @@
-"""What `bench` found, for people: a table, and a figure."""
+"""What `bench` found, for people: tables, and a figure."""
 
 from __future__ import annotations
 
@@ -8,32 +8,44 @@ from typing import TYPE_CHECKING, Any
 from octavize.errors import require_extra
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 
-def table(results: dict[str, Any], title: str) -> Table:
-    """A row a network in a runtime: time, its ratio, that of the arithmetic, and the saving realised."""
+def table(results: dict[str, Any], title: str) -> Group:
+    """A table for each batch and number of threads, a row a network in a runtime."""
+    from rich.console import Group
+    from rich.text import Text
+
+    places = dict.fromkeys((row["batch"], row["threads"]) for row in results["rows"])
+    return Group(Text(title, "bold"), *(_table(results["rows"], *place) for place in places))
+
+
+def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:
+    """Time, its ratio to vanilla's, that of the arithmetic, and the saving realised."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    title = f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for i, column in enumerate(("runtime", "batch", "threads", "network", "ms", "×", "MACs ×", "realised")):
-        shown.add_column(column, justify="left" if i in (0, 3) else "right", no_wrap=True)
+    for i, column in enumerate(("runtime", "network", "ms", "×", "MACs ×", "realised")):
+        shown.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
     before = None
-    for row in results["rows"]:
-        place = (row["runtime"], row["batch"], row["threads"])
-        if before not in (None, place):
+    for row in rows:
+        if (row["batch"], row["threads"]) != (batch, threads):
+            continue
+        runtime, saving = row["runtime"], row["saving_realised"]
+        if before not in (None, runtime):
             shown.add_section()
-        saving = row["saving_realised"]
         shown.add_row(
-            *(("", "", "") if place == before else map(str, place)),
+            "" if runtime == before else runtime,
             row["network"],
             f"{row['median_ms']:.2f}",
             f"{row['time_ratio']:.3f}",
             f"{row['mac_ratio']:.3f}",
             "" if saving is None else f"{saving:.0%}",
         )
-        before = place
+        before = runtime
     return shown
 
 

@@ -60,8 +60,8 @@ def export(
         error = parity(eager, written, shapes_to_try(shape, dynamic_batch, dynamic_size))
         if not error <= TOLERANCE:  # not a number fails too
             raise InputError(
-                f"path {path} is not written: its outputs differ from the network's by {error:.1e} of the largest, "
-                f"more than {TOLERANCE:g}; export to another format, and report the network"
+                f"path {path} is not written: its outputs differ from the network's by {error:.1e} of the "
+                f"largest, more than {TOLERANCE:g}; export to another format, and report the network"
             )
         for file in Path(folder).iterdir():
             os.replace(file, path.parent / file.name)

@@ -1,4 +1,4 @@
-"""freeze(): a network for inference only. Batch norms are folded, octave weights are cut and laid out once."""
+"""freeze(): a network for inference only. Batch norms are folded, octave weights are cut once."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class FrozenOctConv(nn.Module):
         return halve(self._pooled(x), self.octave_dims) if max(self.octave_stride) > 1 else x.pooled_high()
 
     def _size(self, x: OctTensor, y: Tensor) -> Sequence[int]:
-        """Size of the high output: ⌈size / stride⌉ along the octave axes, that of any path along the others."""
+        """Of the high output: ⌈size / stride⌉ along the octave axes, that of any path along the others."""
         kept = y.dim() - self.octave_dims
         halved = (-(-n // s) for n, s in zip(x.high.shape[kept:], self.octave_stride, strict=True))
         return (*y.shape[2:kept], *halved)
@@ -140,8 +140,8 @@ class FrozenOctConv(nn.Module):
             x = OctTensor.all_high(x, octave_dims=self.octave_dims, strict=self.strict)
         if x.runs != self.runs or x.octave_dims != self.octave_dims:
             raise InputError(
-                f"layer {self.name or 'without a name'} was frozen for an input of {_told(self.runs)} and got "
-                f"{_told(x.runs)}: freeze the network with an example= like this input"
+                f"layer {self.name or 'without a name'} was frozen for an input of {_told(self.runs)} and "
+                f"got {_told(x.runs)}: freeze the network with an example= like this input"
             )
         return x.with_runs(self.read_runs)
 

@@ -42,8 +42,8 @@ def export_onnx(
         of several batches (and sizes).
 
     Raises:
-        InputError: the network does not run on `input_shape` or cannot be exported; the error exceeds 1e-4, in
-            which case no file is written; the path is no .onnx or its folder is missing; a package is missing.
+        InputError: the network does not run on `input_shape` or cannot be exported; the error exceeds 1e-4
+            and no file is written; the path is no .onnx or its folder is missing; a package is missing.
     """
     return export(
         model,

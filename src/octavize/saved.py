@@ -65,8 +65,12 @@ def _same(tensor: Any) -> Any:
 _AS_THEY_ARE: Hooks = (_same, _same)
 
 
-def _hooks_work() -> bool:
-    """False where hooks are forbidden, and in torch.func's transforms, whose tensors have no storage."""
+def in_transform() -> bool:
+    """Whether one of torch.func's transforms runs: its tensors have no storage, and are dead afterwards."""
     internals: Any = torch._C
-    transform = internals._functorch.peek_interpreter_stack()
-    return transform is None and internals._autograd._saved_tensors_hooks_is_enabled()
+    return not torch.compiler.is_compiling() and internals._functorch.peek_interpreter_stack() is not None
+
+
+def _hooks_work() -> bool:
+    internals: Any = torch._C
+    return not in_transform() and internals._autograd._saved_tensors_hooks_is_enabled()

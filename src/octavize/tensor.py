@@ -15,7 +15,7 @@ from torch import Tensor
 from .dispatch import RULES, Octave
 from .errors import InputError
 from .resample import fits, halve, upsample
-from .saved import who_saves
+from .saved import in_transform, who_saves
 from .split import (
     Runs,
     check_alpha,
@@ -154,7 +154,7 @@ class OctTensor(Octave):
         """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
         # Pooled without gradients, before a change in place or outside of an activation checkpoint, it cannot
         # serve with, after or inside.
-        if self.high.is_leaf and self.high.requires_grad:
+        if (self.high.is_leaf and self.high.requires_grad) or in_transform():
             return halve(self.high, self.octave_dims)  # a second backward needs a graph of its own
         state = (torch.is_grad_enabled(), self.high, _version(self.high), who_saves())
         if self._pooled is None or not _same(self._pooled[0], state):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import octavize
 from deploy_help import octave, shaken, small
-from octavize import InputError, OctConv2d, OctTensor
+from octavize import InputError, OctConv2d, OctTensor, freeze
 from octavize.deploy.frozen import JOINS, FrozenOctConv
+from octavize.deploy.packed import PackedConv2d
 
 ALPHAS = (0, 0.125, 0.25, 0.5, 0.75, 1)
 EXAMPLE = (1, 3, 32, 32)
@@ -235,3 +237,42 @@ def test_bad_input(example: Any, join: Any, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         octavize.freeze(small(), example, join=join)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"stride": 2}, {"groups": 8}, {"dilation": 2, "bias": False}, {"padding": "same"}, {"padding": 0}],
+    ids=str,
+)
+def test_packed_layers_are_torchs(settings: dict[str, Any], layout: torch.memory_format) -> None:
+    layer = PackedConv2d(8, 8, 3, **{"padding": 1, **settings})
+    plain = nn.Conv2d(8, 8, 3, **{"padding": 1, **settings})
+    plain.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        for shape in ((1, 8, 9, 7), (3, 8, 16, 16)):
+            x = torch.randn(shape).contiguous(memory_format=layout)
+            torch.testing.assert_close(layer(x), plain(x))
+        for conv in (layer, plain):
+            conv.weight.mul_(-2)
+        torch.testing.assert_close(layer(x), plain(x))
+        again = pickle.loads(pickle.dumps(layer))
+        assert again._packed is None
+        torch.testing.assert_close(again(x), plain(x))
+        torch.testing.assert_close(layer.double()(x.double()), plain.double()(x.double()))
+    layer, x = layer.float(), x.float().requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+
+
+def test_frozen_networks_lay_their_weights_out_once() -> None:
+    frozen = freeze(octave(), (1, 3, 16, 16))
+    x = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        frozen(x)
+        packed = [m._packed[1] for m in frozen.modules() if isinstance(m, PackedConv2d) and m._packed]
+        frozen(x)
+    assert len(packed) > 3
+    again = [m._packed[1] for m in frozen.modules() if isinstance(m, PackedConv2d) and m._packed]
+    assert all(a is b for a, b in zip(packed, again, strict=True))

@@ -171,7 +171,8 @@ def cut(values: Tensor, runs: Runs, dim: int = 0) -> tuple[Tensor, Tensor]:
     For the usual two runs both parts are views, so writing into them writes into `values`.
     """
     if len(runs) == 2:
-        return values.narrow(dim, 0, runs[0]), values.narrow(dim, runs[0], runs[1])
+        high, low = values.split(list(runs), dim)  # not narrow(): its backward fills and adds whole weights
+        return high, low
     if len(runs) > _FEW:
         return take(values, channels_of(runs, False), dim), take(values, channels_of(runs, True), dim)
     high = [values.narrow(dim, s.start, s.count) for s in segments(runs) if not s.is_low]

@@ -25,9 +25,11 @@ from octavize.resample import halve, pad_any, pool, upsample
 from octavize.split import Runs, cut, low_size, with_low_divisible
 from octavize.tensor import OctTensor
 
+from .packed import PackedConv2d
+
 JOINS = ("none", "low_in", "low_out")
 _JOINED_PATHS = {"low_in": ("lh", "ll"), "low_out": ("ll", "hl")}
-_TORCH: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TORCH: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: PackedConv2d, 3: nn.Conv3d}
 
 
 class FrozenOctConv(nn.Module):

@@ -2,6 +2,6 @@
 
 `freeze.py` makes the inference network out of the layers of `frozen.py` and `packed.py`, from what `watch.py`
 saw in one run. `onnx.py`, `openvino.py` and `pt2.py` write it to a file and compare the file with the network
-(`export.py`); `runtime.py` reads all three back. `bench.py` times vanilla and octave (`contenders.py`) in each
-of them (`bench_runtimes.py`).
+(`export.py`); `runtime.py` reads all three back. `bench.py` times the networks of `contenders.py` in each of
+them (`bench_runtimes.py`).
 """

@@ -1,7 +1,9 @@
 """How much of the saved arithmetic each runtime saves in time: ResNet-50 and MobileNetV1 at 224 pixels.
 
-    python benchmarks/realised_saving.py                     # all of it: benchmarks/results/realised_saving/
-    python benchmarks/realised_saving.py --only frozen       # some runtimes
+    python benchmarks/realised_saving.py                     # all of it, hours: benchmarks/results/realised_saving/
+    python benchmarks/realised_saving.py --batch 1 --threads 1 --runtime frozen openvino
+    python benchmarks/realised_saving.py --tables            # only write the tables of docs/deploy.md
+    python benchmarks/realised_saving.py --check             # exit 1 if they are not those of the results
     python benchmarks/realised_saving.py --smoke             # a minute, to try the script; nothing is kept
 
 Leave the machine idle meanwhile. Beside octave stand the vanilla networks of the same arithmetic: on smaller
@@ -11,7 +13,9 @@ pictures, and, where the architecture has one, of a smaller width.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -23,41 +27,93 @@ from octavize.deploy.contenders import contenders_of, narrower
 from octavize.experiment.checkpoint import write_json
 
 OUT = Path(__file__).resolve().parent / "results/realised_saving"
+GUIDE = OUT.parents[2] / "docs/deploy.md"
+START = "<!-- realised: written by benchmarks/realised_saving.py -->\n"
+END = "<!-- /realised -->"
 NETWORKS = ("oct_resnet50", "oct_mobilenet_v1")
 ALPHAS = (0.125, 0.25, 0.5, 0.75)
 SIZE = 224
 
 
-def measure(name: str, only: list[str] | None, rounds: int, smoke: bool) -> None:
+def measure(name: str, given: argparse.Namespace) -> None:
     """Time one network, print the table, and keep it as JSON with its figure."""
-    size, alphas = (32, (0.5,)) if smoke else (SIZE, ALPHAS)
+    size, alphas = (32, (0.5,)) if given.smoke else (SIZE, ALPHAS)
     networks = contenders_of(lambda alpha: octavize.create_model(name, alpha), alphas, size, same_macs=True)
     widths = (narrower(name, size, c.macs) for c in networks if c.alpha > 0)
     networks += list({c.name: c for c in widths if c is not None}.values())
     results = {"model": name, "size": size} | bench(
         networks,
-        choose_runtimes(only),
-        batches=(1,) if smoke else (1, 8),
-        threads=(1,) if smoke else None,
-        rounds=rounds,
+        choose_runtimes(given.runtime),
+        batches=given.batch,
+        threads=given.threads,
+        rounds=given.rounds,
         say=Console(stderr=True).print,
     )
-    title = f"{name}, {size} × {size} pixels, median of {rounds} rounds"
+    title = f"{name}, {size} × {size} pixels, median of {given.rounds} rounds"
     Console().print(table(results, title))
-    if not smoke:
+    if not given.smoke:
         OUT.mkdir(parents=True, exist_ok=True)
         write_json(OUT / f"{name}.json", results)
         draw(results, OUT / f"{name}.svg", title)
 
 
+# ---- the tables of the guide ----------------------------------------------------------------------------
+
+
+def guide(text: str) -> str:
+    """The text of the guide with the tables of the committed results."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    files = [path for name in NETWORKS if (path := OUT / f"{name}.json").is_file()]
+    return (
+        before + START + "".join(section(json.loads(path.read_text("utf-8"))) for path in files) + END + after
+    )
+
+
+def section(results: dict[str, Any]) -> str:
+    """A network: a table for each batch and number of threads, a row a network, a column a runtime."""
+    rows, where = results["rows"], results["environment"]
+    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    cells = {(r["runtime"], r["batch"], r["threads"], r["network"]): r for r in rows}
+    text = ""
+    for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in rows):
+        text += f"**{results['model']}**, {results['size']} pixels, batch {batch}, {threads} thread(s)\n\n"
+        text += f"| network | MACs | {' | '.join(runtimes)} |\n|---|---:{'|---:' * len(runtimes)}|\n"
+        for network in dict.fromkeys(row["network"] for row in rows):
+            own = [cells[runtime, batch, threads, network] for runtime in runtimes]
+            text += f"| {network} | × {own[0]['mac_ratio']:.3f} | {' | '.join(map(cell, own))} |\n"
+        text += "\n"
+    versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onnxruntime", "openvino"))
+    return f"{text}n = {results['rounds']} rounds, {versions}, {where['processor']}.\n\n"
+
+
+def cell(row: dict[str, Any]) -> str:
+    """The time, its ratio to vanilla's, and the saving realised."""
+    saving = row["saving_realised"]
+    rest = "" if saving is None else f" × {row['time_ratio']:.3f}, {saving:.0%}"
+    return f"{row['median_ms']:.1f} ms{rest}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="RUNTIME", help="some of the runtimes")
+    parser.add_argument("--runtime", nargs="+", metavar="NAME", help="some of the runtimes")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], metavar="N")
+    parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="one, and all, by default")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--smoke", action="store_true", help="32 pixels, two rounds; nothing is kept")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of docs/deploy.md")
+    parser.add_argument("--check", action="store_true", help="only compare them with the results")
     given = parser.parse_args()
-    for name in ("oct_cifar_resnet20",) if given.smoke else NETWORKS:
-        measure(name, given.only, 2 if given.smoke else given.rounds, given.smoke)
+    text = GUIDE.read_text("utf-8")
+    if given.check:
+        raise SystemExit(guide(text) != text)
+    if given.smoke:
+        given.batch, given.threads, given.rounds = [1], [1], 2
+    if not given.tables:
+        for name in ("oct_cifar_resnet20",) if given.smoke else NETWORKS:
+            measure(name, given)
+    if not given.smoke:
+        GUIDE.write_text(guide(text), "utf-8")
 
 
 if __name__ == "__main__":

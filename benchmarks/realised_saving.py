@@ -1,6 +1,6 @@
 """How much of the saved arithmetic each runtime saves in time: ResNet-50 and MobileNetV1 at 224 pixels.
 
-    python benchmarks/realised_saving.py                     # all of it, hours: benchmarks/results/realised_saving/
+    python benchmarks/realised_saving.py                     # all, hours: benchmarks/results/realised_saving/
     python benchmarks/realised_saving.py --batch 1 --threads 1 --runtime frozen openvino
     python benchmarks/realised_saving.py --tables            # only write the tables of docs/deploy.md
     python benchmarks/realised_saving.py --check             # exit 1 if they are not those of the results
@@ -65,9 +65,8 @@ def guide(text: str) -> str:
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     files = [path for name in NETWORKS if (path := OUT / f"{name}.json").is_file()]
-    return (
-        before + START + "".join(section(json.loads(path.read_text("utf-8"))) for path in files) + END + after
-    )
+    sections = (section(json.loads(path.read_text("utf-8"))) for path in files)
+    return before + START + "".join(sections) + END + after
 
 
 def section(results: dict[str, Any]) -> str:

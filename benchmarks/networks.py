@@ -115,7 +115,7 @@ def _video(name: str) -> Network:
         return torchvision.models.get_model(name, weights=None)
 
     if name == "s3d":
-        return Network(name, "torchvision", "video", build, (1, 3, 16, 224, 224), (1, 3, 14, 196, 196))
+        return Network(name, "torchvision", "video", build, (1, 3, 16, 224, 224), (1, 3, 16, 224, 224))
     return Network(name, "torchvision", "video", build, (1, 3, 16, 112, 112), (1, 3, 4, 64, 64))
 
 

@@ -1,7 +1,7 @@
 """How much of the saved arithmetic each runtime saves in time: ResNet-50 and MobileNetV1 at 224 pixels.
 
     python benchmarks/realised_saving.py                     # all, hours: benchmarks/results/realised_saving/
-    python benchmarks/realised_saving.py --batch 1 --threads 1 --runtime frozen openvino
+    python benchmarks/realised_saving.py --batch 1 --threads 1 --runtime frozen   # keeps the others' rows
     python benchmarks/realised_saving.py --tables            # only write the tables of docs/deploy.md
     python benchmarks/realised_saving.py --check             # exit 1 if they are not those of the results
     python benchmarks/realised_saving.py --smoke             # a minute, to try the script; nothing is kept
@@ -24,7 +24,7 @@ from octavize.deploy.bench import bench
 from octavize.deploy.bench_report import draw, table
 from octavize.deploy.bench_runtimes import choose_runtimes
 from octavize.deploy.contenders import contenders_of, narrower
-from octavize.experiment.checkpoint import write_json
+from octavize.experiment.checkpoint import read_json, write_json
 
 OUT = Path(__file__).resolve().parent / "results/realised_saving"
 GUIDE = OUT.parents[2] / "docs/deploy.md"
@@ -53,8 +53,18 @@ def measure(name: str, given: argparse.Namespace) -> None:
     Console().print(table(results, title))
     if not given.smoke:
         OUT.mkdir(parents=True, exist_ok=True)
+        results = with_others(results, read_json(OUT / f"{name}.json"))
         write_json(OUT / f"{name}.json", results)
         draw(results, OUT / f"{name}.svg", title)
+
+
+def with_others(new: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
+    """The new rows, and those of runtimes that were not measured now, if all else is the same."""
+    if old is None or any(old[key] != new[key] for key in new if key != "rows"):
+        return new
+    measured = {row["runtime"] for row in new["rows"]}
+    rows = [*new["rows"], *(row for row in old["rows"] if row["runtime"] not in measured)]
+    return {**new, "rows": sorted(rows, key=lambda row: list(choose_runtimes(None)).index(row["runtime"]))}
 
 
 # ---- the tables of the guide ----------------------------------------------------------------------------

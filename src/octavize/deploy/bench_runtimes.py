@@ -59,11 +59,15 @@ def _frozen(c: Contender, setting: Setting) -> Call:
 
 def _compiled(c: Contender, setting: Setting) -> Call:
     """torch.compile of the frozen network, its weights made constants."""
+    from torch._inductor import config
+
     frozen = freeze(c.model, c.shape(1)).to(setting.device)
-    compiled: Any = torch.compile(frozen, fullgraph=True, options={"freezing": True})
+    compiled: Any = torch.compile(frozen, fullgraph=True)
     call = _torch_call(compiled, c, setting)
     # All networks of an architecture share one `forward`: more of them than torch compiles of one by default.
-    with torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
+    dynamo = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
+    # As an option of torch.compile, freezing would come too late: weights would be inputs, and not laid out.
+    with dynamo, config.patch(freezing=True), torch.no_grad():
         call()
     return call
 

@@ -62,7 +62,7 @@ def _compiled(c: Contender, setting: Setting) -> Call:
     from torch._inductor import config
 
     frozen = freeze(c.model, c.shape(1)).to(setting.device)
-    compiled: Any = torch.compile(frozen, fullgraph=True)
+    compiled: Any = torch.compile(frozen, fullgraph=True, dynamic=False)
     call = _torch_call(compiled, c, setting)
     # All networks of an architecture share one `forward`: more of them than torch compiles of one by default.
     dynamo = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)

@@ -65,7 +65,7 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
     panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
     runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 0.8 * max(len(panels), 1), HEIGHT), layout="constrained")
+        figure = Figure(figsize=(WIDTH * max(0.8 * len(panels), 1), HEIGHT), layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
         for panel, (batch, threads) in zip(axes, panels, strict=False):
             panel.axhline(100, color="#475569", linewidth=0.8, linestyle="--")

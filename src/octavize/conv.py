@@ -203,8 +203,11 @@ class OctConv(_ConvNd):
 
     def _made_again(self, pooled: Tensor, half: Tensor, _: Tensor, *stride: Any) -> Any:
         """Backward pools again what W_hl reads, out of what W_hh reads."""
-        first = self._pool_by_stride if stride else nn.Identity()
-        return made_again(pooled, half, lambda x: halve(first(x), self.octave_dims))
+
+        def pool_again(x: Tensor) -> Tensor:
+            return halve(self._pool_by_stride(x) if stride else x, self.octave_dims)
+
+        return made_again(pooled, half, pool_again)
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Size of the high output: ⌈size / stride⌉ along the octave axes, torch's along the others."""

@@ -10,6 +10,7 @@ from torch import nn
 from octavize.errors import InputError
 from octavize.models import create_model
 from octavize.profile import count_macs
+from octavize.trace import example_shape
 
 VANILLA = "vanilla"
 
@@ -26,7 +27,7 @@ class Contender:
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Of an input: (batch, C, size, size)."""
-        return (batch, _channels(self.model), self.size, self.size)
+        return (batch, example_shape(self.model)[1], self.size, self.size)
 
 
 def contenders_of(
@@ -80,9 +81,4 @@ def size_for(model: nn.Module, size: int, macs: int) -> int:
 
 
 def _macs(model: nn.Module, size: int) -> int:
-    return count_macs(model, (1, _channels(model), size, size))
-
-
-def _channels(model: nn.Module) -> int:
-    """Of the input: what the first convolution reads."""
-    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    return count_macs(model, (1, example_shape(model)[1], size, size))

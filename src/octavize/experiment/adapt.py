@@ -13,7 +13,6 @@ results.json, results.csv, accuracy.svg, accuracy.png
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from octavize.experiment.hardware import (
     HERE,
     Hardware,
     check_hardware,
+    clear_outputs,
     describe_environment,
     is_first_process,
     set_threads,
@@ -257,7 +257,7 @@ def _claim(out: Path, asked: dict[str, Any], *, restart: bool) -> None:
                 f"out is {out}, which holds other files: give a new or an empty folder with --out"
             )
     elif restart:
-        _clear(out)
+        clear_outputs(out, OUTPUTS)
     else:
         old = read_json(path) or {}
         changed = [key for key in asked if old.get(key) != asked[key]]
@@ -269,14 +269,3 @@ def _claim(out: Path, asked: dict[str, Any], *, restart: bool) -> None:
     if is_first_process():
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, asked)
-
-
-def _clear(out: Path) -> None:
-    if not is_first_process():
-        return
-    for name in OUTPUTS:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ report.html                everything on one page
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from rich.console import Console
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import build_model, write_text
 from octavize.experiment.data import Pictures
-from octavize.experiment.hardware import HERE, Hardware, check_hardware, is_first_process
+from octavize.experiment.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process
 from octavize.experiment.module import check_optimizer
 from octavize.experiment.recipe import Recipe, dump_recipe, load_recipe
 from octavize.experiment.results import write_results
@@ -161,7 +160,7 @@ def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
         raise InputError(f"out is {out}, which is a file: give a folder with --out")
     if path.exists():
         if restart:
-            _clear(out)
+            clear_outputs(out, OUTPUTS)
         else:
             try:
                 old = load_recipe(path)
@@ -192,17 +191,6 @@ def _check_same(out: Path, old: Recipe, new: Recipe) -> None:
 
 def _show(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
-
-
-def _clear(out: Path) -> None:
-    if not is_first_process():
-        return
-    for name in OUTPUTS:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _check_data(folders: Iterable[Path], pictures: Pictures) -> None:

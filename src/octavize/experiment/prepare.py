@@ -30,6 +30,7 @@ from octavize.experiment.hardware import (
 )
 from octavize.experiment.module import Classifier
 from octavize.experiment.recipe import Recipe
+from octavize.experiment.train import describe_input
 from octavize.norms import reestimate_norms
 from octavize.planning import Plan
 from octavize.planning import plan as make_plan
@@ -183,15 +184,7 @@ def prepare_in(
 
 def input_facts(source: Vanilla, recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
     """What the octave network's user has to know of its input."""
-    return {
-        "classes": list(pictures.classes),
-        "in_chans": pictures.channels,
-        "size": recipe.size or pictures.size,
-        "normalise": recipe.normalise,
-        "mean": list(pictures.mean),
-        "std": list(pictures.std),
-        **source.facts,
-    }
+    return {**describe_input(recipe, pictures), **source.facts}
 
 
 def evaluate(

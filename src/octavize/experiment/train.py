@@ -256,13 +256,20 @@ def _metadata(run: Run, recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
     return {
         **asdict(run),
         "arguments": recipe.arguments_of(run.model),
+        **describe_input(recipe, pictures),
+        "version": version("octavize"),
+    }
+
+
+def describe_input(recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
+    """What the user of a trained network has to know of its input."""
+    return {
         "classes": list(pictures.classes),
         "in_chans": pictures.channels,
         "size": recipe.size or pictures.size,
         "normalise": recipe.normalise,
         "mean": list(pictures.mean),
         "std": list(pictures.std),
-        "version": version("octavize"),
     }
 
 

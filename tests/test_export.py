@@ -106,7 +106,7 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
     def wrong(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         return octavize.octavize(small(), 0.25, example=(1, 3, 8, 8)).eval()
 
-    monkeypatch.setattr(e, "freeze", wrong)
+    monkeypatch.setattr(e, "freeze_layers", wrong)
     path = tmp_path / "model.pt2"
     path.write_text("old")
     with pytest.raises(InputError, match=r"is not written: its outputs differ .* more than 0.0001"):

@@ -135,7 +135,7 @@ def test_folds_only_what_nothing_else_reads(reader: str, alpha: float) -> None:
         conv.become_octave(alpha)
     model = model.double()
     frozen = octavize.freeze(model, EXAMPLE)
-    assert isinstance(frozen.bn, nn.Identity) == (reader == "none")
+    assert isinstance(frozen.net.bn, nn.Identity) == (reader == "none")
     x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
     with torch.no_grad():
         for expected, got in zip(model(x), frozen(x), strict=True):
@@ -150,8 +150,8 @@ class Doubling(nn.BatchNorm2d):
 
 def test_a_batch_norm_that_does_more_stays() -> None:
     model = shaken(nn.Sequential(nn.Conv2d(3, 4, 1), Doubling(4))).double()
-    frozen = octavize.freeze(model, EXAMPLE)
-    assert isinstance(frozen[1], Doubling)  # pyright: ignore[reportIndexIssue]
+    frozen: Any = octavize.freeze(model, EXAMPLE)
+    assert isinstance(frozen.net[1], Doubling)
     check_same(model, frozen, (2, 3, 4, 4))
 
 
@@ -209,12 +209,11 @@ def test_paths_without_channels_do_not_exist() -> None:
         OctConv2d(3, 8, 1, alpha=0.5), OctConv2d(8, 8, 1, alpha=1), OctConv2d(8, 4, 1, alpha=0)
     )
     frozen: Any = octavize.freeze(model, EXAMPLE)
-    made = [
-        {path for path in ("hh", "hl", "lh", "ll") if getattr(layer, path) is not None} for layer in frozen
-    ]
+    paths = ("hh", "hl", "lh", "ll")
+    made = [{path for path in paths if getattr(layer, path) is not None} for layer in frozen.net]
     assert made == [{"hh", "hl"}, {"hl", "ll"}, {"lh"}]
     joined: Any = octavize.freeze(model, EXAMPLE, join={"*": "low_out", "2": "low_in"})
-    assert [layer.join for layer in joined] == ["none", "low_out", "none"]
+    assert [layer.join for layer in joined.net] == ["none", "low_out", "none"]
 
 
 def test_another_split_is_refused() -> None:
@@ -267,7 +266,7 @@ def test_packed_layers_are_torchs(settings: dict[str, Any], layout: torch.memory
 
 
 def test_frozen_networks_lay_their_weights_out_once() -> None:
-    frozen = freeze(octave(), (1, 3, 16, 16))
+    frozen = freeze(octave(), (1, 3, 16, 16)).net
     x = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
         frozen(x)

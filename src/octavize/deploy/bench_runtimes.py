@@ -14,7 +14,7 @@ from torch import nn
 from octavize.errors import InputError, require_extra
 
 from .contenders import Contender
-from .freeze import freeze
+from .freeze import freeze, freeze_layers
 from .runtime import load_runtime
 
 Call = Callable[[], Any]
@@ -61,7 +61,7 @@ def _compiled(c: Contender, setting: Setting) -> Call:
     """torch.compile of the frozen network, its weights made constants."""
     from torch._inductor import config
 
-    frozen = freeze(c.model, c.shape(1)).to(setting.device)
+    frozen = freeze_layers(c.model, c.shape(1)).to(setting.device)
     compiled: Any = torch.compile(frozen, fullgraph=True, dynamic=False)
     call = _torch_call(compiled, c, setting)
     # All networks of an architecture share one `forward`: more of them than torch compiles of one by default.

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from octavize import __version__
 from octavize.conv import OctConv
 from octavize.errors import InputError, require_extra
 
-from .freeze import freeze
+from .freeze import freeze_layers
+from .program import export_program
 from .runtime import load_runtime
 
 TOLERANCE = 1e-4
@@ -52,7 +52,7 @@ def export(
     path = _checked_path(path, suffix)
     shape = _checked_shape(input_shape)
     eager = copy.deepcopy(model).cpu().float().eval()
-    program = export_program(freeze(eager, shape), shape, dynamic_batch, dynamic_size)
+    program = export_program(freeze_layers(eager, shape), shape, dynamic_batch, dynamic_size)
     about = describe(model, shape, dynamic_batch, dynamic_size, metadata)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         written = Path(folder) / path.name
@@ -66,30 +66,6 @@ def export(
         for file in Path(folder).iterdir():
             os.replace(file, path.parent / file.name)
     return error
-
-
-def export_program(
-    frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool
-) -> torch.export.ExportedProgram:
-    """A frozen network as torch.export sees it.
-
-    Raises:
-        InputError: it cannot be exported, or not for inputs of any size.
-    """
-    dynamic = torch.export.Dim.DYNAMIC
-    axes = {0: dynamic} if dynamic_batch else {}
-    if dynamic_size:
-        axes |= {axis: dynamic for axis in range(2, len(shape))}
-    # A batch of one would be taken for a constant.
-    example = torch.randn(max(shape[0], 2) if dynamic_batch else shape[0], *shape[1:])
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(frozen, (example,), dynamic_shapes=(axes or None,), strict=False)
-    except Exception as error:  # torch raises many kinds
-        reason = " ".join(str(error).split())[:200]
-        remedy = "export it for one size (dynamic_size=False)" if dynamic_size else "report the network"
-        raise InputError(f"model {type(frozen).__name__} cannot be exported ({reason}): {remedy}") from error
 
 
 def describe(

@@ -18,6 +18,7 @@ from octavize.swap import replace_module
 from octavize.trace import drop_hooks, example_shape
 
 from .frozen import JOINS, FrozenOctConv, parameter, torch_layer
+from .network import FrozenNetwork
 from .packed import PackedConv2d
 from .watch import Seen, watch
 
@@ -31,7 +32,7 @@ def freeze(
     example: Tensor | Sequence[int] | None = None,
     *,
     join: str | Mapping[str, str] = "none",
-) -> nn.Module:
+) -> FrozenNetwork:
     """A copy of a network that only infers: the same function, in fewer and larger steps.
 
     * A batch norm whose input is the output of a convolution, and that alone reads it, is folded into the
@@ -40,6 +41,7 @@ def freeze(
       vanilla weight at every call. Those that are fed plain tensors at alpha 0 become torch's convolutions.
     * Weights of 2-D convolutions are laid out channels-last and, on the CPU, for oneDNN: once, not at every
       call, at the price of a second copy.
+    * For pictures of the size of `example`, the network runs as one list of calls, see `flat.py`.
 
     What belongs to which is found by one run on the meta device, see `watch.py`. Left as they are: transposed
     convolutions; layers of a class with a `forward` of its own; octave layers that are fed in several splits;
@@ -47,14 +49,15 @@ def freeze(
 
     Args:
         model: any network, octave or not. Left alone.
-        example: an input or its shape, (1, 3, 224, 224); read off the network where it can be. Batch and
-            picture size do not matter later, but what changes the split of channels does.
+        example: an input or its shape, (1, 3, 224, 224); read off the network where it can be. Pictures of
+            another size are only slower, but what changes the split of channels is refused later.
         join: which paths of octave layers are joined, see `frozen.py`; one for all, or by name pattern, the
             last that matches counts: {"*": "none", "layer3.*": "low_in"}.
 
     Returns:
         A network in evaluation mode, on the same device and in the same dtype, without gradients and without
-        its users' hooks. It agrees with `model.eval()` up to rounding.
+        its users' hooks. It agrees with `model.eval()` up to rounding. Its attribute `net` has the layers
+        under their names.
 
     Raises:
         InputError: the network does not run on `example`, or `join` is none of the three.
@@ -62,8 +65,16 @@ def freeze(
     Example:
         >>> net = octavize.freeze(octavize.create_model("oct_resnet50", alpha=0.5))
     """
+    shape = example_shape(model, example)
+    return FrozenNetwork(freeze_layers(model, shape, join=join), shape)
+
+
+def freeze_layers(
+    model: nn.Module, shape: Sequence[int], *, join: str | Mapping[str, str] = "none"
+) -> nn.Module:
+    """The network of `freeze` with its own `forward` and its layers under their names: what is exported."""
     join_of = _joins(join)
-    seen = watch(model, example_shape(model, example))
+    seen = watch(model, tuple(shape))
     frozen = copy.deepcopy(model).eval()
     drop_hooks(frozen)
     for p in frozen.parameters():

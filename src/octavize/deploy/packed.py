@@ -26,7 +26,7 @@ class PackedConv2d(nn.Conv2d):
         if not self._can_pack(input):
             return super().forward(input)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        made_of = (self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version)
+        made_of = written(self.weight)
         if self._packed is None or self._packed[0] != made_of:
             laid_out = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight.detach(), *geometry, list(input.shape)
@@ -38,19 +38,32 @@ class PackedConv2d(nn.Conv2d):
 
     def _can_pack(self, x: Tensor) -> bool:
         return (
-            not torch.compiler.is_compiling()
-            and type(x) is Tensor
-            and x.dim() == 4
-            and x.dtype == self.weight.dtype == torch.float32
-            and x.device.type == "cpu"
+            x.dim() == 4
             and x.numel() > 0
-            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
             and self.padding_mode == "zeros"
             and isinstance(self.padding, tuple)
-            and not torch.is_autocast_enabled("cpu")
-            and torch.backends.mkldnn.enabled  # pyright: ignore[reportAttributeAccessIssue]
-            and torch.backends.mkldnn.is_available()
+            and is_plain_cpu(x)
+            and self.weight.dtype == torch.float32
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
         )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_packed"}
+
+
+def is_plain_cpu(x: Tensor) -> bool:
+    """Whether this tensor may be given to oneDNN by hand: float32 on the CPU, no autocast, no compiler."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.enabled  # pyright: ignore[reportAttributeAccessIssue]
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def written(parameter: Tensor) -> tuple[int, int]:
+    """Changes when the values of a parameter do."""
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

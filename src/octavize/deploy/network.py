@@ -1,0 +1,99 @@
+"""What `octavize.freeze` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from octavize.errors import InputError
+
+from .flat import flatten
+from .packed import is_plain_cpu, written
+from .program import export_program
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """A list of calls, and the parameters whose values are in it."""
+
+    parameters: list[nn.Parameter]
+    made_of: list[tuple[int, int]]
+    graph: GraphModule | None
+
+
+class FrozenNetwork(nn.Module):
+    """A network of frozen layers, and the list of its calls.
+
+    The list is for float32 pictures of the size of `shape` on the CPU, in batches of any size. Everything
+    else (another size or device, gradients, autocast, compilers, networks that cannot be exported) runs
+    through the layers.
+
+    Attributes:
+        net: the network of frozen layers, with its own `forward`.
+        shape: of the input it was frozen for, (N, C, H, W); N does not matter.
+    """
+
+    def __init__(self, net: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.shape = net, tuple(shape)
+        self._calls: _Calls | None = None
+        self.eval()
+
+    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+        """The output of the network; see its own `forward`."""
+        calls = None if args or kwargs or not self._fits(input) else self.calls()
+        if calls is None:
+            return self.net(input, *args, **kwargs)
+        return calls(input.contiguous(memory_format=torch.channels_last))
+
+    def calls(self) -> GraphModule | None:
+        """The list of calls; None if the network has none.
+
+        It is written at the first call of this, in some seconds, and again when weights have changed. A layer
+        that is replaced later is not noticed: freeze the changed network instead.
+        """
+        if self._calls is None or self._calls.made_of != [written(p) for p in self._calls.parameters]:
+            parameters = list(self.net.parameters())  # walking through all modules would take a millisecond
+            self._calls = _Calls(parameters, [written(p) for p in parameters], self._written(parameters))
+        return self._calls.graph
+
+    def _written(self, parameters: list[nn.Parameter]) -> GraphModule | None:
+        if not all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters):
+            return None
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                program = export_program(self.net, self.shape, dynamic_batch=True, dynamic_size=False)
+                return flatten(program)
+        except InputError:
+            return None
+
+    def _fits(self, x: Any) -> bool:
+        return (
+            isinstance(x, Tensor)
+            and x.dim() == 4
+            and tuple(x.shape[1:]) == self.shape[1:]
+            and x.shape[0] > 0
+            and is_plain_cpu(x)
+            and not self.net.training
+            and not (torch.is_grad_enabled() and x.requires_grad)
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._calls = None
+        return super()._apply(fn, recurse)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of any module."""
+        self._calls = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_calls": None}
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}"

@@ -1,0 +1,35 @@
+"""A network as torch.export writes it down."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from octavize.errors import InputError
+
+
+def export_program(
+    frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool
+) -> torch.export.ExportedProgram:
+    """A frozen network as torch.export sees it.
+
+    Raises:
+        InputError: it cannot be exported, or not for inputs of any size.
+    """
+    dynamic = torch.export.Dim.DYNAMIC
+    axes = {0: dynamic} if dynamic_batch else {}
+    if dynamic_size:
+        axes |= {axis: dynamic for axis in range(2, len(shape))}
+    # A batch of one would be taken for a constant.
+    example = torch.randn(max(shape[0], 2) if dynamic_batch else shape[0], *shape[1:])
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(frozen, (example,), dynamic_shapes=(axes or None,), strict=False)
+    except Exception as error:  # torch raises many kinds
+        reason = " ".join(str(error).split())[:200]
+        remedy = "export it for one size (dynamic_size=False)" if dynamic_size else "report the network"
+        raise InputError(f"model {type(frozen).__name__} cannot be exported ({reason}): {remedy}") from error

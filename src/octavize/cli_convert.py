@@ -43,6 +43,15 @@ Budget = Annotated[
     float | None,
     typer.Option(help="Share of the arithmetic to keep; α is chosen per layer.", rich_help_panel=CONVERSION),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Beside --budget: where it shall be fast: onnxruntime, openvino or compile. α is chosen by "
+        "stage, from times measured on this machine; takes minutes.",
+        metavar="RUNTIME",
+        rich_help_panel=CONVERSION,
+    ),
+]
 Downsample = Annotated[
     str,
     typer.Option(
@@ -75,6 +84,7 @@ def convert(
     ] = None,
     alpha: Share = None,
     budget: Budget = None,
+    target: Target = None,
     downsample: Downsample = "stride",
     plan: Annotated[
         Path | None,
@@ -95,6 +105,8 @@ def convert(
     [cyan]octavize convert mynets:build --weights mine.safetensors --size 96 --out octave[/cyan]
 
     [cyan]octavize convert resnet50 --pretrained --plan octave-r50/plan.yaml --out again[/cyan]
+
+    [cyan]octavize convert resnet50 --pretrained --budget 0.75 --target openvino --out fast-r50[/cyan]
     """
     from octavize.budget import fit_budget
     from octavize.convert import octavize
@@ -105,6 +117,8 @@ def convert(
 
     if sum(given is not None for given in (plan, alpha, budget)) > 1:
         raise InputError("two of --plan, --alpha and --budget are given: choose one")
+    if target is not None and budget is None:
+        raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_new(out)
     decided = None if plan is None else Plan.load(plan)
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
@@ -115,8 +129,12 @@ def convert(
         planner = Planner(source.model, downsample=downsample, example=shape)
         if budget is None:
             decided = planner.plan(source.origin.alpha(0.5 if alpha is None else alpha))
-        else:
+        elif target is None:
             decided = fit_budget(budget, planner.plan)
+        else:
+            from octavize.deploy.fastest import Tuner
+
+            decided = Tuner(planner, target, say=Console(stderr=True, highlight=False).print).plan(budget)
     net = octavize(source.model, plan=decided, inplace=True)
     console = Console(highlight=False, soft_wrap=True)
     console.print(str(decided), markup=False)

@@ -20,6 +20,7 @@ def octavize(
     alpha: Alpha = DEFAULT_ALPHA,
     *,
     budget: float | None = None,
+    target: str | None = None,
     plan: Plan | None = None,
     calibrate: Iterable[Any] | None = None,
     downsample: str | None = None,
@@ -34,10 +35,10 @@ def octavize(
 
     Args:
         model: the network. Left alone unless `inplace`.
-        alpha, budget, example: see `octavize.plan`.
+        alpha, budget, target, example: see `octavize.plan`.
         downsample: how layers of stride 2 reach their high output, see `OctConv2d`. Default: `pool`, as in
             the paper, but `stride` with `calibrate`, since trained weights keep more by it.
-        plan: a plan to apply as it is, perhaps edited; it takes the place of the four.
+        plan: a plan to apply as it is, perhaps edited; it takes the place of the five.
         calibrate: for trained networks: batches of prepared pictures, such as a DataLoader. The channels that
             lose least by it become low, instead of the last ones, see `octavize.calibrate`. Its state dict is
             that of a vanilla network that computes the same as `model`, in another order of channels.
@@ -60,6 +61,11 @@ def octavize(
     made: dict[str, Any] = {"budget": budget, "example": example}
     if downsample is not None:
         made["downsample"] = downsample
+    if target is not None and plan is None:
+        # Whether layers of stride 2 pool is the one thing that calibration prefers otherwise.
+        ways = {"downsample": "stride"} if calibrate is not None else {}
+        plan = make_plan(model, alpha, target=target, **{**ways, **made})
+        made = {"example": example}
     if calibrate is not None:
         from .calibration.calibrate import calibrate as put_in_order
 

@@ -167,6 +167,7 @@ def plan(
     alpha: Alpha = DEFAULT_ALPHA,
     *,
     budget: float | None = None,
+    target: str | None = None,
     downsample: str = "pool",
     example: Tensor | Sequence[int] | None = None,
 ) -> Plan:
@@ -179,6 +180,9 @@ def plan(
             gets 0.5; or a function of (name, module).
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's; the smallest
             α for all layers, in steps of 1/64, that fits it.
+        target: beside a budget, the runtime in which the network shall be fast: `onnxruntime`, `openvino` or
+            `compile`. α is then chosen by stage, from times measured on this machine, which takes minutes;
+            see `deploy/fastest.py`.
         downsample: how layers of stride 2 reach their high output, see `OctConv2d`.
         example: an input, or its shape (N, C, H, W), on which the network is traced without computing
             anything. Default: read off the network, see `octavize.trace.example_shape`.
@@ -191,13 +195,19 @@ def plan(
         map or the network's caller reads it, get α = 0: they merge the two frequencies themselves.
 
     Raises:
-        InputError: α outside [0, 1], a pattern that matches no layer, a budget out of reach, or a network
-            that does not run on the example.
+        InputError: α outside [0, 1], a pattern that matches no layer, a budget out of reach, a target
+            without a budget or not installed, or a network that does not run on the example.
     """
     planner = Planner(model, downsample=downsample, example=example)
     if budget is None:
+        if target is not None:
+            raise InputError(f"target={target!r} without a budget: give one, such as budget=0.6")
         return planner.plan(alpha)
     check_one_of(alpha, budget)
+    if target is not None:
+        from .deploy.fastest import Tuner
+
+        return Tuner(planner, target).plan(budget)
     return fit_budget(budget, planner.plan)
 
 

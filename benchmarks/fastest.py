@@ -1,0 +1,118 @@
+"""α by stage against one α at equal arithmetic: what `octavize(model, budget=…, target=…)` is worth.
+
+    python benchmarks/fastest.py                     # half an hour: benchmarks/results/fastest/
+    python benchmarks/fastest.py --target openvino
+    python benchmarks/fastest.py --tables            # only write the table of docs/deploy.md
+    python benchmarks/fastest.py --check             # exit 1 if it is not that of the results
+
+For each α of the paper its network's arithmetic is the budget. The networks found for the budgets are then
+timed once more, in turns with those of one α: the paper's, and the smallest α for all layers that fits the
+budget. Batch 1, one thread; leave the machine idle meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from octavize.budget import fit_budget
+from octavize.deploy.bench import saving_realised
+from octavize.deploy.fastest import TARGETS, Tuner
+from octavize.environment import environment
+from octavize.experiment.checkpoint import write_json
+from octavize.models import create_model, policy_of
+from octavize.planning import Plan, Planner
+
+OUT = Path(__file__).resolve().parent / "results/fastest"
+GUIDE = OUT.parents[2] / "docs/deploy.md"
+START = "<!-- fastest: written by benchmarks/fastest.py -->\n"
+END = "<!-- /fastest -->"
+NETWORKS = ("oct_resnet50", "oct_mobilenet_v1")
+ALPHAS = (0.125, 0.25, 0.5)
+ROUNDS = 20
+WAYS = ("paper", "one α", "by stage")
+
+
+def measure(name: str, target: str) -> None:
+    """Find the plans of all budgets, time them together, and keep the times as JSON."""
+    planner = Planner(create_model(name, 0), example=(1, 3, 224, 224))
+    tuner = Tuner(planner, target, threads=1, rounds=ROUNDS, say=Console(stderr=True).print)
+    plans: dict[tuple[str, float], Plan] = {}
+    for alpha in ALPHAS:
+        paper = planner.plan(policy_of(name, alpha))
+        plans["paper", alpha] = paper
+        plans["one α", alpha] = fit_budget(paper.macs_ratio, planner.plan)
+        plans["by stage", alpha] = tuner.plan(paper.macs_ratio)
+    ratios = tuner.ratios({f"{way} {alpha:g}": plan for (way, alpha), plan in plans.items()})
+    rows = [
+        {
+            "way": way,
+            "budget_of_alpha": alpha,
+            "alphas": sorted(set(plan.alphas.values())),
+            "mac_ratio": plan.macs_ratio,
+            "time_ratio": ratios[f"{way} {alpha:g}"],
+            "saving_realised": saving_realised(ratios[f"{way} {alpha:g}"], plan.macs_ratio),
+            "n": ROUNDS,
+        }
+        for (way, alpha), plan in plans.items()
+    ]
+    where = environment("timm", "onnxruntime", "openvino") | {"threads": 1}
+    OUT.mkdir(parents=True, exist_ok=True)
+    about = {"model": name, "size": 224, "batch": 1, "target": target, "environment": where}
+    write_json(OUT / f"{name}-{target}.json", {**about, "rows": rows})
+
+
+def guide(text: str) -> str:
+    """The text of the guide with the table of the committed results."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    files = [OUT / f"{name}-{target}.json" for name in NETWORKS for target in TARGETS]
+    return (
+        before + START + table([json.loads(f.read_text("utf-8")) for f in files if f.is_file()]) + END + after
+    )
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """A row a network, runtime and budget; a column a way to spend it."""
+    text = f"| network | runtime | budget | {' | '.join(WAYS)} |\n|---|---|---:{'|---:' * len(WAYS)}|\n"
+    for results in found:
+        for alpha in ALPHAS:
+            own = {row["way"]: row for row in results["rows"] if row["budget_of_alpha"] == alpha}
+            cells = (cell(own[way]) for way in WAYS)
+            budget = f"{own['paper']['mac_ratio']:.3f}"
+            text += f"| {results['model']} | {results['target']} | {budget} | {' | '.join(cells)} |\n"
+    if not found:
+        return text
+    where = found[0]["environment"]
+    versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onnxruntime", "openvino"))
+    return f"{text}\n224 pixels, batch 1, 1 thread, n = {ROUNDS} rounds, {versions}, {where['processor']}.\n"
+
+
+def cell(row: dict[str, Any]) -> str:
+    """MACs, time, and the saving realised."""
+    return f"{row['mac_ratio']:.3f} → × {row['time_ratio']:.3f}, {row['saving_realised']:.0%}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--tables", action="store_true", help="only write the table of docs/deploy.md")
+    parser.add_argument("--check", action="store_true", help="only compare it with the results")
+    given = parser.parse_args()
+    if given.check:
+        text = GUIDE.read_text("utf-8")
+        raise SystemExit(guide(text) != text)
+    if not given.tables:
+        for target in given.target:
+            for name in given.model:
+                measure(name, target)
+    GUIDE.write_text(guide(GUIDE.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -53,7 +53,8 @@ def create_model(
         num_classes: size of the classifier.
         strict: refuse dense fallbacks; these networks have none.
         **builder_arguments: of timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
-            `drop_path_rate=0.1` …; `width=0.75` for MobileNets.
+            `drop_path_rate=0.1` …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its
+            stem).
 
     Returns:
         A network from (N, 3, H, W) to (N, num_classes), with the state dict of timm's.
@@ -100,9 +101,15 @@ def _check_width(width: Any) -> None:
 
 
 def _resnet(timm_name: str, policy: Policy) -> Recipe:
-    def build(**arguments: Any) -> nn.Module:
+    def build(width: float = 1.0, **arguments: Any) -> nn.Module:
         import timm
+        from timm.layers.helpers import make_divisible
 
+        _check_width(width)
+        if width != 1:
+            if arguments.get("pretrained"):
+                raise InputError(f"pretrained=True: there are no weights for width={width}; leave one out")
+            arguments["channels"] = tuple(make_divisible(c * width, 8) for c in (64, 128, 256, 512))
         return timm.create_model(timm_name, **arguments)
 
     def small_stem(model: Any) -> None:
@@ -143,7 +150,9 @@ def _cifar_resnet(depth: int) -> Recipe:
             raise InputError(
                 f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
             )
-        channels = [round(16 * width) * factor for factor in (1, 2, 4)]
+        channels = [
+            8 * max(1, round(2 * width * factor)) for factor in (1, 2, 4)
+        ]  # timm wants eights in blocks
         blocks = tuple(
             ByoBlockCfg("basic", d=(depth - 2) // 6, c=c, s=1 if stage == 0 else 2, gs=0, br=1.0)
             for stage, c in enumerate(channels)

@@ -1,6 +1,7 @@
-"""How much of the saved arithmetic each runtime saves in time: ResNet-50 and MobileNetV1 at 224 pixels.
+"""How much of the saved arithmetic is saved in time: each runtime, and training steps.
 
-    python benchmarks/realised_saving.py                     # all, hours: benchmarks/results/realised_saving/
+    python benchmarks/realised_saving.py               # all, an hour: benchmarks/results/realised_saving/
+    python benchmarks/realised_saving.py --job oct_resnet50_224
     python benchmarks/realised_saving.py --batch 1 --threads 1 --runtime frozen   # keeps the others' rows
     python benchmarks/realised_saving.py --tables            # only write the tables of docs/deploy.md
     python benchmarks/realised_saving.py --check             # exit 1 if they are not those of the results
@@ -14,6 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from rich.console import Console
 import octavize
 from octavize.deploy.bench import bench
 from octavize.deploy.bench_report import draw, table
-from octavize.deploy.bench_runtimes import choose_runtimes
+from octavize.deploy.bench_runtimes import INFERENCE, RUNTIMES, choose_runtimes
 from octavize.deploy.contenders import contenders_of, narrower
 from octavize.experiment.checkpoint import read_json, write_json
 
@@ -30,41 +34,74 @@ OUT = Path(__file__).resolve().parent / "results/realised_saving"
 GUIDE = OUT.parents[2] / "docs/deploy.md"
 START = "<!-- realised: written by benchmarks/realised_saving.py -->\n"
 END = "<!-- /realised -->"
-NETWORKS = ("oct_resnet50", "oct_mobilenet_v1")
 ALPHAS = (0.125, 0.25, 0.5, 0.75)
-SIZE = 224
+EVERY_CORE = (os.cpu_count() or 1,)
 
 
-def measure(name: str, given: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Job:
+    """A network at a size, in runtimes. `threads` None is one and all."""
+
+    model: str
+    size: int
+    runtimes: tuple[str, ...] = INFERENCE
+    batches: tuple[int, ...] = (1, 8)
+    threads: tuple[int, ...] | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of its results. Inference and training of one network share it."""
+        return f"{self.model}_{self.size}"
+
+
+JOBS = (
+    Job("oct_resnet50", 224),
+    Job("oct_mobilenet_v1", 224),
+    Job("oct_resnet50", 224, ("training",), (8,), EVERY_CORE),
+    Job("oct_mobilenet_v1", 224, ("training",), (8,), EVERY_CORE),
+    Job("oct_mobilenet_v1", 64, ("training",), (64,), EVERY_CORE),
+    Job("oct_mobilenet_v1_small", 32, ("training",), (64,), EVERY_CORE),
+    Job("oct_cifar_resnet20", 32, ("training",), (128,), EVERY_CORE),
+)
+FILES = tuple(dict.fromkeys(job.file for job in JOBS))
+SMOKE = Job("oct_cifar_resnet20", 32, batches=(1,), threads=(1,))
+
+
+def measure(job: Job, rounds: int, alphas: Sequence[float] = ALPHAS, *, keep: bool = True) -> None:
     """Time one network, print the table, and keep it as JSON with its figure."""
-    size, alphas = (32, (0.5,)) if given.smoke else (SIZE, ALPHAS)
-    networks = contenders_of(lambda alpha: octavize.create_model(name, alpha), alphas, size, same_macs=True)
-    widths = (narrower(name, size, c.macs) for c in networks if c.alpha > 0)
+    networks = contenders_of(
+        lambda alpha: octavize.create_model(job.model, alpha), alphas, job.size, same_macs=True
+    )
+    widths = (narrower(job.model, job.size, c.macs) for c in networks if c.alpha > 0)
     networks += list({c.name: c for c in widths if c is not None}.values())
-    results = {"model": name, "size": size} | bench(
+    results = {"model": job.model, "size": job.size} | bench(
         networks,
-        choose_runtimes(given.runtime),
-        batches=given.batch,
-        threads=given.threads,
-        rounds=given.rounds,
+        choose_runtimes(job.runtimes),
+        batches=job.batches,
+        threads=job.threads,
+        rounds=rounds,
         say=Console(stderr=True).print,
     )
-    title = f"{name}, {size} × {size} pixels, median of {given.rounds} rounds"
+    title = f"{job.model}, {job.size} × {job.size} pixels, median of {rounds} rounds"
     Console().print(table(results, title))
-    if not given.smoke:
+    if keep:
         OUT.mkdir(parents=True, exist_ok=True)
-        results = with_others(results, read_json(OUT / f"{name}.json"))
-        write_json(OUT / f"{name}.json", results)
-        draw(results, OUT / f"{name}.svg", title)
+        results = with_others(results, read_json(OUT / f"{job.file}.json"))
+        write_json(OUT / f"{job.file}.json", results)
+        draw(results, OUT / f"{job.file}.svg", title)
 
 
 def with_others(new: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
-    """The new rows, and those of runtimes that were not measured now, if all else is the same."""
+    """The new rows, and the old ones that were not measured now, if all else is the same."""
     if old is None or any(old[key] != new[key] for key in new if key != "rows"):
         return new
-    measured = {row["runtime"] for row in new["rows"]}
-    rows = [*new["rows"], *(row for row in old["rows"] if row["runtime"] not in measured)]
-    return {**new, "rows": sorted(rows, key=lambda row: list(choose_runtimes(None)).index(row["runtime"]))}
+    measured = {_place(row) for row in new["rows"]}
+    rows = [*new["rows"], *(row for row in old["rows"] if _place(row) not in measured)]
+    return {**new, "rows": sorted(rows, key=_place)}
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int, int]:
+    return row["batch"], row["threads"], list(RUNTIMES).index(row["runtime"])
 
 
 # ---- the tables of the guide ----------------------------------------------------------------------------
@@ -74,7 +111,7 @@ def guide(text: str) -> str:
     """The text of the guide with the tables of the committed results."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    files = [path for name in NETWORKS if (path := OUT / f"{name}.json").is_file()]
+    files = [path for name in FILES if (path := OUT / f"{name}.json").is_file()]
     sections = (section(json.loads(path.read_text("utf-8"))) for path in files)
     return before + START + "".join(sections) + END + after
 
@@ -82,15 +119,16 @@ def guide(text: str) -> str:
 def section(results: dict[str, Any]) -> str:
     """A network: a table for each batch and number of threads, a row a network, a column a runtime."""
     rows, where = results["rows"], results["environment"]
-    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
-    cells = {(r["runtime"], r["batch"], r["threads"], r["network"]): r for r in rows}
     text = ""
     for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in rows):
+        own = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+        runtimes = list(dict.fromkeys(row["runtime"] for row in own))
+        cells = {(row["runtime"], row["network"]): row for row in own}
         text += f"**{results['model']}**, {results['size']} pixels, batch {batch}, {threads} thread(s)\n\n"
         text += f"| network | MACs | {' | '.join(runtimes)} |\n|---|---:{'|---:' * len(runtimes)}|\n"
-        for network in dict.fromkeys(row["network"] for row in rows):
-            own = [cells[runtime, batch, threads, network] for runtime in runtimes]
-            text += f"| {network} | × {own[0]['mac_ratio']:.3f} | {' | '.join(map(cell, own))} |\n"
+        for network in dict.fromkeys(row["network"] for row in own):
+            across = [cells[runtime, network] for runtime in runtimes]
+            text += f"| {network} | × {across[0]['mac_ratio']:.3f} | {' | '.join(map(cell, across))} |\n"
         text += "\n"
     versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onnxruntime", "openvino"))
     return f"{text}n = {results['rounds']} rounds, {versions}, {where['processor']}.\n\n"
@@ -105,8 +143,9 @@ def cell(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runtime", nargs="+", metavar="NAME", help="some of the runtimes")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], metavar="N")
+    parser.add_argument("--job", nargs="+", choices=FILES, default=FILES, help="some of the networks")
+    parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), metavar="NAME")
+    parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="1 and 8 by default")
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="one, and all, by default")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--smoke", action="store_true", help="32 pixels, two rounds; nothing is kept")
@@ -117,12 +156,14 @@ def main() -> None:
         text = GUIDE.read_text("utf-8")
         raise SystemExit(guide(text) != text)
     if given.smoke:
-        given.batch, given.threads, given.rounds = [1], [1], 2
-    if not given.tables:
-        for name in ("oct_cifar_resnet20",) if given.smoke else NETWORKS:
-            measure(name, given)
-    if not given.smoke:
-        GUIDE.write_text(guide(GUIDE.read_text("utf-8")), "utf-8")
+        measure(SMOKE, 2, (0.5,), keep=False)
+        return
+    for job in () if given.tables else JOBS:
+        runtimes = tuple(name for name in job.runtimes if name in given.runtime)
+        if job.file in given.job and runtimes:
+            settings = {"batches": given.batch or job.batches, "threads": given.threads or job.threads}
+            measure(replace(job, runtimes=runtimes, **settings), given.rounds)
+    GUIDE.write_text(guide(GUIDE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,14 @@ def test_predict(trained: Path, picture: Path, capsys: pytest.CaptureFixture[str
         (("predict", "RUN/model.pt2", "RUN/best.safetensors"), ("cannot be read as a picture",)),
         (("bench", NAME, "--runtime", "tvm"), ("'tvm' is unknown",)),
         (("bench", "no-such"), ("'no-such' is unknown",)),
+        (("predict", "RUN/model.pt2", "RUN"), ("is no file",)),
         (("bench", NAME, "--out", "RUN/model.pt2"), ("--overwrite",)),
+        (("bench", NAME, "--out", "no/b.json"), ("folder that does not exist",)),
+        (("bench", NAME, "--figure", "b.xyz"), ("--figure is b.xyz", ".png, .svg, .pdf")),
+        (("bench", NAME, "--runtime", "eager", "--batch", 0), ("batch=0",)),
+        (("bench", NAME, "--runtime", "eager", "--threads", -1), ("threads=-1",)),
+        (("bench", NAME, "--runtime", "eager", "--device", "foo"), ("device='foo'",)),
+        (("convert", "resnet18", "--target", "openvino", "--out", "o"), ("--target", "--budget")),
     ],
 )
 def test_mistakes_take_one_line(

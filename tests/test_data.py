@@ -311,6 +311,23 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     assert max(green, blue) < 15
 
 
+def test_float_pixels_are_refused_and_eight_bits_in_thirty_two_kept(tmp_path: Path) -> None:
+    paint(tmp_path / "p.tiff", 0.5, mode="F")
+    with pytest.raises(InputError, match="neither 8-bit nor 16-bit"):
+        decode.decode(tmp_path / "p.tiff", 8)
+    paint(tmp_path / "q.tiff", 90, mode="I")
+    assert decode.decode(tmp_path / "q.tiff", 8)[:, 4, 4].tolist() == [90, 90, 90]
+
+
+def test_only_the_middle_of_a_long_picture_is_resized(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20_000, 1))
+    image.paste((200, 100, 50), (9_990, 0, 10_010, 1))
+    image.save(tmp_path / "long.png")
+    start = time.perf_counter()
+    assert decode.decode(tmp_path / "long.png", 224)[:, 112, 112].tolist() == [200, 100, 50]
+    assert time.perf_counter() - start < 5
+
+
 def test_a_split_too_large_is_decoded_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path)
     eager = load_data("folder", data_dir=tmp_path)

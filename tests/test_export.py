@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import octavize
 from deploy_help import octave, shaken, small
 from octavize import InputError, load_runtime
 from octavize.deploy import export as e
+from octavize.deploy.runtime import Runner
 
 NEEDS = {
     ".pt2": (),
@@ -67,6 +69,7 @@ def test_outputs_metadata_and_refusals(suffix: str, files: Any) -> None:
         "input_shape": [1, 3, 15, 18],
         "dynamic_batch": True,
         "dynamic_size": False,
+        "smallest_size": 1,
     }
     with pytest.raises(InputError, match=r"shape \(1, 3, 16, 18\), but .* takes \(any, 3, 15, 18\)"):
         runner(torch.randn(1, 3, 16, 18))
@@ -126,6 +129,7 @@ class Reading(nn.Module):
         ("model.pt", (1, 3, 8, 8), {}, r"does not end in .pt2"),
         ("no/model.pt2", (1, 3, 8, 8), {}, "folder that does not exist"),
         ("model.pt2", (3, 8), {}, r"input_shape=\(3, 8\)"),
+        ("model.pt2", None, {}, "input_shape=None"),
         ("model.pt2", (1, 5, 8, 8), {}, "does not run on an input of shape"),
         ("model.pt2", (1, 3, 8, 8), {"metadata": {"mean": object()}}, "metadata cannot be written as JSON"),
     ],
@@ -141,6 +145,78 @@ def test_a_network_that_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be exported \(.*\): report the network") as caught:
         e.export_program(Reading(), (1, 3, 8, 8), True, False)
     assert "\n" not in str(caught.value)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Any) -> Any:
+        return {"a": self.conv(x), "b": x}
+
+
+def test_one_output_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Two returns more than one tensor"):
+        octavize.export_pt2(Two(), tmp_path / "model.pt2", (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("alpha", "least"), [(0, 5), (0.5, 9)])
+def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> None:
+    """A CIFAR ResNet halves twice, its octave layers once more."""
+    model = octavize.create_model("oct_cifar_resnet20", alpha, num_classes=5, width=0.5).eval()
+    octavize.export_pt2(model, tmp_path / "any.pt2", (1, 3, 20, 20), dynamic_size=True)
+    runner = load_runtime(tmp_path / "any.pt2")
+    assert runner.metadata["smallest_size"] == least
+    for size in ((least, least), (least, 33)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            np.testing.assert_allclose(runner(x), model(x).numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=f"takes sizes from {least} pixels on"):
+        runner(torch.randn(1, 3, least - 1, 20))
+    with pytest.raises(InputError, match=r"leaves a map of a single pixel: .* give a larger one, such as "):
+        octavize.export_pt2(model, tmp_path / "small.pt2", (1, 3, 4, 4), dynamic_size=True)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")
+def test_threads_do_not_mix_up_answers(files: Any) -> None:
+    runner = load_runtime(files(".xml"), threads=1)
+    inputs = [torch.randn(1, 3, 15, 18) for _ in range(8)]
+    expected = [runner(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            for got, wanted in zip(pool.map(runner, inputs), expected, strict=True):
+                np.testing.assert_array_equal(got, wanted)
+
+
+def test_no_answer_of_another_batch(files: Any) -> None:
+    runner = load_runtime(files(".pt2"))
+    runner._run = lambda batch: np.zeros((2, 4), np.float32)
+    with pytest.raises(InputError, match="made 2 outputs of 3 inputs"):
+        runner(torch.randn(3, 3, 15, 18))
+
+
+def test_users_settings_do_not_matter(tmp_path: Path) -> None:
+    model = octave()
+    model.register_forward_hook(lambda module, args, output: output + 100)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            octavize.export_pt2(model, tmp_path / "model.pt2", (1, 3, 8, 8))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.5
+
+
+def test_a_frozen_network_is_exported_with_its_alpha(tmp_path: Path) -> None:
+    octavize.export_pt2(octavize.freeze(octave(0.25), (1, 3, 8, 8)), tmp_path / "model.pt2", (1, 3, 8, 8))
+    assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.25
+
+
+@pytest.mark.parametrize("about", ["no JSON", "{}", "[1]", "3"])
+def test_metadata_of_somebody_else(about: str) -> None:
+    with pytest.raises(InputError, match="was not written by octavize"):
+        Runner(Path("model.onnx"), lambda batch: batch, about)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

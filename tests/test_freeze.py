@@ -208,7 +208,7 @@ def test_paths_without_channels_do_not_exist() -> None:
     model = nn.Sequential(
         OctConv2d(3, 8, 1, alpha=0.5), OctConv2d(8, 8, 1, alpha=1), OctConv2d(8, 4, 1, alpha=0)
     )
-    frozen: Any = octavize.freeze(model, EXAMPLE)
+    frozen: Any = octavize.freeze(model, EXAMPLE, join="none")
     paths = ("hh", "hl", "lh", "ll")
     made = [{path for path in paths if getattr(layer, path) is not None} for layer in frozen.net]
     assert made == [{"hh", "hl"}, {"hl", "ll"}, {"lh"}]

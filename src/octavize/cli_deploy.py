@@ -135,7 +135,10 @@ def bench(
     ] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME...", help="eager, frozen, compile, onnxruntime, openvino; default: all."),
+        typer.Option(
+            metavar="NAME...",
+            help="eager, frozen, compile, onnxruntime, openvino (default: these), training (a step).",
+        ),
     ] = None,
     batch: Annotated[
         list[int] | None, typer.Option(metavar="N...", help="Pictures per call. [default: 1 8]")
@@ -171,7 +174,7 @@ def bench(
     [cyan]octavize bench oct_mobilenet_v1 --alpha 0.5 --runtime frozen onnxruntime --threads 1[/cyan]
     """
     from octavize.deploy.bench import bench as run
-    from octavize.deploy.bench_report import draw, table
+    from octavize.deploy.bench_report import FIGURES, draw, table
     from octavize.deploy.bench_runtimes import choose_runtimes
     from octavize.deploy.contenders import contenders_of, narrower
     from octavize.experiment.checkpoint import write_json
@@ -179,6 +182,10 @@ def bench(
     for option, file in (("--out", out), ("--figure", figure)):
         if file is not None and file.exists() and not overwrite:
             raise InputError(f"{option} is {file}, which exists: give another name, or --overwrite")
+        if file is not None and not file.parent.is_dir():
+            raise InputError(f"{option} is {file}, in a folder that does not exist: make {file.parent} first")
+    if figure is not None and figure.suffix not in FIGURES:
+        raise InputError(f"--figure is {figure}: give a name that ends in {', '.join(FIGURES)}")
     chosen = choose_runtimes(runtime)
     shares = alpha or [0.125, 0.25, 0.5, 0.75]
     contenders = contenders_of(_builder(source), shares, size, same_macs=same_macs)

@@ -8,12 +8,13 @@ literature counts a network.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 from torch.utils.flop_counter import FlopCounterMode
 
 from .dispatch import Octave, oct_tensors, unannounced, watching
@@ -129,17 +130,22 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
 
 def to_meta(model: nn.Module) -> nn.Module:
     """A copy of the network without values and without its users' hooks, in evaluation mode."""
-    # `deepcopy` would copy the values first: hand it meta tensors instead.
+    return clean_copy(model, lambda values: values.to("meta"))
+
+
+def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone) -> nn.Module:
+    """A copy of the network without its users' hooks, in evaluation mode; `make` copies values."""
+    # `deepcopy` would copy the values itself, and refuse those that autograd has made: hand it the copies.
     memo: dict[int, Any] = {}
     for p in model.parameters():
-        memo[id(p)] = nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad)
+        memo[id(p)] = nn.Parameter(make(p.detach()), requires_grad=p.requires_grad)
     for b in model.buffers():
-        memo[id(b)] = b.detach().to("meta")
+        memo[id(b)] = make(b.detach())
     for module in model.modules():  # constants that are no buffers
-        memo |= {id(v): v.detach().to("meta") for v in vars(module).values() if isinstance(v, Tensor)}
-    meta = copy.deepcopy(model, memo).eval()
-    drop_hooks(meta)
-    return meta
+        memo |= {id(v): make(v.detach()) for v in vars(module).values() if isinstance(v, Tensor)}
+    copied = copy.deepcopy(model, memo).eval()
+    drop_hooks(copied)
+    return copied
 
 
 def drop_hooks(model: nn.Module) -> None:
@@ -147,7 +153,8 @@ def drop_hooks(model: nn.Module) -> None:
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):
-                if not hasattr(hook, "compute_weight"):  # weight norm is part of the network
+                # Weight norm and pruning are part of the network.
+                if not hasattr(hook, "compute_weight") and not isinstance(hook, BasePruningMethod):
                     del hooks[key]
 
 
@@ -218,10 +225,10 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
         failed.fallbacks = sources.fallbacks
         raise failed from error
     macs = counter.get_total_flops() // 2
-    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
+    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(plain(output)))
 
 
-def _plain(output: Any) -> Any:
+def plain(output: Any) -> Any:
     """What a network returns, dataclasses opened."""
     return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict)) else output
 

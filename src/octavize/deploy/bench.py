@@ -110,6 +110,14 @@ def bench(
     if rounds < 1:
         raise InputError(f"rounds={rounds}: give at least 1")
     counts = sorted({1, os.cpu_count() or 1}) if threads is None else list(threads)
+    batches = list(batches)
+    for name, values in (("batch", batches), ("threads", counts)):
+        if any(n < 1 for n in values):
+            raise InputError(f"{name}={min(values)}: give at least 1")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={device!r} is not there ({str(error).splitlines()[0]}): give cpu") from None
     groups = [list(runtimes)] if together else [[name] for name in runtimes]
     rows: list[Row] = []
     with TemporaryDirectory() as folder:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+FIGURES = (".png", ".svg", ".pdf")
+
 
 def table(results: dict[str, Any], title: str) -> Group:
     """A table for each batch and number of threads, a row a network in a runtime."""
@@ -79,6 +81,7 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
             panel.set_title(f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
             panel.set_xlabel("α")
         axes[0].set_ylabel("saving realised, %")
-        axes[-1].legend()
+        if rows:
+            axes[-1].legend()
         figure.suptitle(title)
         figure.savefig(path)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from octavize.errors import InputError, require_extra
 
 from .contenders import Contender
-from .freeze import freeze, freeze_layers
+from .freeze import freeze
 from .runtime import load_runtime
 
 Call = Callable[[], Any]
@@ -41,8 +42,7 @@ def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
 
     def call() -> None:
         model(x)
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
+        _wait(x)
 
     return call
 
@@ -53,6 +53,28 @@ def _eager(c: Contender, setting: Setting) -> Call:
     return _torch_call(model, c, setting)
 
 
+def _training(c: Contender, setting: Setting) -> Call:
+    """Forward, loss and backward in training mode, channels-last, without the optimiser's step."""
+    with torch.inference_mode(False):
+        model = copy.deepcopy(c.model).train().to(setting.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        x = torch.randn(c.shape(setting.batch), device=setting.device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        target = torch.zeros(setting.batch, dtype=torch.long, device=setting.device)
+
+    def call() -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            model.zero_grad()
+            F.cross_entropy(model(x), target).backward()
+        _wait(x)
+
+    return call
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
 def _frozen(c: Contender, setting: Setting) -> Call:
     return _torch_call(freeze(c.model, c.shape(1)), c, setting)
 
@@ -61,7 +83,7 @@ def _compiled(c: Contender, setting: Setting) -> Call:
     """torch.compile of the frozen network, its weights made constants."""
     from torch._inductor import config
 
-    frozen = freeze_layers(c.model, c.shape(1)).to(setting.device)
+    frozen = freeze(c.model, c.shape(1)).net.to(setting.device)
     compiled: Any = torch.compile(frozen, fullgraph=True, dynamic=False)
     call = _torch_call(compiled, c, setting)
     # All networks of an architecture share one `forward`: more of them than torch compiles of one by default.
@@ -96,19 +118,21 @@ RUNTIMES: dict[str, Prepare] = {
     "compile": _compiled,
     "onnxruntime": _exported(".onnx"),
     "openvino": _exported(".xml"),
+    "training": _training,
 }
+INFERENCE = tuple(name for name in RUNTIMES if name != "training")
 
 
 def choose_runtimes(names: Sequence[str] | None) -> dict[str, Prepare]:
-    """Runtimes by name; None is all.
+    """Runtimes by name; None is all that infer.
 
     Raises:
         InputError: an unknown one, or one that is not installed.
     """
-    for name in names or RUNTIMES:
+    for name in names or INFERENCE:
         if name not in RUNTIMES:
             raise InputError(f"runtime {name!r} is unknown: choose from {', '.join(RUNTIMES)}")
         if name in ("onnxruntime", "openvino"):
             for module in {"onnx", "onnxscript", "onnxruntime", name}:
                 require_extra(module, "deploy")
-    return {name: RUNTIMES[name] for name in names or RUNTIMES}
+    return {name: RUNTIMES[name] for name in names or INFERENCE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,17 +18,22 @@ VANILLA = "vanilla"
 
 @dataclass(frozen=True)
 class Contender:
-    """A network to time. `macs` are of one picture of `size` × `size` pixels."""
+    """A network to time. `picture` is its input's (C, H, W), `macs` are of one of them."""
 
     name: str
     model: nn.Module
-    size: int
+    picture: tuple[int, ...]
     macs: int
     alpha: float = 0.0
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        """Of an input: (batch, C, size, size)."""
-        return (batch, example_shape(self.model)[1], self.size, self.size)
+        """Of an input: (batch, C, H, W)."""
+        return (batch, *self.picture)
+
+    @property
+    def size(self) -> int:
+        """Side of the picture in pixels."""
+        return self.picture[-1]
 
 
 def contenders_of(
@@ -41,35 +47,34 @@ def contenders_of(
         same_macs: after each, the vanilla network on smaller pictures that cost as much arithmetic.
     """
     vanilla = build(0.0)
-    found = [Contender(VANILLA, vanilla, size, _macs(vanilla, size))]
+    found = [_contender(VANILLA, vanilla, size)]
     for alpha in alphas:
         if alpha == 0:
             continue
         model = build(alpha)
-        octave = Contender(f"α={alpha:g}", model, size, _macs(model, size), alpha)
+        octave = _contender(f"α={alpha:g}", model, size, alpha)
         found.append(octave)
         if same_macs:
             smaller = size_for(vanilla, size, octave.macs)
             name = f"vanilla, {smaller} pixels"
             if all(c.name != name for c in found):
-                found.append(Contender(name, vanilla, smaller, _macs(vanilla, smaller)))
+                found.append(_contender(name, vanilla, smaller))
     return found
 
 
 def narrower(name: str, size: int, macs: int, num_classes: int = 1000) -> Contender | None:
     """The vanilla network at the width, in hundredths, of the nearest arithmetic; None if it has no width."""
+
+    def at(hundredths: int) -> nn.Module:
+        return create_model(name, 0, width=hundredths / 100, num_classes=num_classes)
+
+    widths = range(20, 101)
     try:
-        widths = [w / 100 for w in range(20, 101)]
-        models: dict[float, int] = {}
-        low, high = 0, len(widths) - 1
-        while low < high:
-            middle = (low + high) // 2
-            models[middle] = _macs(create_model(name, 0, width=widths[middle], num_classes=num_classes), size)
-            low, high = (middle + 1, high) if models[middle] < macs else (low, middle)
+        found = widths[bisect_left(widths, macs, hi=80, key=lambda width: _macs(at(width), size))]
     except InputError:
         return None
-    model = create_model(name, 0, width=widths[low], num_classes=num_classes)
-    return Contender(f"vanilla, width {widths[low]:g}", model, size, _macs(model, size))
+    nearest = min((found - 1, found), key=lambda width: abs(_macs(at(width), size) - macs))
+    return _contender(f"vanilla, width {nearest / 100:g}", at(nearest), size)
 
 
 def size_for(model: nn.Module, size: int, macs: int) -> int:
@@ -78,6 +83,11 @@ def size_for(model: nn.Module, size: int, macs: int) -> int:
     guess = round(size * (macs / whole) ** 0.5)
     near = range(max(guess - size // 28, 1), min(guess + size // 28, size) + 1)
     return min(near, key=lambda side: abs(_macs(model, side) - macs))
+
+
+def _contender(name: str, model: nn.Module, size: int, alpha: float = 0.0) -> Contender:
+    picture = (example_shape(model)[1], size, size)
+    return Contender(name, model, picture, count_macs(model, (1, *picture)), alpha)
 
 
 def _macs(model: nn.Module, size: int) -> int:

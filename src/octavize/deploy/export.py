@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import bisect
 import json
+import operator
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,11 @@ from torch import nn
 from octavize import __version__
 from octavize.conv import OctConv
 from octavize.errors import InputError, require_extra
+from octavize.split import default_octave_dims
+from octavize.trace import TraceError, clean_copy, trace
 
 from .freeze import freeze_layers
+from .frozen import FrozenOctConv
 from .program import export_program
 from .runtime import load_runtime
 
@@ -51,21 +55,69 @@ def export(
     """
     path = _checked_path(path, suffix)
     shape = _checked_shape(input_shape)
-    eager = copy.deepcopy(model).cpu().float().eval()
-    program = export_program(freeze_layers(eager, shape), shape, dynamic_batch, dynamic_size)
-    about = describe(model, shape, dynamic_batch, dynamic_size, metadata)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        written = Path(folder) / path.name
-        write(program, written, json.dumps(about, ensure_ascii=True))
-        error = parity(eager, written, shapes_to_try(shape, dynamic_batch, dynamic_size))
-        if not error <= TOLERANCE:  # not a number fails too
+    with torch.autocast("cpu", enabled=False):
+        eager = clean_copy(model).cpu().float()
+        least = smallest_size(eager, shape) if dynamic_size else 1
+        program = export_program(freeze_layers(eager, shape), shape, dynamic_batch, dynamic_size)
+        if program.call_spec.out_spec is None or not program.call_spec.out_spec.is_leaf():
             raise InputError(
-                f"path {path} is not written: its outputs differ from the network's by {error:.1e} of the "
-                f"largest, more than {TOLERANCE:g}; export to another format, and report the network"
+                f"model {type(model).__name__} returns more than one tensor: wrap it in a module that "
+                "returns the one that is wanted"
             )
-        for file in Path(folder).iterdir():
-            os.replace(file, path.parent / file.name)
+        about = describe(model, shape, dynamic_batch, dynamic_size, metadata) | {"smallest_size": least}
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            written = Path(folder) / path.name
+            write(program, written, json.dumps(about, ensure_ascii=True))
+            error = parity(
+                eager, written, shapes_to_try(shape, dynamic_batch, least if dynamic_size else None)
+            )
+            if not error <= TOLERANCE:  # not a number fails too
+                raise InputError(
+                    f"path {path} is not written: its outputs differ from the network's by {error:.1e} of "
+                    f"the largest, more than {TOLERANCE:g}; export to another format, and report the network"
+                )
+            for file in sorted(Path(folder).iterdir()):  # weights before the description that needs them
+                os.replace(file, path.parent / file.name)
     return error
+
+
+def smallest_size(model: nn.Module, shape: Sequence[int]) -> int:
+    """The smallest side of a picture, in pixels, that leaves every map more than one pixel.
+
+    An octave pools a pixel alone with nothing, a length of one is broadcast: torch.export decides on it once
+    for all sizes. Maps that are one pixel at any size, as in squeeze-and-excitation, do not count.
+
+    Raises:
+        InputError: the network needs a larger one than `shape`.
+    """
+    dims = default_octave_dims(len(shape) - 2)
+
+    def maps(side: int) -> list[int] | None:
+        """The shortest side of what each layer reads and writes, both halves; None where it does not run."""
+        try:
+            run = trace(model, (1, shape[1], *shape[2 : len(shape) - dims], *[side] * dims))
+        except TraceError:
+            return None
+        return [
+            min(half[-dims:]) if half is not None and len(half) == len(shape) else 0
+            for layer in run.layers
+            for half in (*layer.input, *layer.output)
+        ]
+
+    most = min(shape[-dims:])
+    large = maps(32 * most) or []
+
+    def fits(side: int) -> bool:
+        found = maps(side)
+        return found is not None and all(n > 1 or always <= 1 for n, always in zip(found, large, strict=True))
+
+    if not fits(most):
+        larger = next((n for n in (2 * most, 4 * most, 8 * most, 16 * most) if fits(n)), 224)
+        raise InputError(
+            f"input_shape={tuple(shape)} leaves a map of a single pixel: to export for any size, give a "
+            f"larger one, such as {larger}"
+        )
+    return bisect.bisect_left(range(1, most), True, key=fits) + 1
 
 
 def describe(
@@ -76,7 +128,8 @@ def describe(
     metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What is written into the file: what was given, and what every file says of itself."""
-    alphas = sorted({m.alpha for m in model.modules() if isinstance(m, OctConv) and m.alpha > 0})
+    octave: list[Any] = [m for m in model.modules() if isinstance(m, OctConv | FrozenOctConv)]
+    alphas = sorted({layer.alpha for layer in octave if layer.alpha > 0})
     about = {
         "alpha": (alphas or [0.0])[0] if len(alphas) <= 1 else alphas,
         **(metadata or {}),
@@ -94,12 +147,16 @@ def describe(
     return about
 
 
-def shapes_to_try(shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool) -> list[tuple[int, ...]]:
-    """The inputs on which a file is compared: several batches, and sizes of either parity."""
+def shapes_to_try(
+    shape: Sequence[int], dynamic_batch: bool, least: int | None = None
+) -> list[tuple[int, ...]]:
+    """The inputs on which a file is compared: several batches, and for any size from `least`, sizes."""
     batches = (1, 3) if dynamic_batch else (shape[0],)
     sizes = [tuple(shape[2:])]
-    if dynamic_size:
+    if least is not None:
+        dims = default_octave_dims(len(shape) - 2)
         sizes += [tuple(n + 1 for n in shape[2:]), (shape[2] + 2, *(n + 3 for n in shape[3:]))]
+        sizes.append((*shape[2 : len(shape) - dims], *[least] * dims))
     return [(batch, shape[1], *size) for batch in batches for size in sizes]
 
 
@@ -109,10 +166,11 @@ def parity(model: nn.Module, path: Path, shapes: Sequence[tuple[int, ...]]) -> f
     random = torch.Generator().manual_seed(0)
     worst = 0.0
     for shape in shapes:
-        x = torch.randn(shape, generator=random)
+        x = torch.randn(shape, generator=random, dtype=torch.float32)
         with torch.no_grad():
-            expected = model(x)
-        error = (torch.from_numpy(runner(x)) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+            expected = model(x).float()
+        got = torch.from_numpy(runner(x)).float()
+        error = (got - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
         worst = max(worst, float(error)) if error == error else float("nan")
     return worst
 
@@ -123,12 +181,21 @@ def _checked_path(path: str | Path, suffix: str) -> Path:
         raise InputError(f"path {path} does not end in {suffix}: give a name such as model{suffix}")
     if not path.parent.is_dir():
         raise InputError(f"path {path} lies in a folder that does not exist: make {path.parent} first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"path {path} cannot be written: give the name of a file in a folder you may write to"
+        )
     for module in MODULES[suffix]:
         require_extra(module, "deploy")
     return path
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    if not all(isinstance(n, int) and n > 0 for n in shape) or len(shape) < 3:
-        raise InputError(f"input_shape={tuple(shape)}: give (N, C, H, W), such as (1, 3, 224, 224)")
-    return tuple(shape)
+    try:
+        checked = tuple(operator.index(n) for n in shape)
+    except TypeError:
+        checked = ()
+    if len(checked) < 3 or min(checked) < 1:
+        told = type(shape).__name__ if isinstance(shape, torch.Tensor) else repr(shape)
+        raise InputError(f"input_shape={told}: give (N, C, H, W), such as (1, 3, 224, 224)")
+    return checked

@@ -28,6 +28,7 @@ from octavize.tensor import OctTensor
 from .packed import PackedConv2d
 
 JOINS = ("none", "low_in", "low_out")
+GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "alpha")
 _JOINED_PATHS = {"low_in": ("lh", "ll"), "low_out": ("ll", "hl")}
 _TORCH: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: PackedConv2d, 3: nn.Conv3d}
 
@@ -67,6 +68,8 @@ class FrozenOctConv(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.runs, self.octave_dims, self.strict = name, runs, layer.octave_dims, layer.strict
+        for attribute in GEOMETRY:  # a network's own forward may read them
+            setattr(self, attribute, getattr(layer, attribute))
         self.depthwise = layer.depthwise
         self.octave_stride = tuple(layer.stride[-layer.octave_dims :])
         self.factors = (*[1] * (len(layer.stride) - layer.octave_dims), *self.octave_stride)

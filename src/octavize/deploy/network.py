@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from octavize.errors import InputError
 
 from .flat import flatten
-from .packed import is_plain_cpu, written
+from .packed import is_plain_cpu
 from .program import export_program
 
 
@@ -22,7 +22,7 @@ class _Calls:
     """A list of calls, and the parameters whose values are in it."""
 
     parameters: list[nn.Parameter]
-    made_of: list[tuple[int, int]]
+    versions: list[int]
     graph: GraphModule | None
 
 
@@ -54,12 +54,12 @@ class FrozenNetwork(nn.Module):
     def calls(self) -> GraphModule | None:
         """The list of calls; None if the network has none.
 
-        It is written at the first call of this, in some seconds, and again when weights have changed. A layer
-        that is replaced later is not noticed: freeze the changed network instead.
+        It is written at the first call of this, in some seconds, and again when weights have changed. Layers
+        that are replaced, and changes through `.data`, go unnoticed: freeze the changed network instead.
         """
-        if self._calls is None or self._calls.made_of != [written(p) for p in self._calls.parameters]:
+        if self._calls is None or self._calls.versions != [p._version for p in self._calls.parameters]:
             parameters = list(self.net.parameters())  # walking through all modules would take a millisecond
-            self._calls = _Calls(parameters, [written(p) for p in parameters], self._written(parameters))
+            self._calls = _Calls(parameters, [p._version for p in parameters], self._written(parameters))
         return self._calls.graph
 
     def _written(self, parameters: list[nn.Parameter]) -> GraphModule | None:

@@ -11,29 +11,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from octavize.saved import in_transform
 
 
 class PackedConv2d(nn.Conv2d):
     """`torch.nn.Conv2d`, with the same parameters and state dict, that keeps a second copy of its weight.
 
-    The copy is made at the first call, and again when the weight has changed. It is only used for float32 on
-    the CPU, outside of autograd, autocast and compilers; everything else is torch's own layer.
+    The copy is made at the first call, and again when the weight has changed; changes through `.data`, which
+    torch does not track, go unnoticed. It is only used for float32 on the CPU, outside of autograd, autocast,
+    transforms and compilers; everything else is torch's own layer.
     """
 
-    _packed: tuple[Any, Tensor] | None = None
+    _packed: tuple[Tensor, int, Tensor] | None = None
+    """The weight that was laid out, its version then, and the copy."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self._can_pack(input):
             return super().forward(input)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
-        made_of = written(self.weight)
-        if self._packed is None or self._packed[0] != made_of:
+        weight = self.weight
+        if self._packed is None or self._packed[0] is not weight or self._packed[1] != weight._version:
             laid_out = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight.detach(), *geometry, list(input.shape)
+                weight.detach(), *geometry, list(input.shape)
             )
-            self._packed = (made_of, laid_out)
+            self._packed = (weight, weight._version, laid_out)
         return torch.ops.mkldnn._convolution_pointwise(
-            input, self._packed[1], self.bias, *geometry, "none", [], ""
+            input, self._packed[2], self.bias, *geometry, "none", [], ""
         )
 
     def _can_pack(self, x: Tensor) -> bool:
@@ -44,15 +49,23 @@ class PackedConv2d(nn.Conv2d):
             and isinstance(self.padding, tuple)
             and is_plain_cpu(x)
             and self.weight.dtype == torch.float32
+            and not self.weight.is_inference()  # it has no version
             and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
         )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._packed = None
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_packed"}
 
 
 def is_plain_cpu(x: Tensor) -> bool:
-    """Whether this tensor may be given to oneDNN by hand: float32 on the CPU, no autocast, no compiler."""
+    """Whether this tensor may be given to oneDNN by hand: float32 on the CPU, and nobody looks on.
+
+    Autocast, compilers, tracers, the transforms of torch.func and forward-mode derivatives do.
+    """
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
@@ -61,9 +74,7 @@ def is_plain_cpu(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled  # pyright: ignore[reportAttributeAccessIssue]
         and torch.backends.mkldnn.is_available()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and not in_transform()
+        and forward_ad._current_level < 0
     )
-
-
-def written(parameter: Tensor) -> tuple[int, int]:
-    """Changes when the values of a parameter do."""
-    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

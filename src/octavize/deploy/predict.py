@@ -29,16 +29,21 @@ def predict(runner: Runner, pictures: Sequence[str | Path], top: int = 5) -> lis
     """
     if top < 1:
         raise InputError(f"top={top}: give at least 1")
-    names = runner.metadata.get("classes")
+    names = runner.metadata.get("classes") or []
     answers = []
     for picture in pictures:
         logits = torch.from_numpy(runner(prepare(runner, Path(picture)))).float()
         if logits.dim() != 2:
             raise InputError(f"model {runner.path} answers with {tuple(logits.shape)}: give a classifier")
+        if names and (not isinstance(names, list) or len(names) != logits.shape[1]):
+            raise InputError(
+                f"model {runner.path} has {logits.shape[1]} outputs, and its classes are not a list of as "
+                "many names: export it with them, or without classes"
+            )
         chances, indices = logits.softmax(1)[0].topk(min(top, logits.shape[1]))
         answers.append(
             [
-                {"class": names[i] if names else str(i), "index": i, "probability": p}
+                {"class": str(names[i]) if names else str(i), "index": i, "probability": p}
                 for i, p in zip(indices.tolist(), chances.tolist(), strict=True)
             ]
         )
@@ -52,13 +57,16 @@ def prepare(runner: Runner, picture: Path) -> Tensor:
     from octavize.experiment.decode import decode
 
     about = runner.metadata
+    if len(about["input_shape"]) != 4:
+        raise InputError(f"model {runner.path} takes {about['input_shape']}: no pictures")
     channels, height, width = about["input_shape"][1:]
     if channels not in (1, 3):
         raise InputError(f"model {runner.path} takes {channels} channels: pictures have 1 or 3")
     if height != width:
         raise InputError(f"model {runner.path} takes {height} × {width} pixels: only square ones are made")
     if not picture.is_file():
-        raise InputError(f"picture {picture} does not exist: give the path of a picture file")
+        what = "is no file" if picture.exists() else "does not exist"
+        raise InputError(f"picture {picture} {what}: give the path of a picture file")
     pixels = decode(picture, height)[None]
     if channels == 1:
         pixels = pixels.float().mean(1, keepdim=True).round().to(torch.uint8)

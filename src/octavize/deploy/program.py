@@ -24,9 +24,9 @@ def export_program(
     if dynamic_size:
         axes |= {axis: dynamic for axis in range(2, len(shape))}
     # A batch of one would be taken for a constant.
-    example = torch.randn(max(shape[0], 2) if dynamic_batch else shape[0], *shape[1:])
+    example = torch.zeros(max(shape[0], 2) if dynamic_batch else shape[0], *shape[1:], dtype=torch.float32)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.export(frozen, (example,), dynamic_shapes=(axes or None,), strict=False)
     except Exception as error:  # torch raises many kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,20 +31,30 @@ class Runner:
     """
 
     def __init__(self, path: Path, run: Run, about: str | None) -> None:
-        if not about:
-            raise InputError(f"model {path} was not written by octavize: export it with `octavize export`")
         self.path, self._run = path, run
-        self.metadata: dict[str, Any] = json.loads(about)
+        self.metadata: dict[str, Any] = _read(path, about)
 
     def __call__(self, batch: Array | Tensor) -> Array:
         """The network's output (N, …) for a batch (N, C, H, W), both float32.
 
         Raises:
-            InputError: the shape is not one that the file was exported for.
+            InputError: the shape is not one that the file was exported for, or the runtime fails on it.
         """
-        values = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
+        values = batch.detach().float().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
         self._check(values.shape)
-        return self._run(np.ascontiguousarray(values, dtype=np.float32))
+        try:
+            output = self._run(np.ascontiguousarray(values, dtype=np.float32))
+        except Exception as error:  # each runtime has its own kinds
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"model {self.path} fails on a batch of shape {values.shape} ({reason})"
+            ) from error
+        if len(output) != len(values):
+            raise InputError(
+                f"model {self.path} made {len(output)} outputs of {len(values)} inputs: its pictures may be "
+                "too small, or the batch empty"
+            )
+        return output
 
     def _check(self, shape: tuple[int, ...]) -> None:
         wanted = self.metadata["input_shape"]
@@ -55,6 +66,21 @@ class Runner:
         ):
             told = ["any" if axis in free else str(n) for axis, n in enumerate(wanted)]
             raise InputError(f"batch has shape {shape}, but {self.path} takes ({', '.join(told)})")
+        least = self.metadata.get("smallest_size", 1)
+        if self.metadata["dynamic_size"] and min(shape[2:]) < least:
+            raise InputError(f"batch has shape {shape}, but {self.path} takes sizes from {least} pixels on")
+
+
+def _read(path: Path, about: str | None) -> dict[str, Any]:
+    """The metadata of a file, checked."""
+    try:
+        metadata = json.loads(about or "")
+        _ = [metadata[key] for key in ("input_shape", "dynamic_batch", "dynamic_size")]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"model {path} was not written by octavize: export it with `octavize export`"
+        ) from None
+    return metadata
 
 
 def load_runtime(path: str | Path, threads: int | None = None) -> Runner:
@@ -117,9 +143,12 @@ def _load_openvino(path: Path, threads: int | None) -> tuple[Run, str | None]:
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = core.compile_model(model, "CPU", settings)
+    own = threading.local()  # a request serves one call at a time
 
     def run(batch: Array) -> Array:
-        return np.asarray(compiled(batch)[0])
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return np.array(own.request.infer(batch)[0])
 
     return run, str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from octavize.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
+# Longer side of what is resized, in shorter sides; further out nothing is looked at.
+LONGEST = 8
 # Seconds of decoding after which a progress bar appears.
 PATIENCE = 2.0
 
@@ -74,9 +76,11 @@ def decode(path: Path, size: int) -> Tensor:
         InputError: the picture is broken; the message names its path.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     picture = open_rgb(path)
+    if max(picture.size) > LONGEST * min(picture.size):
+        picture = ImageOps.fit(picture, _shortened(picture.size), method=Image.Resampling.NEAREST)
     if picture.size != (size, size):
         scale = size / min(picture.size)
         width, height = (max(size, round(side * scale)) for side in picture.size)
@@ -86,6 +90,12 @@ def decode(path: Path, size: int) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
+def _shortened(size: tuple[int, int]) -> tuple[int, int]:
+    """The middle of a picture that is too long to be resized as a whole."""
+    width, height = (min(side, LONGEST * min(size)) for side in size)
+    return width, height
+
+
 def open_rgb(path: Path) -> Image.Image:
     """Decode a file to RGB: grey repeated, CMYK converted, alpha dropped, 16 bits reduced to 8."""
     from PIL import Image, ImageOps
@@ -93,7 +103,11 @@ def open_rgb(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):  # 16-bit grey; converting it directly would clip at 255
+            brightest: Any = picture.getextrema()[1] if picture.mode == "I" else 0
+            if picture.mode == "F" or brightest > 65535:
+                raise ValueError("its pixels are neither 8-bit nor 16-bit")
+            if brightest > 255 or picture.mode.startswith("I;"):
+                # 16-bit grey; converting it directly would clip at 255
                 picture = picture.convert("I").point(lambda level: level * (1 / 256)).convert("L")
             return picture.convert("RGB")
     # Pillow's readers raise many kinds (OSError, SyntaxError, struct.error, DecompressionBombError, ...).

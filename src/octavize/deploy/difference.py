@@ -1,0 +1,74 @@
+"""Whether a frozen network still computes what its network does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from octavize.dispatch import unannounced
+from octavize.tensor import OctTensor
+from octavize.trace import clean_copy, plain
+
+TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
+"""Relative to the largest output, by the dtype of the network: folding rounds the weights to it."""
+
+
+def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str | None:
+    """How the outputs of two networks differ on one random input, in words; None if they do not.
+
+    Where they do in their own dtype, float64 decides: networks may blow rounding up. A network that does not
+    run on the input, or gives two answers to it, cannot be compared.
+    """
+    first = next(model.parameters(), None)
+    dtype = torch.float32 if first is None else first.dtype
+    tolerance, problem = TOLERANCES.get(dtype, 1e-3), None
+    for wanted in (dtype, torch.float64):
+        x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = x.to(device=None if first is None else first.device, dtype=wanted)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), unannounced():
+            try:
+                expected = _outputs(model, x)
+            except Exception:  # a network may raise anything
+                continue
+            try:
+                problem = (
+                    None if _agree(expected, _outputs(frozen, x), tolerance) else "its outputs are others"
+                )
+            except Exception as error:
+                problem = f"it fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            if problem is None or not _agree(expected, _outputs(model, x), tolerance):
+                return None
+    return problem
+
+
+def _outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """All tensors in the output, dense."""
+    net = clean_copy(net, _cast_to(x.dtype))
+    leaves = [leaf for value in tree_leaves(plain(net(x))) for leaf in tree_leaves(plain(value))]
+    return [
+        v.to_dense() if isinstance(v, OctTensor) else v for v in leaves if isinstance(v, Tensor | OctTensor)
+    ]
+
+
+def _cast_to(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def cast(values: Tensor) -> Tensor:
+        return values.to(dtype) if values.is_floating_point() else values.clone()
+
+    return cast
+
+
+def _agree(a: Sequence[Any], b: Sequence[Any], tolerance: float) -> bool:
+    return len(a) == len(b) and all(
+        x.shape == y.shape
+        and torch.allclose(x.double(), y.double(), rtol=0, atol=tolerance * _largest(x), equal_nan=True)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _largest(x: Tensor) -> float:
+    finite = x.double()[torch.isfinite(x)]
+    return float(finite.abs().max()) if finite.numel() else 0.0

@@ -128,6 +128,8 @@ def bench(
                     setting = Setting(batch, count, device, Path(folder))
                     chosen = {name: runtimes[name] for name in group}
                     rows += _time_group(contenders, chosen, setting, rounds)
+                    if "compile" in group:
+                        torch.compiler.reset()  # it would keep every network
     where = environment("timm", "torchvision", "onnx", "onnxruntime", "openvino")
     del where["threads"]  # every row has its own
     return {"environment": where, "rounds": rounds, "together": together, "device": device, "rows": rows}

@@ -162,3 +162,14 @@ def test_table_and_figure(tmp_path: Path) -> None:
     assert all(word in text for word in ("a title", "fast", "α=0.25", "0.600", "%"))
     draw(found, tmp_path / "figure.svg", "a title")
     assert (tmp_path / "figure.svg").read_text().count("<svg") == 1
+
+
+def test_a_panel_without_a_runtime_is_drawn_to_scale(tmp_path: Path) -> None:
+    """A runtime that was measured in one place only has no line elsewhere, and one name in the legend."""
+    shared = {"alpha": 0.5, "batch": 1, "saving_realised": 0.5}
+    places = [("eager", 1), ("frozen", 1), ("eager", 2)]
+    rows = [{**shared, "runtime": runtime, "threads": threads} for runtime, threads in places]
+    draw({"rows": rows}, tmp_path / "figure.svg", "a title")
+    text = (tmp_path / "figure.svg").read_text()
+    assert "<!-- 50" in text  # a tick of the axis, in per cent
+    assert text.count("<!-- frozen -->") == text.count("<!-- eager -->") == 1

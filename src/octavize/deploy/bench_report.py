@@ -77,11 +77,14 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
                     for row in rows
                     if (row["runtime"], row["batch"], row["threads"]) == (runtime, batch, threads)
                 ]
-                panel.plot(*zip(*sorted(own), strict=True), "o-", color=colour(i + 1), label=runtime)
+                if own:
+                    panel.plot(*zip(*sorted(own), strict=True), "o-", color=colour(i + 1), label=runtime)
             panel.set_title(f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
             panel.set_xlabel("α")
         axes[0].set_ylabel("saving realised, %")
+        shown = (panel.get_legend_handles_labels() for panel in axes)
+        lines = {label: line for found in shown for line, label in zip(*found, strict=True)}
         if rows:
-            axes[-1].legend()
+            axes[-1].legend([lines[runtime] for runtime in runtimes], runtimes)
         figure.suptitle(title)
         figure.savefig(path)

@@ -19,13 +19,15 @@ from typing import Any
 
 from rich.console import Console
 
+from marked import between, check, write
 from octavize.budget import fit_budget
 from octavize.deploy.bench import saving_realised
 from octavize.deploy.fastest import TARGETS, Tuner
 from octavize.environment import environment
 from octavize.experiment.checkpoint import write_json
 from octavize.models import create_model, policy_of
-from octavize.planning import Plan, Planner
+from octavize.planning import Planner
+from octavize.plans import Plan
 
 OUT = Path(__file__).resolve().parent / "results/fastest"
 GUIDE = OUT.parents[2] / "docs/deploy.md"
@@ -68,12 +70,9 @@ def measure(name: str, target: str) -> None:
 
 def guide(text: str) -> str:
     """The text of the guide with the table of the committed results."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
     files = [OUT / f"{name}-{target}.json" for name in NETWORKS for target in TARGETS]
-    return (
-        before + START + table([json.loads(f.read_text("utf-8")) for f in files if f.is_file()]) + END + after
-    )
+    found = [json.loads(file.read_text("utf-8")) for file in files if file.is_file()]
+    return between(text, START, END, table(found))
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -105,13 +104,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only compare it with the results")
     given = parser.parse_args()
     if given.check:
-        text = GUIDE.read_text("utf-8")
-        raise SystemExit(guide(text) != text)
+        check(GUIDE, guide)
     if not given.tables:
         for target in given.target:
             for name in given.model:
                 measure(name, target)
-    GUIDE.write_text(guide(GUIDE.read_text("utf-8")), "utf-8")
+    write(GUIDE, guide)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ from typing import Any
 from rich.console import Console
 
 import octavize
+from marked import between, check, write
 from octavize.deploy.bench import bench
 from octavize.deploy.bench_report import draw, table
 from octavize.deploy.bench_runtimes import INFERENCE, RUNTIMES, choose_runtimes
-from octavize.deploy.contenders import contenders_of, narrower
+from octavize.deploy.contenders import contenders_of, with_narrower
 from octavize.experiment.checkpoint import read_json, write_json
 
 OUT = Path(__file__).resolve().parent / "results/realised_saving"
@@ -72,8 +73,7 @@ def measure(job: Job, rounds: int, alphas: Sequence[float] = ALPHAS, *, keep: bo
     networks = contenders_of(
         lambda alpha: octavize.create_model(job.model, alpha), alphas, job.size, same_macs=True
     )
-    widths = (narrower(job.model, job.size, c.macs) for c in networks if c.alpha > 0)
-    networks += list({c.name: c for c in widths if c is not None}.values())
+    networks = with_narrower(job.model, networks, job.size)
     results = {"model": job.model, "size": job.size} | bench(
         networks,
         choose_runtimes(job.runtimes),
@@ -109,11 +109,8 @@ def _place(row: dict[str, Any]) -> tuple[int, int, int]:
 
 def guide(text: str) -> str:
     """The text of the guide with the tables of the committed results."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
     files = [path for name in FILES if (path := OUT / f"{name}.json").is_file()]
-    sections = (section(json.loads(path.read_text("utf-8"))) for path in files)
-    return before + START + "".join(sections) + END + after
+    return between(text, START, END, "".join(section(json.loads(path.read_text("utf-8"))) for path in files))
 
 
 def section(results: dict[str, Any]) -> str:
@@ -153,8 +150,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only compare them with the results")
     given = parser.parse_args()
     if given.check:
-        text = GUIDE.read_text("utf-8")
-        raise SystemExit(guide(text) != text)
+        check(GUIDE, guide)
     if given.smoke:
         measure(SMOKE, 2, (0.5,), keep=False)
         return
@@ -163,7 +159,7 @@ def main() -> None:
         if job.file in given.job and runtimes:
             settings = {"batches": given.batch or job.batches, "threads": given.threads or job.threads}
             measure(replace(job, runtimes=runtimes, **settings), given.rounds)
-    GUIDE.write_text(guide(GUIDE.read_text("utf-8")), "utf-8")
+    write(GUIDE, guide)
 
 
 if __name__ == "__main__":

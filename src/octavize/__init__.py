@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .errors import InputError
     from .models import create_model, list_models
     from .norms import reestimate_norms
-    from .planning import Decision, Plan, plan
+    from .planning import plan
+    from .plans import Decision, Plan
     from .swap import oct_handler
     from .tensor import OctTensor
 
@@ -65,8 +66,8 @@ _HOME = {
     "OctTensor": "tensor",
     "oct_rule": "dispatch",
     "oct_handler": "swap",
-    "Decision": "planning",
-    "Plan": "planning",
+    "Decision": "plans",
+    "Plan": "plans",
     "plan": "planning",
     "octavize": "convert",
     "Reordering": "calibration.reorder",

@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from .planning import Plan
+    from .plans import Plan
 
 STEPS = 64
 

@@ -111,7 +111,8 @@ def convert(
     from octavize.budget import fit_budget
     from octavize.convert import octavize
     from octavize.converted import check_new, save_converted
-    from octavize.planning import Plan, Planner
+    from octavize.planning import Planner
+    from octavize.plans import Plan
     from octavize.sources import find_vanilla
     from octavize.trace import example_shape
 

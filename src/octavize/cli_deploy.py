@@ -176,7 +176,7 @@ def bench(
     from octavize.deploy.bench import bench as run
     from octavize.deploy.bench_report import FIGURES, draw, table
     from octavize.deploy.bench_runtimes import choose_runtimes
-    from octavize.deploy.contenders import contenders_of, narrower
+    from octavize.deploy.contenders import contenders_of, with_narrower
     from octavize.experiment.checkpoint import write_json
 
     for option, file in (("--out", out), ("--figure", figure)):
@@ -190,8 +190,7 @@ def bench(
     shares = alpha or [0.125, 0.25, 0.5, 0.75]
     contenders = contenders_of(_builder(source), shares, size, same_macs=same_macs)
     if same_macs:
-        widths = (narrower(source, size, c.macs) for c in contenders if c.alpha > 0)
-        contenders += list({c.name: c for c in widths if c is not None}.values())
+        contenders = with_narrower(source, contenders, size)
     log = Console(stderr=True, highlight=False)
     results = {"model": source, "size": size} | run(
         contenders,

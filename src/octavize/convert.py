@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import InputError
-from .planning import DEFAULT_ALPHA, Alpha, Plan, check_plan
+from .planning import DEFAULT_ALPHA, Alpha, check_plan
 from .planning import plan as make_plan
+from .plans import Plan
 from .swap import swap
 
 

@@ -18,7 +18,7 @@ from . import __version__
 from .convert import octavize
 from .errors import InputError
 from .experiment.checkpoint import load_weights, save_weights, write_json
-from .planning import Plan
+from .plans import Plan
 from .sources import Origin
 
 PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"

@@ -150,9 +150,8 @@ def _cifar_resnet(depth: int) -> Recipe:
             raise InputError(
                 f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
             )
-        channels = [
-            8 * max(1, round(2 * width * factor)) for factor in (1, 2, 4)
-        ]  # timm wants eights in blocks
+        # timm rounds to eights within blocks.
+        channels = [8 * max(1, round(2 * width * factor)) for factor in (1, 2, 4)]
         blocks = tuple(
             ByoBlockCfg("basic", d=(depth - 2) // 6, c=c, s=1 if stage == 0 else 2, gs=0, br=1.0)
             for stage, c in enumerate(channels)

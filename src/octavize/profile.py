@@ -117,7 +117,8 @@ def measure(
         latency = _interleave({n: _inference(m, input_shape) for n, m in models.items()}, rounds, progress)
         steps: dict[str, tuple[float, float]] = {}
         if train:
-            steps = _interleave({n: _training(m, input_shape) for n, m in models.items()}, rounds, progress)
+            training = {n: training_step(m, input_shape) for n, m in models.items()}
+            steps = _interleave(training, rounds, progress)
     return {name: Profile(*counted[name], *latency[name], *steps.get(name, (None, None))) for name in models}
 
 
@@ -165,12 +166,13 @@ def _inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
     def call() -> None:
         with torch.inference_mode():
             model(x)
-        _wait(x)
+        wait(x)
 
     return call
 
 
-def _training(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
+def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
+    """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times."""
     model, x = _channels_last(model, shape)
     model.train()
     target = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
@@ -178,7 +180,7 @@ def _training(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
     def call() -> None:
         model.zero_grad()
         F.cross_entropy(model(x), target).backward()
-        _wait(x)
+        wait(x)
 
     return call
 
@@ -196,7 +198,8 @@ def _channels_last(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, T
     return model, x.contiguous(memory_format=torch.channels_last)
 
 
-def _wait(x: Tensor) -> None:
+def wait(x: Tensor) -> None:
+    """Until the device of a tensor has done what it was told."""
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
 

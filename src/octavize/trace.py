@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .dispatch import Octave, oct_tensors, unannounced, watching
@@ -22,6 +23,7 @@ from .errors import InputError
 from .tensor import OctTensor
 
 Shape = tuple[int, ...]
+Result = TypeVar("Result")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -167,19 +169,28 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
     Raises:
         TraceError: the network does not run on such an input.
     """
+    return without_devices(lambda: _trace(model, shape))
+
+
+def without_devices(run: Callable[[], Result]) -> Result:
+    """What a run on the meta device gives; once more for a forward that makes tensors without saying where.
+
+    Raises:
+        TraceError: of the first run, if the second fails too.
+    """
     try:
-        return _trace(model, shape)
+        return run()
     except TraceError as error:
         try:
-            with torch.device("meta"):  # where a forward makes tensors without saying on which device
-                return _trace(model, shape)
+            with torch.device("meta"):
+                return run()
         except TraceError:
             raise error from error.__cause__
 
 
 def _trace(model: nn.Module, shape: Shape) -> Trace:
     meta = to_meta(model)
-    x = torch.empty(shape, device="meta", dtype=_dtype(model))
+    x = torch.empty(shape, device="meta", dtype=dtype_of(model))
     names = {module: name for name, module in meta.named_modules()}
     found: dict[str, Layer] = {}
     counter = FlopCounterMode(display=False)
@@ -225,13 +236,19 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
         failed.fallbacks = sources.fallbacks
         raise failed from error
     macs = counter.get_total_flops() // 2
-    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(plain(output)))
+    return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
 
 
-def plain(output: Any) -> Any:
+def leaves(output: Any) -> list[Any]:
+    """All that a network returns, one by one, out of containers and dataclasses."""
+    return [leaf for value in tree_leaves(_plain(output)) for leaf in tree_leaves(_plain(value))]
+
+
+def _plain(output: Any) -> Any:
     """What a network returns, dataclasses opened."""
     return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict)) else output
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Of the first parameter that computes; float32 where there is none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

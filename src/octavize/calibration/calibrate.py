@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..budget import alphas_by_cost, check_budget, fit_budget
-from ..planning import DEFAULT_ALPHA, Alpha, Plan, Planner, check_one_of, check_plan
+from ..planning import DEFAULT_ALPHA, Alpha, Planner, check_one_of, check_plan
+from ..plans import Plan
 from ..split import low_channels
 from .coupling import find_coupling
 from .energy import MAX_PICTURES, Energies, Score, check_score, measure_energy

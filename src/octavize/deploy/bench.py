@@ -127,18 +127,16 @@ def bench(
                     say(f"{', '.join(group)}: batch {batch}, {count} thread(s)")
                     setting = Setting(batch, count, device, Path(folder))
                     chosen = {name: runtimes[name] for name in group}
-                    rows += _time_group(contenders, chosen, setting, rounds)
-                    if "compile" in group:
-                        torch.compiler.reset()  # it would keep every network
+                    rows += time_group(contenders, chosen, setting, rounds)
     where = environment("timm", "torchvision", "onnx", "onnxruntime", "openvino")
     del where["threads"]  # every row has its own
     return {"environment": where, "rounds": rounds, "together": together, "device": device, "rows": rows}
 
 
-def _time_group(
+def time_group(
     contenders: Sequence[Contender], runtimes: Mapping[str, Prepare], setting: Setting, rounds: int
 ) -> list[Row]:
-    """Networks and runtimes that take turns."""
+    """A row for each network in each runtime; all of them take turns. Ratios are to the first network."""
     with torch_threads(setting.threads), torch.inference_mode():
         calls = {
             f"{runtime}/{c.name}": prepare(c, setting)
@@ -146,6 +144,8 @@ def _time_group(
             for c in contenders
         }
         seconds = interleave(calls, rounds)
+    if "compile" in runtimes:
+        torch.compiler.reset()  # it would keep every network
     return [
         {"runtime": runtime, "batch": setting.batch, "threads": setting.threads, **row}
         for runtime in runtimes

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from octavize.errors import InputError, require_extra
+from octavize.profile import training_step, wait
 
 from .contenders import Contender
 from .freeze import freeze
@@ -42,7 +42,7 @@ def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
 
     def call() -> None:
         model(x)
-        _wait(x)
+        wait(x)
 
     return call
 
@@ -56,23 +56,13 @@ def _eager(c: Contender, setting: Setting) -> Call:
 def _training(c: Contender, setting: Setting) -> Call:
     """Forward, loss and backward in training mode, channels-last, without the optimiser's step."""
     with torch.inference_mode(False):
-        model = copy.deepcopy(c.model).train().to(setting.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        x = torch.randn(c.shape(setting.batch), device=setting.device)
-        x = x.contiguous(memory_format=torch.channels_last)
-        target = torch.zeros(setting.batch, dtype=torch.long, device=setting.device)
+        step = training_step(copy.deepcopy(c.model).to(setting.device), c.shape(setting.batch))
 
     def call() -> None:
         with torch.inference_mode(False), torch.enable_grad():
-            model.zero_grad()
-            F.cross_entropy(model(x), target).backward()
-        _wait(x)
+            step()
 
     return call
-
-
-def _wait(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
 
 
 def _frozen(c: Contender, setting: Setting) -> Call:

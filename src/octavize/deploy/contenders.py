@@ -77,6 +77,12 @@ def narrower(name: str, size: int, macs: int, num_classes: int = 1000) -> Conten
     return _contender(f"vanilla, width {nearest / 100:g}", at(nearest), size)
 
 
+def with_narrower(name: str, contenders: Sequence[Contender], size: int) -> list[Contender]:
+    """The contenders, and for each octave network the vanilla one of the width with as much arithmetic."""
+    widths = (narrower(name, size, c.macs) for c in contenders if c.alpha > 0)
+    return [*contenders, *{c.name: c for c in widths if c is not None}.values()]
+
+
 def size_for(model: nn.Module, size: int, macs: int) -> int:
     """The side of the pictures on which a network costs nearest to `macs`."""
     whole = _macs(model, size)
@@ -86,9 +92,12 @@ def size_for(model: nn.Module, size: int, macs: int) -> int:
 
 
 def _contender(name: str, model: nn.Module, size: int, alpha: float = 0.0) -> Contender:
-    picture = (example_shape(model)[1], size, size)
-    return Contender(name, model, picture, count_macs(model, (1, *picture)), alpha)
+    return Contender(name, model, _picture(model, size), _macs(model, size), alpha)
 
 
 def _macs(model: nn.Module, size: int) -> int:
-    return count_macs(model, (1, example_shape(model)[1], size, size))
+    return count_macs(model, (1, *_picture(model, size)))
+
+
+def _picture(model: nn.Module, size: int) -> tuple[int, ...]:
+    return (example_shape(model)[1], size, size)

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from octavize.dispatch import unannounced
 from octavize.tensor import OctTensor
-from octavize.trace import clean_copy, plain
+from octavize.trace import clean_copy, leaves
 
-TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
-"""Relative to the largest output, by the dtype of the network: folding rounds the weights to it."""
+TOLERANCE = 1e-3
+"""Relative to the largest output: folding rounds the weights."""
+TOLERANCE_HALF = 0.1
+"""The same for networks in float16 or bfloat16."""
 
 
 def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str | None:
@@ -25,7 +26,8 @@ def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str
     """
     first = next(model.parameters(), None)
     dtype = torch.float32 if first is None else first.dtype
-    tolerance, problem = TOLERANCES.get(dtype, 1e-3), None
+    tolerance = TOLERANCE_HALF if dtype in (torch.float16, torch.bfloat16) else TOLERANCE
+    problem = None
     for wanted in (dtype, torch.float64):
         x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         x = x.to(device=None if first is None else first.device, dtype=wanted)
@@ -48,10 +50,8 @@ def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str
 def _outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
     """All tensors in the output, dense."""
     net = clean_copy(net, _cast_to(x.dtype))
-    leaves = [leaf for value in tree_leaves(plain(net(x))) for leaf in tree_leaves(plain(value))]
-    return [
-        v.to_dense() if isinstance(v, OctTensor) else v for v in leaves if isinstance(v, Tensor | OctTensor)
-    ]
+    dense = (v.to_dense() if isinstance(v, OctTensor) else v for v in leaves(net(x)))
+    return [v for v in dense if isinstance(v, Tensor)]
 
 
 def _cast_to(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,6 @@ enough to find the best combinations; those are timed whole, and so is one α fo
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from octavize.budget import fit_budget
 from octavize.convert import octavize
 from octavize.errors import InputError
-from octavize.planning import Plan, Planner
+from octavize.planning import Planner
+from octavize.plans import Plan
 
-from .bench import interleave
+from .bench import time_group
 from .bench_runtimes import Setting, choose_runtimes
 from .contenders import VANILLA, Contender
-from .runtime import torch_threads
 
 TARGETS = ("onnxruntime", "openvino", "compile")
 LEVELS = (0.25, 0.5, 0.75)
@@ -76,9 +73,9 @@ class Tuner:
         if target not in TARGETS:
             raise InputError(f"target={target!r}: give one of {', '.join(TARGETS)}")
         self.planner, self.rounds, self.say = planner, rounds, say or _print
-        self.prepare = choose_runtimes([target])[target]
+        self.runtimes = choose_runtimes([target])
         self.batch, self.threads = batch, threads or os.cpu_count() or 1
-        self._options: list[list[Choice]] | None = None
+        self._options: dict[Stage, list[Choice]] | None = None
 
     def plan(self, budget: float) -> Plan:
         """The plan of the fastest network that takes `budget` of the vanilla multiply–accumulates.
@@ -98,24 +95,20 @@ class Tuner:
             self.say(f"{name}: {candidates[name].macs_ratio:.3f} of the MACs, {ratio:.3f} of the time")
         return candidates[min(ratios, key=ratios.__getitem__)]
 
-    def options(self) -> list[list[Choice]]:
+    def options(self) -> dict[Stage, list[Choice]]:
         """What each stage alone saves at each level of α; staying vanilla is one of the choices."""
         if self._options is None:
-            self._options = [self._measured(stage) for stage in stages(self.planner)]
+            self._options = {stage: self._measured(stage) for stage in stages(self.planner)}
         return self._options
 
     def ratios(self, plans: Mapping[str, Plan]) -> dict[str, float]:
         """For each plan its network's time as a share of the vanilla network's, the median of all rounds."""
         every = {VANILLA: self.planner.plan(0.0), **plans}
-        with TemporaryDirectory() as folder, torch_threads(self.threads), torch.inference_mode():
+        networks = [self._network(name, plan) for name, plan in every.items()]
+        with TemporaryDirectory() as folder:
             setting = Setting(self.batch, self.threads, "cpu", Path(folder))
-            calls = {name: self.prepare(self._network(name, plan), setting) for name, plan in every.items()}
-            seconds = interleave(calls, self.rounds)
-        vanilla = seconds.pop(VANILLA)
-        return {
-            name: statistics.median(own / base for own, base in zip(times, vanilla, strict=True))
-            for name, times in seconds.items()
-        }
+            rows = time_group(networks, self.runtimes, setting, self.rounds)
+        return {row["network"]: row["time_ratio"] for row in rows if row["network"] in plans}
 
     def _measured(self, stage: Stage) -> list[Choice]:
         plans = {f"{stage[0]} {level:g}": plan_of(self.planner, {stage: level}) for level in LEVELS}
@@ -129,10 +122,10 @@ class Tuner:
 
     def _finalists(self, budget: float) -> list[tuple[Choice, Plan]]:
         """The combinations that should be fastest; counted anew, since stages interact at their borders."""
-        order, found = stages(self.planner), []
-        for choice in sorted(combine(self.options()), key=lambda c: -c.time_saved):
+        options, found = self.options(), []
+        for choice in sorted(combine(options.values()), key=lambda c: -c.time_saved):
             if abs(1 - choice.macs_saved - budget) < 2 * MARGIN:
-                plan = plan_of(self.planner, dict(zip(order, choice.alphas, strict=True)))
+                plan = plan_of(self.planner, dict(zip(options, choice.alphas, strict=True)))
                 if budget - MARGIN <= plan.macs_ratio <= budget:
                     found.append((choice, plan))
             if len(found) == FINALISTS:
@@ -140,8 +133,7 @@ class Tuner:
         return found
 
     def _network(self, name: str, plan: Plan) -> Contender:
-        with torch.inference_mode(False):
-            model = octavize(self.planner.model, plan=plan).cpu().float().eval()
+        model = octavize(self.planner.model, plan=plan).cpu().float().eval()
         return Contender(name, model, self.planner.shape[1:], plan.macs_after)
 
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from octavize.dispatch import unannounced
 from octavize.split import Runs
 from octavize.tensor import OctTensor
-from octavize.trace import CONVOLUTIONS, Shape, TraceError, plain, to_meta
+from octavize.trace import CONVOLUTIONS, Shape, TraceError, dtype_of, leaves, to_meta, without_devices
 
 
 @dataclass
@@ -67,19 +67,11 @@ def watch(model: nn.Module, shape: Shape) -> Seen:
     Raises:
         TraceError: the network does not run on it.
     """
-    try:
-        return _watch(model, shape)
-    except TraceError as error:
-        try:
-            with torch.device("meta"):  # where a forward makes tensors without saying on which device
-                return _watch(model, shape)
-        except TraceError:
-            raise error from error.__cause__
+    return without_devices(lambda: _watch(model, shape))
 
 
 def _watch(model: nn.Module, shape: Shape) -> Seen:
     meta = to_meta(model)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     names = {module: name for name, module in meta.named_modules()}
     seen, readers = Seen(), _Readers()
     made: dict[int, _Made] = {}
@@ -113,9 +105,8 @@ def _watch(model: nn.Module, shape: Shape) -> Seen:
             module.register_forward_pre_hook(norm_starts)
             module.register_forward_hook(norm_ends)
     with _explained(model, shape), torch.no_grad(), unannounced(), readers:
-        output = meta(torch.empty(shape, device="meta", dtype=dtype))
-    leaves = (leaf for value in tree_leaves(plain(output)) for leaf in tree_leaves(plain(value)))
-    returned = {id(half) for leaf in leaves for half in _halves(leaf)}
+        output = meta(torch.empty(shape, device="meta", dtype=dtype_of(model)))
+    returned = {id(half) for leaf in leaves(output) for half in _halves(leaf)}
     for norm, source in read.items():
         ids = {id(half) for half in source.halves}
         if (

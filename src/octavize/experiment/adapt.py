@@ -58,7 +58,7 @@ from octavize.experiment.train import (
     load_pictures,
     teller,
 )
-from octavize.planning import Plan
+from octavize.plans import Plan
 from octavize.sources import Vanilla
 
 ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"

@@ -32,8 +32,8 @@ from octavize.experiment.module import Classifier
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.train import describe_input
 from octavize.norms import reestimate_norms
-from octavize.planning import Plan
 from octavize.planning import plan as make_plan
+from octavize.plans import Plan
 from octavize.sources import Origin, Vanilla
 from octavize.trace import to_meta
 

@@ -1,4 +1,4 @@
-"""How networks start under the article's settings, against the counts and deviations of the article's own code."""
+"""How networks start under the article's settings, against the counts and deviations of its own code."""
 
 from __future__ import annotations
 

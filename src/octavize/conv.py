@@ -12,8 +12,8 @@ With stride 2 (official code) the inputs are pooled and the convolutions keep st
     Y_high = P(X_high) * W_hh + X_low * W_lh          X_low has the resolution of Y_high already
     Y_low  = P(X_low)  * W_ll + P(P(X_high)) * W_hl
 
-`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. `exchange` leaves out the
-path of W_lh, of W_hl, or both (the paper's Table 3).
+`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. `exchange` leaves out
+the path of W_lh, of W_hl, or both (the paper's Table 3).
 """
 
 from __future__ import annotations

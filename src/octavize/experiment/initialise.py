@@ -32,8 +32,9 @@ class PathSum(nn.Module):
 def add_path_biases(model: nn.Module) -> None:
     """Give every convolution of an octave network a bias for each path into its outputs, all of them zero.
 
-    In the article the vanilla layers of an octave network are octave layers of one path, so they have one bias
-    a channel; as have depthwise layers, and those whose input is all high. A vanilla network is left alone.
+    In the article the vanilla layers of an octave network are octave layers of one path, so they have one
+    bias a channel; as have depthwise layers, and those whose input is all high. A vanilla network is left
+    alone.
     """
     layers: dict[str, Any] = dict(model.named_modules())
     traced = _traced(model)

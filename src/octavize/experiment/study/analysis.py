@@ -148,7 +148,8 @@ def _effect(what: dict[str, Any], pairs: Sequence[BySeed]) -> list[dict[str, Any
     changes = [minus(after, before) for before, after in zip(pairs[::2], pairs[1::2], strict=True)]
     seeds = set.intersection(*(set(change) for change in changes))
     means = {seed: statistics.fmean(change[seed] for change in changes) for seed in sorted(seeds)}
-    return [{**what, "pairs": len(changes), **paired(means)}] if means else []
+    # Nothing but zeros: both cells have the same run, since the factor does not touch this network.
+    return [{**what, "pairs": len(changes), **paired(means)}] if any(means.values()) else []
 
 
 def contrasts(cells: Sequence[Cell]) -> dict[tuple[str, str, str, str], list[tuple[Cell, Cell]]]:

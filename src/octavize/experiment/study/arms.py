@@ -80,6 +80,8 @@ def _find(study: Study, arm: Arm, model: str, pictures: Pictures, time: bool) ->
         ours = one_network(study.recipe, merged(first, settings), 0)
         return time_ratio(aim, ours, pictures)
 
+    if ratio(start) <= 1:  # it is as fast as it is
+        return start
     return _search(at, ratio, macs // 4, _macs(plain, pictures))
 
 
@@ -87,8 +89,6 @@ def _search(
     at: Callable[[int], dict[str, Any]], ratio: Callable[[Settings], float], low: int, high: int
 ) -> dict[str, Any]:
     """The dearest network, between two numbers of MACs, that takes no longer."""
-    if ratio(at(high)) <= 1:
-        return at(high)
     for _ in range(STEPS):
         middle = (low + high) // 2
         low, high = (middle, high) if ratio(at(middle)) <= 1 else (low, middle)

@@ -7,8 +7,11 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from octavize.errors import InputError
 from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe
@@ -23,6 +26,8 @@ from octavize.experiment.study.definition import (
     one_network,
 )
 from octavize.experiment.train import Run, fingerprint
+from octavize.models import create_model
+from octavize.trace import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def cells_of(study: Study, design: Mapping[str, Any]) -> tuple[Cell, ...]:
     if kind not in KINDS:
         raise InputError(f"study {study.name}: design kind is {kind!r}: choose from {', '.join(KINDS)}")
     if kind == "one_at_a_time":
-        return _one_at_a_time(study, design.get("bases"))
+        return _one_at_a_time(study, design.get("bases"), design.get("also", {}))
     if kind == "list":
         return tuple(_listed(study, design.get("cells")))
     levels = [list(found) for found in study.factors.values()]
@@ -69,19 +74,23 @@ def cells_of(study: Study, design: Mapping[str, Any]) -> tuple[Cell, ...]:
     return tuple(Cell(_name(cell), cell, _name(every[0])) for cell in every)
 
 
-def _one_at_a_time(study: Study, bases: Any) -> tuple[Cell, ...]:
-    """From each base, every other level of every factor; a cell that two bases share is the first one's."""
+def _one_at_a_time(study: Study, bases: Any, also: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """From each base, every other level of every factor; a cell that two bases share is the first one's.
+    `also` are bases that nothing departs from."""
     if not isinstance(bases, Mapping) or not bases:
         example = "bases: {article: {rate: constant}}"
         raise InputError(f"study {study.name}: design has no bases: name them with a level each, {example}")
     found: dict[str, Cell] = {}
     for base, given in bases.items():
         start = _whole(study, given, f"base {base}")
-        found.setdefault(_name(start), Cell(str(base), start, str(base)))
+        found[_name(start)] = Cell(str(base), start, str(base))
         for factor, levels in study.factors.items():
             for level in levels:
                 cell = {**start, factor: level}
                 found.setdefault(_name(cell), Cell(f"{base}, {factor}={level}", cell, str(base)))
+    for base, given in also.items():
+        end = _whole(study, given, f"base {base}")
+        found[_name(end)] = Cell(str(base), end, str(base))
     return tuple(found.values())
 
 
@@ -133,11 +142,24 @@ def planned(
     own = resolved.get(model, {}).get(arm, study.arm(arm).settings)
     settings = merged({"model": model}, study.settings_of(cell), own)
     recipe = one_network(study.recipe, settings, seed)
-    if recipe.alphas == (
-        0.0,
-    ):  # nothing there that these could change: places that differ in them share a run
-        recipe = replace(recipe, **{name: getattr(Recipe, name) for name in OCTAVE_SWITCHES})
-    return Planned(cell, model, arm, seed, recipe)
+    return Planned(cell, model, arm, seed, _without_idle(recipe))
+
+
+def _without_idle(recipe: Recipe) -> Recipe:
+    """The recipe without settings of layers that its network has not: places that differ in them share a run."""
+    idle: list[str] = []
+    if recipe.alphas == (0.0,):
+        idle += OCTAVE_SWITCHES
+    if not _has_depthwise(recipe.models[0]):
+        idle.append("depthwise_initialiser")
+    return replace(recipe, **{name: getattr(Recipe, name) for name in idle})
+
+
+@cache
+def _has_depthwise(model: str) -> bool:
+    with torch.device("meta"):
+        layers = create_model(model, 0).modules()
+    return any(isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1 for layer in layers)
 
 
 def distinct(places: Iterable[Planned]) -> list[Planned]:

@@ -64,7 +64,7 @@ def run_study(
     Args:
         out: folder to write to; made if need be.
         data_dir: where the pictures lie, for the data sets that need it.
-        hardware: of one run. With several devices or nodes, or a strategy, the runs take turns on all of them.
+        hardware: of one run. Several devices or nodes, or a strategy, train one run at a time on all of them.
         workers: processes; by default one for each core or GPU, with its share of the threads.
         retry: forget the runs that have failed, and train them anew.
 

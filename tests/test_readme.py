@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("script", ["readme_tables.py", "realised_saving.py"])
+@pytest.mark.parametrize("script", ["readme_tables.py", "realised_saving.py", "study_tables.py"])
 def test_tables_are_those_of_the_results(script: str) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -146,7 +146,7 @@ def planned(
 
 
 def _without_idle(recipe: Recipe) -> Recipe:
-    """The recipe without settings of layers that its network has not: places that differ in them share a run."""
+    """The recipe without settings of layers that its network lacks, so that such places share a run."""
     idle: list[str] = []
     if recipe.alphas == (0.0,):
         idle += OCTAVE_SWITCHES

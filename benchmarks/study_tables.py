@@ -57,14 +57,14 @@ def effects(results: dict[str, Any]) -> str:
 def section(folder: Path) -> str:
     """One study: what it found in a sentence, its conditions, and its tables."""
     results, times = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("results", "times"))
-    where, data = times["environment"], results["data"]
+    where, data, seeds = times["environment"], results["data"], ", ".join(map(str, results["seeds"]))
     parts = [
         f"### `{results['study']}`",
         f"**{headline(results)}** {caution(results)}",
         differences(results),
         *([effects(results)] if results["effects"] else []),
         networks(results),
-        f"{data['name']}, {data['train']:,} training pictures, seeds {', '.join(map(str, results['seeds']))}; "
+        f"{data['name']}, {data['train']:,} training pictures, seeds {seeds}; "
         f"{seconds(times['train_seconds'])} of training on {where.get('processor', 'some processor')}, "
         f"torch {where.get('torch')}, {where.get('threads')} thread(s) a run.",
     ]

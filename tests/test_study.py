@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_everything_is_written(quiet: Path) -> None:
     first = {net["arm"]: net for net in results["networks"][:3]}
     assert first["octave"]["macs"] < first["vanilla"]["macs"]
     assert first["thinner"]["size"] < 16
-    assert first["thinner"]["macs"] == pytest.approx(first["octave"]["macs"], rel=0.2)
+    assert first["thinner"]["macs"] == pytest.approx(first["octave"]["macs"], rel=0.4)
     (energy, native) = results["energy"]
     assert native["size"] == 16
     assert sum(share for _, share in native["octaves"]) == pytest.approx(1, abs=1e-5)
@@ -131,7 +132,7 @@ def test_an_unreadable_picture_is_named_before_anything_is_trained(tmp_path: Pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize("name", ["last.ckpt.part", "metrics.csv.part", "result.json.part"])
+@pytest.mark.parametrize("name", ["log.txt", "metrics.csv.part", "result.json.part"])
 def test_a_full_disk_stops_the_study_and_marks_nothing(name: str, data_dir: Path, tmp_path: Path) -> None:
     study, out = tiny_study(tmp_path, seeds=[0], epochs=1), tmp_path / "out"
     plan = prepare(study, out, data_dir, CPU)
@@ -143,6 +144,25 @@ def test_a_full_disk_stops_the_study_and_marks_nothing(name: str, data_dir: Path
     (folder / name).unlink(missing_ok=True)
     results = alone(study, out, data_dir)
     assert (results["done"], results["failed"]) == (2, [])
+
+
+@pytest.fixture(params=[120, 320])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """A file system of so many KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path, data_dir: Path, tmp_path: Path) -> None:
+    plan = prepare(tiny_study(tmp_path, seeds=[0]), small_disk / "out", data_dir, CPU)
+    with pytest.raises(InputError, match="disk is full"):
+        worker.work(plan.runs, plan.pictures, small_disk / "out", CPU)
+    assert not list(small_disk.rglob("failed.json"))
 
 
 def test_another_study_and_other_files_are_refused(data_dir: Path, tmp_path: Path) -> None:
@@ -229,6 +249,7 @@ def test_a_process_that_lost_its_run_stops(data_dir: Path, tmp_path: Path) -> No
 
     place = plan.runs[0]
     lost: Any = Gone()
+    place.folder(tmp_path / "out").mkdir(parents=True)
     worker.train(place, plan.pictures, tmp_path / "out", CPU, StillOurs(lost))
     folder = place.folder(tmp_path / "out")
     assert finished(folder) is None

@@ -22,7 +22,7 @@ from study_help import silent, tiny_study
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CPU = Hardware(accelerator="cpu", devices=1, threads=1)
 PROBE = """<!doctype html>
-<iframe id="page" srcdoc="{page}" style="width:{width}px;height:2000px;border:0"></iframe>
+<iframe id="page" srcdoc="{page}" style="width:{width}px;height:20000px;border:0"></iframe>
 <pre id="found"></pre><script>
 window.onload = () => {{
   const page = document.getElementById("page").contentDocument, root = page.documentElement;
@@ -47,10 +47,10 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = make_folder(root / "pictures")
     study = tiny_study(
         root,
-        epochs=1,
+        epochs=2,
         about="Is <script>alert(1)</script> shown as text?",
         arms={"vanilla": {"alpha": 0}, "<i>octave": {"alpha": 0.5}, "wild": {"alpha": 0.5, "lr": 1e30}},
-        factors={"rate & <i>schedule": {"constant": {}, "cosine": {"schedule": "linear"}}},
+        factors={"rate & <i>schedule": {"constant": {}, "linear": {"schedule": "linear", "epochs": 6}}},
     )
     plan = prepare(study, root / "out", data_dir, CPU)
     worker.work(plan.runs, plan.pictures, root / "out", CPU)

@@ -97,6 +97,8 @@ class Queue:
     def _claim(self, place: Planned) -> SoftFileLease | None:
         claim = self._leases[place.slug]
         place.folder(self.out).mkdir(parents=True, exist_ok=True)
+        if claim.is_locked:  # by ourselves
+            return None
         try:
             claim.acquire()
         except Timeout:

@@ -31,7 +31,7 @@ from octavize.experiment.study.arms import resolve_in
 from octavize.experiment.study.crew import Crew
 from octavize.experiment.study.definition import Study
 from octavize.experiment.study.design import Planned, distinct, plan_study
-from octavize.experiment.study.queue import failure, lease
+from octavize.experiment.study.queue import failure, finished, lease
 from octavize.experiment.study.times import times_of
 from octavize.experiment.study.worker import leave_launcher
 from octavize.experiment.train import load_pictures, train_run
@@ -119,7 +119,7 @@ def prepare(study: Study, out: Path, data_dir: str | Path | None, hardware: Hard
     places = plan_study(study, resolve_in(out, study, pictures))
     runs = distinct(places)
     check_runs(runs, pictures)
-    check_data((place.folder(out) for place in runs), pictures)
+    check_data((folder for place in runs if finished(folder := place.folder(out))), pictures)
     return Prepared(study, pictures, places, runs)
 
 

@@ -270,7 +270,7 @@ def test_two_workers_at_once_share_the_runs(data_dir: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_study_killed_many_times_ends_as_if_left_in_peace(data_dir: Path, tmp_path: Path) -> None:
-    study = tiny_study(tmp_path, epochs=30, seeds=[0], **EVERY)
+    study = tiny_study(tmp_path, epochs=60, seeds=[0], **EVERY)
     alone(study, tmp_path / "peace", data_dir)
     out, moments, kills = tmp_path / "killed", random.Random(0), 0
     plan = prepare(study, out, data_dir, CPU)
@@ -280,7 +280,7 @@ def test_a_study_killed_many_times_ends_as_if_left_in_peace(data_dir: Path, tmp_
         given = (plan.runs, study.recipe, out, data_dir, CPU, context.SimpleQueue())
         process = context.Process(target=worker.main, args=given)
         process.start()
-        process.join(moments.uniform(0.1, 4))
+        process.join(moments.uniform(0.1, 1.5))
         if process.exitcode == 0:
             break
         os.kill(process.pid or 0, signal.SIGKILL)
@@ -317,8 +317,8 @@ def test_the_command_killed_and_two_of_it_at_once(data_dir: Path, tmp_path: Path
     alone(load_study(path), tmp_path / "peace", data_dir)
     for name in FILES:
         assert (out / name).read_bytes() == (tmp_path / "peace" / name).read_bytes()
-    logs = [log.read_text("utf-8") for log in out.glob("runs/*/log.txt")]
-    assert all(log.count("test accuracy") == 1 for log in logs)
+    ends = [log.read_text("utf-8").count("test accuracy") for log in out.glob("runs/*/log.txt")]
+    assert max(ends) == 1, ends  # no run was trained twice
 
 
 def test_the_pictures_are_loaded_at_the_size_of_the_recipe(data_dir: Path, tmp_path: Path) -> None:

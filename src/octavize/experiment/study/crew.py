@@ -72,6 +72,8 @@ class Crew:
         try:
             self.processes = [self._start(number, count) for number in range(count)]
             self._watch(console)
+            for process in self.processes:  # each finds for itself that nothing is left
+                process.join(10)
         finally:
             self._stop()
 

@@ -94,7 +94,7 @@ def train(place: Planned, pictures: Pictures, out: Path, hardware: Hardware, sti
     try:
         if finished(folder) is None:
             (folder / "result.json").unlink(missing_ok=True)  # if it is there, it was cut short
-        with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        with (folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log:
             console = Console(file=log, width=100)
             write_json(folder / MACHINE, machine(place.recipe.precision))
             train_run(

@@ -11,10 +11,19 @@ import yaml
 from rich.console import Console
 
 from experiment_help import MODEL, tiny
+from octavize.experiment.hardware import Hardware
 from octavize.experiment.recipe import dump_recipe
+from octavize.experiment.study import worker
 from octavize.experiment.study.definition import Study, load_study
+from octavize.experiment.study.run import analyse_study, prepare
 
 ARMS: dict[str, Any] = {"vanilla": {"alpha": 0}, "octave": {"alpha": 0.5}}
+CPU = Hardware(accelerator="cpu", devices=1, threads=1)
+FILES = ("results.json", "results.csv")
+EVERY = {
+    "factors": {"bias": {"off": {}, "on": {"octave_bias": True}}},
+    "arms": {**ARMS, "thinner": {"alpha": 0, "match": "octave", "by": "size", "to": "macs"}},
+}
 
 
 def write_study(folder: Path, *, epochs: int = 2, **entries: Any) -> Path:
@@ -38,3 +47,10 @@ def silent() -> Console:
 
 def results_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "results.json").read_text("utf-8"))
+
+
+def alone(study: Any, out: Path, data_dir: Path) -> dict[str, Any]:
+    """The study in this process: what a worker does, and then the report."""
+    plan = prepare(study, out, data_dir, CPU)
+    worker.work(plan.runs, plan.pictures, out, CPU)
+    return analyse_study(study, out, data_dir=data_dir, console=silent())

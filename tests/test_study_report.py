@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from experiment_help import CLASSES, make_folder
-from octavize.experiment.hardware import Hardware
 from octavize.experiment.study import worker
 from octavize.experiment.study.report import headline, interval
 from octavize.experiment.study.run import analyse_study, prepare
-from study_help import silent, tiny_study
+from study_help import CPU, silent, tiny_study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-CPU = Hardware(accelerator="cpu", devices=1, threads=1)
+
 PROBE = """<!doctype html>
 <iframe id="page" srcdoc="{page}" style="width:{width}px;height:20000px;border:0"></iframe>
 <pre id="found"></pre><script>

@@ -6,6 +6,7 @@ Found once and kept in `arms.json`, since a measured time is never the same twic
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from octavize.errors import InputError
 from octavize.experiment.checkpoint import build_model, read_json, write_json
 from octavize.experiment.data import Pictures
 from octavize.experiment.recipe import Recipe
-from octavize.experiment.study.definition import Arm, Settings, Study, merged, one_network
+from octavize.experiment.study.definition import Arm, Match, Settings, Study, merged, one_network
 from octavize.experiment.study.queue import lease
 from octavize.profile import count_macs, measure
 
 BATCH, ROUNDS, STEPS = 64, 10, 6
 """Pictures a timed call, timed calls of each network, and halvings of the range in a search for a time."""
 
+Found = dict[str, dict[str, Any]]
+"""What is kept: by model and arm together what was asked, and the settings that answer it."""
 Resolved = dict[str, dict[str, dict[str, Any]]]
 """By model and arm the settings that a matched arm stands for."""
 
@@ -32,47 +35,56 @@ def resolve_in(out: Path, study: Study, pictures: Pictures) -> Resolved:
     path = out / "arms.json"
     with lease(path.with_name("arms.lock")):
         known: dict[str, Any] = read_json(path) or {}
-        wanted = resolve(study, pictures, known)
-        if wanted != known:
-            write_json(path, known | wanted)
-    return wanted
+        found = resolve(study, pictures, known)
+        if any(known.get(arm) != settings for arm, settings in found.items()):
+            write_json(path, known | found)
+    return by_model(found)
 
 
-def resolve(
-    study: Study, pictures: Pictures, known: Resolved | None = None, *, time: bool = True
-) -> Resolved:
+def by_model(found: Found) -> Resolved:
+    """What `resolve` found, as `plan_study` takes it."""
+    resolved: Resolved = {}
+    for one in found.values():
+        resolved.setdefault(one["model"], {})[one["arm"]] = one["settings"]
+    return resolved
+
+
+def resolve(study: Study, pictures: Pictures, known: Found | None = None, *, time: bool = True) -> Found:
     """The width or the size of every matched arm, for every model, under the settings of the first cell.
 
     Args:
-        known: found before; not searched for again.
+        known: found before; what was asked in the same way is not searched for again.
         time: False takes equal arithmetic in the place of equal time, and measures nothing.
 
     Raises:
         InputError: a network that comes in one width only.
     """
-    known = known or {}
-    return {
-        model: {
-            arm.name: known.get(model, {}).get(arm.name) or _find(study, arm, model, pictures, time)
-            for arm in study.arms
-            if arm.match
-        }
-        for model in study.models
-    }
+    found: Found = {}
+    for model in study.models:
+        for arm in study.arms:
+            if arm.match:
+                aim = merged(
+                    {"model": model}, study.settings_of(study.cells[0]), study.arm(arm.match.arm).settings
+                )
+                asked = {"model": model, "arm": arm.name, "match": asdict(arm.match), "aim": aim}
+                one = (known or {}).get(f"{model} {arm.name}", {})
+                same = all(one.get(key) == value for key, value in asked.items())
+                settings = one["settings"] if same else _find(study, arm, arm.match, model, pictures, time)
+                found[f"{model} {arm.name}"] = {**asked, "settings": settings}
+    return found
 
 
-def _find(study: Study, arm: Arm, model: str, pictures: Pictures, time: bool) -> dict[str, Any]:
-    assert arm.match
+def _find(study: Study, arm: Arm, match: Match, model: str, pictures: Pictures, time: bool) -> dict[str, Any]:
     first = merged({"model": model}, study.settings_of(study.cells[0]))
     start = merged(study.arm(study.reference).settings, arm.settings)
-    aim = one_network(study.recipe, merged(first, study.arm(arm.match.arm).settings), 0)
+    aim = one_network(study.recipe, merged(first, study.arm(match.arm).settings), 0)
     plain = one_network(study.recipe, merged(first, start), 0)
     macs = _macs(aim, pictures)
 
     def at(cost: int) -> dict[str, Any]:
-        return merged(start, _cheaper(arm.match.by if arm.match else "", plain, cost, pictures))
+        return merged(start, _cheaper(match.by, plain, cost, pictures))
 
-    if arm.match.to == "macs" or not time:
+    if match.to == "macs" or not time:
         return at(macs)
 
     def ratio(settings: Settings) -> float:

@@ -24,7 +24,7 @@ from octavize.experiment.study.progress import Progress, look
 
 DEATHS = 3
 """So many workers may be killed from outside, with no run finished in between, before a study gives up."""
-POLL, SHOW = 0.5, 30.0
+POLL, SHOW = 1.0, 30.0
 """Seconds between looks at the folder, and between lines of progress where there is no terminal."""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from octavize.experiment.checkpoint import read_json
 from octavize.experiment.naming import pretty
 from octavize.experiment.report import quantity, seconds
-from octavize.experiment.study.arms import resolve
+from octavize.experiment.study.arms import by_model, resolve
 from octavize.experiment.study.definition import Study
 from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
@@ -24,12 +25,14 @@ def listing(study: Study, out: Path, data_dir: Path | None, workers: int) -> tup
     that match a time are shown as if they matched the arithmetic, until they have been measured.
     """
     pictures = load_pictures(study.recipe, data_dir)
-    resolved = resolve(study, pictures, read_json(out / "arms.json"), time=False)
-    runs = distinct(plan_study(study, resolved))
+    found = resolve(study, pictures, read_json(out / "arms.json"), time=False)
+    runs = distinct(plan_study(study, by_model(found)))
     macs = all_macs(runs, pictures)
     speeds = timed_speeds(runs, pictures, trained_speeds(runs, out, pictures))
     times = {run.slug: seconds_of(run.recipe, pictures, speeds, macs) or 0.0 for run in runs}
-    table = Table("setting", "network", "arm", title=f"study {study.name}", title_justify="left")
+    table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("setting", "network", "arm"):
+        table.add_column(column)
     for column in ("epochs", "MACs", "runs", "at an end", "time"):
         table.add_column(column, justify="right")
     groups: dict[tuple[str, str, str], list[Planned]] = {}

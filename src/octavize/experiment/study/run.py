@@ -2,6 +2,7 @@
 
 study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
+workers.log        what workers had to say
 runs/<run>         as of `compare`, with `claim` (who has it), `log.txt`, and `failed.json` if it failed
 results.json       accuracies, paired differences, effects: the same bytes however often the study was killed
 results.csv        a line per run
@@ -83,14 +84,11 @@ def run_study(
     console.print(
         f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
     )
-    try:
-        if shared(hardware):
-            _take_turns(plan, out, hardware, console)
-        else:
-            Crew(plan.runs, study.recipe, plan.pictures, out, data_dir, hardware, workers).train(console)
-    finally:
-        results = report(plan, out, console) if is_first_process() or not shared(hardware) else {}
-    return results
+    if shared(hardware):
+        _take_turns(plan, out, hardware, console)
+    else:
+        Crew(plan.runs, study.recipe, plan.pictures, out, data_dir, hardware, workers).train(console)
+    return report(plan, out, console) if is_first_process() else {}
 
 
 def analyse_study(
@@ -178,7 +176,10 @@ def shared(hardware: Hardware) -> bool:
 
 
 def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console) -> None:
-    """Every process of a launcher walks the same list; Lightning brings them together in each run."""
+    """Every process of a launcher walks the same list; Lightning brings them together in each run.
+
+    A run that goes wrong ends the command: the processes could not agree on going on.
+    """
     for place in plan.runs:
         if failure(place.folder(out)) is None:
             console.print(f"[bold]{place.run}[/bold] ({place.cell.name})", highlight=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from functools import cache
+from multiprocessing import parent_process
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -28,7 +28,10 @@ from octavize.experiment.train import load_pictures, train_run
 
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_")
 MACHINE = "machine.json"
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+RANKS = (
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+)
 
 
 def main(
@@ -41,10 +44,12 @@ def main(
 ) -> None:
     """What a process of a `Crew` does. What stops it, such as a full disk, is put into `messages`."""
     leave_launcher()
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     set_threads(hardware)  # also of whatever comes before the first training
     try:
-        work(places, load_pictures(recipe, data_dir), out, hardware)
+        # A worker must not write across the progress that its parent shows.
+        with (out / "workers.log").open("a", buffering=1, encoding="utf-8") as log, redirect_stderr(log):
+            work(places, load_pictures(recipe, data_dir), out, hardware)
     except (InputError, OSError) as error:
         messages.put(str(disk_full(out) if is_full(error) else error))
         raise SystemExit(2) from None
@@ -59,11 +64,12 @@ def leave_launcher() -> None:
             del os.environ[name]
 
 
-def _die_with(parent: int) -> None:
+def _die_with_parent() -> None:
     """End this process when its parent is gone: a study started again would otherwise have too many."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def work(

@@ -17,7 +17,7 @@ from octavize.errors import InputError
 from octavize.experiment.checkpoint import build_model, read_json, write_json
 from octavize.experiment.data import Pictures
 from octavize.experiment.recipe import Recipe
-from octavize.experiment.study.definition import Arm, Match, Settings, Study, merged, one_network
+from octavize.experiment.study.definition import Match, Settings, Study, merged, one_network
 from octavize.experiment.study.queue import lease
 from octavize.profile import count_macs, measure
 
@@ -63,21 +63,30 @@ def resolve(study: Study, pictures: Pictures, known: Found | None = None, *, tim
     for model in study.models:
         for arm in study.arms:
             if arm.match:
-                aim = merged(
-                    {"model": model}, study.settings_of(study.cells[0]), study.arm(arm.match.arm).settings
-                )
-                asked = {"model": model, "arm": arm.name, "match": asdict(arm.match), "aim": aim}
+                first = merged({"model": model}, study.settings_of(study.cells[0]))
+                start = merged(study.arm(study.reference).settings, arm.settings)
+                aim = study.arm(arm.match.arm).settings
+                asked = {"model": model, "arm": arm.name, "match": asdict(arm.match)}
+                asked |= {"first": first, "start": start, "aim": dict(aim)}
                 one = (known or {}).get(f"{model} {arm.name}", {})
-                same = all(one.get(key) == value for key, value in asked.items())
-                settings = one["settings"] if same else _find(study, arm, arm.match, model, pictures, time)
-                found[f"{model} {arm.name}"] = {**asked, "settings": settings}
+                if any(one.get(key) != value for key, value in asked.items()):
+                    settings = _find(study, arm.match, first, start, aim, pictures, time)
+                    one = {**asked, "settings": settings}
+                found[f"{model} {arm.name}"] = one
     return found
 
 
-def _find(study: Study, arm: Arm, match: Match, model: str, pictures: Pictures, time: bool) -> dict[str, Any]:
-    first = merged({"model": model}, study.settings_of(study.cells[0]))
-    start = merged(study.arm(study.reference).settings, arm.settings)
-    aim = one_network(study.recipe, merged(first, study.arm(match.arm).settings), 0)
+def _find(
+    study: Study,
+    match: Match,
+    first: Settings,
+    start: dict[str, Any],
+    aimed: Settings,
+    pictures: Pictures,
+    time: bool,
+) -> dict[str, Any]:
+    """`start`, cheaper until it costs as `aimed`, both over the settings `first`."""
+    aim = one_network(study.recipe, merged(first, aimed), 0)
     plain = one_network(study.recipe, merged(first, start), 0)
     macs = _macs(aim, pictures)
 
@@ -119,12 +128,12 @@ def _cheaper(by: str, plain: Recipe, macs: int, pictures: Pictures) -> dict[str,
 
 
 def time_ratio(aim: Recipe, ours: Recipe, pictures: Pictures) -> float:
-    """Time of a forward pass of one network to that of another, each on pictures of its own size."""
+    """Time of a forward pass, on one thread, of one network to that of another, each at its own size."""
     times = []
     for recipe in (aim, ours, ours, aim):  # measured on both sides of each other, against drift
         side = recipe.size or pictures.size
         shape = (BATCH, pictures.channels, side, side)
-        times.append(measure({"": network(recipe, pictures)}, shape, rounds=ROUNDS)[""].latency_ms)
+        times.append(measure({"": network(recipe, pictures)}, shape, rounds=ROUNDS, threads=1)[""].latency_ms)
     return (times[1] + times[2]) / (times[0] + times[3])
 
 

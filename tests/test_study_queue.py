@@ -118,7 +118,7 @@ def test_two_workers_at_once_share_the_runs(data_dir: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_study_killed_many_times_ends_as_if_left_in_peace(data_dir: Path, tmp_path: Path) -> None:
-    study = tiny_study(tmp_path, epochs=60, seeds=[0], **EVERY)
+    study = tiny_study(tmp_path, epochs=90, seeds=[0], **EVERY)
     alone(study, tmp_path / "peace", data_dir)
     out, moments, kills = tmp_path / "killed", random.Random(0), 0
     plan = prepare(study, out, data_dir, CPU)
@@ -175,7 +175,7 @@ def test_the_command_killed_and_two_of_it_at_once(data_dir: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_two_processes_train_each_run_together(data_dir: Path, tmp_path: Path) -> None:
-    path, out = write_study(tmp_path, epochs=1, seeds=[0]), tmp_path / "out"
+    path, out = write_study(tmp_path, epochs=1, seeds=[0], set={"batch_size": 8}), tmp_path / "out"
     process = start(path, out, data_dir, "--devices", "2", "--strategy", "ddp")
     said = process.communicate()[1]
     assert process.returncode == 0, said

@@ -32,6 +32,8 @@ SAMPLE = 256
 BySeed = dict[int, float]
 Accuracies = dict[tuple[str, str, str], BySeed]
 """By (cell, model, arm) the test accuracy of each seed."""
+Names = dict[tuple[str, str, str], set[str]]
+"""By the same, the names of the runs."""
 
 
 def analyse(study: Study, places: Sequence[Planned], pictures: Pictures, out: Path) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def analyse(study: Study, places: Sequence[Planned], pictures: Pictures, out: Pa
         "runs": runs,
         "networks": networks(runs),
         "differences": differences(study, accuracies),
-        "effects": effects(study, accuracies),
+        "effects": effects(study, accuracies, run_names(runs)),
     }
 
 
@@ -88,6 +90,14 @@ def collect(runs: Iterable[dict[str, Any]]) -> Accuracies:
         if run["test_accuracy"] is not None:
             own = found.setdefault((run["cell"], run["model"], run["arm"]), {})
             own[run["seed"]] = run["test_accuracy"]
+    return found
+
+
+def run_names(runs: Iterable[dict[str, Any]]) -> Names:
+    """The runs of each network, finished or not."""
+    found: Names = {}
+    for run in runs:
+        found.setdefault((run["cell"], run["model"], run["arm"]), set()).add(run["run"])
     return found
 
 
@@ -124,23 +134,44 @@ def _difference(study: Study, accuracies: Accuracies, cell: Cell, model: str, ar
     return minus(ours, accuracies.get((cell.name, model, study.reference), {}))
 
 
-def effects(study: Study, accuracies: Accuracies) -> list[dict[str, Any]]:
+def effects(study: Study, accuracies: Accuracies, names: Names) -> list[dict[str, Any]]:
     """What a factor's level changes, by seed: in each arm's accuracy, and in its difference to the reference.
 
     A level is compared with the base's, all other factors alike. Where several such pairs of cells exist, as
-    in a full grid, their mean is taken seed by seed first, over those pairs that every seed counted has.
+    in a full grid, their mean is taken seed by seed first, over those pairs that every seed counted has. A
+    factor that does not touch an arm's network, so that both cells share its runs (`names`), has no effect to
+    tell of.
     """
     found: list[dict[str, Any]] = []
     for (base, factor, start, level), pairs in contrasts(study.cells).items():
         for model in study.models:
-            for arm in study.arms:
-                shared = {"base": base, "factor": factor, "from": start, "to": level, "model": model}
-                own = [(accuracies.get((c.name, model, arm.name), {})) for pair in pairs for c in pair]
-                found += _effect({**shared, "arm": arm.name, "of": "accuracy"}, own)
-                if arm.name != study.reference:
-                    own = [_difference(study, accuracies, c, model, arm.name) for pair in pairs for c in pair]
-                    found += _effect({**shared, "arm": arm.name, "of": "difference"}, own)
+            touched = _touched(study, pairs, model, names)
+            for arm in (arm.name for arm in study.arms):
+                what = {
+                    "base": base,
+                    "factor": factor,
+                    "from": start,
+                    "to": level,
+                    "model": model,
+                    "arm": arm,
+                }
+                if arm in touched:
+                    own = [accuracies.get((c.name, model, arm), {}) for pair in pairs for c in pair]
+                    found += _effect({**what, "of": "accuracy"}, own)
+                if arm != study.reference and touched & {arm, study.reference}:
+                    own = [_difference(study, accuracies, c, model, arm) for pair in pairs for c in pair]
+                    found += _effect({**what, "of": "difference"}, own)
     return found
+
+
+def _touched(study: Study, pairs: Sequence[tuple[Cell, Cell]], model: str, names: Names) -> set[str]:
+    """The arms whose runs differ between the cells of any pair."""
+    return {
+        arm.name
+        for arm in study.arms
+        for a, b in pairs
+        if names.get((a.name, model, arm.name)) != names.get((b.name, model, arm.name))
+    }
 
 
 def _effect(what: dict[str, Any], pairs: Sequence[BySeed]) -> list[dict[str, Any]]:
@@ -148,8 +179,7 @@ def _effect(what: dict[str, Any], pairs: Sequence[BySeed]) -> list[dict[str, Any
     changes = [minus(after, before) for before, after in zip(pairs[::2], pairs[1::2], strict=True)]
     seeds = set.intersection(*(set(change) for change in changes))
     means = {seed: statistics.fmean(change[seed] for change in changes) for seed in sorted(seeds)}
-    # Nothing but zeros: both cells have the same run, since the factor does not touch this network.
-    return [{**what, "pairs": len(changes), **paired(means)}] if any(means.values()) else []
+    return [{**what, "pairs": len(changes), **paired(means)}] if means else []
 
 
 def contrasts(cells: Sequence[Cell]) -> dict[tuple[str, str, str, str], list[tuple[Cell, Cell]]]:

@@ -94,7 +94,7 @@ def effect_label(effect: dict[str, Any]) -> str:
 def forest(rows: Sequence[tuple[str, dict[str, Any], str]], arms: Sequence[str], unit: str) -> Figure:
     """A line each: the mean as a mark, the 95 % interval as a bar, single seeds as dots."""
     longest = max(len(text) for text, _, _ in rows)
-    size = (WIDTH * 1.2 + 0.055 * longest, 0.9 + ROW * len(rows))
+    size = (WIDTH * 1.2 + 0.055 * longest, 1.1 + ROW * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="#94a3b8", linewidth=1)

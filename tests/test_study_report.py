@@ -82,7 +82,7 @@ def test_a_browser_shows_all_of_it(width: int, out: Path, tmp_path: Path) -> Non
     page = (out / "report.html").read_text("utf-8")
     # A figure of differences, one of effects, one of accuracies, and two of curves.
     assert len(found["figures"]) == page.count("<figure") == 5
-    assert all(w > 250 and h > 80 for w, h in found["figures"])
+    assert all(w > 250 and h > 60 for w, h in found["figures"]), found["figures"]
     assert min(found["marks"]) > 20
     assert found["injected"] == 0
     assert found["outside"] == 0

@@ -42,13 +42,14 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
     made: dict[str, Figure] = {}
+    several = len(base_cells(results)) > 1
     with matplotlib.rc_context(STYLE):
         for model in results["models"]:
             rows = [(label(d), d, d["arm"]) for d in results["differences"] if d["model"] == model]
             if rows:
                 unit = f"test accuracy, points above {results['reference']}"
                 made[f"differences-{model}"] = forest(rows, results["arms"], unit)
-            rows = [(effect_label(e), e, e["arm"]) for e in told_effects(results, model)]
+            rows = [(effect_label(e, several), e, e["arm"]) for e in told_effects(results, model)]
             if rows:
                 unit = f"change of that difference to {results['reference']}, points"
                 made[f"effects-{model}"] = forest(rows, results["arms"], unit)
@@ -86,9 +87,10 @@ def label(difference: dict[str, Any]) -> str:
     return f"{difference['cell']} · {difference['arm']}"
 
 
-def effect_label(effect: dict[str, Any]) -> str:
-    """A line of the forest plot of effects."""
-    return f"{effect['factor']}: {effect['from']} → {effect['to']} (from {effect['base']}) · {effect['arm']}"
+def effect_label(effect: dict[str, Any], several: bool) -> str:
+    """A line of the forest plot of effects; where several cells are bases it names the one."""
+    base = f" (from {effect['base']})" if several else ""
+    return f"{effect['factor']}: {effect['from']} → {effect['to']}{base} · {effect['arm']}"
 
 
 def forest(rows: Sequence[tuple[str, dict[str, Any], str]], arms: Sequence[str], unit: str) -> Figure:

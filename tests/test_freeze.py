@@ -216,6 +216,15 @@ def test_paths_without_channels_do_not_exist() -> None:
     assert [layer.join for layer in joined.net] == ["none", "low_out", "none"]
 
 
+@pytest.mark.parametrize("exchange", ["none", "low_to_high", "high_to_low"])
+def test_paths_that_are_left_out(exchange: str) -> None:
+    model = octave().double()
+    for layer in model.modules():
+        if isinstance(layer, OctConv2d):
+            layer.exchange = exchange
+    check_same(model, octavize.freeze(model, EXAMPLE), (2, 3, 16, 17))
+
+
 def test_another_split_is_refused() -> None:
     frozen: Any = octavize.freeze(nn.Sequential(OctConv2d(8, 8, 1)), (1, 8, 8, 8))
     with pytest.raises(

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from octavize import cli_convert, cli_deploy
+from octavize import cli_convert, cli_deploy, cli_study
 from octavize import cli_options as o
 from octavize.errors import InputError
 
@@ -289,6 +289,7 @@ def profile(
         shown.print(Console())
 
 
+command(cli_study.study)
 command(cli_convert.convert)
 command(cli_convert.adapt)
 command(cli_deploy.export)

@@ -231,7 +231,16 @@ def resumable() -> Iterator[None]:
 
 def require_experiment() -> None:
     """Raises InputError where a package that training needs is missing."""
-    for module in ("lightning", "torchmetrics", "timm", "matplotlib", "jinja2", "tensorboard"):
+    for module in (
+        "lightning",
+        "torchmetrics",
+        "timm",
+        "matplotlib",
+        "jinja2",
+        "tensorboard",
+        "scipy",
+        "filelock",
+    ):
         require_extra(module, "experiment")
 
 

@@ -12,7 +12,8 @@ With stride 2 (official code) the inputs are pooled and the convolutions keep st
     Y_high = P(X_high) * W_hh + X_low * W_lh          X_low has the resolution of Y_high already
     Y_low  = P(X_low)  * W_ll + P(P(X_high)) * W_hl
 
-`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high.
+`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. `exchange` leaves out
+the path of W_lh, of W_hl, or both (the paper's Table 3).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .tensor import OctTensor
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 DOWNSAMPLE = ("pool", "stride")
+EXCHANGE = ("both", "low_to_high", "high_to_low", "none")
 
 
 class OctConv(_ConvNd):
@@ -41,6 +43,7 @@ class OctConv(_ConvNd):
     octave_dims: int
     strict: bool
     downsample: str
+    exchange: str
     keeps_size: bool
 
     def __init__(
@@ -50,13 +53,19 @@ class OctConv(_ConvNd):
         octave_dims: int | None = None,
         strict: bool = False,
         downsample: str = "pool",
+        exchange: str = "both",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.become_octave(alpha, octave_dims, strict, downsample)
+        self.become_octave(alpha, octave_dims, strict, downsample, exchange)
 
     def become_octave(
-        self, alpha: float, octave_dims: int | None = None, strict: bool = False, downsample: str = "pool"
+        self,
+        alpha: float,
+        octave_dims: int | None = None,
+        strict: bool = False,
+        downsample: str = "pool",
+        exchange: str = "both",
     ) -> None:
         """Check and set what an octave layer has beyond torch's."""
         spatial = len(self.kernel_size)
@@ -68,6 +77,7 @@ class OctConv(_ConvNd):
                 f"octave_dims={octave_dims}: a {spatial}-D layer has 1 to {spatial} axes to halve"
             )
         self.downsample = check_downsample(downsample)
+        self.exchange = check_exchange(exchange)
         problem = geometry_problem(self, self.octave_dims)
         if problem is not None and self.alpha > 0:
             raise InputError(problem)
@@ -123,13 +133,18 @@ class OctConv(_ConvNd):
 
         size = self._out_size(x.high.shape[2:])
         high_to_high = self._high_to_high(x, w_hh)
-        y_high = self._sum_paths(size, b_high, high_to_high, (x.low, w_lh))
+        halves = (x.high.shape[1], x.low.shape[1])
+        low_to_high = [(x.low, w_lh)] if self.exchanges("low_to_high", *halves) else []
+        y_high = self._sum_paths(size, b_high, high_to_high, *low_to_high)
         if self.low_out == 0:
             return y_high
-        pooled = self._pool_twice(x)
-        low_to_low, high_to_low = (self._pool_by_stride(x.low), w_ll), (pooled, w_hl)
-        with self._made_again(pooled, *high_to_high):
-            y_low = self._sum_paths(low_size(size, self.octave_dims), b_low, low_to_low, high_to_low)
+        low_to_low, half_size = (self._pool_by_stride(x.low), w_ll), low_size(size, self.octave_dims)
+        if self.exchanges("high_to_low", *halves):
+            pooled = self._pool_twice(x)
+            with self._made_again(pooled, *high_to_high):
+                y_low = self._sum_paths(half_size, b_low, low_to_low, (pooled, w_hl))
+        else:
+            y_low = self._sum_paths(half_size, b_low, low_to_low)
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
@@ -178,6 +193,12 @@ class OctConv(_ConvNd):
             padding = 0
         stride = stride or (*self.stride[: spatial - self.octave_dims], *[1] * self.octave_dims)
         return _CONV[spatial](half, weight, bias, stride, padding, self.dilation, groups)
+
+    def exchanges(self, path: str, high_in: int, low_in: int) -> bool:
+        """Whether the layer has this path, `low_to_high` or `high_to_low`, for so many channels of input."""
+        counts = (high_in, low_in, self.out_channels - self.low_out, self.low_out)
+        # Where the layer splits or merges, a half would be lost without it.
+        return self.exchange in ("both", path) or 0 in counts
 
     # ---- how a stride along the octave axes is taken ------------------------------------------------
 
@@ -249,6 +270,8 @@ class OctConv(_ConvNd):
             octave += f", octave_dims={self.octave_dims}"
         if self.downsample != "pool":
             octave += f", downsample={self.downsample!r}"
+        if self.exchange != "both":
+            octave += f", exchange={self.exchange!r}"
         return super().extra_repr() + octave
 
 
@@ -264,6 +287,17 @@ def check_downsample(downsample: str) -> str:
     if downsample not in DOWNSAMPLE:
         raise InputError(f"downsample={downsample!r}: give 'pool' (the paper) or 'stride'")
     return downsample
+
+
+def check_exchange(exchange: str) -> str:
+    """Return `exchange`.
+
+    Raises:
+        InputError: it is not one of the four ways.
+    """
+    if exchange not in EXCHANGE:
+        raise InputError(f"exchange={exchange!r}: give one of {', '.join(EXCHANGE)}")
+    return exchange
 
 
 def geometry_problem(conv: _ConvNd, octave_dims: int) -> str | None:
@@ -318,6 +352,9 @@ class OctConv2d(OctConv, nn.Conv2d):
         strict: maps made by this layer refuse functions without an octave rule.
         downsample: how the high half is brought to the high output by a stride of 2: `pool` averages first
             (official code), `stride` convolves with the layer's own stride, as the vanilla layer does.
+        exchange: which paths between the frequencies there are: `both` (the paper), `low_to_high`,
+            `high_to_low` or `none`. The weight keeps its shape; the part of a path that is left out is not
+            used. Layers that read or write only one frequency keep their paths.
 
     Shapes:
         high (N, C_high, H, W) and low (N, C_low, ⌈H/2⌉, ⌈W/2⌉) to high (N, C_out − int(α·C_out), ⌈H/s⌉,

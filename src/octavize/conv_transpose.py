@@ -77,10 +77,14 @@ class OctConvTranspose(OctConv):
 
         size = self._out_size(x.high.shape[2:])
         half_size = low_size(size, self.octave_dims)
-        y_high = self._sum_transposed(size, b_high, (x.high, w_hh, size), (x.low, w_lh, half_size))
+        halves = (x.high.shape[1], x.low.shape[1])
+        low_to_high = [(x.low, w_lh, half_size)] if self.exchanges("low_to_high", *halves) else []
+        y_high = self._sum_transposed(size, b_high, (x.high, w_hh, size), *low_to_high)
         if self.low_out == 0:
             return y_high
-        paths = (x.low, w_ll, half_size), (x.pooled_high(), w_hl, half_size)
+        paths = [(x.low, w_ll, half_size)]
+        if self.exchanges("high_to_low", *halves):
+            paths.append((x.pooled_high(), w_hl, half_size))
         y_low = self._sum_transposed(half_size, b_low, *paths)
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
 

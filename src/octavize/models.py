@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from .conv import OctConv, check_exchange
 from .convert import octavize
 from .errors import InputError, require_extra
 from .split import check_alpha
@@ -43,7 +44,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(
-    name: str, alpha: float = 0.5, *, num_classes: int = 1000, strict: bool = True, **builder_arguments: Any
+    name: str,
+    alpha: float = 0.5,
+    *,
+    num_classes: int = 1000,
+    strict: bool = True,
+    downsample: str = "pool",
+    exchange: str = "both",
+    **builder_arguments: Any,
 ) -> nn.Module:
     """Build a named octave network.
 
@@ -52,6 +60,7 @@ def create_model(
         alpha: share of low channels in the octave layers; 0 is the vanilla network.
         num_classes: size of the classifier.
         strict: refuse dense fallbacks; these networks have none.
+        downsample, exchange: of its octave layers, see `OctConv2d`.
         **builder_arguments: of timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
             `drop_path_rate=0.1` …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its
             stem).
@@ -60,7 +69,8 @@ def create_model(
         A network from (N, 3, H, W) to (N, num_classes), with the state dict of timm's.
 
     Raises:
-        InputError: an unknown name, α outside [0, 1], an argument the builder does not take, or timm missing.
+        InputError: an unknown name, α outside [0, 1], an unknown `downsample` or `exchange`, an argument the
+            builder does not take, or timm missing.
     """
     alpha = check_alpha(alpha)
     base = name.removesuffix("_small")
@@ -77,7 +87,11 @@ def create_model(
         raise InputError(f"model {name!r} does not take these arguments: {error}") from error
     if name != base and recipe.small_stem:
         recipe.small_stem(model)
-    return octavize(model, recipe.policy(alpha), strict=strict, inplace=True)
+    octavize(model, recipe.policy(alpha), strict=strict, downsample=downsample, inplace=True)
+    for layer in model.modules():
+        if isinstance(layer, OctConv):
+            layer.exchange = check_exchange(exchange)
+    return model
 
 
 def policy_of(name: str, alpha: float) -> dict[str, float]:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from octavize.errors import InputError
+from octavize.experiment.initialise import add_path_biases
 from octavize.models import create_model
 
 KEY = "octavize"
@@ -116,12 +117,12 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     metadata = read_metadata(path)
     try:
-        model = create_model(
+        model = build_model(
             metadata["model"],
-            alpha=metadata["alpha"],
-            num_classes=len(metadata["classes"]),
-            **_channels(metadata["in_chans"]),
-            **metadata["arguments"],
+            metadata["alpha"],
+            len(metadata["classes"]),
+            metadata["in_chans"],
+            metadata["arguments"],
         )
     except KeyError as error:
         raise InputError(
@@ -151,8 +152,14 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
 def build_model(
     name: str, alpha: float, classes: int, in_chans: int, arguments: Mapping[str, Any]
 ) -> nn.Module:
-    """`create_model`, with the number of input channels passed on only where it is not the usual three."""
-    return create_model(name, alpha=alpha, num_classes=classes, **_channels(in_chans), **arguments)
+    """`create_model` with the arguments of a recipe, see `Recipe.arguments_of`."""
+    rest = {k: v for k, v in arguments.items() if k != "octave_bias"}
+    if in_chans != 3:
+        rest["in_chans"] = in_chans
+    model = create_model(name, alpha=alpha, num_classes=classes, **rest)
+    if arguments.get("octave_bias", False):
+        add_path_biases(model)
+    return model
 
 
 def check_resumable(path: Path, identity: Mapping[str, Any]) -> int:
@@ -180,7 +187,3 @@ def check_resumable(path: Path, identity: Mapping[str, Any]) -> int:
         changed = [k for k, v in identity.items() if state[KEY].get(k) != v]
         raise InputError(f"checkpoint {path} belongs to another run (other {', '.join(changed)}): {remedy}")
     return state["epoch"] + 1
-
-
-def _channels(in_chans: int) -> dict[str, int]:
-    return {} if in_chans == 3 else {"in_chans": in_chans}

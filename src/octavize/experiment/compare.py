@@ -82,7 +82,7 @@ def compare(
     pictures = check(recipe, hardware, data_dir)
     folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
     claim_folder(out, recipe, restart=restart)
-    _check_data(folders.values(), pictures)
+    check_data(folders.values(), pictures)
     _announce(recipe, pictures, out, console)
     results = []
     for number, (run, folder) in enumerate(folders.items(), 1):
@@ -114,7 +114,7 @@ def train_one(
         )
     pictures = check(recipe, hardware, data_dir)
     claim_folder(out, recipe, restart=restart)
-    _check_data([out], pictures)
+    check_data([out], pictures)
     _announce(recipe, pictures, out, console)
     return train_run(runs[0], recipe, pictures, out, hardware=hardware, console=console)
 
@@ -130,13 +130,24 @@ def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Pi
     Raises:
         InputError: unknown model, optimiser, device or data; a builder argument that does not fit.
     """
+    check_settings(recipe, hardware)
+    pictures = load_pictures(recipe, data_dir)
+    check_networks(recipe, pictures)
+    return pictures
+
+
+def check_settings(recipe: Recipe, hardware: Hardware) -> None:
+    """Raises InputError for an unknown model, optimiser or device."""
     known = list_models()
     for model in recipe.models:
         if model not in known:
             raise InputError(f"model {model!r} is unknown: choose from {', '.join(known)}")
     check_optimizer(recipe.optimizer)
     check_hardware(hardware, recipe.precision)
-    pictures = load_pictures(recipe, data_dir)
+
+
+def check_networks(recipe: Recipe, pictures: Pictures) -> None:
+    """Raises InputError for a builder argument that does not fit."""
     for model in recipe.models:
         arguments = recipe.arguments_of(model)
         try:
@@ -146,7 +157,6 @@ def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Pi
             raise InputError(
                 f"model_arguments of {model} are {arguments}: {error}; mend the recipe"
             ) from None
-    return pictures
 
 
 def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
@@ -193,7 +203,7 @@ def _show(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
 
 
-def _check_data(folders: Iterable[Path], pictures: Pictures) -> None:
+def check_data(folders: Iterable[Path], pictures: Pictures) -> None:
     """Runs on different pictures must not end up in one table."""
     for folder in folders:
         result = read_result(folder)

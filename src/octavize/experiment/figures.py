@@ -68,12 +68,12 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
     with matplotlib.rc_context(STYLE):
         for model in recipe["models"]:
             curves = {
-                a: [read_metrics(out / "runs" / run_slug(model, a, s)) for s in recipe["seeds"]]
+                network_name(a): [read_metrics(out / "runs" / run_slug(model, a, s)) for s in recipe["seeds"]]
                 for a in alphas
             }
             for quantity in ("accuracy", "loss"):
                 name = f"curves-{model}-{quantity}"
-                drawn[name] = save_figure(_curves(curves, quantity), folder / name)
+                drawn[name] = save_figure(draw_curves(curves, quantity), folder / name)
         batch = results["profile"]["input_shape"][0]
         for name, field, label in (
             ("accuracy-macs", "macs", "multiply–accumulates per picture, millions"),
@@ -83,15 +83,20 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
     return drawn
 
 
-def _curves(curves: dict[float, list[list[Row]]], quantity: str) -> Figure:
-    """Train (dashed) and validation (solid) against epoch: the mean over seeds and their range."""
+def draw_curves(curves: dict[str, list[list[Row]]], quantity: str) -> Figure:
+    """Train (dashed) and validation (solid) against epoch: the mean over seeds and their range.
+
+    Args:
+        curves: by the name of a network, a list per seed of the lines of its `metrics.csv`.
+        quantity: `accuracy` or `loss`.
+    """
     figure, axes = blank_figure()
     handles = []
-    for position, (alpha, seeds) in enumerate(curves.items()):
+    for position, (name, seeds) in enumerate(curves.items()):
         ink = colour(position)
         _line(axes, seeds, f"train_{quantity}", ink, dashed=True)
         _line(axes, seeds, f"val_{quantity}", ink, dashed=False)
-        handles.append(Line2D([], [], color=ink, linewidth=2, label=network_name(alpha)))
+        handles.append(Line2D([], [], color=ink, linewidth=2, label=name))
     handles += [
         Line2D([], [], color="#94a3b8", linewidth=2, label="validation"),
         Line2D([], [], color="#94a3b8", linewidth=1.4, linestyle=(0, (4, 2)), label="train"),
@@ -105,7 +110,7 @@ def _curves(curves: dict[float, list[list[Row]]], quantity: str) -> Figure:
     return figure
 
 
-def _cut_spikes(axes: Axes, curves: dict[float, list[list[Row]]]) -> None:
+def _cut_spikes(axes: Axes, curves: dict[str, list[list[Row]]]) -> None:
     """End the loss axis where it still shows the training; a first epoch's validation may be far above."""
     rows = [row for seeds in curves.values() for run in seeds for row in run]
     last = [run[-1]["val_loss"] for seeds in curves.values() for run in seeds]
@@ -144,7 +149,7 @@ def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, 
                 at, accuracy, yerr=spread, marker=MARKERS[number % len(MARKERS)], markersize=8, capsize=3,
                 color=colour(alphas.index(n["alpha"])), zorder=2,
             )  # fmt: skip
-    _cost_axis(axes, costs)
+    cost_axis(axes, costs)
     axes.set_xlabel(label)
     axes.set_ylabel("test accuracy, %")
     axes.margins(x=0.12, y=0.18)
@@ -166,7 +171,7 @@ def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, 
     return figure
 
 
-def _cost_axis(axes: Axes, costs: list[float]) -> None:
+def cost_axis(axes: Axes, costs: list[float]) -> None:
     """Logarithmic where costs differ a lot, always with plain numbers at ticks people can read."""
     low, high = min(costs), max(costs)
     if high < 4 * low:

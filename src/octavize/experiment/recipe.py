@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 import yaml
 
+from octavize.conv import DOWNSAMPLE, EXCHANGE
 from octavize.errors import InputError
 
 SHIPPED = ("quick", "article", "cifar")
 SCHEDULES = ("constant", "cosine", "linear")
+INITIALISERS = ("builder", "he", "torch", "framework")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 T = TypeVar("T", int, float)
@@ -46,6 +48,18 @@ class Recipe:
     """Names from `octavize models`."""
     model_arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Extra builder arguments for the networks that match a name pattern, such as a width."""
+    octave_bias: bool = False
+    """Give the convolutions of octave networks a bias for each path into an output, as the article does; its
+    vanilla networks have none."""
+    downsample: str = "pool"
+    """How octave convolutions of stride 2 reach their high output: `pool` or `stride`."""
+    exchange: str = "both"
+    """Paths between the frequencies: `both`, `low_to_high`, `high_to_low` or `none`."""
+    initialiser: str = "builder"
+    """Of all convolutions but the depthwise ones: `builder` leaves timm's, `he` is normal by fan-in, `torch`
+    is torch's default, `framework` is the article's: normal by fan-in, groups ignored, path by path."""
+    depthwise_initialiser: str = "builder"
+    """The same for depthwise convolutions."""
     alphas: tuple[float, ...] = (0.0, 0.5)
     """Shares of low-frequency channels; 0 is the vanilla network, which ratios refer to."""
     seeds: tuple[int, ...] = (0,)
@@ -95,11 +109,11 @@ class Recipe:
         for name in ("size", "limit_train"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _whole(name, getattr(self, name), 1))
-        for name in ("flip", "normalise"):
+        for name in ("flip", "normalise", "octave_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}: give true or false")
-        _choice("schedule", self.schedule, SCHEDULES)
-        _choice("precision", self.precision, PRECISIONS)
+        for name, choices in _CHOICES:
+            _choice(name, getattr(self, name), choices)
         _check_arguments(self.model_arguments)
         for model in self.models:  # a pattern list that misses a network is found now, not hours later
             _ = self.epochs_of(model), self.batch_size_of(model), self.lr_of(model)
@@ -117,9 +131,12 @@ class Recipe:
         return _pick("lr", self.lr, model)
 
     def arguments_of(self, model: str) -> dict[str, Any]:
-        """Builder arguments for the network of this name: those of every pattern that matches."""
+        """What builds the network of this name beside α: the arguments of every pattern that matches, and the
+        switches of its octave convolutions that are not as usual."""
         matching = [dict(v) for pattern, v in self.model_arguments.items() if fnmatchcase(model, pattern)]
-        return {key: value for arguments in matching for key, value in arguments.items()}
+        arguments = {key: value for found in matching for key, value in found.items()}
+        switches = {name: getattr(self, name) for name in OCTAVE_SWITCHES}
+        return arguments | {k: v for k, v in switches.items() if v != getattr(Recipe, k)}
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values that JSON and YAML can hold."""
@@ -130,6 +147,16 @@ class Recipe:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
 
+OCTAVE_SWITCHES = ("octave_bias", "downsample", "exchange")
+"""Settings of octave convolutions: the vanilla network has nothing that they could change."""
+_CHOICES = (
+    ("schedule", SCHEDULES),
+    ("precision", PRECISIONS),
+    ("downsample", DOWNSAMPLE),
+    ("exchange", EXCHANGE),
+    ("initialiser", INITIALISERS),
+    ("depthwise_initialiser", INITIALISERS),
+)
 _RANGES = (
     ("momentum", 0.0, 1.0),
     ("weight_decay", 0.0, math.inf),

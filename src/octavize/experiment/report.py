@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from octavize.experiment.checkpoint import write_text
@@ -36,9 +36,32 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         results: what `results.json` holds.
         figures: SVG text by name, from `draw_figures`.
     """
-    # Class names come from folder names, which may hold anything: every value is escaped.
+    page = render(
+        "report.html.j2",
+        r=results,
+        figures=as_markup(figures),
+        headline=headline(results),
+        caution=caution(results),
+        pairs=pairs(results),
+        colours={alpha: colour(i) for i, alpha in enumerate(sorted(results["recipe"]["alphas"]))},
+        bars=BARS,
+    )
+    write_text(path, page)
+
+
+def as_markup(figures: dict[str, str]) -> dict[str, Markup]:
+    """SVG texts as they are: they are ours, made of paths and numbers."""
+    return {name: Markup(svg) for name, svg in figures.items()}
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this folder. Every value is escaped: names of folders may hold anything."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(_template),
     )
     environment.filters |= {
         "count": lambda n: f"{n:,}",
@@ -53,20 +76,11 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         "network": network_name,
         "setting": setting,
     }
-    template = environment.from_string(
-        files("octavize.experiment").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    page = template.render(
-        r=results,
-        figures={name: Markup(svg) for name, svg in figures.items()},  # ours, made of paths and numbers
-        headline=headline(results),
-        caution=caution(results),
-        pairs=pairs(results),
-        colours={alpha: colour(i) for i, alpha in enumerate(sorted(results["recipe"]["alphas"]))},
-        bars=BARS,
-        today=date.today().isoformat(),
-    )
-    write_text(path, page)
+    return environment.get_template(template).render(today=date.today().isoformat(), **values)
+
+
+def _template(name: str) -> str:
+    return files("octavize.experiment").joinpath(name).read_text(encoding="utf-8")
 
 
 def headline(results: dict[str, Any]) -> str:

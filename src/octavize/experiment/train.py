@@ -42,6 +42,7 @@ from octavize.experiment.hardware import (
     quiet_lightning,
     set_threads,
 )
+from octavize.experiment.initialise import initialise
 from octavize.experiment.journal import Journal, Row
 from octavize.experiment.module import Classifier
 from octavize.experiment.naming import run_slug
@@ -165,6 +166,7 @@ def _train(
     torch.manual_seed(run.seed)
     arguments = recipe.arguments_of(run.model)
     model = build_model(run.model, run.alpha, len(pictures.classes), pictures.channels, arguments)
+    initialise(model, recipe.initialiser, recipe.depthwise_initialiser)
     module = Classifier(model, pictures, recipe, run.model, run.seed)
     folder.mkdir(parents=True, exist_ok=True)
     identity = {**asdict(run), "recipe": fingerprint(recipe, run), "data": describe_data(pictures)}

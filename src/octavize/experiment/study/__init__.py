@@ -1,0 +1,1 @@
+"""Studies: a grid of settings with seeds, trained as a queue that survives kills, and analysed in pairs."""

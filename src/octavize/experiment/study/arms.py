@@ -1,0 +1,149 @@
+"""What a user would do instead: the reference network, thinner or on smaller pictures, at another arm's cost.
+
+Found once and kept in `arms.json`, since a measured time is never the same twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from octavize.deploy.contenders import narrower, size_for
+from octavize.errors import InputError
+from octavize.experiment.checkpoint import build_model, read_json, write_json
+from octavize.experiment.data import Pictures
+from octavize.experiment.recipe import Recipe
+from octavize.experiment.study.definition import Match, Settings, Study, merged, one_network
+from octavize.experiment.study.queue import lease
+from octavize.profile import count_macs, measure
+
+BATCH, ROUNDS, STEPS = 64, 10, 6
+"""Pictures a timed call, timed calls of each network, and halvings of the range in a search for a time."""
+
+Found = dict[str, dict[str, Any]]
+"""What is kept: by model and arm together what was asked, and the settings that answer it."""
+Resolved = dict[str, dict[str, dict[str, Any]]]
+"""By model and arm the settings that a matched arm stands for."""
+
+
+def resolve_in(out: Path, study: Study, pictures: Pictures) -> Resolved:
+    """`resolve`, or what it found before in this folder, whichever process asks first."""
+    path = out / "arms.json"
+    with lease(path.with_name("arms.lock")):
+        known: dict[str, Any] = read_json(path) or {}
+        found = resolve(study, pictures, known)
+        if any(known.get(arm) != settings for arm, settings in found.items()):
+            write_json(path, known | found)
+    return by_model(found)
+
+
+def by_model(found: Found) -> Resolved:
+    """What `resolve` found, as `plan_study` takes it."""
+    resolved: Resolved = {}
+    for one in found.values():
+        resolved.setdefault(one["model"], {})[one["arm"]] = one["settings"]
+    return resolved
+
+
+def resolve(study: Study, pictures: Pictures, known: Found | None = None, *, time: bool = True) -> Found:
+    """The width or the size of every matched arm, for every model, under the settings of the first cell.
+
+    Args:
+        known: found before; what was asked in the same way is not searched for again.
+        time: False takes equal arithmetic in the place of equal time, and measures nothing.
+
+    Raises:
+        InputError: a network that comes in one width only.
+    """
+    found: Found = {}
+    for model in study.models:
+        for arm in study.arms:
+            if arm.match:
+                first = merged({"model": model}, study.settings_of(study.cells[0]))
+                start = merged(study.arm(study.reference).settings, arm.settings)
+                aim = study.arm(arm.match.arm).settings
+                asked = {"model": model, "arm": arm.name, "match": asdict(arm.match)}
+                asked |= {"first": first, "start": start, "aim": dict(aim)}
+                one = (known or {}).get(f"{model} {arm.name}", {})
+                if any(one.get(key) != value for key, value in asked.items()):
+                    settings = _find(study, arm.match, first, start, aim, pictures, time)
+                    one = {**asked, "settings": settings}
+                found[f"{model} {arm.name}"] = one
+    return found
+
+
+def _find(
+    study: Study,
+    match: Match,
+    first: Settings,
+    start: dict[str, Any],
+    aimed: Settings,
+    pictures: Pictures,
+    time: bool,
+) -> dict[str, Any]:
+    """`start`, cheaper until it costs as `aimed`, both over the settings `first`."""
+    aim = one_network(study.recipe, merged(first, aimed), 0)
+    plain = one_network(study.recipe, merged(first, start), 0)
+    macs = _macs(aim, pictures)
+
+    def at(cost: int) -> dict[str, Any]:
+        return merged(start, _cheaper(match.by, plain, cost, pictures))
+
+    if match.to == "macs" or not time:
+        return at(macs)
+
+    def ratio(settings: Settings) -> float:
+        """Of its time to the time to be reached, taking turns."""
+        ours = one_network(study.recipe, merged(first, settings), 0)
+        return time_ratio(aim, ours, pictures)
+
+    if ratio(start) <= 1:  # it is as fast as it is
+        return start
+    return _search(at, ratio, macs // 4, _macs(plain, pictures))
+
+
+def _search(
+    at: Callable[[int], dict[str, Any]], ratio: Callable[[Settings], float], low: int, high: int
+) -> dict[str, Any]:
+    """The dearest network, between two numbers of MACs, that takes no longer."""
+    for _ in range(STEPS):
+        middle = (low + high) // 2
+        low, high = (middle, high) if ratio(at(middle)) <= 1 else (low, middle)
+    return at(low)
+
+
+def _cheaper(by: str, plain: Recipe, macs: int, pictures: Pictures) -> dict[str, Any]:
+    """The setting that brings a network down to so many MACs."""
+    model, side = plain.models[0], plain.size or pictures.size
+    if by == "size":
+        return {"size": size_for(network(plain, pictures), side, macs)}
+    found = narrower(model, side, macs, len(pictures.classes))
+    if found is None:
+        raise InputError(f"model {model} comes in one width only: match it by size, or leave the arm out")
+    return {"arguments": {"width": float(found.name.rpartition(" ")[2])}}
+
+
+def time_ratio(aim: Recipe, ours: Recipe, pictures: Pictures) -> float:
+    """Time of a forward pass, on one thread, of one network to that of another, each at its own size."""
+    times = []
+    for recipe in (aim, ours, ours, aim):  # measured on both sides of each other, against drift
+        side = recipe.size or pictures.size
+        shape = (BATCH, pictures.channels, side, side)
+        times.append(measure({"": network(recipe, pictures)}, shape, rounds=ROUNDS, threads=1)[""].latency_ms)
+    return (times[1] + times[2]) / (times[0] + times[3])
+
+
+def network(recipe: Recipe, pictures: Pictures) -> nn.Module:
+    """The network of a recipe of one, as it is built for these pictures."""
+    model = recipe.models[0]
+    arguments = recipe.arguments_of(model)
+    return build_model(model, recipe.alphas[0], len(pictures.classes), pictures.channels, arguments)
+
+
+def _macs(recipe: Recipe, pictures: Pictures) -> int:
+    side = recipe.size or pictures.size
+    return count_macs(network(recipe, pictures), (1, pictures.channels, side, side))

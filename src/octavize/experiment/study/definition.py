@@ -1,0 +1,242 @@
+"""What a study is: a YAML file with a recipe, arms to compare, factors to vary, and seeds.
+
+    recipe: cifar                     # what all runs share; a shipped recipe or a file
+    set: {epochs: 12}                 # settings that replace the recipe's
+    models: [oct_cifar_resnet20]
+    seeds: [0, 1, 2]
+    arms:                             # what is compared under the same settings
+      vanilla: {alpha: 0}
+      octave: {alpha: 0.5}
+      thinner: {match: octave, by: width, to: macs}
+    reference: vanilla                # differences are taken to this arm, seed by seed
+    factors:                          # what is varied: name, levels, settings of each level
+      rate: {constant: {schedule: constant}, cosine: {schedule: cosine}}
+    design: {kind: factorial}         # or one_at_a_time with bases, or list with cells
+
+The settings of a level or an arm are those of a recipe, and three that stand for one network: `model`,
+`alpha` and `arguments` (of its builder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from octavize.errors import InputError
+from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe, check_names, load_recipe
+
+SHIPPED = ("article", "alpha", "exchange")
+ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
+"""Settings of one network, and the recipe's that they become."""
+KINDS = ("factorial", "one_at_a_time", "list")
+BY, TO = ("width", "size"), ("macs", "time")
+
+Settings = Mapping[str, Any]
+Levels = dict[str, str]
+"""Of each factor its level: one cell of the grid."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """An arm that is the reference network made cheaper in a plain way, down to the cost of another arm."""
+
+    arm: str
+    """The arm whose cost is to be reached."""
+    by: str
+    """`width` (fewer channels) or `size` (smaller pictures)."""
+    to: str
+    """`macs`, or `time` of a forward pass as measured on this machine."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to build a network, compared with the others under the same settings."""
+
+    name: str
+    settings: Settings
+    match: Match | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of all factors. `base` is the cell that it departs from, by name, in one factor or none."""
+
+    name: str
+    levels: Levels
+    base: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its file says it; `cells` is the design written out."""
+
+    name: str
+    about: str
+    recipe: Recipe
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    reference: str
+    factors: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def settings_of(self, cell: Cell) -> dict[str, Any]:
+        """What the levels of a cell set, the later factors over the earlier ones."""
+        return merged(*(self.factors[factor][level] for factor, level in cell.levels.items()))
+
+
+def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **overrides: Any) -> Study:
+    """Read a shipped study by name (`article`, `alpha`, `exchange`) or anybody's by path.
+
+    Args:
+        name_or_path: a shipped name, or a YAML file as described in this module.
+        seeds: in the place of the file's.
+        **overrides: settings that replace those of the recipe; None leaves a setting alone.
+
+    Raises:
+        InputError: no such study, not YAML, or anything in it that is unknown or does not fit.
+    """
+    text, where = _read(name_or_path), f"study {name_or_path}"
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where} is not valid YAML ({reason}): mend the file") from None
+    given = _mapping(given, where)
+    _known(
+        given, ("about", "recipe", "set", "models", "seeds", "arms", "reference", "factors", "design"), where
+    )
+    for key in ("recipe", "models", "arms"):
+        if key not in given:
+            raise InputError(f"{where} has no {key}: add it, as in the shipped studies")
+    folder = Path(name_or_path).parent
+    changed = {k: v for k, v in overrides.items() if v is not None}
+    recipe = load_recipe(_beside(folder, given["recipe"]))
+    seeds = seeds or given.get("seeds", [0])
+    settings = {**_mapping(given.get("set", {}), f"{where}: set"), **changed}
+    check_names(settings, where)
+    recipe = replace(recipe, name=Path(name_or_path).stem, models=given["models"], seeds=seeds, **settings)
+    arms = tuple(_arm(n, v, where) for n, v in _mapping(given["arms"], f"{where}: arms").items())
+    factors = {
+        str(name): {as_name(level): _mapping(v or {}, f"{where}: {name}") for level, v in levels.items()}
+        for name, levels in _mapping(given.get("factors", {}), f"{where}: factors").items()
+    }
+    study = Study(
+        name=recipe.name,
+        about=str(given.get("about", "")).strip(),
+        recipe=recipe,
+        models=recipe.models,
+        seeds=recipe.seeds,
+        arms=arms,
+        reference=given.get("reference", next(iter(a.name for a in arms), "")),
+        factors=factors,
+    )
+    _check(study, where)
+    from octavize.experiment.study.design import cells_of
+
+    return replace(study, cells=cells_of(study, _mapping(given.get("design", {}), f"{where}: design")))
+
+
+def merged(*many: Settings) -> dict[str, Any]:
+    """Settings over settings; builder arguments are added up instead of replaced."""
+    result: dict[str, Any] = {}
+    for settings in many:
+        arguments = {**result.get("arguments", {}), **settings.get("arguments", {})}
+        result |= settings
+        if arguments:
+            result["arguments"] = arguments
+    return result
+
+
+def one_network(recipe: Recipe, settings: Settings, seed: int) -> Recipe:
+    """The recipe of a single run: the study's with these settings."""
+    rest = {k: v for k, v in settings.items() if k not in ONE_NETWORK}
+    model = settings["model"]
+    arguments = {**replace(recipe, **rest).arguments_of(model), **settings.get("arguments", {})}
+    arguments = {k: v for k, v in arguments.items() if k not in OCTAVE_SWITCHES}  # these are fields
+    one = {"models": [model], "alphas": [settings.get("alpha", 0.5)], "seeds": [seed]}
+    return replace(recipe, **rest, **one, model_arguments={"*": arguments} if arguments else {})
+
+
+def _read(name_or_path: str | Path) -> str:
+    if str(name_or_path) in SHIPPED:
+        folder = files("octavize.experiment").joinpath("study/studies")
+        return folder.joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(SHIPPED)
+        raise InputError(f"study {name_or_path} does not exist: give one of {names} or a YAML file's path")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"study {name_or_path} cannot be read ({error}): give a YAML text file") from None
+
+
+def _beside(folder: Path, recipe: Any) -> Any:
+    """A recipe's file may lie beside the study's."""
+    return folder / recipe if isinstance(recipe, str) and (folder / recipe).is_file() else recipe
+
+
+def _arm(name: Any, given: Any, where: str) -> Arm:
+    where = f"{where}: arm {name}"
+    settings = dict(_mapping(given or {}, where))
+    if "match" not in settings:
+        return Arm(as_name(name), settings)
+    match = Match(str(settings.pop("match")), settings.pop("by", "width"), settings.pop("to", "macs"))
+    if match.by not in BY or match.to not in TO:
+        raise InputError(f"{where} has by={match.by!r}, to={match.to!r}: by is {_or(BY)}, to is {_or(TO)}")
+    return Arm(as_name(name), settings, match)
+
+
+def _check(study: Study, where: str) -> None:
+    names = [arm.name for arm in study.arms]
+    if study.reference not in names:
+        raise InputError(f"{where} has reference {study.reference!r}: name one of its arms, {_or(names)}")
+    if study.arm(study.reference).match:
+        raise InputError(f"{where} has reference {study.reference!r}, which is matched: give it an alpha")
+    for arm in study.arms:
+        _check_settings(arm.settings, f"{where}: arm {arm.name}")
+        if arm.match and (arm.match.arm not in names or study.arm(arm.match.arm).match):
+            raise InputError(f"{where}: arm {arm.name} matches {arm.match.arm!r}: name an arm that does not")
+    for factor, levels in study.factors.items():
+        if len(levels) < 2:
+            raise InputError(f"{where}: factor {factor} has {len(levels)} level: give two or more")
+        for level, settings in levels.items():
+            _check_settings(settings, f"{where}: {factor}={level}")
+
+
+def _check_settings(settings: Settings, where: str) -> None:
+    for key in ("models", "alphas", "seeds", "model_arguments", "name"):
+        if key in settings:
+            raise InputError(f"{where} sets {key}: use model, alpha and arguments, which are of one network")
+    check_names((k for k in settings if k not in ONE_NETWORK), where)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} is {value!r}: give a mapping, as in the shipped studies")
+    return dict(value)
+
+
+def _known(given: Settings, keys: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in keys:
+            raise InputError(f"{where} has an unknown entry {key!r}: choose from {', '.join(keys)}")
+
+
+def as_name(value: Any) -> str:
+    """A name as people write it: YAML reads on, off and 0.5 as values."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(names)

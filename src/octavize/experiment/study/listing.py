@@ -1,0 +1,58 @@
+"""`octavize study --list`: the runs, and how long they would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from octavize.experiment.checkpoint import read_json
+from octavize.experiment.naming import pretty
+from octavize.experiment.report import quantity, seconds
+from octavize.experiment.study.arms import by_model, resolve
+from octavize.experiment.study.definition import Study
+from octavize.experiment.study.design import Planned, distinct, plan_study
+from octavize.experiment.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
+from octavize.experiment.study.queue import failure, finished
+from octavize.experiment.train import load_pictures
+
+
+def listing(study: Study, out: Path, data_dir: Path | None, workers: int) -> tuple[Table, str]:
+    """The runs as a table, and a sentence with their time; nothing is trained or written.
+
+    Where `out` holds finished epochs, their speed counts; otherwise a few training steps are timed here. Arms
+    that match a time are shown as if they matched the arithmetic, until they have been measured.
+    """
+    pictures = load_pictures(study.recipe, data_dir)
+    found = resolve(study, pictures, read_json(out / "arms.json"), time=False)
+    runs = distinct(plan_study(study, by_model(found)))
+    macs = all_macs(runs, pictures)
+    speeds = timed_speeds(runs, pictures, trained_speeds(runs, out, pictures))
+    times = {run.slug: seconds_of(run.recipe, pictures, speeds, macs) or 0.0 for run in runs}
+    table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("setting", "network", "arm"):
+        table.add_column(column)
+    for column in ("epochs", "MACs", "runs", "at an end", "time"):
+        table.add_column(column, justify="right")
+    groups: dict[tuple[str, str, str], list[Planned]] = {}
+    for run in runs:
+        groups.setdefault((run.cell.name, run.model, run.arm), []).append(run)
+    for (cell, model, arm), own in groups.items():
+        recipe = own[0].recipe
+        table.add_row(
+            cell, pretty(model), arm, str(recipe.epochs_of(recipe.models[0])),
+            quantity(macs[network_key(recipe)]), str(len(own)), str(sum(_ended(run, out) for run in own)),
+            seconds(sum(times[run.slug] for run in own)),
+        )  # fmt: skip
+    left = sum(times[run.slug] for run in runs if not _ended(run, out))
+    whole = sum(times.values())
+    return table, (
+        f"{len(runs)} runs, about {seconds(whole)} of training on one worker; what is left takes about "
+        f"{seconds(left / workers)} on {workers}"
+    )
+
+
+def _ended(run: Planned, out: Path) -> bool:
+    folder = run.folder(out)
+    return finished(folder) is not None or failure(folder) is not None

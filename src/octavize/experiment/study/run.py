@@ -1,0 +1,193 @@
+"""`octavize study`: plan, train what is missing, analyse what is there.
+
+study.yaml         what was asked for; the folder belongs to this recipe
+arms.json          what matched arms were found to be
+workers.log        what workers had to say
+runs/<run>         as of `compare`, with `claim` (who has it), `log.txt`, and `failed.json` if it failed
+results.json       accuracies, paired differences, effects: the same bytes however often the study was killed
+results.csv        a line per run
+times.json         whatever a clock or a machine has to do with
+figures/           PNG and SVG
+report.html        everything on one page
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from octavize.errors import InputError
+from octavize.experiment.checkpoint import write_text
+from octavize.experiment.compare import check_data, check_networks, check_settings
+from octavize.experiment.data import Pictures
+from octavize.experiment.hardware import HERE, Hardware, is_first_process
+from octavize.experiment.recipe import dump_recipe, load_recipe
+from octavize.experiment.study.analysis import analyse
+from octavize.experiment.study.arms import resolve_in
+from octavize.experiment.study.crew import Crew
+from octavize.experiment.study.definition import Study
+from octavize.experiment.study.design import Planned, distinct, plan_study
+from octavize.experiment.study.queue import failure, finished, lease
+from octavize.experiment.study.times import times_of
+from octavize.experiment.study.worker import leave_launcher
+from octavize.experiment.train import load_pictures, train_run
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study with its pictures, its places in the grid, and one place for every run."""
+
+    study: Study
+    pictures: Pictures
+    places: list[Planned]
+    runs: list[Planned]
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    hardware: Hardware = HERE,
+    workers: int | None = None,
+    retry: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train what a study lacks, and write its report.
+
+    Called again, or on another machine that shares the folder, it takes part: no run is trained twice.
+
+    Args:
+        out: folder to write to; made if need be.
+        data_dir: where the pictures lie, for the data sets that need it.
+        hardware: of one run. Several devices or nodes, or a strategy, train one run at a time on all of them.
+        workers: processes; by default one for each core or GPU, with its share of the threads.
+        retry: forget the runs that have failed, and train them anew.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        InputError: a setting is wrong, `out` holds something else, or the disk is full.
+    """
+    out, console = Path(out), console or Console()
+    if not shared(hardware):
+        leave_launcher()
+    plan = prepare(study, out, data_dir, hardware)
+    if retry:
+        _forget(place.folder(out) for place in plan.runs)
+    console.print(
+        f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
+    )
+    if shared(hardware):
+        _take_turns(plan, out, hardware, console)
+    else:
+        Crew(plan.runs, study.recipe, plan.pictures, out, data_dir, hardware, workers).train(console)
+    return report(plan, out, console) if is_first_process() else {}
+
+
+def analyse_study(
+    study: Study, out: str | Path, *, data_dir: str | Path | None = None, console: Console | None = None
+) -> dict[str, Any]:
+    """Write the report of what a study's folder holds, while it runs or afterwards.
+
+    Args, Returns, Raises:
+        See `run_study`.
+    """
+    out = Path(out)
+    if not (out / "study.yaml").is_file():
+        raise InputError(f"out is {out}, which is no folder of a study: give the one it runs in with --out")
+    return report(prepare(study, out, data_dir), out, console or Console())
+
+
+def prepare(study: Study, out: Path, data_dir: str | Path | None, hardware: Hardware = HERE) -> Prepared:
+    """Find every mistake that can be found before training, load the data, claim the folder, plan the runs.
+
+    Raises:
+        InputError: see `run_study`.
+    """
+    check_settings(study.recipe, replace(hardware, devices="auto", nodes=1, strategy="auto"))
+    pictures = load_pictures(study.recipe, data_dir)
+    claim_folder(out, study)
+    places = plan_study(study, resolve_in(out, study, pictures))
+    runs = distinct(places)
+    check_runs(runs, pictures)
+    check_data((folder for place in runs if finished(folder := place.folder(out))), pictures)
+    return Prepared(study, pictures, places, runs)
+
+
+def check_runs(runs: Sequence[Planned], pictures: Pictures) -> None:
+    """Raises InputError for a model, an optimiser or a builder argument that does not fit."""
+    seen: list[Any] = []
+    for place in runs:
+        recipe = place.recipe
+        kind = (recipe.models, recipe.alphas[0] > 0, recipe.model_arguments, recipe.optimizer)
+        if kind not in seen:
+            seen.append(kind)
+            check_settings(recipe, HERE)
+            check_networks(recipe, pictures)
+
+
+def claim_folder(out: Path, study: Study) -> None:
+    """Make `out` the folder of this study's recipe. Arms, factors and seeds may change: runs go by settings.
+
+    Raises:
+        InputError: it belongs to another study, or holds files that are not a study's.
+    """
+    path, ours = out / "study.yaml", replace(study.recipe, seeds=(0,), models=study.recipe.models[:1])
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out is {out}, which is a file: give a folder with --out")
+    with lease(out / "study.lock"):  # another process may be about the same
+        if path.is_file():
+            changed = load_recipe(path).differences(ours)
+            if changed:
+                raise InputError(
+                    f"out is {out}, a folder of another study ({', '.join(changed)}): give another --out"
+                )
+        elif any(not found.name.startswith("study.") for found in out.iterdir()):
+            raise InputError(
+                f"out is {out}, which holds other files: give a new or an empty folder with --out"
+            )
+        else:
+            write_text(path, dump_recipe(ours))
+
+
+def report(plan: Prepared, out: Path, console: Console) -> dict[str, Any]:
+    """Write results, figures and report of what is there."""
+    from octavize.experiment.study.report import write_all
+
+    with lease(out / "report.lock"):
+        results = analyse(plan.study, plan.places, plan.pictures, out)
+        write_all(results, times_of(results, out), out)
+    for failed in results["failed"]:
+        console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}", highlight=False)
+    console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)
+    return results
+
+
+def shared(hardware: Hardware) -> bool:
+    """Whether several processes train each run together, as Lightning or its launcher started them."""
+    return hardware.nodes > 1 or hardware.strategy != "auto" or str(hardware.devices) not in ("auto", "1")
+
+
+def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console) -> None:
+    """Every process of a launcher walks the same list; Lightning brings them together in each run.
+
+    A run that goes wrong ends the command: the processes could not agree on going on.
+    """
+    for place in plan.runs:
+        if failure(place.folder(out)) is None:
+            console.print(f"[bold]{place.run}[/bold] ({place.cell.name})", highlight=False)
+            folder = place.folder(out)
+            train_run(place.run, place.recipe, plan.pictures, folder, hardware=hardware, console=console)
+
+
+def _forget(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if failure(folder) is not None:
+            shutil.rmtree(folder, ignore_errors=True)

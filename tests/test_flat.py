@@ -154,9 +154,28 @@ def test_it_is_written_anew_when_weights_change() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(frozen))(x), frozen(x))
 
 
+def test_weights_are_laid_out_for_the_batch() -> None:
+    model = octave()
+    frozen, x = octavize.freeze(model, (1, 3, 16, 16)), torch.randn(8, 3, 16, 16)
+
+    def copies() -> list[torch.Tensor]:
+        calls = frozen.calls(8)
+        assert calls is not None
+        return [buffer for name, buffer in calls.named_buffers() if name.startswith("laid_out")]
+
+    with torch.inference_mode():
+        frozen(x)
+        first = copies()
+        frozen(x)
+    assert len(first) > 3
+    assert all(a is b for a, b in zip(first, copies(), strict=True))
+    check_against_float64(model, frozen, (8, 3, 16, 16), (3, 3, 16, 16), (8, 3, 16, 16))
+    assert not any(a is b for a, b in zip(first, copies(), strict=True))
+
+
 def test_everything_else_goes_through_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = octavize.freeze(octave(), (1, 3, 16, 16))
-    monkeypatch.setattr(frozen, "calls", lambda: pytest.fail("used the list of calls"))
+    monkeypatch.setattr(frozen, "calls", lambda _: pytest.fail("used the list of calls"))
     x = torch.randn(2, 3, 16, 16)
     frozen(torch.randn(2, 3, 18, 16))
     frozen(x[:0])

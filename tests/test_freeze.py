@@ -277,10 +277,13 @@ def test_packed_layers_are_torchs(settings: dict[str, Any], layout: torch.memory
 def test_frozen_networks_lay_their_weights_out_once() -> None:
     frozen = freeze(octave(), (1, 3, 16, 16)).net
     x = torch.randn(2, 3, 16, 16)
-    with torch.inference_mode():
-        frozen(x)
-        packed = [m._packed[1] for m in frozen.modules() if isinstance(m, PackedConv2d) and m._packed]
-        frozen(x)
-    assert len(packed) > 3
-    again = [m._packed[1] for m in frozen.modules() if isinstance(m, PackedConv2d) and m._packed]
-    assert all(a is b for a, b in zip(packed, again, strict=True))
+
+    def copies_for(batch: int) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            frozen(x[:batch])
+        return [m._packed[-1] for m in frozen.modules() if isinstance(m, PackedConv2d) and m._packed]
+
+    copies = copies_for(2)
+    assert len(copies) > 3
+    assert all(a is b for a, b in zip(copies, copies_for(2), strict=True))
+    assert not any(a is b for a, b in zip(copies, copies_for(1), strict=True))

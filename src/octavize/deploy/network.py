@@ -12,26 +12,35 @@ from torch.fx import GraphModule
 
 from octavize.errors import InputError
 
-from .flat import flatten
+from .flat import flatten, lay_out
 from .packed import is_plain_cpu
 from .program import export_program
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Calls:
-    """A list of calls, and the parameters whose values are in it."""
+    """A list of calls, the parameters in it, and the batch and the threads it is laid out for."""
 
     parameters: list[nn.Parameter]
     versions: list[int]
     graph: GraphModule | None
+    laid_out: tuple[int, int] | None = None
+
+    def lay_out(self, batch: int) -> None:
+        """Lay the weights out for this batch on this many threads, if they are not yet."""
+        wanted = (batch, torch.get_num_threads())
+        if self.graph is not None and self.laid_out != wanted:
+            with torch.inference_mode(False):  # the copies outlive the mode of this call
+                lay_out(self.graph, batch)
+            self.laid_out = wanted
 
 
 class FrozenNetwork(nn.Module):
     """A network of frozen layers, and the list of its calls.
 
-    The list is for float32 pictures of the size of `shape` on the CPU, in batches of any size. Everything
-    else (another size or device, gradients, autocast, compilers, networks that cannot be exported) runs
-    through the layers.
+    The list is for float32 pictures of the size of `shape` on the CPU, in batches of any size: a batch of
+    another size than the last costs the time to copy the weights. Everything else (another size or device,
+    gradients, autocast, compilers, networks that cannot be exported) runs through the layers.
 
     Attributes:
         net: the network of frozen layers, with its own `forward`.
@@ -46,13 +55,13 @@ class FrozenNetwork(nn.Module):
 
     def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
         """The output of the network; see its own `forward`."""
-        calls = None if args or kwargs or not self._fits(input) else self.calls()
+        calls = None if args or kwargs or not self._fits(input) else self.calls(input.shape[0])
         if calls is None:
             return self.net(input, *args, **kwargs)
         return calls(input.contiguous(memory_format=torch.channels_last))
 
-    def calls(self) -> GraphModule | None:
-        """The list of calls; None if the network has none.
+    def calls(self, batch: int = 1) -> GraphModule | None:
+        """The list of calls, laid out for batches of this size; None if the network has none.
 
         It is written at the first call of this, in some seconds, and again when weights have changed. Layers
         that are replaced, and changes through `.data`, go unnoticed: freeze the changed network instead.
@@ -60,6 +69,7 @@ class FrozenNetwork(nn.Module):
         if self._calls is None or self._calls.versions != [p._version for p in self._calls.parameters]:
             parameters = list(self.net.parameters())  # walking through all modules would take a millisecond
             self._calls = _Calls(parameters, [p._version for p in parameters], self._written(parameters))
+        self._calls.lay_out(batch)
         return self._calls.graph
 
     def _written(self, parameters: list[nn.Parameter]) -> GraphModule | None:

@@ -19,24 +19,26 @@ from octavize.saved import in_transform
 class PackedConv2d(nn.Conv2d):
     """`torch.nn.Conv2d`, with the same parameters and state dict, that keeps a second copy of its weight.
 
-    The copy is made at the first call, and again when the weight has changed; changes through `.data`, which
-    torch does not track, go unnoticed. It is only used for float32 on the CPU, outside of autograd, autocast,
+    The copy is made at the first call, and again when the weight has changed, or the size of the batch, on
+    which the best order depends; changes through `.data`, which torch does not track, go unnoticed. It is
+    only used for float32 on the CPU, outside of autograd, autocast,
     transforms and compilers; everything else is torch's own layer.
     """
 
-    _packed: tuple[Tensor, int, Tensor] | None = None
-    """The weight that was laid out, its version then, and the copy."""
+    _packed: tuple[Tensor, tuple[int, int], Tensor] | None = None
+    """The weight that was laid out, its version and the batch then, and the copy."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self._can_pack(input):
             return super().forward(input)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         weight = self.weight
-        if self._packed is None or self._packed[0] is not weight or self._packed[1] != weight._version:
+        now = (weight._version, input.shape[0])
+        if self._packed is None or self._packed[0] is not weight or self._packed[1] != now:
             laid_out = torch.ops.mkldnn._reorder_convolution_weight(
                 weight.detach(), *geometry, list(input.shape)
             )
-            self._packed = (weight, weight._version, laid_out)
+            self._packed = (weight, now, laid_out)
         return torch.ops.mkldnn._convolution_pointwise(
             input, self._packed[2], self.bias, *geometry, "none", [], ""
         )

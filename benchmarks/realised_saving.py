@@ -123,16 +123,18 @@ def section(results: dict[str, Any]) -> str:
         cells = {(row["runtime"], row["network"]): row for row in own}
         text += f"**{results['model']}**, {results['size']} pixels, batch {batch}, {threads} thread(s)\n\n"
         text += f"| network | MACs | {' | '.join(runtimes)} |\n|---|---:{'|---:' * len(runtimes)}|\n"
-        for network in dict.fromkeys(row["network"] for row in own):
-            across = [cells[runtime, network] for runtime in runtimes]
-            text += f"| {network} | × {across[0]['mac_ratio']:.3f} | {' | '.join(map(cell, across))} |\n"
+        for network, ratio in dict.fromkeys((row["network"], row["mac_ratio"]) for row in own):
+            across = [cell(cells.get((runtime, network))) for runtime in runtimes]
+            text += f"| {network} | × {ratio:.3f} | {' | '.join(across)} |\n"
         text += "\n"
     versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onnxruntime", "openvino"))
     return f"{text}n = {results['rounds']} rounds, {versions}, {where['processor']}.\n\n"
 
 
-def cell(row: dict[str, Any]) -> str:
-    """The time, its ratio to vanilla's, and the saving realised."""
+def cell(row: dict[str, Any] | None) -> str:
+    """The time, its ratio to vanilla's, and the saving realised; a dash if it was not measured."""
+    if row is None:
+        return "–"
     saving = row["saving_realised"]
     rest = "" if saving is None else f" × {row['time_ratio']:.3f}, {saving:.0%}"
     return f"{row['median_ms']:.1f} ms{rest}"

@@ -13,7 +13,9 @@ from octavize.errors import InputError
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="article, alpha, exchange, or the path of a YAML file.")],
+    name: Annotated[
+        str, typer.Argument(help="article, alpha, exchange, networks, or the path of a YAML file.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Run folder; by default runs/study-<name>.", rich_help_panel=o.RUNS),

@@ -30,7 +30,7 @@ import yaml
 from octavize.errors import InputError
 from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe, check_names, load_recipe
 
-SHIPPED = ("article", "alpha", "exchange")
+SHIPPED = ("article", "alpha", "exchange", "networks")
 ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
 """Settings of one network, and the recipe's that they become."""
 KINDS = ("factorial", "one_at_a_time", "list")
@@ -95,7 +95,7 @@ class Study:
 
 
 def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **overrides: Any) -> Study:
-    """Read a shipped study by name (`article`, `alpha`, `exchange`) or anybody's by path.
+    """Read a shipped study by name (`article`, `alpha`, `exchange`, `networks`) or anybody's by path.
 
     Args:
         name_or_path: a shipped name, or a YAML file as described in this module.

@@ -9,17 +9,19 @@ A study's results are `results.json` and `times.json` of its run folder, in `doc
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from marked import between, check, write
 from octavize.experiment.naming import pretty
 from octavize.experiment.report import seconds
 from octavize.experiment.study.report import caution, headline, interval
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/study.md"
+START = "<!-- study: written by benchmarks/study_tables.py -->\n"
+END = "<!-- /study -->"
 NOTHING = "No results are committed yet. They follow."
 
 
@@ -71,25 +73,14 @@ def section(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def rendered() -> str:
+def page(text: str) -> str:
     """The page with its results written anew."""
     found = sorted(path.parent for path in (ROOT / "docs/results").glob("study-*/results.json"))
     told = "\n\n".join(section(folder) for folder in found) or NOTHING
-    block = re.compile(r"(<!-- study: [^\n]*-->\n).*?(<!-- /study -->)", re.DOTALL)
-    text, count = block.subn(lambda m: f"{m[1]}{told}\n{m[2]}", PAGE.read_text("utf-8"))
-    if count != 1:
-        raise SystemExit(f"{PAGE.name} has no place for the results")
-    return text
-
-
-def main() -> None:
-    text = rendered()
-    if text == PAGE.read_text("utf-8"):
-        return
-    if "--check" in sys.argv:
-        raise SystemExit(f"{PAGE.name} does not say what docs/results says: run {Path(__file__).name}")
-    PAGE.write_text(text, "utf-8")
+    return between(text, START, END, f"{told}\n")
 
 
 if __name__ == "__main__":
-    main()
+    if "--check" in sys.argv:
+        check(PAGE, page)
+    write(PAGE, page)

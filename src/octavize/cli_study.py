@@ -64,7 +64,6 @@ def study(
     [cyan]octavize study mine.yaml --out runs/mine --analyse[/cyan]
     """
     o.require_experiment()
-    from octavize.experiment.study.crew import default_workers
     from octavize.experiment.study.definition import load_study
     from octavize.experiment.study.listing import listing
     from octavize.experiment.study.run import analyse_study, run_study
@@ -80,7 +79,7 @@ def study(
     hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
     console = Console()
     if list_runs:
-        table, told = listing(chosen, folder, data_dir, workers or default_workers(hardware))
+        table, told = listing(chosen, folder, data_dir, hardware, workers)
         console.print(table)
         console.print(told, highlight=False)
     elif analyse:

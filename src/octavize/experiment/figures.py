@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Vanilla is the quiet one. The others are told apart by colour-blind readers too.
-COLOURS = ("#475569", "#e8590c", "#0d9488", "#7c3aed", "#db2777", "#2563eb", "#65a30d")
+COLOURS = ("#475569", "#e8590c", "#0d9488", "#7c3aed", "#db2777", "#2563eb", "#65a30d", "#f59e0b", "#92400e")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, FAINT = "#1e293b", "#e2e8f0"
 STYLE: dict[Any, Any] = {

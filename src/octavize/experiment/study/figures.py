@@ -22,7 +22,6 @@ from octavize.experiment.figures import (
     save_figure,
 )
 from octavize.experiment.journal import read_metrics
-from octavize.experiment.naming import pretty
 
 ROW = 0.3
 """Height of a line of a forest plot, in inches."""
@@ -36,8 +35,8 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
         out: the study's folder, whose `runs/*/metrics.csv` the curves come from.
 
     Returns:
-        SVG text by name: `differences-<model>`, `effects-<model>`, `accuracy-macs`, `curves-<n>-accuracy` and
-        `-loss`. The curves are those of the base cells; `curve_titles` says which.
+        SVG text by name: `differences-<model>`, `effects-<model>`, `accuracy-<model>`,
+        `curves-<n>-accuracy` and `-loss`. The curves are those of the base cells; `curve_titles` says which.
     """
     folder = out / "figures"
     folder.mkdir(exist_ok=True)
@@ -53,8 +52,8 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
             if rows:
                 unit = f"change of that difference to {results['reference']}, points"
                 made[f"effects-{model}"] = forest(rows, results["arms"], unit)
-        if results["networks"]:
-            made["accuracy-macs"] = accuracy_macs(results)
+            if any(net["model"] == model for net in results["networks"]):
+                made[f"accuracy-{model}"] = accuracy_macs(results, model)
         for number, (cell, model) in enumerate(curve_titles(results)):
             for quantity in ("accuracy", "loss"):
                 curves = {
@@ -114,36 +113,33 @@ def forest(rows: Sequence[tuple[str, dict[str, Any], str]], arms: Sequence[str],
     return figure
 
 
-def accuracy_macs(results: dict[str, Any]) -> Figure:
-    """Test accuracy against MACs in the base cells: a colour an arm, a marker a model and cell."""
+def accuracy_macs(results: dict[str, Any], model: str) -> Figure:
+    """Test accuracy of a model against its MACs in the base cells: a colour an arm, a marker a cell."""
     figure, axes = blank_figure()
-    shown = [net for net in results["networks"] if net["cell"] in base_cells(results)] or results["networks"]
-    groups = list(dict.fromkeys((net["model"], net["cell"]) for net in shown))
+    own = [net for net in results["networks"] if net["model"] == model]
+    shown = [net for net in own if net["cell"] in base_cells(results)] or own
+    cells = list(dict.fromkeys(net["cell"] for net in shown))
+    arms = [arm for arm in results["arms"] if any(net["arm"] == arm for net in shown)]
     for net in shown:
-        marker = MARKERS[groups.index((net["model"], net["cell"])) % len(MARKERS)]
         spread = None if net["low"] is None else 100 * (net["high"] - net["mean"])
         axes.errorbar(
-            net["macs"] / 1e6, 100 * net["mean"], yerr=spread, marker=marker, markersize=8, capsize=3,
-            color=colour(results["arms"].index(net["arm"])),
+            net["macs"] / 1e6, 100 * net["mean"], yerr=spread, marker=_marker(cells.index(net["cell"])),
+            markersize=7, capsize=3, color=colour(results["arms"].index(net["arm"])),
         )  # fmt: skip
     cost_axis(axes, [net["macs"] / 1e6 for net in shown])
     axes.set_xlabel("multiply–accumulates per picture, millions")
     axes.set_ylabel("test accuracy, %")
     axes.margins(x=0.12, y=0.18)
-    add_legend(axes, _legend(results, groups))
+    colours = [(arm, colour(results["arms"].index(arm))) for arm in arms]
+    handles = [Line2D([], [], color=ink, linewidth=5, label=arm) for arm, ink in colours]
+    if len(cells) > 1:
+        handles += [
+            Line2D([], [], color="#64748b", linestyle="", marker=_marker(i), markersize=7, label=cell)
+            for i, cell in enumerate(cells)
+        ]
+    add_legend(axes, handles)
     return figure
 
 
-def _legend(results: dict[str, Any], groups: Sequence[tuple[str, str]]) -> list[Line2D]:
-    arms = [
-        Line2D([], [], color=colour(i), linewidth=5, label=name) for i, name in enumerate(results["arms"])
-    ]
-    several = len({cell for _, cell in groups}) > 1
-    marks = [
-        Line2D(
-            [], [], color="#64748b", linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=7,
-            label=f"{pretty(model)}, {cell}" if several else pretty(model),
-        )
-        for i, (model, cell) in enumerate(groups)
-    ]  # fmt: skip
-    return arms + marks
+def _marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]

@@ -8,9 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from octavize.experiment.checkpoint import read_json
+from octavize.experiment.hardware import Hardware, set_threads
 from octavize.experiment.naming import pretty
 from octavize.experiment.report import quantity, seconds
 from octavize.experiment.study.arms import by_model, resolve
+from octavize.experiment.study.crew import default_workers, hardware_of
 from octavize.experiment.study.definition import Study
 from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
@@ -18,12 +20,16 @@ from octavize.experiment.study.queue import failure, finished
 from octavize.experiment.train import load_pictures
 
 
-def listing(study: Study, out: Path, data_dir: Path | None, workers: int) -> tuple[Table, str]:
+def listing(
+    study: Study, out: Path, data_dir: Path | None, hardware: Hardware, workers: int | None
+) -> tuple[Table, str]:
     """The runs as a table, and a sentence with their time; nothing is trained or written.
 
     Where `out` holds finished epochs, their speed counts; otherwise a few training steps are timed here. Arms
     that match a time are shown as if they matched the arithmetic, until they have been measured.
     """
+    workers = workers or default_workers(hardware)
+    set_threads(hardware_of(0, workers, hardware))  # a step is timed as a worker would train it
     pictures = load_pictures(study.recipe, data_dir)
     found = resolve(study, pictures, read_json(out / "arms.json"), time=False)
     runs = distinct(plan_study(study, by_model(found)))
@@ -31,9 +37,10 @@ def listing(study: Study, out: Path, data_dir: Path | None, workers: int) -> tup
     speeds = timed_speeds(runs, pictures, trained_speeds(runs, out, pictures))
     times = {run.slug: seconds_of(run.recipe, pictures, speeds, macs) or 0.0 for run in runs}
     table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("setting", "network", "arm"):
-        table.add_column(column)
-    for column in ("epochs", "MACs", "runs", "at an end", "time"):
+    table.add_column("setting", overflow="fold")
+    table.add_column("network")
+    table.add_column("arm")
+    for column in ("epochs", "MACs", "runs", "done", "time"):
         table.add_column(column, justify="right")
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for run in runs:

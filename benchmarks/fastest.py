@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only compare it with the results")
     given = parser.parse_args()
     if given.check:
-        check(GUIDE, guide)
+        check((GUIDE, guide))
     if not given.tables:
         for target in given.target:
             for name in given.model:

@@ -17,7 +17,7 @@ def write(page: Path, made: Callable[[str], str]) -> None:
     page.write_text(made(page.read_text("utf-8")), "utf-8")
 
 
-def check(page: Path, made: Callable[[str], str]) -> None:
-    """End the program, with 1 if the page is not what `made` makes of it."""
-    text = page.read_text("utf-8")
-    raise SystemExit(made(text) != text)
+def check(*pages: tuple[Path, Callable[[str], str]]) -> None:
+    """End the program, with 1 if any page is not what its `made` makes of it."""
+    texts = [(page.read_text("utf-8"), made) for page, made in pages]
+    raise SystemExit(any(made(text) != text for text, made in texts))

@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only compare them with the results")
     given = parser.parse_args()
     if given.check:
-        check(GUIDE, guide)
+        check((GUIDE, guide))
     if given.smoke:
         measure(SMOKE, 2, (0.5,), keep=False)
         return

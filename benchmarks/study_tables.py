@@ -49,7 +49,8 @@ WORDS = {
         "effect": "只改一个设置时的变化，百分点（95 %）",
         "about": (
             "{data}，训练图像 {train:,} 张，验证图像 {val:,} 张，测试图像 {test:,} 张；"
-            "完成 {done}/{planned} 次训练，种子 {seeds}；{processor}，torch {torch}，每次训练 {threads} 线程。"
+            "完成 {done}/{planned} 次训练，种子 {seeds}；"
+            "{processor}，torch {torch}，每次训练 {threads} 线程。"
         ),
     },
 }  # fmt: skip

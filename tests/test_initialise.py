@@ -48,6 +48,21 @@ def test_the_biases_of_both_paths_are_added() -> None:
     assert second.grad is not None
 
 
+@pytest.mark.parametrize("name", ["oct_mobilenet_v1", "oct_resnet50"])
+def test_biases_change_nothing_since_batch_norms_follow(name: str) -> None:
+    model = create_model(name, 0.5, num_classes=3, width=0.25).double()
+    add_path_biases(model)
+    x = torch.randn(2, 3, 33, 32, dtype=torch.float64)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    parameters = [p for m in convolutions for name, p in m.named_parameters() if "bias" in name]
+    assert len(parameters) > 20
+    with torch.no_grad():
+        before = model(x)
+        for parameter in parameters:
+            parameter.normal_()
+        torch.testing.assert_close(model(x), before, rtol=0, atol=1e-6)
+
+
 def test_a_network_with_biases_is_loaded_again(tmp_path: Any) -> None:
     arguments = {"width": 0.125, "octave_bias": True, "exchange": "none"}
     model = build_model("oct_mobilenet_v1_small", 0.5, 2, 1, arguments)

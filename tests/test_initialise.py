@@ -109,6 +109,16 @@ def test_the_framework_draws_each_path_by_its_own_channels() -> None:
     )
 
 
+def test_the_framework_draws_grouped_paths_too() -> None:
+    model = create_model("oct_resnet26", 0.5, cardinality=4, base_width=32)
+    initialise(model, "framework", "framework")
+    layer = next(m for m in model.modules() if isinstance(m, OctConv2d) and m.groups == 4)
+    high, low = layer.weight.chunk(2, dim=1)  # of either path half the channels of a group
+    expected = math.sqrt(2 / (9 * high.shape[1]))
+    for part in (high, low):
+        assert part.std().item() == pytest.approx(expected, rel=0.05)
+
+
 def test_builder_leaves_everything_alone() -> None:
     torch.manual_seed(0)
     expected = create_model("oct_mobilenet_v1", 0.5, num_classes=2).state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 from experiment_help import CLASSES, make_folder
 from octavize.cli import main
 from octavize.errors import InputError
-from octavize.experiment.study import worker
+from octavize.experiment.hardware import Hardware
+from octavize.experiment.journal import Journal
+from octavize.experiment.study import crew, worker
 from octavize.experiment.study.design import plan_study
 from octavize.experiment.study.queue import CLAIM
 from octavize.experiment.study.run import analyse_study, prepare, run_study
@@ -98,8 +101,90 @@ def test_a_loss_that_is_no_number_fails_its_run_and_no_other(data_dir: Path, tmp
     assert failed["reason"].split(";")[0] in (tmp_path / "out/report.html").read_text("utf-8")
     assert [d["arm"] for d in results["differences"]] == ["octave"]
     # It stays so until it is asked to try again.
-    run_study(study, tmp_path / "out", data_dir=data_dir, hardware=CPU, console=silent())
-    assert folder.exists()
+    given: Any = {"data_dir": data_dir, "hardware": CPU, "workers": 1, "console": silent()}
+    first = (folder / "failed.json").stat().st_mtime_ns
+    run_study(study, tmp_path / "out", **given)
+    assert (folder / "failed.json").stat().st_mtime_ns == first
+    run_study(study, tmp_path / "out", retry=True, **given)
+    assert (folder / "failed.json").stat().st_mtime_ns > first
+
+
+class Killed(BaseException):
+    """Nothing in the library catches this."""
+
+
+def killed(*_: Any) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_killed_between_the_last_epoch_and_its_line(epochs: int, data_dir: Path, tmp_path: Path) -> None:
+    study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}}, epochs=epochs)
+    alone(study, tmp_path / "peace", data_dir)
+    out = tmp_path / "out"
+    plan = prepare(study, out, data_dir, CPU)
+    write = Journal.write_metrics
+    with pytest.MonkeyPatch.context() as patch:
+
+        def write_or_die(journal: Journal) -> None:
+            if len(journal.rows) == epochs:
+                raise Killed
+            write(journal)
+
+        patch.setattr(Journal, "write_metrics", write_or_die)
+        with pytest.raises(Killed):
+            worker.work(plan.runs, plan.pictures, out, CPU)
+    assert list(out.glob("runs/*/last.ckpt"))
+    alone(study, out, data_dir)
+    for name in (*FILES, "runs/*/metrics.csv"):
+        (ours,), (theirs,) = ([*folder.glob(name)] for folder in (out, tmp_path / "peace"))
+        assert without_seconds(ours) == without_seconds(theirs)
+
+
+def without_seconds(path: Path) -> list[str]:
+    """The lines of a file; of `metrics.csv` without the last column."""
+    lines = path.read_text("utf-8").splitlines()
+    return [line.rpartition(",")[0] for line in lines] if path.name == "metrics.csv" else lines
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
+def test_a_state_that_was_cut_short_is_trained_anew(name: str, data_dir: Path, tmp_path: Path) -> None:
+    study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}})
+    alone(study, tmp_path / "peace", data_dir)
+    out = tmp_path / "out"
+    plan = prepare(study, out, data_dir, CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("octavize.experiment.train.write_json", killed)
+        with pytest.raises(Killed):
+            worker.work(plan.runs, plan.pictures, out, CPU)
+    path = next(out.glob(f"runs/*/{name}"))
+    path.write_bytes(path.read_bytes()[:100])
+    alone(study, out, data_dir)
+    assert "cut short" in next(out.glob("runs/*/log.txt")).read_text("utf-8")
+    for file in FILES:
+        assert (out / file).read_bytes() == (tmp_path / "peace" / file).read_bytes()
+
+
+def test_trouble_of_the_machine_marks_nothing(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepare(tiny_study(tmp_path, seeds=[0]), tmp_path / "out", data_dir, CPU)
+
+    def stale(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(worker, "train_run", stale)
+    with pytest.raises(InputError, match=r"trouble of this machine.*Stale file handle"):
+        worker.work(plan.runs, plan.pictures, tmp_path / "out", CPU)
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_the_last_runs_get_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "cores", lambda: 8)
+    free = Hardware(accelerator="cpu")
+    assert crew.default_workers(free) == 8
+    assert crew.hardware_of(0, 8, free).threads == 1
+    assert crew.hardware_of(0, 3, free).threads == 2
 
 
 def test_an_unreadable_picture_is_named_before_anything_is_trained(tmp_path: Path) -> None:

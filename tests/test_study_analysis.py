@@ -90,6 +90,14 @@ def test_one_factor_at_a_time_compares_with_its_base() -> None:
     }
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_pair_of_cells_is_told_once(alone: bool) -> None:
+    here, there = Cell("here", {"a": "0"}, "here"), Cell("there", {"a": "1"}, "there", alone)
+    assert list(contrasts([here, there])) == [("here", "a", "0", "1")]
+    far = Cell("far", {"a": "2"}, "far", alone=True)
+    assert ("far", "a", "2", "0") not in contrasts([here, there, far])
+
+
 def test_runs_that_are_not_finished_do_not_count() -> None:
     shared = {"cell": "c", "model": "m", "alpha": 0, "size": None, "width": None, "epochs": 1, "macs": 2}
     runs = [

@@ -93,7 +93,7 @@ def test_a_process_that_lost_its_run_stops(data_dir: Path, tmp_path: Path) -> No
     plan = prepare(study, tmp_path / "out", data_dir, CPU)
 
     class Gone:
-        compromise = type("Loss", (), {"reason": "owner-changed"})()
+        compromise, owner = type("Loss", (), {"reason": "owner-changed"})(), None
 
     place = plan.runs[0]
     lost: Any = Gone()
@@ -135,6 +135,8 @@ def test_a_study_killed_many_times_ends_as_if_left_in_peace(data_dir: Path, tmp_
         process.join()
         kills += 1
     assert kills >= 20, f"finished after {kills} kills: give it more epochs"
+    logs = "".join(log.read_text("utf-8") for log in out.glob("runs/*/log.txt"))
+    assert logs.count("going on after epoch") >= 5, "most kills came before the first epoch"
     run_study(study, out, data_dir=data_dir, hardware=CPU, workers=1, console=silent())
     for name in FILES:
         assert (out / name).read_bytes() == (tmp_path / "peace" / name).read_bytes()

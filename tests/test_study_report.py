@@ -30,7 +30,7 @@ window.onload = () => {{
     width: root.clientWidth, content: root.scrollWidth, text: page.body.innerText,
     figures: [...page.querySelectorAll("figure svg")].map(size),
     marks: [...page.querySelectorAll("figure svg")].map(s => s.querySelectorAll("path, use").length),
-    injected: page.querySelectorAll("td i, dd i, li i, script").length,
+    injected: page.querySelectorAll("i, script").length,
     fonts: parseFloat(getComputedStyle(page.querySelector("p")).fontSize),
     outside: document.getElementById("page").contentWindow.performance.getEntriesByType("resource").length,
   }};

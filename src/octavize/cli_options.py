@@ -216,6 +216,8 @@ def overrides(
         if not equals:
             raise InputError(f"--set is {setting!r}: give name=value, as in --set label_smoothing=0.1")
         given[name] = _yaml(setting, text)
+        if given[name] is None:
+            raise InputError(f"--set is {setting!r}: a setting cannot be emptied; write a recipe without it")
     return given
 
 

@@ -23,6 +23,7 @@ from octavize.models import create_model
 
 KEY = "octavize"
 """Under this key a file says what it is: in the safetensors header and in the resume checkpoint."""
+REMEDY = "delete it or pass --restart to train this run from the start"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"file {path} is damaged: delete it, or pass --restart to begin anew")
+        raise InputError(f"file {path} is damaged: delete it to have it made anew")
     return value
 
 
@@ -175,15 +176,24 @@ def check_resumable(path: Path, identity: Mapping[str, Any]) -> int:
     Raises:
         InputError: cut short, of another program, or of another run.
     """
-    remedy = "delete it or pass --restart to train this run from the start"
+    state = read_state(path)
+    if state[KEY] != dict(identity):
+        changed = [k for k, v in identity.items() if state[KEY].get(k) != v]
+        raise InputError(f"checkpoint {path} belongs to another run (other {', '.join(changed)}): {REMEDY}")
+    return state["epoch"] + 1
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a `last.ckpt` holds.
+
+    Raises:
+        InputError: it was cut short, or is of another program.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds here, all of which mean "not a readable checkpoint"
         kind = type(error).__name__
-        raise InputError(f"checkpoint {path} is cut short or not ours ({kind}): {remedy}") from None
+        raise InputError(f"checkpoint {path} is cut short or not ours ({kind}): {REMEDY}") from None
     if not isinstance(state, dict) or not isinstance(state.get(KEY), dict):
-        raise InputError(f"checkpoint {path} was not written by octavize: {remedy}")
-    if state[KEY] != dict(identity):
-        changed = [k for k, v in identity.items() if state[KEY].get(k) != v]
-        raise InputError(f"checkpoint {path} belongs to another run (other {', '.join(changed)}): {remedy}")
-    return state["epoch"] + 1
+        raise InputError(f"checkpoint {path} was not written by octavize: {REMEDY}")
+    return state

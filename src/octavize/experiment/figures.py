@@ -73,7 +73,7 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
             }
             for quantity in ("accuracy", "loss"):
                 name = f"curves-{model}-{quantity}"
-                drawn[name] = save_figure(draw_curves(curves, quantity), folder / name)
+                drawn[name] = save_figure(draw_curves(curves, quantity, list(curves)), folder / name)
         batch = results["profile"]["input_shape"][0]
         for name, field, label in (
             ("accuracy-macs", "macs", "multiply–accumulates per picture, millions"),
@@ -83,17 +83,18 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
     return drawn
 
 
-def draw_curves(curves: dict[str, list[list[Row]]], quantity: str) -> Figure:
+def draw_curves(curves: dict[str, list[list[Row]]], quantity: str, names: Sequence[str]) -> Figure:
     """Train (dashed) and validation (solid) against epoch: the mean over seeds and their range.
 
     Args:
         curves: by the name of a network, a list per seed of the lines of its `metrics.csv`.
         quantity: `accuracy` or `loss`.
+        names: of all networks, also of those without a curve yet: each keeps its colour.
     """
     figure, axes = blank_figure()
     handles = []
-    for position, (name, seeds) in enumerate(curves.items()):
-        ink = colour(position)
+    for name, seeds in curves.items():
+        ink = colour(names.index(name))
         _line(axes, seeds, f"train_{quantity}", ink, dashed=True)
         _line(axes, seeds, f"val_{quantity}", ink, dashed=False)
         handles.append(Line2D([], [], color=ink, linewidth=2, label=name))
@@ -190,7 +191,9 @@ def blank_figure() -> tuple[Figure, Axes]:
 
 
 def add_legend(axes: Axes, handles: list[Line2D]) -> None:
-    """A legend above the axes."""
+    """A legend above the axes; names are no mathematics."""
+    for handle in handles:
+        handle.set_label(str(handle.get_label()).replace("$", r"\$"))
     columns = 2 if len(handles) % 2 == 0 and len(handles) <= 4 else 3
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2,

@@ -117,6 +117,16 @@ def clear_outputs(folder: Path, names: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def gpus(hardware: Hardware) -> int:
+    """How many GPUs a worker may have."""
+    return torch.cuda.device_count() if hardware.accelerator in ("auto", "gpu", "cuda") else 0
+
+
+def device_of(hardware: Hardware) -> torch.device:
+    """What a run of one process trains on, if it is a CPU or a GPU of CUDA."""
+    return torch.device("cuda" if gpus(hardware) else "cpu")
+
+
 def set_threads(hardware: Hardware) -> None:
     """Give each process its share of the cores: more threads than cores are slower than fewer."""
     if hardware.threads is not None:

@@ -67,13 +67,14 @@ def initialise(model: nn.Module, ordinary: str, depthwise: str) -> None:
 
 def _draw(layer: Any, found: Layer, way: str) -> None:
     weight: Tensor = layer.weight
+    groups = 1 if _is_depthwise(layer) else layer.groups
     if way == "torch":
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     elif way == "he":
         nn.init.kaiming_normal_(weight, nonlinearity="relu")
     elif way == "framework":
         weight.normal_()
-        counts = [shape[1] for shape in found.input if shape is not None]
+        counts = [shape[1] // groups for shape in found.input if shape is not None]
         # Depthwise, the channels of either half are rows of the weight; otherwise they are its columns.
         parts = weight.split(counts, dim=0 if _is_depthwise(layer) else 1)
         for part, channels in zip(parts, counts, strict=True):

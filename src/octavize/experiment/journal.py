@@ -27,7 +27,7 @@ class Journal(Checkpoint):
     """Keeps a run's folder: `metrics.csv`, `last.ckpt` and `best.safetensors`, each replaced whole.
 
     The lines of `metrics.csv` travel inside `last.ckpt`, so after a kill at any moment the two agree as soon
-    as training goes on.
+    as training goes on. After a kill behind the last epoch it does not go on: call `write_metrics`.
 
     Args:
         folder: the run's folder.
@@ -86,8 +86,12 @@ class Journal(Checkpoint):
             self._save_best(pl_module, row)
         self._save_last(trainer)
         if trainer.is_global_zero:
-            write_text(self.folder / "metrics.csv", to_csv(COLUMNS, self.rows))
+            self.write_metrics()
             self.tell(row)
+
+    def write_metrics(self) -> None:
+        """Write `metrics.csv` anew."""
+        write_text(self.folder / "metrics.csv", to_csv(COLUMNS, self.rows))
 
     def _save_best(self, module: Classifier, row: Row) -> None:
         # The file itself is the record of the best epoch, so the two cannot disagree after a kill.

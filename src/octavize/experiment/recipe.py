@@ -131,10 +131,10 @@ class Recipe:
         return _pick("lr", self.lr, model)
 
     def arguments_of(self, model: str) -> dict[str, Any]:
-        """What builds the network of this name beside α: the arguments of every pattern that matches, and the
-        switches of its octave convolutions that are not as usual."""
+        """What builds the network of this name beside α: the arguments of every pattern that matches, of one
+        argument the first, and the switches of its octave convolutions that are not as usual."""
         matching = [dict(v) for pattern, v in self.model_arguments.items() if fnmatchcase(model, pattern)]
-        arguments = {key: value for found in matching for key, value in found.items()}
+        arguments = {key: value for found in reversed(matching) for key, value in found.items()}
         switches = {name: getattr(self, name) for name in OCTAVE_SWITCHES}
         return arguments | {k: v for k, v in switches.items() if v != getattr(Recipe, k)}
 

@@ -29,6 +29,7 @@ from octavize.experiment.checkpoint import (
     check_resumable,
     load_weights,
     read_metadata,
+    read_state,
     write_json,
 )
 from octavize.experiment.data import Pictures, load_data
@@ -187,6 +188,7 @@ def _train(
         "environment": describe_environment(trainer, recipe.precision),
     }
     if trainer.is_global_zero:
+        journal.write_metrics()  # a kill may have left the last line out
         write_json(folder / "result.json", result)
         journal.last.unlink(missing_ok=True)
     return result
@@ -236,6 +238,20 @@ def fingerprint(recipe: Recipe, run: Run) -> dict[str, Any]:
         "lr": recipe.lr_of(run.model),
         "model_arguments": recipe.arguments_of(run.model),
     }
+
+
+def drop_damaged(folder: Path) -> bool:
+    """Remove the state to resume from where it cannot be read, and say whether that was so."""
+    last, best = folder / "last.ckpt", folder / "best.safetensors"
+    if not last.exists():
+        return False
+    try:
+        read_state(last)
+        read_metadata(best)
+    except InputError:
+        last.unlink()
+        return True
+    return False
 
 
 def _resume_point(journal: Journal, console: Console) -> Path | None:

@@ -190,7 +190,8 @@ def contrasts(cells: Sequence[Cell]) -> dict[tuple[str, str, str, str], list[tup
         each has the base itself as its first.
     """
     by_levels = {_key(cell): cell for cell in cells}
-    bases = {cell.name: cell for cell in cells if cell.name == cell.base}
+    bases = {cell.name: cell for cell in cells if cell.name == cell.base and not cell.alone}
+    told: set[tuple[str, str]] = set()
     found: dict[tuple[str, str, str, str], list[tuple[Cell, Cell]]] = {}
     for base in bases.values():
         for cell in cells:
@@ -199,6 +200,9 @@ def contrasts(cells: Sequence[Cell]) -> dict[tuple[str, str, str, str], list[tup
                 known = first is not None and (first == base or len(bases) == 1)
                 if first is None or not known or cell.levels[factor] == start:
                     continue
+                if (cell.name, first.name) in told:  # two bases that are one factor apart
+                    continue
+                told.add((first.name, cell.name))
                 found.setdefault((base.name, factor, start, cell.levels[factor]), []).append((first, cell))
     return found
 

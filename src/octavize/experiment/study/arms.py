@@ -23,14 +23,17 @@ from octavize.profile import count_macs, measure
 
 BATCH, ROUNDS, STEPS = 64, 10, 6
 """Pictures a timed call, timed calls of each network, and halvings of the range in a search for a time."""
+NEAR = 0.05
+"""Share of the cost to be reached by which a matched arm may miss it without a word."""
 
 Found = dict[str, dict[str, Any]]
-"""What is kept: by model and arm together what was asked, and the settings that answer it."""
+"""What is kept: by model and arm together what was asked, the settings that answer it, and the share of the
+cost to be reached that they have."""
 Resolved = dict[str, dict[str, dict[str, Any]]]
 """By model and arm the settings that a matched arm stands for."""
 
 
-def resolve_in(out: Path, study: Study, pictures: Pictures) -> Resolved:
+def resolve_in(out: Path, study: Study, pictures: Pictures) -> Found:
     """`resolve`, or what it found before in this folder, whichever process asks first."""
     path = out / "arms.json"
     with lease(path.with_name("arms.lock")):
@@ -38,7 +41,7 @@ def resolve_in(out: Path, study: Study, pictures: Pictures) -> Resolved:
         found = resolve(study, pictures, known)
         if any(known.get(arm) != settings for arm, settings in found.items()):
             write_json(path, known | found)
-    return by_model(found)
+    return found
 
 
 def by_model(found: Found) -> Resolved:
@@ -70,10 +73,24 @@ def resolve(study: Study, pictures: Pictures, known: Found | None = None, *, tim
                 asked |= {"first": first, "start": start, "aim": dict(aim)}
                 one = (known or {}).get(f"{model} {arm.name}", {})
                 if any(one.get(key) != value for key, value in asked.items()):
-                    settings = _find(study, arm.match, first, start, aim, pictures, time)
-                    one = {**asked, "settings": settings}
+                    settings, cost = _find(study, arm.match, first, start, aim, pictures, time)
+                    one = {**asked, "settings": settings, "cost": cost}
                 found[f"{model} {arm.name}"] = one
     return found
+
+
+def told(found: Found) -> list[str]:
+    """A line for every matched arm: what it was found to be, and how near it comes."""
+    lines: list[str] = []
+    for one in found.values():
+        settings, match = one["settings"], one["match"]
+        width = settings.get("arguments", {}).get("width")
+        what = f"{settings['size']} pixels" if "size" in settings else f"width {width or 'unchanged'}"
+        off = " (it costs less as it is)" if one["cost"] < 1 - NEAR else ""
+        off = " (no such network comes nearer)" if one["cost"] > 1 + NEAR else off
+        cost = f"{one['cost']:.2f} of the {match['to']} of {match['arm']}"
+        lines.append(f"{one['model']}, {one['arm']}: {what}, {cost}{off}")
+    return lines
 
 
 def _find(
@@ -84,8 +101,8 @@ def _find(
     aimed: Settings,
     pictures: Pictures,
     time: bool,
-) -> dict[str, Any]:
-    """`start`, cheaper until it costs as `aimed`, both over the settings `first`."""
+) -> tuple[dict[str, Any], float]:
+    """`start`, cheaper until it costs as `aimed`, both over the settings `first`; and the ratio of costs."""
     aim = one_network(study.recipe, merged(first, aimed), 0)
     plain = one_network(study.recipe, merged(first, start), 0)
     macs = _macs(aim, pictures)
@@ -94,16 +111,19 @@ def _find(
         return merged(start, _cheaper(match.by, plain, cost, pictures))
 
     if match.to == "macs" or not time:
-        return at(macs)
+        found = at(macs)
+        return found, _macs(one_network(study.recipe, merged(first, found), 0), pictures) / macs
 
     def ratio(settings: Settings) -> float:
         """Of its time to the time to be reached, taking turns."""
         ours = one_network(study.recipe, merged(first, settings), 0)
         return time_ratio(aim, ours, pictures)
 
-    if ratio(start) <= 1:  # it is as fast as it is
-        return start
-    return _search(at, ratio, macs // 4, _macs(plain, pictures))
+    cost = ratio(start)
+    if cost <= 1:  # it is as fast as it is
+        return start, cost
+    found = _search(at, ratio, macs // 4, _macs(plain, pictures))
+    return found, ratio(found)
 
 
 def _search(

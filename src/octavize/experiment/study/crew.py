@@ -10,12 +10,11 @@ from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from octavize.errors import InputError
 from octavize.experiment.data import Pictures
-from octavize.experiment.hardware import Hardware
+from octavize.experiment.hardware import Hardware, gpus
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study import worker
 from octavize.experiment.study.design import Planned
@@ -35,6 +34,7 @@ class Crew:
         runs, out: as of `worker.work`.
         recipe: whose pictures they are.
         pictures: for what is known of them; every worker loads its own.
+        data_dir: where they lie.
         hardware: of one run.
         workers: how many; by default one for each GPU or core.
     """
@@ -70,7 +70,7 @@ class Crew:
         count = min(self.wanted, state.total - state.done - state.failed)
         self.done = state.done
         try:
-            self.processes = [self._start(number, count) for number in range(count)]
+            self.processes = [self._start(number) for number in range(count)]
             self._watch(console)
             for process in self.processes:  # each finds for itself that nothing is left
                 process.join(10)
@@ -80,8 +80,9 @@ class Crew:
     def _look(self) -> Progress:
         return look(self.runs, self.out, self.pictures, self.macs)
 
-    def _start(self, number: int, count: int) -> BaseProcess:
-        hardware = hardware_of(number, count, self.hardware)
+    def _start(self, number: int) -> BaseProcess:
+        # Few runs left do not mean more threads for each: a run's results depend on its threads.
+        hardware = hardware_of(number, self.wanted, self.hardware)
         given = (self.runs, self.recipe, self.out, self.data_dir, hardware, self.messages)
         process = self.context.Process(target=worker.main, args=given)
         process.start()
@@ -115,7 +116,7 @@ class Crew:
                     f"workers is {len(self.processes)}: {self.deaths} were killed and no run got to its "
                     "end; give fewer --workers if memory is short"
                 )
-            self.processes[number] = self._start(number, len(self.processes))
+            self.processes[number] = self._start(number)
 
     def _stop(self) -> None:
         for process in self.processes:
@@ -132,15 +133,11 @@ def cores() -> int:
 
 def default_workers(hardware: Hardware) -> int:
     """One for each GPU, or for each core, or for so many cores as a run shall have threads."""
-    return _gpus(hardware) or max(1, cores() // (hardware.threads or 1))
+    return gpus(hardware) or max(1, cores() // (hardware.threads or 1))
 
 
 def hardware_of(number: int, workers: int, hardware: Hardware) -> Hardware:
     """What the n-th worker trains on: its GPU, or its share of the cores."""
-    gpus = _gpus(hardware)
+    devices = gpus(hardware)
     threads = hardware.threads or max(1, cores() // workers)
-    return replace(hardware, devices=f"{number % gpus}," if gpus else 1, threads=threads)
-
-
-def _gpus(hardware: Hardware) -> int:
-    return torch.cuda.device_count() if hardware.accelerator in ("auto", "gpu", "cuda") else 0
+    return replace(hardware, devices=f"{number % devices}," if devices else 1, threads=threads)

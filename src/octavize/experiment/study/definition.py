@@ -33,6 +33,10 @@ from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe, check_names, loa
 SHIPPED = ("article", "alpha", "exchange", "networks")
 ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
 """Settings of one network, and the recipe's that they become."""
+OF_ALL_RUNS = ("data", "val_fraction", "limit_train")
+"""Settings that no arm or level can have of its own."""
+COSTLY = ("model", "alpha", "arguments", "size", "exchange", "downsample")
+"""Settings that decide what a network costs."""
 KINDS = ("factorial", "one_at_a_time", "list")
 BY, TO = ("width", "size"), ("macs", "time")
 
@@ -69,6 +73,8 @@ class Cell:
     name: str
     levels: Levels
     base: str
+    alone: bool = False
+    """Whether nothing is compared with it, as with the bases under `also`."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +122,28 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **o
         given, ("about", "recipe", "set", "models", "seeds", "arms", "reference", "factors", "design"), where
     )
     for key in ("recipe", "models", "arms"):
-        if key not in given:
+        if not given.get(key):
             raise InputError(f"{where} has no {key}: add it, as in the shipped studies")
     folder = Path(name_or_path).parent
     changed = {k: v for k, v in overrides.items() if v is not None}
-    recipe = load_recipe(_beside(folder, given["recipe"]))
-    seeds = seeds or given.get("seeds", [0])
+    recipe = load_recipe(_beside(folder, given["recipe"], where))
+    seeds = seeds or _list(given.get("seeds", [0]), f"{where}: seeds")
     settings = {**_mapping(given.get("set", {}), f"{where}: set"), **changed}
     check_names(settings, where)
-    recipe = replace(recipe, name=Path(name_or_path).stem, models=given["models"], seeds=seeds, **settings)
-    arms = tuple(_arm(n, v, where) for n, v in _mapping(given["arms"], f"{where}: arms").items())
+    for key in ("name", "models", "alphas", "seeds"):
+        if key in settings:
+            raise InputError(
+                f"{where}: set has {key}: models and seeds are entries of the study, α is an arm's"
+            )
+    models = _list(given["models"], f"{where}: models")
+    recipe = replace(recipe, name=Path(name_or_path).stem, models=models, seeds=seeds, **settings)
+    arms = tuple(_arm(n, v, where) for n, v in _named(given["arms"], f"{where}: arms").items())
     factors = {
-        str(name): {as_name(level): _mapping(v or {}, f"{where}: {name}") for level, v in levels.items()}
-        for name, levels in _mapping(given.get("factors", {}), f"{where}: factors").items()
+        factor: {
+            level: _mapping({} if v is None else v, f"{where}: {factor}={level}")
+            for level, v in _named(levels, f"{where}: {factor}").items()
+        }
+        for factor, levels in _named(given.get("factors", {}), f"{where}: factors").items()
     }
     study = Study(
         name=recipe.name,
@@ -137,13 +152,15 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **o
         models=recipe.models,
         seeds=recipe.seeds,
         arms=arms,
-        reference=given.get("reference", next(iter(a.name for a in arms), "")),
+        reference=as_name(given.get("reference", arms[0].name)),
         factors=factors,
     )
     _check(study, where)
     from octavize.experiment.study.design import cells_of
 
-    return replace(study, cells=cells_of(study, _mapping(given.get("design", {}), f"{where}: design")))
+    design = _mapping(given.get("design", {}), f"{where}: design")
+    _known(design, ("kind", "bases", "also", "cells"), f"{where}: design")
+    return replace(study, cells=cells_of(study, design))
 
 
 def merged(*many: Settings) -> dict[str, Any]:
@@ -181,20 +198,22 @@ def _read(name_or_path: str | Path) -> str:
         raise InputError(f"study {name_or_path} cannot be read ({error}): give a YAML text file") from None
 
 
-def _beside(folder: Path, recipe: Any) -> Any:
+def _beside(folder: Path, recipe: Any, where: str) -> str | Path:
     """A recipe's file may lie beside the study's."""
-    return folder / recipe if isinstance(recipe, str) and (folder / recipe).is_file() else recipe
+    if not isinstance(recipe, str):
+        raise InputError(f"{where} has recipe {recipe!r}: give a name or the path of a file")
+    return folder / recipe if (folder / recipe).is_file() else recipe
 
 
-def _arm(name: Any, given: Any, where: str) -> Arm:
+def _arm(name: str, given: Any, where: str) -> Arm:
     where = f"{where}: arm {name}"
-    settings = dict(_mapping(given or {}, where))
+    settings = _mapping({} if given is None else given, where)
     if "match" not in settings:
-        return Arm(as_name(name), settings)
-    match = Match(str(settings.pop("match")), settings.pop("by", "width"), settings.pop("to", "macs"))
+        return Arm(name, settings)
+    match = Match(as_name(settings.pop("match")), settings.pop("by", "width"), settings.pop("to", "macs"))
     if match.by not in BY or match.to not in TO:
         raise InputError(f"{where} has by={match.by!r}, to={match.to!r}: by is {_or(BY)}, to is {_or(TO)}")
-    return Arm(as_name(name), settings, match)
+    return Arm(name, settings, match)
 
 
 def _check(study: Study, where: str) -> None:
@@ -203,28 +222,66 @@ def _check(study: Study, where: str) -> None:
         raise InputError(f"{where} has reference {study.reference!r}: name one of its arms, {_or(names)}")
     if study.arm(study.reference).match:
         raise InputError(f"{where} has reference {study.reference!r}, which is matched: give it an alpha")
+    for pattern, arguments in study.recipe.model_arguments.items():
+        _check_arguments(arguments, f"{where}: model_arguments of {pattern}")
     for arm in study.arms:
-        _check_settings(arm.settings, f"{where}: arm {arm.name}")
+        _check_settings(study, arm.settings, f"{where}: arm {arm.name}")
         if arm.match and (arm.match.arm not in names or study.arm(arm.match.arm).match):
             raise InputError(f"{where}: arm {arm.name} matches {arm.match.arm!r}: name an arm that does not")
     for factor, levels in study.factors.items():
         if len(levels) < 2:
             raise InputError(f"{where}: factor {factor} has {len(levels)} level: give two or more")
         for level, settings in levels.items():
-            _check_settings(settings, f"{where}: {factor}={level}")
+            _check_settings(study, settings, f"{where}: {factor}={level}")
+            matched = [arm.name for arm in study.arms if arm.match]
+            if matched and any(key in settings for key in COSTLY):
+                raise InputError(
+                    f"{where}: factor {factor} changes what a network costs, but arm {matched[0]} is matched "
+                    "once for all settings: give the factor a study of its own"
+                )
 
 
-def _check_settings(settings: Settings, where: str) -> None:
+def _check_arguments(arguments: Any, where: str) -> None:
+    for key in OCTAVE_SWITCHES:
+        if key in _mapping(arguments, f"{where}: arguments"):
+            raise InputError(f"{where} has {key} among the arguments of a builder: set it beside them")
+
+
+def _check_settings(study: Study, settings: Settings, where: str) -> None:
     for key in ("models", "alphas", "seeds", "model_arguments", "name"):
         if key in settings:
             raise InputError(f"{where} sets {key}: use model, alpha and arguments, which are of one network")
+    for key in OF_ALL_RUNS:
+        if key in settings:
+            raise InputError(f"{where} sets {key}: all runs see the same pictures, so give it under set")
+    _check_arguments(settings.get("arguments", {}), where)
     check_names((k for k in settings if k not in ONE_NETWORK), where)
+    try:
+        one_network(study.recipe, merged({"model": study.models[0]}, settings), 0)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{where} is {value!r}: give a mapping, as in the shipped studies")
     return dict(value)
+
+
+def _named(value: Any, where: str) -> dict[str, Any]:
+    """A mapping from names, none of them twice (YAML tells 1 from "1", and on from "on")."""
+    found: dict[str, Any] = {}
+    for name, settings in _mapping(value, where).items():
+        if as_name(name) in found:
+            raise InputError(f"{where} has {as_name(name)!r} twice: give each name once")
+        found[as_name(name)] = settings
+    return found
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or any(isinstance(one, (list, dict)) for one in value):
+        raise InputError(f"{where} is {value!r}: give a list, as in [0, 1, 2]")
+    return value
 
 
 def _known(given: Settings, keys: Sequence[str], where: str) -> None:

@@ -60,11 +60,16 @@ def cells_of(study: Study, design: Mapping[str, Any]) -> tuple[Cell, ...]:
     """The design written out.
 
     Raises:
-        InputError: an unknown kind, factor or level, or a base that leaves a factor open.
+        InputError: an unknown kind, factor or level, or an entry that the kind does not have.
     """
     kind = design.get("kind", "factorial")
     if kind not in KINDS:
         raise InputError(f"study {study.name}: design kind is {kind!r}: choose from {', '.join(KINDS)}")
+    for entry, owner in (("bases", "one_at_a_time"), ("also", "one_at_a_time"), ("cells", "list")):
+        if entry in design and kind != owner:
+            raise InputError(
+                f"study {study.name}: design has {entry}, but kind is {kind}: give kind: {owner}"
+            )
     if kind == "one_at_a_time":
         return _one_at_a_time(study, design.get("bases"), design.get("also", {}))
     if kind == "list":
@@ -77,9 +82,13 @@ def cells_of(study: Study, design: Mapping[str, Any]) -> tuple[Cell, ...]:
 def _one_at_a_time(study: Study, bases: Any, also: Mapping[str, Any]) -> tuple[Cell, ...]:
     """From each base, every other level of every factor; a cell that two bases share is the first one's.
     `also` are bases that nothing departs from."""
+    example = "{article: {rate: constant}}"
     if not isinstance(bases, Mapping) or not bases:
-        example = "bases: {article: {rate: constant}}"
-        raise InputError(f"study {study.name}: design has no bases: name them with a level each, {example}")
+        raise InputError(
+            f"study {study.name}: design has no bases: name them with a level each, bases: {example}"
+        )
+    if not isinstance(also, Mapping):
+        raise InputError(f"study {study.name}: also is {also!r}: name them with a level each, {example}")
     found: dict[str, Cell] = {}
     for base, given in bases.items():
         start = _whole(study, given, f"base {base}")
@@ -90,7 +99,7 @@ def _one_at_a_time(study: Study, bases: Any, also: Mapping[str, Any]) -> tuple[C
                 found.setdefault(_name(cell), Cell(f"{base}, {factor}={level}", cell, str(base)))
     for base, given in also.items():
         end = _whole(study, given, f"base {base}")
-        found[_name(end)] = Cell(str(base), end, str(base))
+        found[_name(end)] = Cell(str(base), end, str(base), alone=True)
     return tuple(found.values())
 
 
@@ -98,12 +107,14 @@ def _listed(study: Study, cells: Any) -> Iterable[Cell]:
     if not isinstance(cells, list) or not cells:
         raise InputError(f"study {study.name}: design has no cells: list them, a level of each factor")
     whole = [_whole(study, given, f"cell {number}") for number, given in enumerate(cells, 1)]
-    return (Cell(_name(levels), levels, _name(whole[0])) for levels in whole)
+    return {_name(levels): Cell(_name(levels), levels, _name(whole[0])) for levels in whole}.values()
 
 
 def _whole(study: Study, given: Any, where: str) -> Levels:
     """A level for every factor; where none is given, the first."""
-    given = {str(k): v for k, v in given.items()} if isinstance(given, Mapping) else {}
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"study {study.name}: {where} is {given!r}: give levels, such as {{rate: constant}}")
+    given = {as_name(k): v for k, v in (given or {}).items()}
     for factor, level in given.items():
         if factor not in study.factors:
             raise InputError(f"study {study.name}: {where} has {factor!r}: it is none of the factors")

@@ -19,7 +19,7 @@ from octavize.experiment.journal import read_metrics
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.arms import network
 from octavize.experiment.study.design import Planned
-from octavize.profile import count_macs
+from octavize.profile import count_macs, wait
 
 TRAINING = 3
 """A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""
@@ -64,25 +64,29 @@ def trained_speeds(places: Sequence[Planned], out: Path, pictures: Pictures) -> 
     return {key: len(pictures.train) / statistics.median(seconds) for key, seconds in times.items()}
 
 
-def timed_speeds(places: Sequence[Planned], pictures: Pictures, known: Speeds) -> Speeds:
+def timed_speeds(
+    places: Sequence[Planned], pictures: Pictures, known: Speeds, device: torch.device
+) -> Speeds:
     """Those of the networks that are not known yet, from a few training steps on noise."""
     recipes = {network_key(place.recipe): place.recipe for place in places}
-    return known | {k: _timed_speed(r, pictures) for k, r in recipes.items() if k not in known}
+    return known | {k: _timed_speed(r, pictures, device) for k, r in recipes.items() if k not in known}
 
 
-def _timed_speed(recipe: Recipe, pictures: Pictures) -> float:
+def _timed_speed(recipe: Recipe, pictures: Pictures, device: torch.device) -> float:
     side = recipe.size or pictures.size
     most = max(2, int(MOST_MACS / (TRAINING * macs_of(recipe, pictures))))
     batch = min(recipe.batch_size_of(recipe.models[0]), most)
-    model = network(recipe, pictures).to(memory_format=torch.channels_last).train()
-    x = torch.randn(batch, pictures.channels, side, side).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(batch, dtype=torch.long)
+    model = network(recipe, pictures).to(device).to(memory_format=torch.channels_last).train()
+    x = torch.randn(batch, pictures.channels, side, side, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
 
     def step() -> float:
         start = time.perf_counter()
-        with _arithmetic(recipe):
+        with _arithmetic(recipe, device):
             loss = F.cross_entropy(model(x), labels)
         loss.backward()
+        wait(x)
         return time.perf_counter() - start
 
     step()  # the first one sets up
@@ -99,14 +103,14 @@ def seconds_of(recipe: Recipe, pictures: Pictures, speeds: Speeds, macs: Mapping
     return None if speed is None else recipe.epochs_of(recipe.models[0]) * work / speed
 
 
-def peak_macs(precision: str) -> float:
+def peak_macs(precision: str, device: torch.device) -> float:
     """Multiply–accumulates a second of a matrix product in this arithmetic, on the threads torch has."""
     kind = torch.bfloat16 if "bf16" in precision else torch.float32
-    a, b = torch.randn(2, SIDE, SIDE).to(kind)
+    a, b = torch.randn(2, SIDE, SIDE, device=device).to(kind)
     times = []
     for _ in range(6):
         start = time.perf_counter()
-        torch.mm(a, b)
+        wait(torch.mm(a, b))
         times.append(time.perf_counter() - start)
     return SIDE**3 / min(times)
 
@@ -116,5 +120,6 @@ def ceiling(macs: int, peak: float) -> float:
     return peak / (TRAINING * macs)
 
 
-def _arithmetic(recipe: Recipe) -> Any:
-    return torch.autocast("cpu", torch.bfloat16) if recipe.precision == "bf16-mixed" else nullcontext()
+def _arithmetic(recipe: Recipe, device: torch.device) -> Any:
+    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(recipe.precision)
+    return nullcontext() if mixed is None else torch.autocast(device.type, mixed)

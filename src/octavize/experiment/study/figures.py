@@ -61,7 +61,7 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
                     for net in results["networks"]
                     if (net["cell"], net["model"]) == (cell, model)
                 }
-                made[f"curves-{number}-{quantity}"] = draw_curves(curves, quantity)
+                made[f"curves-{number}-{quantity}"] = draw_curves(curves, quantity, results["arms"])
         return {name: save_figure(figure, folder / name) for name, figure in made.items()}
 
 

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from octavize.experiment.checkpoint import read_json
-from octavize.experiment.hardware import Hardware, set_threads
+from octavize.experiment.hardware import Hardware, device_of, set_threads
 from octavize.experiment.naming import pretty
 from octavize.experiment.report import quantity, seconds
 from octavize.experiment.study.arms import by_model, resolve
@@ -34,7 +34,7 @@ def listing(
     found = resolve(study, pictures, read_json(out / "arms.json"), time=False)
     runs = distinct(plan_study(study, by_model(found)))
     macs = all_macs(runs, pictures)
-    speeds = timed_speeds(runs, pictures, trained_speeds(runs, out, pictures))
+    speeds = timed_speeds(runs, pictures, trained_speeds(runs, out, pictures), device_of(hardware))
     times = {run.slug: seconds_of(run.recipe, pictures, speeds, macs) or 0.0 for run in runs}
     table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")
@@ -52,8 +52,9 @@ def listing(
             quantity(macs[network_key(recipe)]), str(len(own)), str(sum(_ended(run, out) for run in own)),
             seconds(sum(times[run.slug] for run in own)),
         )  # fmt: skip
-    left = sum(times[run.slug] for run in runs if not _ended(run, out))
-    whole = sum(times.values())
+    open_runs = [run for run in runs if not _ended(run, out)]
+    left, whole = sum(times[run.slug] for run in open_runs), sum(times.values())
+    workers = max(1, min(workers, len(open_runs)))
     return table, (
         f"{len(runs)} runs, about {seconds(whole)} of training on one worker; what is left takes about "
         f"{seconds(left / workers)} on {workers}"

@@ -2,16 +2,18 @@
 
 A process holds a run by a claim in its folder, `claim`: filelock's lease, created atomically, with host and
 process id, refreshed by a heartbeat. A claim is taken over at once when its process on the same host is gone,
-and otherwise when it has not been refreshed for `LEASE` seconds.
+and otherwise when it has not been refreshed for `LEASE` seconds. Hosts are told apart by their names.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import lightning.pytorch as pl
@@ -122,6 +124,12 @@ class StillOurs(pl.Callback):
 
     def __init__(self, claim: SoftFileLease) -> None:
         self.claim = claim
+
+    def lost(self) -> bool:
+        """Whether the claim is no longer ours."""
+        owner = self.claim.owner
+        ours = owner is not None and (owner.pid, owner.hostname) == (os.getpid(), gethostname())
+        return self.claim.compromise is not None or not ours
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -70,7 +70,9 @@ def caution(results: dict[str, Any]) -> str:
     seeds = max((net["n"] for net in results["networks"]), default=0)
     done = f"{results['done']} of {results['planned']} runs are done"
     failed = f", {len(results['failed'])} failed" if results["failed"] else ""
-    many = len(results["differences"]) + len(results["effects"])
+    many = sum(row["low"] is not None for row in results["differences"] + results["effects"])
+    if not many:
+        return f"{done}{failed}. One seed tells no interval."
     return (
         f"{done}{failed}. Intervals are of the mean over at most {seeds} seeds, each on its own: of "
         f"{many} intervals about one in twenty misses its true value."

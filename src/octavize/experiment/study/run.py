@@ -3,7 +3,7 @@
 study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
 workers.log        what workers had to say
-runs/<run>         as of `compare`, with `claim` (who has it), `log.txt`, and `failed.json` if it failed
+runs/<run>         as of `compare`, with `claim` (who has it), `log.txt`, `machine.json`, and `failed.json`
 results.json       accuracies, paired differences, effects: the same bytes however often the study was killed
 results.csv        a line per run
 times.json         whatever a clock or a machine has to do with
@@ -28,22 +28,23 @@ from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import HERE, Hardware, is_first_process
 from octavize.experiment.recipe import dump_recipe, load_recipe
 from octavize.experiment.study.analysis import analyse
-from octavize.experiment.study.arms import resolve_in
+from octavize.experiment.study.arms import Found, by_model, resolve_in, told
 from octavize.experiment.study.crew import Crew
 from octavize.experiment.study.definition import Study
 from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.queue import failure, finished, lease
 from octavize.experiment.study.times import times_of
-from octavize.experiment.study.worker import leave_launcher
+from octavize.experiment.study.worker import is_of_run, leave_launcher, mark
 from octavize.experiment.train import load_pictures, train_run
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study with its pictures, its places in the grid, and one place for every run."""
+    """A study with its pictures, its matched arms, its places in the grid, and one place for every run."""
 
     study: Study
     pictures: Pictures
+    matched: Found
     places: list[Planned]
     runs: list[Planned]
 
@@ -78,12 +79,19 @@ def run_study(
     out, console = Path(out), console or Console()
     if not shared(hardware):
         leave_launcher()
+    elif workers is not None:
+        raise InputError(
+            f"workers is {workers}: with several devices or nodes, or a strategy, runs take turns on all of "
+            "them; leave workers out"
+        )
     plan = prepare(study, out, data_dir, hardware)
     if retry:
         _forget(place.folder(out) for place in plan.runs)
     console.print(
         f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
     )
+    for line in told(plan.matched):
+        console.print(f"[dim]{line}[/dim]", highlight=False)
     if shared(hardware):
         _take_turns(plan, out, hardware, console)
     else:
@@ -114,11 +122,12 @@ def prepare(study: Study, out: Path, data_dir: str | Path | None, hardware: Hard
     check_settings(study.recipe, replace(hardware, devices="auto", nodes=1, strategy="auto"))
     pictures = load_pictures(study.recipe, data_dir)
     claim_folder(out, study)
-    places = plan_study(study, resolve_in(out, study, pictures))
+    matched = resolve_in(out, study, pictures)
+    places = plan_study(study, by_model(matched))
     runs = distinct(places)
     check_runs(runs, pictures)
     check_data((folder for place in runs if finished(folder := place.folder(out))), pictures)
-    return Prepared(study, pictures, places, runs)
+    return Prepared(study, pictures, matched, places, runs)
 
 
 def check_runs(runs: Sequence[Planned], pictures: Pictures) -> None:
@@ -134,17 +143,19 @@ def check_runs(runs: Sequence[Planned], pictures: Pictures) -> None:
 
 
 def claim_folder(out: Path, study: Study) -> None:
-    """Make `out` the folder of this study's recipe. Arms, factors and seeds may change: runs go by settings.
+    """Make `out` the folder of this study's recipe.
+
+    Arms, factors, models, seeds and the name may change: runs go by settings.
 
     Raises:
         InputError: it belongs to another study, or holds files that are not a study's.
     """
-    path, ours = out / "study.yaml", replace(study.recipe, seeds=(0,), models=study.recipe.models[:1])
+    path, ours = out / "study.yaml", replace(study.recipe, seeds=(0,))
     if out.exists() and not out.is_dir():
         raise InputError(f"out is {out}, which is a file: give a folder with --out")
     with lease(out / "study.lock"):  # another process may be about the same
         if path.is_file():
-            changed = load_recipe(path).differences(ours)
+            changed = replace(load_recipe(path), name=ours.name, models=ours.models).differences(ours)
             if changed:
                 raise InputError(
                     f"out is {out}, a folder of another study ({', '.join(changed)}): give another --out"
@@ -178,13 +189,18 @@ def shared(hardware: Hardware) -> bool:
 def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console) -> None:
     """Every process of a launcher walks the same list; Lightning brings them together in each run.
 
-    A run that goes wrong ends the command: the processes could not agree on going on.
+    A run that goes wrong is marked and ends the command: the processes could not agree on going on.
     """
     for place in plan.runs:
         if failure(place.folder(out)) is None:
             console.print(f"[bold]{place.run}[/bold] ({place.cell.name})", highlight=False)
             folder = place.folder(out)
-            train_run(place.run, place.recipe, plan.pictures, folder, hardware=hardware, console=console)
+            try:
+                train_run(place.run, place.recipe, plan.pictures, folder, hardware=hardware, console=console)
+            except Exception as error:
+                if is_first_process() and is_of_run(error):
+                    mark(folder, error)  # the next start leaves it out
+                raise
 
 
 def _forget(folders: Iterable[Path]) -> None:

@@ -14,17 +14,18 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import write_json
 from octavize.experiment.data import Pictures
-from octavize.experiment.hardware import Hardware, set_threads
+from octavize.experiment.hardware import Hardware, device_of, set_threads
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.design import Planned
 from octavize.experiment.study.estimate import peak_macs
-from octavize.experiment.study.queue import FAILED, Lost, Queue, StillOurs, finished
-from octavize.experiment.train import load_pictures, train_run
+from octavize.experiment.study.queue import FAILED, Queue, StillOurs, finished
+from octavize.experiment.train import drop_damaged, load_pictures, train_run
 
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_")
 MACHINE = "machine.json"
@@ -78,7 +79,8 @@ def work(
     """Train runs until every one is finished or has failed.
 
     Raises:
-        InputError: the disk is full.
+        InputError: see `train`.
+        OSError: a run cannot be claimed, because the disk is full or out of reach.
     """
     queue = Queue(out, places)
     while taken := queue.take(wait):
@@ -94,34 +96,46 @@ def train(place: Planned, pictures: Pictures, out: Path, hardware: Hardware, sti
     """Train one run; what goes wrong is written into its folder.
 
     Raises:
-        InputError: the disk is full, which is no property of the run.
+        InputError: the disk is full, or the machine is in other trouble, which is no property of the run.
     """
     folder = place.folder(out)
     try:
         if finished(folder) is None:
             (folder / "result.json").unlink(missing_ok=True)  # if it is there, it was cut short
         with (folder / "log.txt").open("a", buffering=1, encoding="utf-8") as log:
+            if drop_damaged(folder):
+                log.write("the state to resume from was cut short: training from the start\n")
             console = Console(file=log, width=100)
-            write_json(folder / MACHINE, machine(place.recipe.precision))
+            write_json(folder / MACHINE, machine(place.recipe.precision, device_of(hardware)))
             train_run(
                 place.run, place.recipe, pictures, folder, hardware=hardware, console=console,
                 callbacks=[still_ours],
             )  # fmt: skip
-    except Lost:
-        return
     except Exception as error:
+        if still_ours.lost():  # whatever went wrong, the run is another's
+            return
         if is_full(error):
             raise disk_full(out) from error
-        _mark(folder, error)
+        if not is_of_run(error):
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise InputError(f"run {place.slug} was stopped by trouble of this machine ({reason})") from error
+        mark(folder, error)
 
 
 @cache
-def machine(precision: str) -> dict[str, Any]:
+def machine(precision: str, device: torch.device) -> dict[str, Any]:
     """Who trains here, and the multiply–accumulates a second that a matrix product reaches."""
-    return {"host": gethostname(), "peak_macs": peak_macs(precision)}
+    return {"host": gethostname(), "peak_macs": peak_macs(precision, device)}
 
 
-def _mark(folder: Path, error: Exception) -> None:
+def is_of_run(error: Exception) -> bool:
+    """Whether an error belongs to the run, and not to the machine, its memory, its disk or its GPU."""
+    of_machine = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+    return not isinstance(error, of_machine) and not is_full(error)
+
+
+def mark(folder: Path, error: Exception) -> None:
+    """Mark a run failed, with the reason."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, InputError):
         reason = f"{type(error).__name__}: {reason}"

@@ -1,15 +1,18 @@
 """Write the results of docs/study.md and docs/study.zh.md from the committed results of studies.
 
-    python benchmarks/study_tables.py            # write
-    python benchmarks/study_tables.py --check    # exit 1 if a page does not say what the results say
+    python benchmarks/study_tables.py                                 # write
+    python benchmarks/study_tables.py --check                         # exit 1 if a page says anything else
+    python benchmarks/study_tables.py --publish runs/study-article    # take a run folder's results first
 
-A study's results are `results.json` and `times.json` of its run folder, in `docs/results/study-<name>/`.
+The results of a study are kept in `docs/results/study-<name>/`: results, times, matched arms, report, figures
+and every epoch of every run.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ END = "<!-- /study -->"
 WORDS = {
     "study.md": {
         "none": "No results are committed yet.",
+        "report": "Report",
         "setting": "setting",
         "arm": "arm",
         "seeds": "seeds",
@@ -39,6 +43,7 @@ WORDS = {
     },
     "study.zh.md": {
         "none": "尚无结果。",
+        "report": "报告",
         "setting": "设置",
         "arm": "网络",
         "seeds": "种子数",
@@ -54,6 +59,11 @@ WORDS = {
         ),
     },
 }  # fmt: skip
+KEPT = (
+    *("results.json", "results.csv", "times.json", "arms.json", "report.html", "runs/*/metrics.csv"),
+    *(f"figures/{name}-*.svg" for name in ("differences", "effects", "accuracy")),
+)
+"""Files of a run folder that are published."""
 Words = dict[str, str]
 
 
@@ -63,12 +73,26 @@ def table(head: list[str], rows: list[list[str]], left: int = 2) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def networks(results: dict[str, Any], model: str, words: Words) -> str:
+def publish(run_folder: Path) -> None:
+    """Copy what a study's run folder holds, the weights left out, in the place of what was there."""
+    name = json.loads((run_folder / "results.json").read_text("utf-8"))["study"]
+    folder = DOCS / "results" / f"study-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    for pattern in KEPT:
+        for file in run_folder.glob(pattern):
+            to = folder / file.relative_to(run_folder)
+            if file.name == "metrics.csv":
+                to = folder / "runs" / f"{file.parent.name}.csv"
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, to)
+
+
+def networks(results: dict[str, Any], model: str, words: Words, matched: dict[str, Any]) -> str:
     """A row a setting and arm: accuracy, and the paired difference to the reference arm."""
     differences = {(d["cell"], d["model"], d["arm"]): interval(d) for d in results["differences"]}
     rows = [
         [
-            net["cell"], net["arm"], f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
+            net["cell"], arm(net, matched), f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
             f"{net['mean']:.2%}" + ("" if net["std"] is None else f" ± {net['std']:.2%}"),
             differences.get((net["cell"], model, net["arm"]), ""),
         ]
@@ -78,6 +102,21 @@ def networks(results: dict[str, Any], model: str, words: Words) -> str:
     difference = words["difference"].format(results["reference"])
     head = [words["setting"], words["arm"], "MACs", words["seeds"], words["accuracy"], difference]
     return table(head, rows)
+
+
+def arm(net: dict[str, Any], matched: dict[str, Any]) -> str:
+    """Its name; of a matched arm also what it was found to be."""
+    found = matched.get(f"{net['model']} {net['arm']}")
+    if found is None:
+        return net["arm"]
+    what = f"{net['size']} px" if found["match"]["by"] == "size" else f"× {net['width']}"
+    return f"{net['arm']} ({what})"
+
+
+def figure(folder: Path, name: str) -> str | None:
+    """A figure of the study, if there is one."""
+    path = folder / "figures" / f"{name}.svg"
+    return f"![{name}](results/{folder.name}/figures/{name}.svg)" if path.is_file() else None
 
 
 def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
@@ -105,11 +144,18 @@ def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
 def section(folder: Path, words: Words) -> str:
     """One study: its tables, network by network, and its conditions."""
     results, times = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("results", "times"))
+    arms = folder / "arms.json"
+    matched = json.loads(arms.read_text("utf-8")) if arms.is_file() else {}
     where, data = times["environment"], results["data"]
     parts = [f"### `{results['study']}`"]
     for model in results["models"]:
-        found = (networks(results, model, words), effects(results, model, words))
+        found = (
+            figure(folder, f"differences-{model}"),
+            networks(results, model, words, matched),
+            effects(results, model, words),
+        )
         parts += [f"**{pretty(model)}**", *(text for text in found if text)]
+    parts.append(f"[{words['report']}](results/{folder.name}/report.html)")
     about = words["about"].format(
         data=data["name"], train=data["train"], val=data["val"], test=data["test"], done=results["done"],
         planned=results["planned"], seeds=", ".join(map(str, results["seeds"])), **where,
@@ -124,9 +170,19 @@ def page(words: Words) -> Callable[[str], str]:
     return lambda text: between(text, START, END, f"{told}\n")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare the pages with the results")
+    parser.add_argument("--publish", type=Path, metavar="RUN_FOLDER", help="take its results first")
+    given = parser.parse_args()
+    if given.publish:
+        publish(given.publish)
     pages = [(DOCS / name, page(words)) for name, words in WORDS.items()]
-    if "--check" in sys.argv:
+    if given.check:
         check(*pages)
     for path, made in pages:
         write(path, made)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,11 +22,14 @@ from octavize.experiment.naming import pretty
 from octavize.experiment.study.report import interval
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-START = "<!-- study: written by benchmarks/study_tables.py -->\n"
-END = "<!-- /study -->"
+MARKS = {
+    name: (f"<!-- {name}: written by benchmarks/study_tables.py -->\n", f"<!-- /{name} -->")
+    for name in ("answer", "study")
+}
 WORDS = {
     "study.md": {
         "none": "No results are committed yet.",
+        "network": "network",
         "report": "Report",
         "setting": "setting",
         "arm": "arm",
@@ -45,7 +48,8 @@ WORDS = {
         "none": "尚无结果。",
         "report": "报告",
         "setting": "设置",
-        "arm": "网络",
+        "network": "网络",
+        "arm": "方案",
         "seeds": "种子数",
         "accuracy": "测试准确率",
         "difference": "与 {} 之差，百分点（95 %）",
@@ -163,11 +167,42 @@ def section(folder: Path, words: Words) -> str:
     return "\n\n".join([*parts, about])
 
 
+def answer(folders: list[Path], words: Words) -> str:
+    """All studies in one table: each arm against the reference, in the cells that others depart from."""
+    rows: list[list[str]] = []
+    for folder in folders:
+        results = json.loads((folder / "results.json").read_text("utf-8"))
+        bases = {cell["name"] for cell in results["cells"] if cell["name"] == cell["base"]}
+        macs = {(n["cell"], n["model"], n["arm"]): n["macs"] for n in results["networks"]}
+        for found in results["differences"]:
+            model, cell = found["model"], found["cell"]
+            if cell not in bases and folder.name != "study-networks":
+                continue
+            ratio = macs[cell, model, found["arm"]] / macs[cell, model, results["reference"]]
+            setting = f"`{results['study']}`" + ("" if cell == "as given" else f", {cell}")
+            rows.append(
+                [pretty(model), setting, found["arm"], f"× {ratio:.2f}", interval(found), str(found["n"])]
+            )
+    difference = words["difference"].format("vanilla")
+    return table(
+        [words["network"], words["setting"], words["arm"], "MACs", difference, words["seeds"]], rows, left=3
+    )
+
+
 def page(words: Words) -> Callable[[str], str]:
     """What writes the results of a page anew."""
     found = sorted(path.parent for path in (DOCS / "results").glob("study-*/results.json"))
-    told = "\n\n".join(section(folder, words) for folder in found) or words["none"]
-    return lambda text: between(text, START, END, f"{told}\n")
+    parts = {
+        "answer": answer(found, words) if found else words["none"],
+        "study": "\n\n".join(section(folder, words) for folder in found) or words["none"],
+    }
+
+    def made(text: str) -> str:
+        for name, part in parts.items():
+            text = between(text, *MARKS[name], f"{part}\n")
+        return text
+
+    return made
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ and where the output goes are not part of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -176,7 +176,7 @@ def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
     Raises:
         InputError: no such recipe, not YAML, an unknown setting, or a value out of range.
     """
-    text = _read(name_or_path)
+    text = read_shipped("recipe", name_or_path, SHIPPED, "recipes")
     try:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -203,19 +203,22 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
 
 
-def _read(name_or_path: str | Path) -> str:
-    if str(name_or_path) in SHIPPED:
-        return (
-            files("octavize.experiment").joinpath(f"recipes/{name_or_path}.yaml").read_text(encoding="utf-8")
-        )
+def read_shipped(what: str, name_or_path: str | Path, names: Sequence[str], folder: str) -> str:
+    """The text of a YAML file that ships under one of `names` in this package, or lies at a path.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read; `what` says what it should have been.
+    """
+    if str(name_or_path) in names:
+        return files("octavize.experiment").joinpath(f"{folder}/{name_or_path}.yaml").read_text("utf-8")
     path = Path(name_or_path)
     if not path.is_file():
-        names = ", ".join(SHIPPED)
-        raise InputError(f"recipe {name_or_path} does not exist: give one of {names} or a YAML file's path")
+        choices = ", ".join(names)
+        raise InputError(f"{what} {name_or_path} does not exist: give one of {choices} or a YAML file's path")
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {name_or_path} cannot be read ({error}): give a YAML text file") from None
+        raise InputError(f"{what} {name_or_path} cannot be read ({error}): give a YAML text file") from None
 
 
 def _as_tuple(name: str, values: Any) -> tuple[Any, ...]:

@@ -21,14 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from octavize.errors import InputError
-from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe, check_names, load_recipe
+from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe, check_names, load_recipe, read_shipped
 
 SHIPPED = ("article", "alpha", "exchange", "networks")
 ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
@@ -111,7 +110,8 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **o
     Raises:
         InputError: no such study, not YAML, or anything in it that is unknown or does not fit.
     """
-    text, where = _read(name_or_path), f"study {name_or_path}"
+    text = read_shipped("study", name_or_path, SHIPPED, "study/studies")
+    where = f"study {name_or_path}"
     try:
         given = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -182,20 +182,6 @@ def one_network(recipe: Recipe, settings: Settings, seed: int) -> Recipe:
     arguments = {k: v for k, v in arguments.items() if k not in OCTAVE_SWITCHES}  # these are fields
     one = {"models": [model], "alphas": [settings.get("alpha", 0.5)], "seeds": [seed]}
     return replace(recipe, **rest, **one, model_arguments={"*": arguments} if arguments else {})
-
-
-def _read(name_or_path: str | Path) -> str:
-    if str(name_or_path) in SHIPPED:
-        folder = files("octavize.experiment").joinpath("study/studies")
-        return folder.joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(SHIPPED)
-        raise InputError(f"study {name_or_path} does not exist: give one of {names} or a YAML file's path")
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"study {name_or_path} cannot be read ({error}): give a YAML text file") from None
 
 
 def _beside(folder: Path, recipe: Any, where: str) -> str | Path:

@@ -176,7 +176,7 @@ def answer(folders: list[Path], words: Words) -> str:
         macs = {(n["cell"], n["model"], n["arm"]): n["macs"] for n in results["networks"]}
         for found in results["differences"]:
             model, cell = found["model"], found["cell"]
-            if cell not in bases and folder.name != "study-networks":
+            if cell not in bases:
                 continue
             ratio = macs[cell, model, found["arm"]] / macs[cell, model, results["reference"]]
             setting = f"`{results['study']}`" + ("" if cell == "as given" else f", {cell}")

@@ -16,8 +16,9 @@ from octavize import InputError, create_model
 from octavize.deploy import bench as b
 from octavize.deploy import contenders as networks
 from octavize.deploy.bench_report import draw, table
-from octavize.deploy.bench_runtimes import choose_runtimes
+from octavize.deploy.bench_runtimes import Call, choose_runtimes
 from octavize.deploy.contenders import Contender
+from octavize.timing import interleave
 
 ALPHAS = {"vanilla": 0.0, "α=0.5": 0.5, "α=0.25": 0.25}
 MACS = {"vanilla": 1000, "α=0.5": 600, "α=0.25": 800}
@@ -37,7 +38,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def work(self, name: str, seconds: float) -> b.Call:
+    def work(self, name: str, seconds: float) -> Call:
         def call() -> None:
             self.order.append(name)
             self.now += seconds * self.slowness
@@ -48,7 +49,7 @@ class Clock:
 
 def test_calls_take_turns_and_warming_up_is_not_counted() -> None:
     clock = Clock()
-    seconds = b.interleave({n: clock.work(n, 1) for n in "ab"}, 4, warm_up=2, clock=clock)
+    seconds = interleave({n: clock.work(n, 1) for n in "ab"}, 4, warm_up=2, clock=clock)
     assert clock.order == ["a", "b"] * 6
     assert [len(s) for s in seconds.values()] == [4, 4]
 
@@ -56,7 +57,7 @@ def test_calls_take_turns_and_warming_up_is_not_counted() -> None:
 def test_ratios_are_right_on_a_machine_that_slows_down() -> None:
     clock = Clock()
     calls = {"vanilla": clock.work("v", 2), "α=0.5": clock.work("o", 1.2), "α=0.25": clock.work("q", 2.2)}
-    rows = b.rows_of(b.interleave(calls, 21, clock=clock), contenders())
+    rows = b.rows_of(interleave(calls, 21, clock=clock), contenders())
     assert [row["time_ratio"] for row in rows] == pytest.approx([1, 0.606, 1.122], rel=2e-3)
     assert [row["mac_ratio"] for row in rows] == [1, 0.6, 0.8]
     assert rows[0]["saving_realised"] is None
@@ -68,7 +69,7 @@ def test_ratios_are_right_on_a_machine_that_slows_down() -> None:
 def test_real_sleeps() -> None:
     sleeps = {"vanilla": 0.020, "α=0.5": 0.012, "α=0.25": 0.020}
 
-    def prepare(c: Contender, setting: b.Setting) -> b.Call:
+    def prepare(c: Contender, setting: b.Setting) -> Call:
         return lambda: time.sleep(sleeps[c.name])
 
     found = b.bench(contenders(), {"sleep": prepare}, batches=[2], threads=[1], rounds=5)
@@ -84,7 +85,7 @@ def test_runtimes_take_turns_alone_or_together() -> None:
     order: list[str] = []
 
     def runtime(name: str) -> b.Prepare:
-        def prepare(c: Contender, setting: b.Setting) -> b.Call:
+        def prepare(c: Contender, setting: b.Setting) -> Call:
             assert setting.batch in (1, 8)
             return lambda: order.append(f"{name}/{c.name}/{setting.batch}/{setting.threads}")
 
@@ -152,7 +153,7 @@ def test_other_runtimes_run(runtime: str) -> None:
 
 
 def test_table_and_figure(tmp_path: Path) -> None:
-    def prepare(c: Contender, setting: b.Setting) -> b.Call:
+    def prepare(c: Contender, setting: b.Setting) -> Call:
         return lambda: None
 
     found = b.bench(contenders(), {"fast": prepare}, threads=[1], rounds=2)

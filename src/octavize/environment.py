@@ -23,13 +23,16 @@ def environment(*packages: str) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor as it calls itself, with its number of cores."""
+    """The processor as it calls itself, its number of cores, and its vectors as torch uses them.
+
+    Clouds call several generations by one name, and what octave saves depends on the length of the vectors.
+    """
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = info.read_text(errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), name)
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _version(package: str) -> str | None:

@@ -19,9 +19,7 @@ import csv
 import io
 import json
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +30,12 @@ from torch import Tensor, nn
 from .environment import environment
 from .errors import InputError
 from .models import create_model
+from .process import settle_process
+from .timing import interleave, torch_threads
 from .trace import Shape, Trace, to_meta, trace
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-WARM_UP_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -113,46 +111,27 @@ def measure(
         name: (count_params(m), count_macs(m, input_shape), count_activation_bytes(m, input_shape))
         for name, m in models.items()
     }
-    with _threads(threads):
-        latency = _interleave({n: _inference(m, input_shape) for n, m in models.items()}, rounds, progress)
+    settle_process()
+    with torch_threads(threads):
+        latency = _medians({n: _inference(m, input_shape) for n, m in models.items()}, rounds, progress)
         steps: dict[str, tuple[float, float]] = {}
         if train:
             training = {n: training_step(m, input_shape) for n, m in models.items()}
-            steps = _interleave(training, rounds, progress)
+            steps = _medians(training, rounds, progress)
     return {name: Profile(*counted[name], *latency[name], *steps.get(name, (None, None))) for name in models}
 
 
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _interleave(
+def _medians(
     calls: Mapping[str, Callable[[], None]], rounds: int, progress: bool
 ) -> dict[str, tuple[float, float]]:
     """Median milliseconds, and median ratio to the first, of calls that take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in _progress(range(WARM_UP_ROUNDS + rounds), progress):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if number >= WARM_UP_ROUNDS:
-                times[name].append(1e3 * (time.perf_counter() - start))
+    times = interleave(calls, rounds, show=_track if progress else iter)
     first = next(iter(times.values()))
-    return {
-        name: (statistics.median(own), statistics.median(t / f for t, f in zip(own, first, strict=True)))
-        for name, own in times.items()
-    }
+    ratios = {name: [t / f for t, f in zip(own, first, strict=True)] for name, own in times.items()}
+    return {name: (1e3 * statistics.median(times[name]), statistics.median(ratios[name])) for name in times}
 
 
-def _progress(rounds: range, show: bool) -> Iterable[int]:
-    if not show:
-        return rounds
+def _track(rounds: range) -> Iterable[int]:
     from rich.console import Console
     from rich.progress import track
 

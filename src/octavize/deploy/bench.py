@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,32 +19,13 @@ import torch
 
 from octavize.environment import environment
 from octavize.errors import InputError
+from octavize.process import settle_process
+from octavize.timing import interleave, torch_threads
 
-from .bench_runtimes import Call, Prepare, Setting
+from .bench_runtimes import Prepare, Setting
 from .contenders import Contender
-from .runtime import torch_threads
 
-WARM_UP_ROUNDS = 3
 Row = dict[str, Any]
-
-
-def interleave(
-    calls: Mapping[str, Call],
-    rounds: int,
-    *,
-    warm_up: int = WARM_UP_ROUNDS,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Seconds of each call in each round; the calls take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(warm_up + rounds):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            passed = clock() - start
-            if number >= warm_up:
-                seconds[name].append(passed)
-    return seconds
 
 
 def saving_realised(time_ratio: float, mac_ratio: float) -> float | None:
@@ -137,6 +117,7 @@ def time_group(
     contenders: Sequence[Contender], runtimes: Mapping[str, Prepare], setting: Setting, rounds: int
 ) -> list[Row]:
     """A row for each network in each runtime; all of them take turns. Ratios are to the first network."""
+    settle_process()
     with torch_threads(setting.threads), torch.inference_mode():
         calls = {
             f"{runtime}/{c.name}": prepare(c, setting)

@@ -6,7 +6,6 @@ import json
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from octavize.errors import InputError, require_extra
+from octavize.timing import torch_threads
 
 KEY = "octavize"
 """Under this key a file carries its metadata, as JSON."""
@@ -166,19 +166,6 @@ def _load_pt2(path: Path, threads: int | None) -> tuple[Run, str | None]:
             return module(torch.from_numpy(batch)).numpy()
 
     return run, found[KEY]
-
-
-@contextmanager
-def torch_threads(threads: int | None) -> Any:
-    """torch with so many threads; None leaves them as they are."""
-    before = torch.get_num_threads()
-    if threads not in (None, before):
-        torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        if threads not in (None, before):
-            torch.set_num_threads(before)
 
 
 _LOADERS: dict[str, Callable[[Path, int | None], tuple[Run, str | None]]] = {

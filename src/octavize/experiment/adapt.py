@@ -34,7 +34,7 @@ from octavize.experiment.hardware import (
     clear_outputs,
     describe_environment,
     is_first_process,
-    set_threads,
+    prepare_process,
 )
 from octavize.experiment.journal import Journal
 from octavize.experiment.module import check_optimizer
@@ -121,7 +121,7 @@ def adapt(
     out, console = Path(out), console or Console()
     check_optimizer(recipe.optimizer)
     check_hardware(hardware, recipe.precision)
-    set_threads(hardware)
+    prepare_process(hardware)
     recipe = with_facts(recipe, source.facts)
     pictures = as_trained(load_pictures(recipe, data_dir), source.facts)
     check_fits(source.model, recipe, pictures)
@@ -178,7 +178,7 @@ def fine_tune(
     """
     console = console or Console()
     name, seed = recipe.models[0], recipe.seeds[0]
-    set_threads(hardware)
+    prepare_process(hardware)
     torch.manual_seed(seed)
     distil = {"teacher": teacher, "weight": adaptation.distil, "temperature": adaptation.temperature}
     module = Distiller(model, pictures, recipe, name, seed, **distil)

@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from octavize.environment import environment
 from octavize.errors import InputError
+from octavize.process import settle_process
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,10 @@ def device_of(hardware: Hardware) -> torch.device:
     return torch.device("cuda" if gpus(hardware) else "cpu")
 
 
-def set_threads(hardware: Hardware) -> None:
-    """Give each process its share of the cores: more threads than cores are slower than fewer."""
+def prepare_process(hardware: Hardware) -> None:
+    """Let a process that will train keep what it needs again and again, and give it its share of the cores:
+    more threads than cores are slower than fewer."""
+    settle_process()
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
 

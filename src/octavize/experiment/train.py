@@ -40,8 +40,8 @@ from octavize.experiment.hardware import (
     guarded,
     is_first_process,
     make_trainer,
+    prepare_process,
     quiet_lightning,
-    set_threads,
 )
 from octavize.experiment.initialise import initialise
 from octavize.experiment.journal import Journal, Row
@@ -163,7 +163,7 @@ def _train(
     console: Console,
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
-    set_threads(hardware)
+    prepare_process(hardware)
     torch.manual_seed(run.seed)
     arguments = recipe.arguments_of(run.model)
     model = build_model(run.model, run.alpha, len(pictures.classes), pictures.channels, arguments)

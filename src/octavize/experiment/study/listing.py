@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from octavize.experiment.checkpoint import read_json
-from octavize.experiment.hardware import Hardware, device_of, set_threads
+from octavize.experiment.hardware import Hardware, device_of, prepare_process
 from octavize.experiment.naming import pretty
 from octavize.experiment.report import quantity, seconds
 from octavize.experiment.study.arms import by_model, resolve
@@ -29,7 +29,7 @@ def listing(
     that match a time are shown as if they matched the arithmetic, until they have been measured.
     """
     workers = workers or default_workers(hardware)
-    set_threads(hardware_of(0, workers, hardware))  # a step is timed as a worker would train it
+    prepare_process(hardware_of(0, workers, hardware))  # a step is timed as a worker would train it
     pictures = load_pictures(study.recipe, data_dir)
     found = resolve(study, pictures, read_json(out / "arms.json"), time=False)
     runs = distinct(plan_study(study, by_model(found)))

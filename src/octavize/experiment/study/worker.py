@@ -20,7 +20,7 @@ from rich.console import Console
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import write_json
 from octavize.experiment.data import Pictures
-from octavize.experiment.hardware import Hardware, device_of, set_threads
+from octavize.experiment.hardware import Hardware, device_of, prepare_process
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.design import Planned
 from octavize.experiment.study.estimate import peak_macs
@@ -46,7 +46,7 @@ def main(
     """What a process of a `Crew` does. What stops it, such as a full disk, is put into `messages`."""
     leave_launcher()
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    set_threads(hardware)  # also of whatever comes before the first training
+    prepare_process(hardware)  # also of whatever comes before the first training
     try:
         # A worker must not write across the progress that its parent shows.
         with (out / "workers.log").open("a", buffering=1, encoding="utf-8") as log, redirect_stderr(log):

@@ -1,0 +1,48 @@
+"""How calls are timed: in turns, so that whatever else the machine does meets all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+WARM_UP_ROUNDS = 3
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = WARM_UP_ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+    show: Callable[[range], Iterable[int]] = iter,
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, `warm_up` rounds before them left out.
+
+    Args:
+        show: goes through the rounds and shows how far they are, such as `rich.progress.track`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in show(range(warm_up + rounds)):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            passed = clock() - start
+            if number >= warm_up:
+                seconds[name].append(passed)
+    return seconds
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """torch with so many CPU threads; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if threads not in (None, before):
+        torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        if threads not in (None, before):
+            torch.set_num_threads(before)

@@ -1,0 +1,62 @@
+"""The settings of a process, seen from outside: what it takes from the system again and again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+FAULTS = """
+import resource, sys, torch
+from octavize.process import settle_process
+if sys.argv[1] == "settled":
+    settle_process()
+def step():
+    return sum(torch.ones(1 << 24).sum() for _ in range(3))  # 64 MiB each
+def faults():
+    for _ in range(10):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(-faults() + faults())
+"""
+
+KERNELS = """
+import sys, torch
+from octavize.process import settle_process
+if sys.argv[1] == "settled":
+    settle_process()
+weight = torch.randn(16, 16, 3, 3)
+def once():
+    for side in range(300, 1500):
+        torch.conv2d(torch.zeros(1, 16, 8, side), weight)
+once()
+print("again", flush=True)
+once()
+"""
+
+
+def output(code: str, argument: str, **variables: str) -> str:
+    environment = {**os.environ, **variables}
+    given = [sys.executable, "-c", code, argument]
+    run = subprocess.run(given, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.confstr("CS_GNU_LIBC_VERSION") is None, reason="of glibc")
+def test_large_blocks_are_kept() -> None:
+    assert int(output(FAULTS, "not")) > 100_000  # else this test tests nothing
+    assert int(output(FAULTS, "settled")) < 1000
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="of oneDNN")
+def test_many_kernels_are_kept() -> None:
+    def made_again(argument: str) -> int:
+        told = output(KERNELS, argument, ONEDNN_VERBOSE="profile_create")
+        return told.split("again")[1].count("create:cache_miss")
+
+    assert made_again("not") > 1000  # else this test tests nothing
+    assert made_again("settled") == 0

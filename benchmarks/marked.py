@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 
 def between(text: str, start: str, end: str, part: str) -> str:
-    """The text with this part between the two marks."""
-    before, _, rest = text.partition(start)
-    return before + start + part + end + rest.partition(end)[2]
+    """The text with this part between the two marks. Ends the program where the page lacks them."""
+    before, begun, rest = text.partition(start)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise SystemExit(f"the page has no {start.strip()} … {end}")
+    return before + start + part + end + after
 
 
 def write(page: Path, made: Callable[[str], str]) -> None:
-    """Write what `made` makes of a page."""
-    page.write_text(made(page.read_text("utf-8")), "utf-8")
+    """Write what `made` makes of a page, of nothing where there is none yet."""
+    page.write_text(made(page.read_text("utf-8") if page.exists() else ""), "utf-8")
 
 
 def check(*pages: tuple[Path, Callable[[str], str]]) -> None:
     """End the program, with 1 if any page is not what its `made` makes of it."""
-    texts = [(page.read_text("utf-8"), made) for page, made in pages]
-    raise SystemExit(any(made(text) != text for text, made in texts))
+    stale = [page.name for page, made in pages if made(text := page.read_text("utf-8")) != text]
+    said = f"{', '.join(stale)}: not as the results say; run {Path(sys.argv[0]).name}"
+    raise SystemExit(said if stale else 0)

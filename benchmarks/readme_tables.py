@@ -9,11 +9,12 @@ The results come from the commands that docs/results/README.md gives.
 
 from __future__ import annotations
 
+import argparse
 import json
-import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from marked import between, check, write
 
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR = ROOT / "docs/results/cifar10-jpeg/results.json"
@@ -149,29 +150,28 @@ def pretty(name: str) -> str:
     return {"oct_mobilenet_v1_small": "MobileNetV1", "oct_resnet50": "ResNet-50"}.get(name, name)
 
 
-def rendered(readme: Path) -> str:
-    """The README with its tables written anew."""
-    text, words = readme.read_text("utf-8"), WORDS[readme.name]
-    tables: dict[str, Any] = {"cifar": cifar_table(words), "macs": macs_table(words)}
-    for name, table in tables.items():
-        block = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        text, found = block.subn(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text)
-        if found != 1:
-            raise SystemExit(f"{readme.name} has no place for the table {name!r}")
-    return text
+def page(words: dict[str, str]) -> Callable[[str], str]:
+    """What writes the tables of a README anew."""
+    tables = {"cifar": cifar_table(words), "macs": macs_table(words)}
+
+    def made(text: str) -> str:
+        for name, table in tables.items():
+            start = f"<!-- {name}: written by benchmarks/readme_tables.py -->\n"
+            text = between(text, start, f"<!-- /{name} -->", f"{table}\n")
+        return text
+
+    return made
 
 
 def main() -> None:
-    stale = []
-    for name in WORDS:
-        readme = ROOT / name
-        text = rendered(readme)
-        if text != readme.read_text("utf-8"):
-            stale.append(name)
-            if "--check" not in sys.argv:
-                readme.write_text(text, "utf-8")
-    if stale and "--check" in sys.argv:
-        raise SystemExit(f"{', '.join(stale)} do not say what docs/results says: run {Path(__file__).name}")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare the READMEs with the results")
+    given = parser.parse_args()
+    pages = [(ROOT / name, page(words)) for name, words in WORDS.items()]
+    if given.check:
+        check(*pages)
+    for readme, made in pages:
+        write(readme, made)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """How much of the saved arithmetic is saved in time: each runtime, and training steps.
 
-    python benchmarks/realised_saving.py               # all, an hour: benchmarks/results/realised_saving/
+    python benchmarks/realised_saving.py               # all, one to two hours
     python benchmarks/realised_saving.py --job oct_resnet50_224
     python benchmarks/realised_saving.py --batch 1 --threads 1 --runtime frozen   # keeps the others' rows
-    python benchmarks/realised_saving.py --tables            # only write the tables of docs/deploy.md
+    python benchmarks/realised_saving.py --tables            # only write the tables
     python benchmarks/realised_saving.py --check             # exit 1 if they are not those of the results
     python benchmarks/realised_saving.py --smoke             # a minute, to try the script; nothing is kept
 
-Leave the machine idle meanwhile. Beside octave stand the vanilla networks of the same arithmetic: on smaller
-pictures, and, where the architecture has one, of a smaller width.
+Results go to `benchmarks/results/realised_saving/<vectors>/`, by the vectors that the processor has, with all
+rows in its `tables.md`; docs/deploy.md has the savings alone. Leave the machine idle meanwhile.
+
+Beside octave stand the vanilla networks of the same arithmetic: on smaller pictures, and, where the
+architecture has one, of a smaller width.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 import octavize
@@ -32,6 +36,7 @@ from octavize.deploy.contenders import contenders_of, with_narrower
 from octavize.experiment.checkpoint import read_json, write_json
 
 OUT = Path(__file__).resolve().parent / "results/realised_saving"
+HERE = OUT / torch.backends.cpu.get_cpu_capability().lower()
 GUIDE = OUT.parents[2] / "docs/deploy.md"
 START = "<!-- realised: written by benchmarks/realised_saving.py -->\n"
 END = "<!-- /realised -->"
@@ -85,10 +90,10 @@ def measure(job: Job, rounds: int, alphas: Sequence[float] = ALPHAS, *, keep: bo
     title = f"{job.model}, {job.size} × {job.size} pixels, median of {rounds} rounds"
     Console().print(table(results, title))
     if keep:
-        OUT.mkdir(parents=True, exist_ok=True)
-        results = with_others(results, read_json(OUT / f"{job.file}.json"))
-        write_json(OUT / f"{job.file}.json", results)
-        draw(results, OUT / f"{job.file}.svg", title)
+        HERE.mkdir(parents=True, exist_ok=True)
+        results = with_others(results, read_json(HERE / f"{job.file}.json"))
+        write_json(HERE / f"{job.file}.json", results)
+        draw(results, HERE / f"{job.file}.svg", title)
 
 
 def with_others(new: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
@@ -104,31 +109,88 @@ def _place(row: dict[str, Any]) -> tuple[int, int, int]:
     return row["batch"], row["threads"], list(RUNTIMES).index(row["runtime"])
 
 
-# ---- the tables of the guide ----------------------------------------------------------------------------
+# ---- the tables --------------------------------------------------------------------------------------------
+
+
+def machines() -> list[Path]:
+    """The folders of results."""
+    return sorted(folder for folder in OUT.iterdir() if any(folder.glob("*.json")))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The results of one machine, in the order of the jobs."""
+    files = [folder / f"{name}.json" for name in FILES]
+    return [json.loads(file.read_text("utf-8")) for file in files if file.is_file()]
+
+
+def pages() -> list[tuple[Path, Callable[[str], str]]]:
+    """The pages with tables, and what makes each anew."""
+    full = [(folder / "tables.md", lambda _, folder=folder: whole(folder)) for folder in machines()]
+    return [(GUIDE, guide), *full]
 
 
 def guide(text: str) -> str:
-    """The text of the guide with the tables of the committed results."""
-    files = [path for name in FILES if (path := OUT / f"{name}.json").is_file()]
-    return between(text, START, END, "".join(section(json.loads(path.read_text("utf-8"))) for path in files))
+    """The text of the guide with the savings that each machine realises."""
+    return between(text, START, END, "".join(savings(folder) for folder in machines()))
+
+
+def savings(folder: Path) -> str:
+    """One machine: a row a network, batch and number of threads; a column a runtime; a figure an α."""
+    found = read(folder)
+    full = f"[times, and all networks](../benchmarks/results/realised_saving/{folder.name}/tables.md)"
+    text = f"**{folder.name.upper()}**: {conditions(found[0])}; {full}.\n\n"
+    text += f"Saving realised, in per cent, at α = {' / '.join(f'{alpha:g}' for alpha in ALPHAS)}:\n\n"
+    text += f"| network | pixels | batch | threads | {' | '.join(RUNTIMES)} |\n"
+    text += f"|---|---:|---:|---:{'|---:' * len(RUNTIMES)}|\n"
+    for results in found:
+        octave = [row for row in results["rows"] if row["alpha"]]
+        saved = {(r["batch"], r["threads"], r["runtime"], r["alpha"]): r["saving_realised"] for r in octave}
+        for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in octave):
+            told = (
+                " / ".join(percent(saved[key]) for a in ALPHAS if (key := (batch, threads, r, a)) in saved)
+                for r in RUNTIMES
+            )
+            text += f"| {results['model']} | {results['size']} | {batch} | {threads} | {' | '.join(told)} |\n"
+    return f"{text}\n"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}".replace("-", "−")
+
+
+def whole(folder: Path) -> str:
+    """`tables.md`: every row of one machine, and the figures."""
+    text = f"# Saving realised, {folder.name.upper()}\n\nWritten by `benchmarks/realised_saving.py`.\n\n"
+    for results in read(folder):
+        name = f"{results['model']}_{results['size']}"
+        text += f"## {results['model']}, {results['size']} pixels\n\n"
+        text += f"![Saving realised, against α]({name}.svg)\n\n"
+        text += section(results)
+    return f"{text.rstrip()}\n"
+
+
+def conditions(results: dict[str, Any]) -> str:
+    """Rounds, versions and processor."""
+    where = results["environment"]
+    versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onnxruntime", "openvino"))
+    return f"n = {results['rounds']} rounds, {versions}, {where['processor']}"
 
 
 def section(results: dict[str, Any]) -> str:
     """A network: a table for each batch and number of threads, a row a network, a column a runtime."""
-    rows, where = results["rows"], results["environment"]
+    rows = results["rows"]
     text = ""
     for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in rows):
         own = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
         runtimes = list(dict.fromkeys(row["runtime"] for row in own))
         cells = {(row["runtime"], row["network"]): row for row in own}
-        text += f"**{results['model']}**, {results['size']} pixels, batch {batch}, {threads} thread(s)\n\n"
+        text += f"Batch {batch}, {threads} thread(s):\n\n"
         text += f"| network | MACs | {' | '.join(runtimes)} |\n|---|---:{'|---:' * len(runtimes)}|\n"
         for network, ratio in dict.fromkeys((row["network"], row["mac_ratio"]) for row in own):
             across = [cell(cells.get((runtime, network))) for runtime in runtimes]
             text += f"| {network} | × {ratio:.3f} | {' | '.join(across)} |\n"
         text += "\n"
-    versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onnxruntime", "openvino"))
-    return f"{text}n = {results['rounds']} rounds, {versions}, {where['processor']}.\n\n"
+    return f"{text}{conditions(results)}.\n\n"
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -148,11 +210,11 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="one, and all, by default")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--smoke", action="store_true", help="32 pixels, two rounds; nothing is kept")
-    parser.add_argument("--tables", action="store_true", help="only write the tables of docs/deploy.md")
+    parser.add_argument("--tables", action="store_true", help="only write the tables")
     parser.add_argument("--check", action="store_true", help="only compare them with the results")
     given = parser.parse_args()
     if given.check:
-        check((GUIDE, guide))
+        check(*pages())
     if given.smoke:
         measure(SMOKE, 2, (0.5,), keep=False)
         return
@@ -161,7 +223,8 @@ def main() -> None:
         if job.file in given.job and runtimes:
             settings = {"batches": given.batch or job.batches, "threads": given.threads or job.threads}
             measure(replace(job, runtimes=runtimes, **settings), given.rounds)
-    write(GUIDE, guide)
+    for page, made in pages():
+        write(page, made)
 
 
 if __name__ == "__main__":

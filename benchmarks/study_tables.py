@@ -64,10 +64,11 @@ WORDS = {
     },
 }  # fmt: skip
 KEPT = (
-    *("results.json", "results.csv", "times.json", "arms.json", "report.html", "runs/*/metrics.csv"),
+    *("study.yaml", "arms.json", "results.json", "results.csv", "times.json", "report.html"),
+    *(f"runs/*/{name}" for name in ("metrics.csv", "result.json", "machine.json")),
     *(f"figures/{name}-*.svg" for name in ("differences", "effects", "accuracy")),
 )
-"""Files of a run folder that are published."""
+"""Files of a run folder that are published: enough for a copy of it to be gone on with."""
 Words = dict[str, str]
 
 
@@ -85,8 +86,6 @@ def publish(run_folder: Path) -> None:
     for pattern in KEPT:
         for file in run_folder.glob(pattern):
             to = folder / file.relative_to(run_folder)
-            if file.name == "metrics.csv":
-                to = folder / "runs" / f"{file.parent.name}.csv"
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to)
 

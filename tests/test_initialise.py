@@ -85,6 +85,14 @@ def mobilenet(alpha: float, ordinary: str, depthwise: str) -> dict[str, Any]:
     return dict(model.named_modules())
 
 
+def test_a_vanilla_network_starts_alike_path_by_path_and_by_he() -> None:
+    """Studies count on it, and train one of the two."""
+    he, framework = (mobilenet(0, way, "builder") for way in ("he", "framework"))
+    for name, layer in he.items():
+        if isinstance(layer, nn.Conv2d):
+            assert torch.equal(layer.weight, framework[name].weight), name
+
+
 def test_the_frameworks_depthwise_layers_start_small() -> None:
     """The article's 0.030 for 256 channels, where He gives 0.47."""
     small = mobilenet(0, "builder", "framework")["blocks.2.1.conv_dw"]

@@ -64,6 +64,17 @@ def test_one_factor_at_a_time_and_back(tmp_path: Path) -> None:
     assert len(alone) == 1 + 4 + 1
 
 
+def test_the_bases_come_first_with_all_their_seeds(tmp_path: Path) -> None:
+    bases = {"plain": {}, "fine": {"rate": "cosine", "size": "huge"}}
+    study = tiny_study(
+        tmp_path, factors=FACTORS, seeds=[0, 1], design={"kind": "one_at_a_time", "bases": bases}
+    )
+    order = list(dict.fromkeys((place.seed, place.cell.name) for place in plan_study(study, {})))
+    assert order[:4] == [(0, "plain"), (0, "fine"), (1, "plain"), (1, "fine")]
+    assert len(order) == 2 * len(study.cells)
+    assert [seed for seed, _ in order[4:]] == sorted(seed for seed, _ in order[4:])
+
+
 def test_a_list(tmp_path: Path) -> None:
     found = cells(tmp_path, kind="list", cells=[{}, {"rate": "cosine", "size": "huge"}])
     assert found == ["rate=constant, size=native, bias=off", "rate=cosine, size=huge, bias=off"]
@@ -82,6 +93,12 @@ def test_places_that_differ_in_nothing_the_network_has_share_a_run(tmp_path: Pat
     slugs = by_arm(plan_study(study, {}))
     assert {arm: len(found) for arm, found in slugs.items()} == {"vanilla": 1, "octave": 4}
     assert len(distinct(plan_study(study, {}))) == 5
+    initial = {"initial": {"framework": {"initialiser": "framework"}, "he": {"initialiser": "he"}}}
+    drawn = tiny_study(tmp_path, factors=initial, seeds=[0])
+    assert {arm: len(found) for arm, found in by_arm(plan_study(drawn, {})).items()} == {
+        "vanilla": 1,
+        "octave": 2,
+    }
     depthwise = {"depthwise": {"he": {"depthwise_initialiser": "he"}, "builder": {}}}
     without = tiny_study(tmp_path, factors=depthwise, seeds=[0], models=["oct_cifar_resnet20"])
     assert {arm: len(found) for arm, found in by_arm(plan_study(without, {})).items()} == {

@@ -190,7 +190,7 @@ def contrasts(cells: Sequence[Cell]) -> dict[tuple[str, str, str, str], list[tup
         each has the base itself as its first.
     """
     by_levels = {_key(cell): cell for cell in cells}
-    bases = {cell.name: cell for cell in cells if cell.name == cell.base and not cell.alone}
+    bases = {cell.name: cell for cell in cells if cell.is_base and not cell.alone}
     told: set[tuple[str, str]] = set()
     found: dict[tuple[str, str, str, str], list[tuple[Cell, Cell]]] = {}
     for base in bases.values():

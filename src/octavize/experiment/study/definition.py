@@ -75,6 +75,11 @@ class Cell:
     alone: bool = False
     """Whether nothing is compared with it, as with the bases under `also`."""
 
+    @property
+    def is_base(self) -> bool:
+        """Whether others depart from it, or could."""
+        return self.name == self.base
+
 
 @dataclass(frozen=True)
 class Study:

@@ -129,7 +129,8 @@ def _name(levels: Levels) -> str:
 
 
 def plan_study(study: Study, resolved: Mapping[str, Mapping[str, Settings]]) -> list[Planned]:
-    """Every place of the grid, in the order in which it is trained: seed by seed, cell by cell.
+    """Every place of the grid, in the order in which it is trained: the bases first, with all their seeds, since
+    they answer the main question; then seed by seed what departs from them.
 
     Args:
         resolved: by model and arm, what matched arms were found to be (see `arms.resolve`).
@@ -137,11 +138,14 @@ def plan_study(study: Study, resolved: Mapping[str, Mapping[str, Settings]]) -> 
     Raises:
         InputError: a setting is out of range.
     """
+    bases = [cell for cell in study.cells if cell.is_base]
+    rest = [cell for cell in study.cells if not cell.is_base]
     return [
         planned(study, cell, model, arm.name, seed, resolved)
+        for cells in (bases, rest)
         for seed in study.seeds
         for model in study.models
-        for cell in study.cells
+        for cell in cells
         for arm in study.arms
     ]
 
@@ -157,10 +161,12 @@ def planned(
 
 
 def _without_idle(recipe: Recipe) -> Recipe:
-    """The recipe without settings of layers that its network lacks, so that such places share a run."""
+    """The recipe without settings that make no difference to its network, so that such places share a run."""
     idle: list[str] = []
     if recipe.alphas == (0.0,):
         idle += OCTAVE_SWITCHES
+        if recipe.initialiser == "he":  # vanilla layers have one path: weights drawn path by path are He's
+            recipe = replace(recipe, initialiser="framework")
     if not _has_depthwise(recipe.models[0]):
         idle.append("depthwise_initialiser")
     return replace(recipe, **{name: getattr(Recipe, name) for name in idle})

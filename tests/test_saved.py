@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import octavize.conv
-from octavize import OctConv2d, OctTensor, create_model
+from octavize import OctConv1d, OctConv2d, OctTensor, create_model
 from octavize.profile import count_activation_bytes
 
 LAYERS: dict[str, dict[str, Any]] = {
@@ -49,6 +49,23 @@ def test_gradients_are_those_of_keeping(settings: Any, monkeypatch: pytest.Monke
             assert torch.equal(kept, other)
 
 
+@pytest.mark.parametrize("size", [1, 6, 7])
+def test_gradients_of_a_strided_1d_layer(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps 2-D views of 1-D maps."""
+
+    def run() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        layer = OctConv1d(4, 4, 3, 2, padding=1, dtype=torch.float64)
+        x = torch.randn(2, 4, size, dtype=torch.float64, requires_grad=True)
+        y = layer(OctTensor.from_dense(x, 0.5))
+        return list(torch.autograd.grad((y.high**2).sum() + (y.low**3).sum(), [x, layer.weight]))
+
+    found = run()
+    monkeypatch.setattr(octavize.conv, "made_again", lambda *_: nullcontext())
+    for kept, other in zip(run(), found, strict=True):
+        assert torch.equal(kept, other)
+
+
 def test_second_derivatives() -> None:
     layer, x = layer_and_map()
 
@@ -80,11 +97,12 @@ def test_a_map_changed_in_place_afterwards_is_refused() -> None:
         y.low.sum().backward()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("alpha", [0.25, 0.5])
-def test_a_layer_keeps_the_share_of_the_paper(alpha: float) -> None:
+def test_a_layer_keeps_the_share_of_the_paper(alpha: float, stride: int) -> None:
     """1 − ¾α (Table 1): what an octave layer reads, nothing besides."""
     x = OctTensor(torch.randn(1, 32 - int(32 * alpha), 16, 16), torch.randn(1, int(32 * alpha), 8, 8))
-    layer = OctConv2d(32, 32, 3, padding=1, bias=False, alpha=alpha)
+    layer = OctConv2d(32, 32, 3, stride, padding=1, bias=False, alpha=alpha)
     parameters = {p.untyped_storage()._cdata for p in layer.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -98,8 +116,8 @@ def test_a_layer_keeps_the_share_of_the_paper(alpha: float) -> None:
     assert found == (1 - 0.75 * alpha) * 32 * 16 * 16 * 4
 
 
-def test_a_network_keeps_little_more() -> None:
+def test_a_network_keeps_no_more() -> None:
     shape = (1, 3, 224, 224)
     vanilla = count_activation_bytes(create_model("oct_resnet50", 0), shape)
     octave = count_activation_bytes(create_model("oct_resnet50", 0.5), shape)
-    assert octave / vanilla < 0.705  # 0.686 if all but stem and last stage, which are vanilla, kept 1 − ¾α
+    assert octave / vanilla < 0.69  # 0.686 if all but stem and last stage, which are vanilla, kept 1 − ¾α

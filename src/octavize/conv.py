@@ -132,19 +132,21 @@ class OctConv(_ConvNd):
         b_high, b_low = (None, None) if self.bias is None else cut(self.bias, rows)
 
         size = self._out_size(x.high.shape[2:])
-        high_to_high = self._high_to_high(x, w_hh)
         halves = (x.high.shape[1], x.low.shape[1])
         low_to_high = [(x.low, w_lh)] if self.exchanges("low_to_high", *halves) else []
-        y_high = self._sum_paths(size, b_high, high_to_high, *low_to_high)
-        if self.low_out == 0:
-            return y_high
-        low_to_low, half_size = (self._pool_by_stride(x.low), w_ll), low_size(size, self.octave_dims)
-        if self.exchanges("high_to_low", *halves):
-            pooled = self._pool_twice(x)
-            with self._made_again(pooled, *high_to_high):
-                y_low = self._sum_paths(half_size, b_low, low_to_low, (pooled, w_hl))
-        else:
-            y_low = self._sum_paths(half_size, b_low, low_to_low)
+        high_to_high = self._high_to_high(x, w_hh)
+        low = self._pool_by_stride(x.low) if self.low_out else x.low
+        with made_again(self._pool_by_stride, (high_to_high[0], x.high), (low, x.low)):
+            y_high = self._sum_paths(size, b_high, high_to_high, *low_to_high)
+            if self.low_out == 0:
+                return y_high
+            low_to_low, half_size = (low, w_ll), low_size(size, self.octave_dims)
+            if self.exchanges("high_to_low", *halves):
+                pooled = self._high_for_low(x, high_to_high[0])
+                with made_again(self._pool_for_low, (pooled, high_to_high[0])):
+                    y_low = self._sum_paths(half_size, b_low, low_to_low, (pooled, w_hl))
+            else:
+                y_low = self._sum_paths(half_size, b_low, low_to_low)
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
@@ -154,10 +156,11 @@ class OctConv(_ConvNd):
         w_high, w_low = cut(self.kernel(), runs)
         b_high, b_low = (None, None) if self.bias is None else cut(self.bias, runs)
         size = self._out_size(x.high.shape[2:])
-        y_high = self._sum_paths(size, b_high, self._high_to_high(x, w_high), groups=x.high.shape[1])
         half_size = low_size(size, self.octave_dims)
-        low = self._pool_by_stride(x.low)
-        y_low = self._sum_paths(half_size, b_low, (low, w_low), groups=x.low.shape[1])
+        high, low = self._high_to_high(x, w_high), self._pool_by_stride(x.low)
+        with made_again(self._pool_by_stride, (high[0], x.high), (low, x.low)):
+            y_high = self._sum_paths(size, b_high, high, groups=x.high.shape[1])
+            y_low = self._sum_paths(half_size, b_low, (low, w_low), groups=x.low.shape[1])
         strict = self.strict or x.strict
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=strict, runs=runs)
 
@@ -217,18 +220,15 @@ class OctConv(_ConvNd):
         time = half.dim() - 2 - self.octave_dims
         return pool(half, (*[1] * time, *self.stride[-self.octave_dims :]))
 
-    def _pool_twice(self, x: OctTensor) -> Tensor:
-        """What the low output reads of the high input: pooled by the stride, then by an octave."""
-        strided = any(factor == 2 for factor in self.stride[-self.octave_dims :])
-        return halve(self._pooled_high(x), self.octave_dims) if strided else x.pooled_high()
+    def _high_for_low(self, x: OctTensor, half: Tensor) -> Tensor:
+        """What W_hl reads: X_high pooled by the stride, then by an octave. `half` is what W_hh reads."""
+        if all(factor == 1 for factor in self.stride[-self.octave_dims :]):
+            return x.pooled_high()
+        return halve(self._pooled_high(x) if self.downsample == "stride" else half, self.octave_dims)
 
-    def _made_again(self, pooled: Tensor, half: Tensor, _: Tensor, *stride: Any) -> Any:
-        """Backward pools again what W_hl reads, out of what W_hh reads."""
-
-        def pool_again(x: Tensor) -> Tensor:
-            return halve(self._pool_by_stride(x) if stride else x, self.octave_dims)
-
-        return made_again(pooled, half, pool_again)
+    def _pool_for_low(self, half: Tensor) -> Tensor:
+        """What W_hl reads, out of what W_hh reads."""
+        return halve(self._pool_by_stride(half) if self.downsample == "stride" else half, self.octave_dims)
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Size of the high output: ⌈size / stride⌉ along the octave axes, torch's along the others."""

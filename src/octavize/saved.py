@@ -1,13 +1,14 @@
 """What autograd keeps for backward: not the pooled halves.
 
 W_hl reads P(X_high), and the gradient of a weight needs what the weight read. But pooling is cheap, and
-X_high is kept anyway, for W_hh and for the pooling itself: so P(X_high) is made again in backward. With that,
-the maps of an octave layer take the share 1 − ¾α of vanilla's memory in training too (paper, Table 1).
+X_high is kept anyway, for W_hh and for the pooling itself: so P(X_high) is made again in backward, and with
+stride 2 all that the four weights read. With that, the maps of an octave layer take the share 1 − ¾α of
+vanilla's memory in training too (paper, Table 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,31 +32,50 @@ class _Again:
     """Stands for a tensor that is made again from what `source` was packed into."""
 
     source: Any
+    make: Callable[[Tensor], Tensor]
+    shape: torch.Size
 
 
 @contextmanager
-def made_again(value: Tensor, source: Tensor, make: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def made_again(make: Callable[[Tensor], Tensor], *pairs: tuple[Tensor, Tensor]) -> Iterator[None]:
     """Within, autograd keeps `source` where it would keep `value`, which is `make(source)`.
 
     Compilers decide by themselves what to keep. Hooks that are in force already, such as those of an
-    activation checkpoint, are given `source` in the place of `value`.
+    activation checkpoint or of another `made_again`, are given `source` in the place of `value`.
+
+    Args:
+        pairs: (value, source); of no effect where both are the same tensor.
     """
-    if value is source or not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _hooks_work():
+    known = {value.untyped_storage()._cdata: (value, source) for value, source in _two(pairs)}
+    if not known:
         yield
         return
     pack, unpack = who_saves() or _AS_THEY_ARE
-    storage = value.untyped_storage()._cdata
 
     def keep(tensor: Tensor) -> Any:
-        if tensor.untyped_storage()._cdata != storage:
+        value, source = known.get(tensor.untyped_storage()._cdata, (None, None))
+        if value is None or source is None or _layout(value) != _layout(tensor):
             return pack(tensor)
-        return _Again(pack(source))
+        return _Again(pack(source), make, tensor.shape)
 
     def give(kept: Any) -> Tensor:
-        return make(unpack(kept.source)) if isinstance(kept, _Again) else unpack(kept)
+        return kept.make(unpack(kept.source)).view(kept.shape) if isinstance(kept, _Again) else unpack(kept)
 
     with torch.autograd.graph.saved_tensors_hooks(keep, give):
         yield
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Which values of its memory a tensor shows, axes of length one left out: torch's 1-D layers add one."""
+    axes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.storage_offset(), [(length, stride) for length, stride in axes if length != 1]
+
+
+def _two(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The pairs that are two tensors, where hooks can be had; none elsewhere."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _hooks_work():
+        return []
+    return [(value, source) for value, source in pairs if value is not source]
 
 
 def _same(tensor: Any) -> Any:

@@ -129,8 +129,8 @@ def _name(levels: Levels) -> str:
 
 
 def plan_study(study: Study, resolved: Mapping[str, Mapping[str, Settings]]) -> list[Planned]:
-    """Every place of the grid, in the order in which it is trained: the bases first, with all their seeds, since
-    they answer the main question; then seed by seed what departs from them.
+    """Every place of the grid, in the order in which it is trained: the bases first, with all their seeds,
+    since they answer the main question; then seed by seed what departs from them.
 
     Args:
         resolved: by model and arm, what matched arms were found to be (see `arms.resolve`).

@@ -78,13 +78,15 @@ def table(head: list[str], rows: list[list[str]], left: int = 2) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def publish(run_folder: Path) -> None:
-    """Copy what a study's run folder holds, the weights left out, in the place of what was there."""
+def publish(run_folder: Path, results: Path = DOCS / "results") -> None:
+    """Copy what a study's run folder holds of finished runs, the weights left out, over what was there."""
     name = json.loads((run_folder / "results.json").read_text("utf-8"))["study"]
-    folder = DOCS / "results" / f"study-{name}"
+    folder = results / f"study-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     for pattern in KEPT:
         for file in run_folder.glob(pattern):
+            if pattern.startswith("runs/") and not (file.parent / "result.json").is_file():
+                continue
             to = folder / file.relative_to(run_folder)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to)

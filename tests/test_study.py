@@ -66,6 +66,24 @@ def test_a_second_call_trains_nothing(quiet: Path, data_dir: Path, monkeypatch: 
     assert [(quiet / name).read_bytes() for name in FILES] == before
 
 
+def test_what_is_published_can_be_gone_on_with(
+    quiet: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    from study_tables import publish  # pyright: ignore[reportMissingImports]
+
+    publish(quiet, tmp_path)
+    (copy,) = tmp_path.iterdir()
+    assert not list(copy.rglob("*.safetensors"))
+    monkeypatch.setattr(worker, "main", lambda *_: pytest.fail("trained again"))
+    study = tiny_study(quiet.parent, **EVERY)
+    run_study(study, copy, data_dir=data_dir, hardware=CPU, workers=1, console=silent())
+    assert [(copy / name).read_bytes() for name in FILES] == [(quiet / name).read_bytes() for name in FILES]
+    (next((copy / "runs").iterdir()) / "result.json").unlink()
+    publish(copy, tmp_path / "again")
+    assert len(list(tmp_path.glob("again/*/runs/*"))) == 7
+
+
 @pytest.mark.parametrize("name", ["results.json", "results.csv", "times.json", "report.html"])
 def test_results_cut_short_are_written_anew(name: str, quiet: Path, data_dir: Path) -> None:
     path = quiet / name

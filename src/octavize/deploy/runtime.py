@@ -123,8 +123,8 @@ def _load_onnx(path: Path, threads: int | None) -> tuple[Run, str | None]:
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-    # Threads that sleep between layers cost a network of many small layers most, those that spin between calls
-    # whatever else runs.
+    # Threads that sleep between layers cost a network of many small layers most; those that spin between
+    # calls cost whatever else runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

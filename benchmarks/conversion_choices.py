@@ -19,7 +19,7 @@ from rich.console import Console
 
 from convert_trained import Rows, jobs, write_environment
 from octavize import calibrate, octavize, plan, reestimate_norms
-from octavize.experiment.hardware import set_threads
+from octavize.experiment.hardware import prepare_process
 from octavize.experiment.prepare import Adaptation, TrainingInputs, evaluate, input_shape
 
 CHANNELS = ("arbitrary", "share", "damage", "damage by budget")
@@ -39,7 +39,7 @@ def main() -> None:
     rows = Rows(options.out / "choices.jsonl")
     write_environment(options)
     for job in jobs(options, console):
-        set_threads(job.hardware)
+        prepare_process(job.hardware)
         recipe, settings = job.recipe(), Adaptation()
         shape = input_shape(recipe, job.pictures)
         for alpha, channels, downsample in product(options.alpha, CHANNELS, STRIDES):

@@ -29,7 +29,7 @@ from octavize.errors import InputError
 from octavize.experiment.adapt import fine_tune, fine_tuning_recipe
 from octavize.experiment.checkpoint import read_json, write_json
 from octavize.experiment.data import Pictures
-from octavize.experiment.hardware import Hardware, set_threads
+from octavize.experiment.hardware import Hardware, prepare_process
 from octavize.experiment.prepare import (
     Adaptation,
     as_trained,
@@ -297,7 +297,7 @@ def main() -> None:
         check_settings(options)
         rows = Rows(options.out / ROWS)
         for job in jobs(options, console):
-            set_threads(job.hardware)
+            prepare_process(job.hardware)
             read_scratch(job, rows, options.scratch)
             measure_all(job, rows, options)
     except InputError as error:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import octavize.conv
-from octavize import OctConv1d, OctConv2d, OctTensor, create_model
+from octavize import OctConv1d, OctConv2d, OctConv3d, OctTensor, create_model
 from octavize.profile import count_activation_bytes
 
 LAYERS: dict[str, dict[str, Any]] = {
@@ -88,21 +88,52 @@ def test_transforms_that_allow_no_hooks() -> None:
     assert torch.allclose(torch.func.grad(loss)(weight), gradients(layer, x, layer)[2])
 
 
-def test_a_map_changed_in_place_afterwards_is_refused() -> None:
-    layer, x = layer_and_map()
+@pytest.mark.parametrize("settings", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("what", ["high", "low", "weight"])
+def test_what_is_changed_in_place_afterwards_is_refused(what: str, settings: Any) -> None:
+    layer, x = layer_and_map(**settings)
     y = layer(x)
     with torch.no_grad():
-        x.high.add_(1)
+        {"high": x.high, "low": x.low, "weight": layer.weight}[what].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.low.sum().backward()
+        (y.high.sum() + y.low.sum()).backward()
+
+
+def test_a_map_without_gradient_changed_in_place_is_refused() -> None:
+    layer, x = layer_and_map(stride=2)
+    high = x.high.detach().clone()
+    y = layer(OctTensor(high, x.low.detach()))
+    high.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.high.sum().backward()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", [OctConv2d, OctConv3d])
+def test_autocast(kind: Any, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It pools some bfloat16 maps in float32, which backward, outside of it, has to do as well."""
+
+    def run() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        layers = kind(4, 8, 3, padding=1), kind(8, 8, 3, stride, padding=1)
+        x = torch.randn(2, 4, *[8] * (len(layers[0].kernel_size)), requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layers[1](layers[0](x))
+        weights = [layer.weight for layer in layers]
+        return list(torch.autograd.grad(y.high.float().sum() + y.low.float().sum(), [x, *weights]))
+
+    found = run()
+    monkeypatch.setattr(octavize.conv, "made_again", lambda *_: nullcontext())
+    for kept, other in zip(run(), found, strict=True):
+        assert torch.equal(kept, other)
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"stride": 2, "downsample": "stride"}])
 @pytest.mark.parametrize("alpha", [0.25, 0.5])
-def test_a_layer_keeps_the_share_of_the_paper(alpha: float, stride: int) -> None:
+def test_a_layer_keeps_the_share_of_the_paper(alpha: float, settings: Any) -> None:
     """1 − ¾α (Table 1): what an octave layer reads, nothing besides."""
     x = OctTensor(torch.randn(1, 32 - int(32 * alpha), 16, 16), torch.randn(1, int(32 * alpha), 8, 8))
-    layer = OctConv2d(32, 32, 3, stride, padding=1, bias=False, alpha=alpha)
+    layer = OctConv2d(32, 32, 3, padding=1, bias=False, alpha=alpha, **settings)
     parameters = {p.untyped_storage()._cdata for p in layer.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -19,6 +19,7 @@ the path of W_lh, of W_hl, or both (the paper's Table 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -135,18 +136,19 @@ class OctConv(_ConvNd):
         halves = (x.high.shape[1], x.low.shape[1])
         low_to_high = [(x.low, w_lh)] if self.exchanges("low_to_high", *halves) else []
         high_to_high = self._high_to_high(x, w_hh)
+        crosses = self.low_out > 0 and self.exchanges("high_to_low", *halves)
+        high = self._pooled_high(x) if crosses and self.downsample == "stride" else high_to_high[0]
         low = self._pool_by_stride(x.low) if self.low_out else x.low
-        with made_again(self._pool_by_stride, (high_to_high[0], x.high), (low, x.low)):
+        with self._pooled_again((high, x.high), (low, x.low)):
             y_high = self._sum_paths(size, b_high, high_to_high, *low_to_high)
             if self.low_out == 0:
                 return y_high
-            low_to_low, half_size = (low, w_ll), low_size(size, self.octave_dims)
-            if self.exchanges("high_to_low", *halves):
-                pooled = self._high_for_low(x, high_to_high[0])
-                with made_again(self._pool_for_low, (pooled, high_to_high[0])):
-                    y_low = self._sum_paths(half_size, b_low, low_to_low, (pooled, w_hl))
-            else:
-                y_low = self._sum_paths(half_size, b_low, low_to_low)
+            low_paths, pooled = [(low, w_ll)], high
+            if crosses:
+                pooled = x.pooled_high() if high is x.high else halve(high, self.octave_dims)
+                low_paths.append((pooled, w_hl))
+            with made_again(partial(halve, octave_dims=self.octave_dims), (pooled, high)):
+                y_low = self._sum_paths(low_size(size, self.octave_dims), b_low, *low_paths)
         return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
@@ -158,7 +160,7 @@ class OctConv(_ConvNd):
         size = self._out_size(x.high.shape[2:])
         half_size = low_size(size, self.octave_dims)
         high, low = self._high_to_high(x, w_high), self._pool_by_stride(x.low)
-        with made_again(self._pool_by_stride, (high[0], x.high), (low, x.low)):
+        with self._pooled_again((high[0], x.high), (low, x.low)):
             y_high = self._sum_paths(size, b_high, high, groups=x.high.shape[1])
             y_low = self._sum_paths(half_size, b_low, (low, w_low), groups=x.low.shape[1])
         strict = self.strict or x.strict
@@ -217,18 +219,15 @@ class OctConv(_ConvNd):
 
     def _pool_by_stride(self, half: Tensor) -> Tensor:
         """A half averaged by the stride along the octave axes."""
-        time = half.dim() - 2 - self.octave_dims
-        return pool(half, (*[1] * time, *self.stride[-self.octave_dims :]))
+        return pool(half, self._factors())
 
-    def _high_for_low(self, x: OctTensor, half: Tensor) -> Tensor:
-        """What W_hl reads: X_high pooled by the stride, then by an octave. `half` is what W_hh reads."""
-        if all(factor == 1 for factor in self.stride[-self.octave_dims :]):
-            return x.pooled_high()
-        return halve(self._pooled_high(x) if self.downsample == "stride" else half, self.octave_dims)
+    def _pooled_again(self, *pairs: tuple[Tensor, Tensor]) -> Any:
+        """Backward pools again what `_pool_by_stride` made: pairs of what it gave and what it read."""
+        return made_again(partial(pool, factors=self._factors()), *pairs)
 
-    def _pool_for_low(self, half: Tensor) -> Tensor:
-        """What W_hl reads, out of what W_hh reads."""
-        return halve(self._pool_by_stride(half) if self.downsample == "stride" else half, self.octave_dims)
+    def _factors(self) -> tuple[int, ...]:
+        """The stride along the octave axes, and 1 along the others."""
+        return (*[1] * (len(self.kernel_size) - self.octave_dims), *self.stride[-self.octave_dims :])
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Size of the high output: ⌈size / stride⌉ along the octave axes, torch's along the others."""

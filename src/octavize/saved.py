@@ -1,16 +1,17 @@
 """What autograd keeps for backward: not the pooled halves.
 
 W_hl reads P(X_high), and the gradient of a weight needs what the weight read. But pooling is cheap, and
-X_high is kept anyway, for W_hh and for the pooling itself: so P(X_high) is made again in backward, and with
-stride 2 all that the four weights read. With that, the maps of an octave layer take the share 1 − ¾α of
-vanilla's memory in training too (paper, Table 1).
+X_high is kept anyway, for W_hh and for the pooling itself: so P(X_high) is made again in backward, and so is
+whatever a stride of 2 pools. With that, the maps of an octave layer take the share 1 − ¾α of vanilla's memory
+in training too (paper, Table 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,42 +28,76 @@ def who_saves() -> Any:
     return internals._autograd._top_saved_tensors_default_hooks(True)
 
 
-@dataclass(frozen=True)
-class _Again:
-    """Stands for a tensor that is made again from what `source` was packed into."""
-
-    source: Any
-    make: Callable[[Tensor], Tensor]
-    shape: torch.Size
-
-
 @contextmanager
 def made_again(make: Callable[[Tensor], Tensor], *pairs: tuple[Tensor, Tensor]) -> Iterator[None]:
     """Within, autograd keeps `source` where it would keep `value`, which is `make(source)`.
 
-    Compilers decide by themselves what to keep. Hooks that are in force already, such as those of an
-    activation checkpoint or of another `made_again`, are given `source` in the place of `value`.
+    Compilers and transforms decide by themselves what to keep. Hooks that are in force already, such as those
+    of an activation checkpoint or of another `made_again`, are given `source` in the place of `value`: those
+    that copy what they are given copy the larger one.
 
     Args:
         pairs: (value, source); of no effect where both are the same tensor.
     """
-    known = {value.untyped_storage()._cdata: (value, source) for value, source in _two(pairs)}
-    if not known:
+    pairs = tuple((value, source) for value, source in pairs if value is not source)
+    if not pairs or not _free_to_keep():
         yield
         return
-    pack, unpack = who_saves() or _AS_THEY_ARE
+    pack, unpack = who_saves() or (_Kept.now, _Kept.unchanged)
+    known = {value.untyped_storage()._cdata: (value, source) for value, source in pairs}
 
     def keep(tensor: Tensor) -> Any:
-        value, source = known.get(tensor.untyped_storage()._cdata, (None, None))
-        if value is None or source is None or _layout(value) != _layout(tensor):
+        found = known.get(tensor.untyped_storage()._cdata)
+        if found is None or _layout(found[0]) != _layout(tensor):
             return pack(tensor)
-        return _Again(pack(source), make, tensor.shape)
+        value, source = found
+        return _Again(partial(unpack, pack(source)), make, value.dtype, tensor.shape)
 
     def give(kept: Any) -> Tensor:
-        return kept.make(unpack(kept.source)).view(kept.shape) if isinstance(kept, _Again) else unpack(kept)
+        return kept.made() if isinstance(kept, _Again) else unpack(kept)
 
     with torch.autograd.graph.saved_tensors_hooks(keep, give):
         yield
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Stands for a tensor of this dtype and shape that is made again from its source."""
+
+    source: Callable[[], Tensor]
+    make: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+    shape: torch.Size
+
+    def made(self) -> Tensor:
+        return self.make(self.source().to(self.dtype)).view(self.shape)  # autocast may have pooled in another
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor as it is, with its version: of what hooks keep, torch does not look after that."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def now(cls, tensor: Tensor) -> _Kept:
+        return cls(tensor, version_of(tensor))
+
+    def unchanged(self) -> Tensor:
+        """The tensor. Raises RuntimeError, as torch does, if it was changed in place."""
+        if version_of(self.tensor) != self.version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace "
+                f"operation: a tensor of shape {tuple(self.tensor.shape)} that an octave convolution read, "
+                f"at version {self.version} then and at {version_of(self.tensor)} now"
+            )
+        return self.tensor
+
+
+def version_of(tensor: Tensor) -> int:
+    """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling)."""
+    return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -71,26 +106,15 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.storage_offset(), [(length, stride) for length, stride in axes if length != 1]
 
 
-def _two(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """The pairs that are two tensors, where hooks can be had; none elsewhere."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not _hooks_work():
-        return []
-    return [(value, source) for value, source in pairs if value is not source]
-
-
-def _same(tensor: Any) -> Any:
-    return tensor
-
-
-_AS_THEY_ARE: Hooks = (_same, _same)
-
-
 def in_transform() -> bool:
     """Whether one of torch.func's transforms runs: its tensors have no storage, and are dead afterwards."""
     internals: Any = torch._C
     return not torch.compiler.is_compiling() and internals._functorch.peek_interpreter_stack() is not None
 
 
-def _hooks_work() -> bool:
+def _free_to_keep() -> bool:
+    """Whether autograd records, and hooks can tell it what to keep."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or in_transform():
+        return False
     internals: Any = torch._C
-    return not in_transform() and internals._autograd._saved_tensors_hooks_is_enabled()
+    return internals._autograd._saved_tensors_hooks_is_enabled()

@@ -15,7 +15,7 @@ from torch import Tensor
 from .dispatch import RULES, Octave
 from .errors import InputError
 from .resample import fits, halve, upsample
-from .saved import in_transform, who_saves
+from .saved import in_transform, version_of, who_saves
 from .split import (
     Runs,
     check_alpha,
@@ -156,7 +156,7 @@ class OctTensor(Octave):
         # serve with, after or inside.
         if (self.high.is_leaf and self.high.requires_grad) or in_transform():
             return halve(self.high, self.octave_dims)  # a second backward needs a graph of its own
-        state = (torch.is_grad_enabled(), self.high, _version(self.high), who_saves())
+        state = (torch.is_grad_enabled(), self.high, version_of(self.high), who_saves())
         if self._pooled is None or not _same(self._pooled[0], state):
             self._pooled = (state, halve(self.high, self.octave_dims))
         return self._pooled[1]
@@ -255,11 +255,6 @@ class OctTensor(Octave):
             f"OctTensor(shape={tuple(self.shape)}, alpha={self.alpha:.4g}, high={tuple(self.high.shape)}, "
             f"low={tuple(self.low.shape)}{order}, dtype={self.dtype}, device={self.device})"
         )
-
-
-def _version(tensor: Tensor) -> int:
-    """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling)."""
-    return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

@@ -21,7 +21,9 @@ def settle_process() -> None:
 
     The C library of Linux takes every large feature map anew from the system, which clears it page by page,
     at every step of training: a quarter of the time of a MobileNetV1 in batches of 384. Elsewhere that part
-    does nothing. The part of oneDNN needs to come before the process's first convolution.
+    does nothing. Memory is kept for good then: a process whose blocks get larger and larger, with small ones
+    in between, may hold twice what it needs. The part of oneDNN needs to come before the process's first
+    convolution.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
     if os.name == "posix":

@@ -155,6 +155,7 @@ def savings(folder: Path) -> str:
 
 
 def percent(share: float) -> str:
+    """In whole per cent, without the sign."""
     return f"{100 * share:.0f}".replace("-", "−")
 
 
@@ -162,9 +163,9 @@ def whole(folder: Path) -> str:
     """`tables.md`: every row of one machine, and the figures."""
     text = f"# Saving realised, {folder.name.upper()}\n\nWritten by `benchmarks/realised_saving.py`.\n\n"
     for results in read(folder):
-        name = f"{results['model']}_{results['size']}"
-        text += f"## {results['model']}, {results['size']} pixels\n\n"
-        text += f"![Saving realised, against α]({name}.svg)\n\n"
+        job = Job(results["model"], results["size"])
+        text += f"## {job.model}, {job.size} pixels\n\n"
+        text += f"![Saving realised, against α]({job.file}.svg)\n\n"
         text += section(results)
     return f"{text.rstrip()}\n"
 

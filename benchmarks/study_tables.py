@@ -19,6 +19,7 @@ from typing import Any
 
 from marked import between, check, write
 from octavize.experiment.naming import pretty
+from octavize.experiment.study.costs import cost_ratios
 from octavize.experiment.study.report import interval
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -33,6 +34,9 @@ WORDS = {
         "report": "Report",
         "setting": "setting",
         "arm": "arm",
+        "latency": "forward pass",
+        "train_step": "training step",
+        "activation_bytes": "memory",
         "seeds": "seeds",
         "accuracy": "test accuracy",
         "difference": "to {}, points (95 %)",
@@ -50,6 +54,9 @@ WORDS = {
         "setting": "设置",
         "network": "网络",
         "arm": "方案",
+        "latency": "前向时间",
+        "train_step": "训练一步",
+        "activation_bytes": "训练内存",
         "seeds": "种子数",
         "accuracy": "测试准确率",
         "difference": "与 {} 之差，百分点（95 %）",
@@ -64,11 +71,13 @@ WORDS = {
     },
 }  # fmt: skip
 KEPT = (
-    *("study.yaml", "arms.json", "results.json", "results.csv", "times.json", "report.html"),
+    *("study.yaml", "arms.json", "costs.json", "results.json", "results.csv", "times.json", "report.html"),
     *(f"runs/*/{name}" for name in ("metrics.csv", "result.json", "machine.json")),
     *(f"figures/{name}-*.svg" for name in ("differences", "effects", "accuracy")),
 )
 """Files of a run folder that are published: enough for a copy of it to be gone on with."""
+MEASURED = ("latency", "train_step", "activation_bytes")
+"""Costs, beside MACs, that the first table shows."""
 Words = dict[str, str]
 
 
@@ -78,9 +87,16 @@ def table(head: list[str], rows: list[list[str]], left: int = 2) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def read(path: Path, otherwise: Any = None) -> Any:
+    """A JSON file; `otherwise`, if given, stands for one that is not there."""
+    if otherwise is not None and not path.is_file():
+        return otherwise
+    return json.loads(path.read_text("utf-8"))
+
+
 def publish(run_folder: Path, results: Path = DOCS / "results") -> None:
     """Copy what a study's run folder holds of finished runs, the weights left out, over what was there."""
-    name = json.loads((run_folder / "results.json").read_text("utf-8"))["study"]
+    name = read(run_folder / "results.json")["study"]
     folder = results / f"study-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     for pattern in KEPT:
@@ -148,9 +164,8 @@ def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
 
 def section(folder: Path, words: Words) -> str:
     """One study: its tables, network by network, and its conditions."""
-    results, times = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("results", "times"))
-    arms = folder / "arms.json"
-    matched = json.loads(arms.read_text("utf-8")) if arms.is_file() else {}
+    results, times = (read(folder / f"{name}.json") for name in ("results", "times"))
+    matched = read(folder / "arms.json", {})
     where, data = times["environment"], results["data"]
     parts = [f"### `{results['study']}`"]
     for model in results["models"]:
@@ -172,22 +187,21 @@ def answer(folders: list[Path], words: Words) -> str:
     """All studies in one table: each arm against the reference, in the cells that others depart from."""
     rows: list[list[str]] = []
     for folder in folders:
-        results = json.loads((folder / "results.json").read_text("utf-8"))
+        results = read(folder / "results.json")
         bases = {cell["name"] for cell in results["cells"] if cell["name"] == cell["base"]}
-        macs = {(n["cell"], n["model"], n["arm"]): n["macs"] for n in results["networks"]}
+        costs = read(folder / "costs.json", {})
+        ratios = {(row["cell"], row["model"], row["arm"]): row for row in cost_ratios(results, costs)}
         for found in results["differences"]:
             model, cell = found["model"], found["cell"]
             if cell not in bases:
                 continue
-            ratio = macs[cell, model, found["arm"]] / macs[cell, model, results["reference"]]
+            own = ratios.get((cell, model, found["arm"]), {})
             setting = f"`{results['study']}`" + ("" if cell == "as given" else f", {cell}")
-            rows.append(
-                [pretty(model), setting, found["arm"], f"× {ratio:.2f}", interval(found), str(found["n"])]
-            )
-    difference = words["difference"].format("vanilla")
-    return table(
-        [words["network"], words["setting"], words["arm"], "MACs", difference, words["seeds"]], rows, left=3
-    )
+            shares = [f"× {own[key]:.2f}" if own else "" for key in ("macs", *MEASURED)]
+            rows.append([pretty(model), setting, found["arm"], interval(found), str(found["n"]), *shares])
+    head = [words[key] for key in ("network", "setting", "arm", "difference", "seeds")]
+    head[3] = head[3].format("vanilla")
+    return table([*head, "MACs", *(words[key] for key in MEASURED)], rows, left=3)
 
 
 def page(words: Words) -> Callable[[str], str]:

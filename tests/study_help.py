@@ -13,11 +13,13 @@ from rich.console import Console
 from experiment_help import MODEL, tiny
 from octavize.experiment.hardware import Hardware
 from octavize.experiment.recipe import dump_recipe
+from octavize.experiment.results import Timing
 from octavize.experiment.study import worker
 from octavize.experiment.study.definition import Study, load_study
 from octavize.experiment.study.run import analyse_study, prepare
 
 ARMS: dict[str, Any] = {"vanilla": {"alpha": 0}, "octave": {"alpha": 0.5}}
+FAST = Timing(batch=2, rounds=1)
 CPU = Hardware(accelerator="cpu", devices=1, threads=1)
 FILES = ("results.json", "results.csv")
 EVERY = {
@@ -53,4 +55,4 @@ def alone(study: Any, out: Path, data_dir: Path) -> dict[str, Any]:
     """The study in this process: what a worker does, and then the report."""
     plan = prepare(study, out, data_dir, CPU)
     worker.work(plan.runs, plan.pictures, out, CPU)
-    return analyse_study(study, out, data_dir=data_dir, console=silent())
+    return analyse_study(study, out, data_dir=data_dir, timing=FAST, console=silent())

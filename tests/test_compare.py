@@ -23,11 +23,12 @@ from rich.console import Console
 from experiment_help import CLASSES, MODEL, make_folder, tiny
 from octavize.errors import InputError
 from octavize.experiment import train as train_module
-from octavize.experiment.compare import Timing, compare, plan_runs
+from octavize.experiment.compare import compare, plan_runs
 from octavize.experiment.journal import COLUMNS, read_metrics
 from octavize.experiment.naming import pretty
 from octavize.experiment.recipe import dump_recipe, load_recipe
 from octavize.experiment.report import headline, points, quantity, seconds
+from octavize.experiment.results import Timing
 from octavize.experiment.train import Run, load_pictures, train_run
 
 FAST = Timing(batch=2, rounds=1)

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import SoftFileLease
 
 from experiment_help import CLASSES, make_folder
 from octavize.cli import main
 from octavize.errors import InputError
+from octavize.experiment.checkpoint import read_json
 from octavize.experiment.hardware import Hardware
 from octavize.experiment.journal import Journal
 from octavize.experiment.study import crew, worker
+from octavize.experiment.study.arms import by_model
+from octavize.experiment.study.costs import cost_ratios
 from octavize.experiment.study.design import plan_study
-from octavize.experiment.study.queue import CLAIM
+from octavize.experiment.study.queue import CLAIM, LEASE
 from octavize.experiment.study.run import analyse_study, prepare, run_study
 from octavize.experiment.train import load_pictures
-from study_help import ARMS, CPU, EVERY, FILES, alone, results_of, silent, tiny_study, write_study
+from study_help import ARMS, CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a whole study, run by the command's own code with a worker of its own."""
     root = tmp_path_factory.mktemp("quiet")
     study = tiny_study(root, **EVERY)
-    run_study(study, root / "out", data_dir=data_dir, hardware=CPU, workers=1, console=silent())
+    run_study(study, root / "out", data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
     return root / "out"
 
 
@@ -58,11 +62,44 @@ def test_everything_is_written(quiet: Path) -> None:
     assert not list(quiet.rglob(CLAIM))
 
 
+def test_costs_are_measured_once_and_while_nobody_trains(
+    quiet: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (costs,) = read_costs(quiet).values()
+    assert (costs["batch"], costs["rounds"], costs["threads"]) == (2, 1, 1)
+    assert len(costs["networks"]) == 4  # vanilla, thinner, octave with and without biases
+    rows = cost_ratios(results_of(quiet), read_costs(quiet))
+    assert [row["arm"] for row in rows] == ["vanilla", "octave", "thinner"] * 2
+    ratios = {row["arm"]: row for row in rows[:3]}
+    assert {value for value in ratios["vanilla"].values() if not isinstance(value, str)} == {1}
+    assert ratios["octave"]["macs"] < ratios["octave"]["params"] == 1
+    assert ratios["octave"]["activation_bytes"] < 1
+    assert ratios["thinner"]["latency"] > 0
+    assert "What the networks cost" in (quiet / "report.html").read_text("utf-8")
+
+    study, path = tiny_study(quiet.parent, **EVERY), quiet / "costs.json"
+    known = path.read_bytes()
+    with monkeypatch.context() as changed:
+        changed.setattr("octavize.experiment.study.costs.measure", lambda *_, **__: pytest.fail("again"))
+        analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+        path.write_text("{", "utf-8")
+        (place, *_) = plan_study(study, by_model(read_json(quiet / "arms.json")))
+        with SoftFileLease(place.folder(quiet) / CLAIM, lease_duration=LEASE):
+            analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+        assert "What the networks cost" not in (quiet / "report.html").read_text("utf-8")
+    analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+    assert read_costs(quiet).keys() == json.loads(known).keys()
+
+
+def read_costs(out: Path) -> Any:
+    return json.loads((out / "costs.json").read_text("utf-8"))
+
+
 def test_a_second_call_trains_nothing(quiet: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [(quiet / name).read_bytes() for name in FILES]
     monkeypatch.setattr(worker, "main", lambda *_: pytest.fail("trained again"))
     study = tiny_study(quiet.parent, **EVERY)
-    run_study(study, quiet, data_dir=data_dir, hardware=CPU, workers=1, console=silent())
+    run_study(study, quiet, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
     assert [(quiet / name).read_bytes() for name in FILES] == before
 
 
@@ -77,7 +114,7 @@ def test_what_is_published_can_be_gone_on_with(
     assert not list(copy.rglob("*.safetensors"))
     monkeypatch.setattr(worker, "main", lambda *_: pytest.fail("trained again"))
     study = tiny_study(quiet.parent, **EVERY)
-    run_study(study, copy, data_dir=data_dir, hardware=CPU, workers=1, console=silent())
+    run_study(study, copy, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
     assert [(copy / name).read_bytes() for name in FILES] == [(quiet / name).read_bytes() for name in FILES]
     (next((copy / "runs").iterdir()) / "result.json").unlink()
     publish(copy, tmp_path / "again")
@@ -89,7 +126,7 @@ def test_results_cut_short_are_written_anew(name: str, quiet: Path, data_dir: Pa
     path = quiet / name
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    analyse_study(tiny_study(quiet.parent, **EVERY), quiet, data_dir=data_dir, console=silent())
+    analyse_study(tiny_study(quiet.parent, **EVERY), quiet, data_dir=data_dir, timing=FAST, console=silent())
     assert path.read_bytes() == whole
 
 
@@ -209,7 +246,13 @@ def test_an_unreadable_picture_is_named_before_anything_is_trained(tmp_path: Pat
     broken = make_folder(tmp_path / "pictures") / "train" / CLASSES[0] / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
     with pytest.raises(InputError, match=r"3\.png cannot be read as a picture"):
-        run_study(tiny_study(tmp_path), tmp_path / "out", data_dir=tmp_path / "pictures", console=silent())
+        run_study(
+            tiny_study(tmp_path),
+            tmp_path / "out",
+            data_dir=tmp_path / "pictures",
+            timing=FAST,
+            console=silent(),
+        )
     assert not (tmp_path / "out").exists()
 
 

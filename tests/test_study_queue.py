@@ -22,7 +22,7 @@ from octavize.experiment.study.definition import load_study
 from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.queue import CLAIM, LEASE, Queue, StillOurs, finished
 from octavize.experiment.study.run import prepare, run_study
-from study_help import CPU, EVERY, FILES, alone, results_of, silent, tiny_study, write_study
+from study_help import CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_process_that_lost_its_run_stops(data_dir: Path, tmp_path: Path) -> No
 
 def test_two_workers_at_once_share_the_runs(data_dir: Path, tmp_path: Path) -> None:
     study, out = tiny_study(tmp_path, epochs=1), tmp_path / "out"
-    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=2, console=silent())
+    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=2, timing=FAST, console=silent())
     assert results_of(out)["done"] == 4
     logs = [path.read_text("utf-8") for path in out.glob("runs/*/log.txt")]
     assert len(logs) == 4
@@ -137,7 +137,7 @@ def test_a_study_killed_many_times_ends_as_if_left_in_peace(data_dir: Path, tmp_
     assert kills >= 20, f"finished after {kills} kills: give it more epochs"
     logs = "".join(log.read_text("utf-8") for log in out.glob("runs/*/log.txt"))
     assert logs.count("going on after epoch") >= 5, "most kills came before the first epoch"
-    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=1, console=silent())
+    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
     for name in FILES:
         assert (out / name).read_bytes() == (tmp_path / "peace" / name).read_bytes()
     for path in (tmp_path / "peace").glob("runs/*/best.safetensors"):

@@ -16,7 +16,7 @@ from experiment_help import CLASSES, make_folder
 from octavize.experiment.study import worker
 from octavize.experiment.study.report import headline, interval
 from octavize.experiment.study.run import analyse_study, prepare
-from study_help import CPU, silent, tiny_study
+from study_help import CPU, FAST, silent, tiny_study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -53,7 +53,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     plan = prepare(study, root / "out", data_dir, CPU)
     worker.work(plan.runs, plan.pictures, root / "out", CPU)
-    analyse_study(study, root / "out", data_dir=data_dir, console=silent())
+    analyse_study(study, root / "out", data_dir=data_dir, timing=FAST, console=silent())
     return root / "out"
 
 
@@ -88,6 +88,7 @@ def test_a_browser_shows_all_of_it(width: int, out: Path, tmp_path: Path) -> Non
     assert found["outside"] == 0
     for text in (CLASSES[0], "<i>octave", "<script>alert(1)</script>", "rate & <i>schedule", "diverged"):
         assert text in found["text"]
+    assert "networks cost" in found["text"]
 
 
 def test_nothing_is_fetched_and_nothing_runs(out: Path) -> None:

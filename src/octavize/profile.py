@@ -80,18 +80,18 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 def measure(
     models: Mapping[str, nn.Module],
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]],
     *,
     rounds: int = 20,
     threads: int | None = None,
     train: bool = False,
     progress: bool = False,
 ) -> dict[str, Profile]:
-    """Costs of several networks on inputs of one shape; the first is what ratios refer to.
+    """Costs of several networks that take turns; the first is what ratios refer to.
 
     Args:
         models: by name. Only read: mode, gradients and memory layout are as before afterwards.
-        input_shape: (N, C, H, W), N being the batch that is timed.
+        input_shape: (N, C, H, W), N being the batch that is timed; or by name the shape for each network.
         rounds: timed calls of each network.
         threads: of torch during the measurement; None leaves them as they are.
         train: also time training steps.
@@ -107,16 +107,18 @@ def measure(
         raise InputError("models is empty: give at least one network")
     if rounds < 1:
         raise InputError(f"rounds={rounds}: give at least 1")
+    given = input_shape
+    shapes = given if isinstance(given, Mapping) else dict.fromkeys(models, given)
     counted = {
-        name: (count_params(m), count_macs(m, input_shape), count_activation_bytes(m, input_shape))
-        for name, m in models.items()
+        n: (count_params(m), count_macs(m, shapes[n]), count_activation_bytes(m, shapes[n]))
+        for n, m in models.items()
     }
     settle_process()
     with torch_threads(threads):
-        latency = _medians({n: _inference(m, input_shape) for n, m in models.items()}, rounds, progress)
+        latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds, progress)
         steps: dict[str, tuple[float, float]] = {}
         if train:
-            training = {n: training_step(m, input_shape) for n, m in models.items()}
+            training = {n: training_step(m, shapes[n]) for n, m in models.items()}
             steps = _medians(training, rounds, progress)
     return {name: Profile(*counted[name], *latency[name], *steps.get(name, (None, None))) for name in models}
 

@@ -12,7 +12,7 @@ report.html                everything on one page
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process
 from octavize.experiment.module import check_optimizer
 from octavize.experiment.recipe import Recipe, dump_recipe, load_recipe
-from octavize.experiment.results import write_results
+from octavize.experiment.results import DEFAULT_TIMING, Timing, write_results
 from octavize.experiment.train import Run, describe_data, load_pictures, read_result, train_run
 from octavize.models import list_models
 
@@ -36,19 +36,6 @@ OUTPUTS = (
     *("tensorboard", "metrics.csv", "last.ckpt", "best.safetensors", "result.json"),
 )
 """What `compare` and `train` write, and --restart removes."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How costs are measured once training is done."""
-
-    batch: int = 64
-    """Pictures per timed call."""
-    rounds: int = 10
-    """Timed calls per network, the networks taking turns."""
-
-
-DEFAULT_TIMING = Timing()
 
 
 def compare(

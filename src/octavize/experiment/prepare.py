@@ -30,7 +30,7 @@ from octavize.experiment.hardware import (
 )
 from octavize.experiment.module import Classifier
 from octavize.experiment.recipe import Recipe
-from octavize.experiment.train import describe_input
+from octavize.experiment.train import describe_input, input_shape
 from octavize.norms import reestimate_norms
 from octavize.planning import plan as make_plan
 from octavize.plans import Plan
@@ -208,12 +208,6 @@ def evaluate(
         "test_loss": loss if math.isfinite(loss) else None,
         "val_accuracy": module.val_meter.take()[1],
     }
-
-
-def input_shape(recipe: Recipe, pictures: Pictures) -> tuple[int, int, int, int]:
-    """Of one picture, (1, C, H, W)."""
-    size = recipe.size or pictures.size
-    return 1, pictures.channels, size, size
 
 
 def with_facts(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,10 +17,8 @@ from octavize.experiment.data import Pictures
 from octavize.experiment.journal import to_csv
 from octavize.experiment.naming import network_name, pretty
 from octavize.experiment.recipe import Recipe
+from octavize.experiment.train import input_shape
 from octavize.profile import measure
-
-if TYPE_CHECKING:
-    from octavize.experiment.compare import Timing
 
 Results = dict[str, Any]
 Costs = dict[str, dict[str, Any]]
@@ -32,6 +30,19 @@ RUN_COLUMNS = (
 )  # fmt: skip
 COUNTED = ("params", "macs", "activation_bytes")
 """Costs whose ratio to the baseline is a plain division; measured times bring their own."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How costs are measured once training is done."""
+
+    batch: int = 64
+    """Pictures per timed call."""
+    rounds: int = 10
+    """Timed calls per network, the networks taking turns."""
+
+
+DEFAULT_TIMING = Timing()
 
 
 def write_results(
@@ -76,9 +87,9 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
 
     The octave networks take turns with their vanilla twin, since only ratios of interleaved runs mean much.
     """
-    size = recipe.size or pictures.size
+    shape = input_shape(recipe, pictures, timing.batch)
     conditions = {
-        "input_shape": [timing.batch, pictures.channels, size, size],
+        "input_shape": list(shape),
         "rounds": timing.rounds,
         "threads": torch.get_num_threads(),
         "models": list(recipe.models),
@@ -88,7 +99,6 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
     if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):
         return known
     networks: Costs = {}
-    shape = (timing.batch, pictures.channels, size, size)
     for model in recipe.models:
         arguments = recipe.arguments_of(model)
         group = {

@@ -83,6 +83,12 @@ def load_pictures(recipe: Recipe, data_dir: str | Path | None = None) -> Picture
     )
 
 
+def input_shape(recipe: Recipe, pictures: Pictures, batch: int = 1) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of a batch as networks see it."""
+    side = recipe.size or pictures.size
+    return batch, pictures.channels, side, side
+
+
 def describe_data(pictures: Pictures) -> dict[str, Any]:
     """What identifies a data set: its name, classes, sizes of the splits, mean and deviation."""
     return {

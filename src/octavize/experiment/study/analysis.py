@@ -77,6 +77,7 @@ def _run(place: Planned, out: Path, macs: dict[str, int]) -> dict[str, Any]:
         "width": recipe.arguments_of(place.run.model).get("width"),
         "epochs": recipe.epochs_of(place.run.model),
         "macs": macs[network_key(recipe)],
+        "network": network_key(recipe),
         **{k: result.get(k) for k in ("test_accuracy", "test_loss", "val_accuracy", "best_epoch")},
         "reason": reason,
         "run": place.slug,
@@ -107,7 +108,7 @@ def networks(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for run in runs:
         if run["test_accuracy"] is not None:
             groups.setdefault((run["cell"], run["model"], run["arm"]), []).append(run)
-    described = ("cell", "model", "arm", "alpha", "size", "width", "epochs", "macs")
+    described = ("cell", "model", "arm", "alpha", "size", "width", "epochs", "macs", "network")
     return [
         {
             **{key: own[0][key] for key in described},

@@ -19,6 +19,7 @@ from octavize.experiment.data import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.definition import Match, Settings, Study, merged, one_network
 from octavize.experiment.study.queue import lease
+from octavize.experiment.train import input_shape
 from octavize.profile import count_macs, measure
 
 BATCH, ROUNDS, STEPS = 64, 10, 6
@@ -105,14 +106,14 @@ def _find(
     """`start`, cheaper until it costs as `aimed`, both over the settings `first`; and the ratio of costs."""
     aim = one_network(study.recipe, merged(first, aimed), 0)
     plain = one_network(study.recipe, merged(first, start), 0)
-    macs = _macs(aim, pictures)
+    macs = macs_of(aim, pictures)
 
     def at(cost: int) -> dict[str, Any]:
         return merged(start, _cheaper(match.by, plain, cost, pictures))
 
     if match.to == "macs" or not time:
         found = at(macs)
-        return found, _macs(one_network(study.recipe, merged(first, found), 0), pictures) / macs
+        return found, macs_of(one_network(study.recipe, merged(first, found), 0), pictures) / macs
 
     def ratio(settings: Settings) -> float:
         """Of its time to the time to be reached, taking turns."""
@@ -122,7 +123,7 @@ def _find(
     cost = ratio(start)
     if cost <= 1:  # it is as fast as it is
         return start, cost
-    found = _search(at, ratio, macs // 4, _macs(plain, pictures))
+    found = _search(at, ratio, macs // 4, macs_of(plain, pictures))
     return found, ratio(found)
 
 
@@ -149,12 +150,10 @@ def _cheaper(by: str, plain: Recipe, macs: int, pictures: Pictures) -> dict[str,
 
 def time_ratio(aim: Recipe, ours: Recipe, pictures: Pictures) -> float:
     """Time of a forward pass, on one thread, of one network to that of another, each at its own size."""
-    times = []
-    for recipe in (aim, ours, ours, aim):  # measured on both sides of each other, against drift
-        side = recipe.size or pictures.size
-        shape = (BATCH, pictures.channels, side, side)
-        times.append(measure({"": network(recipe, pictures)}, shape, rounds=ROUNDS, threads=1)[""].latency_ms)
-    return (times[1] + times[2]) / (times[0] + times[3])
+    recipes = {"aim": aim, "ours": ours}
+    networks = {name: network(recipe, pictures) for name, recipe in recipes.items()}
+    shapes = {name: input_shape(recipe, pictures, BATCH) for name, recipe in recipes.items()}
+    return measure(networks, shapes, rounds=ROUNDS, threads=1)["ours"].latency_ratio
 
 
 def network(recipe: Recipe, pictures: Pictures) -> nn.Module:
@@ -164,6 +163,6 @@ def network(recipe: Recipe, pictures: Pictures) -> nn.Module:
     return build_model(model, recipe.alphas[0], len(pictures.classes), pictures.channels, arguments)
 
 
-def _macs(recipe: Recipe, pictures: Pictures) -> int:
-    side = recipe.size or pictures.size
-    return count_macs(network(recipe, pictures), (1, pictures.channels, side, side))
+def macs_of(recipe: Recipe, pictures: Pictures) -> int:
+    """Multiply–accumulates of the forward pass of one picture."""
+    return count_macs(network(recipe, pictures), input_shape(recipe, pictures))

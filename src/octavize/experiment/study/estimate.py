@@ -17,9 +17,10 @@ from octavize.errors import InputError
 from octavize.experiment.data import Pictures
 from octavize.experiment.journal import read_metrics
 from octavize.experiment.recipe import Recipe
-from octavize.experiment.study.arms import network
+from octavize.experiment.study.arms import macs_of, network
 from octavize.experiment.study.design import Planned
-from octavize.profile import count_macs, wait
+from octavize.experiment.train import input_shape
+from octavize.profile import wait
 
 TRAINING = 3
 """A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""
@@ -38,12 +39,6 @@ def network_key(recipe: Recipe) -> str:
     model = recipe.models[0]
     arguments = json.dumps(recipe.arguments_of(model), sort_keys=True)
     return f"{model} α={recipe.alphas[0]:g} {arguments} {recipe.size} {recipe.precision}"
-
-
-def macs_of(recipe: Recipe, pictures: Pictures) -> int:
-    """Multiply–accumulates of the forward pass of one picture."""
-    side = recipe.size or pictures.size
-    return count_macs(network(recipe, pictures), (1, pictures.channels, side, side))
 
 
 def all_macs(places: Sequence[Planned], pictures: Pictures) -> dict[str, int]:
@@ -73,11 +68,10 @@ def timed_speeds(
 
 
 def _timed_speed(recipe: Recipe, pictures: Pictures, device: torch.device) -> float:
-    side = recipe.size or pictures.size
     most = max(2, int(MOST_MACS / (TRAINING * macs_of(recipe, pictures))))
     batch = min(recipe.batch_size_of(recipe.models[0]), most)
     model = network(recipe, pictures).to(device).to(memory_format=torch.channels_last).train()
-    x = torch.randn(batch, pictures.channels, side, side, device=device)
+    x = torch.randn(input_shape(recipe, pictures, batch), device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
 

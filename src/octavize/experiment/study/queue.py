@@ -58,6 +58,19 @@ def failure(folder: Path) -> dict[str, Any] | None:
         return {"reason": "failed.json was cut short"}
 
 
+def held(folder: Path) -> bool:
+    """Whether a living process trains this run."""
+    if not (folder / CLAIM).exists():
+        return False
+    claim = SoftFileLease(folder / CLAIM, lease_duration=LEASE, timeout=0)
+    try:
+        claim.acquire()  # takes over what a dead process left
+    except Timeout:
+        return True
+    claim.release()
+    return False
+
+
 def holder(folder: Path) -> str | None:
     """Host and process that hold a run."""
     owner = SoftFileLease(folder / CLAIM, lease_duration=LEASE).owner

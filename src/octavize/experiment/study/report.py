@@ -12,6 +12,7 @@ from octavize.experiment.figures import colour
 from octavize.experiment.journal import to_csv
 from octavize.experiment.naming import pretty
 from octavize.experiment.report import as_markup, points, render
+from octavize.experiment.study.costs import Costs, cost_ratios
 from octavize.experiment.study.figures import curve_titles, draw_figures
 from octavize.experiment.study.times import Times
 
@@ -22,7 +23,7 @@ COLUMNS = (
 """Of `results.csv`."""
 
 
-def write_all(results: dict[str, Any], times: Times, out: Path) -> None:
+def write_all(results: dict[str, Any], times: Times, costs: Costs, out: Path) -> None:
     """Write `results.json`, `results.csv`, `times.json`, the figures and `report.html`."""
     write_json(out / "results.json", results)
     write_text(out / "results.csv", to_csv(COLUMNS, results["runs"]))
@@ -31,6 +32,8 @@ def write_all(results: dict[str, Any], times: Times, out: Path) -> None:
         "study.html.j2",
         r=results,
         times=times,
+        costs=costs,
+        ratios=cost_ratios(results, costs),
         figures=as_markup(draw_figures(results, out)),
         headline=headline(results),
         caution=caution(results),

@@ -6,7 +6,8 @@ workers.log        what workers had to say
 runs/<run>         as of `compare`, with `claim` (who has it), `log.txt`, `machine.json`, and `failed.json`
 results.json       accuracies, paired differences, effects: the same bytes however often the study was killed
 results.csv        a line per run
-times.json         whatever a clock or a machine has to do with
+times.json         how fast runs trained, beside what their arithmetic allows
+costs.json         time, memory and arithmetic of the networks, measured while nobody trains
 figures/           PNG and SVG
 report.html        everything on one page
 """
@@ -27,8 +28,10 @@ from octavize.experiment.compare import check_data, check_networks, check_settin
 from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import HERE, Hardware, is_first_process
 from octavize.experiment.recipe import dump_recipe, load_recipe
+from octavize.experiment.results import DEFAULT_TIMING, Timing
 from octavize.experiment.study.analysis import analyse
 from octavize.experiment.study.arms import Found, by_model, resolve_in, told
+from octavize.experiment.study.costs import costs_in
 from octavize.experiment.study.crew import Crew
 from octavize.experiment.study.definition import Study
 from octavize.experiment.study.design import Planned, distinct, plan_study
@@ -57,6 +60,7 @@ def run_study(
     hardware: Hardware = HERE,
     workers: int | None = None,
     retry: bool = False,
+    timing: Timing = DEFAULT_TIMING,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Train what a study lacks, and write its report.
@@ -69,6 +73,7 @@ def run_study(
         hardware: of one run. Several devices or nodes, or a strategy, train one run at a time on all of them.
         workers: processes; by default one for each core or GPU, with its share of the threads.
         retry: forget the runs that have failed, and train them anew.
+        timing: how the networks' costs are measured once training is done.
 
     Returns:
         What `results.json` holds.
@@ -96,11 +101,16 @@ def run_study(
         _take_turns(plan, out, hardware, console)
     else:
         Crew(plan.runs, study.recipe, plan.pictures, out, data_dir, hardware, workers).train(console)
-    return report(plan, out, console) if is_first_process() else {}
+    return report(plan, out, timing, console) if is_first_process() else {}
 
 
 def analyse_study(
-    study: Study, out: str | Path, *, data_dir: str | Path | None = None, console: Console | None = None
+    study: Study,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    timing: Timing = DEFAULT_TIMING,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Write the report of what a study's folder holds, while it runs or afterwards.
 
@@ -110,7 +120,7 @@ def analyse_study(
     out = Path(out)
     if not (out / "study.yaml").is_file():
         raise InputError(f"out is {out}, which is no folder of a study: give the one it runs in with --out")
-    return report(prepare(study, out, data_dir), out, console or Console())
+    return report(prepare(study, out, data_dir), out, timing, console or Console())
 
 
 def prepare(study: Study, out: Path, data_dir: str | Path | None, hardware: Hardware = HERE) -> Prepared:
@@ -168,13 +178,14 @@ def claim_folder(out: Path, study: Study) -> None:
             write_text(path, dump_recipe(ours))
 
 
-def report(plan: Prepared, out: Path, console: Console) -> dict[str, Any]:
+def report(plan: Prepared, out: Path, timing: Timing, console: Console) -> dict[str, Any]:
     """Write results, figures and report of what is there."""
     from octavize.experiment.study.report import write_all
 
     with lease(out / "report.lock"):
         results = analyse(plan.study, plan.places, plan.pictures, out)
-        write_all(results, times_of(results, out), out)
+        costs = costs_in(out, plan.places, plan.pictures, timing, console)
+        write_all(results, times_of(results, out), costs, out)
     for failed in results["failed"]:
         console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}", highlight=False)
     console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)

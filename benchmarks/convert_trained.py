@@ -28,8 +28,8 @@ from octavize.environment import environment
 from octavize.errors import InputError
 from octavize.experiment.adapt import fine_tune, fine_tuning_recipe
 from octavize.experiment.checkpoint import read_json, write_json
-from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import Hardware, prepare_process
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.prepare import (
     Adaptation,
     as_trained,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from octavize.errors import InputError
 from octavize.experiment.bands import dataset_energy, draw_bands, octave_energy, read_picture, split_bands
-from octavize.experiment.data import Split
+from octavize.experiment.pictures import Split
 
 
 def cosine(frequency: float, height: int = 64, width: int = 64, rows: bool = False) -> Tensor:

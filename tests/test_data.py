@@ -16,8 +16,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from octavize.errors import InputError
-from octavize.experiment import data, decode, textures
-from octavize.experiment.data import LazySplit, Split, as_batch, load_data
+from octavize.experiment import decode, textures
+from octavize.experiment.data import load_data
+from octavize.experiment.pictures import LazySplit, Split, as_batch, channel_stats, hold_out
 
 
 def fails(*parts: str):
@@ -129,10 +130,10 @@ def test_split_feeds_a_data_loader_batch_by_batch() -> None:
 
 def test_hold_out_is_stratified_and_fixed() -> None:
     labels = [0] * 40 + [1] * 20
-    train, val = data.hold_out(labels, 0.25, ["a", "b"])
+    train, val = hold_out(labels, 0.25, ["a", "b"])
     assert sorted(train + val) == list(range(60))
     assert [sum(labels[i] == c for i in val) for c in (0, 1)] == [10, 5]
-    assert (train, val) == data.hold_out(labels, 0.25, ["a", "b"])
+    assert (train, val) == hold_out(labels, 0.25, ["a", "b"])
 
 
 def test_limit_train_keeps_equally_many_per_class() -> None:
@@ -143,14 +144,14 @@ def test_limit_train_keeps_equally_many_per_class() -> None:
 
 def test_statistics_are_those_of_the_train_split() -> None:
     values = torch.randint(0, 256, (30, 3, 5, 5), dtype=torch.uint8)
-    mean, std = data.channel_stats(Split(values, torch.zeros(30).long()))
+    mean, std = channel_stats(Split(values, torch.zeros(30).long()))
     scaled = values.double() / 255
     assert mean == pytest.approx(scaled.mean((0, 2, 3)).tolist())
     assert std == pytest.approx(scaled.permute(1, 0, 2, 3).flatten(1).std(1, correction=0).tolist())
 
 
 def test_a_channel_without_contrast_does_not_divide_by_zero() -> None:
-    _, std = data.channel_stats(Split(torch.full((4, 1, 2, 2), 7, dtype=torch.uint8), torch.zeros(4).long()))
+    _, std = channel_stats(Split(torch.full((4, 1, 2, 2), 7, dtype=torch.uint8), torch.zeros(4).long()))
     assert std == (1.0,)
 
 
@@ -331,7 +332,7 @@ def test_only_the_middle_of_a_long_picture_is_resized(tmp_path: Path) -> None:
 def test_a_split_too_large_is_decoded_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path)
     eager = load_data("folder", data_dir=tmp_path)
-    monkeypatch.setattr(data, "EAGER_BYTES", 100)
+    monkeypatch.setattr("octavize.experiment.folder.EAGER_BYTES", 100)
     lazy = load_data("folder", data_dir=tmp_path)
     assert isinstance(lazy.train, LazySplit)
     assert (len(lazy.train), lazy.channels, lazy.size) == (10, 3, 8)

@@ -25,7 +25,6 @@ from octavize.converted import NETWORK, PLAN, WEIGHTS, save_converted
 from octavize.errors import InputError
 from octavize.experiment.adapt_report import stage_name, table, write_report
 from octavize.experiment.checkpoint import read_json, read_metadata, write_json
-from octavize.experiment.data import Pictures
 from octavize.experiment.distil import Distiller, EpochTests
 from octavize.experiment.hardware import (
     HERE,
@@ -38,6 +37,7 @@ from octavize.experiment.hardware import (
 )
 from octavize.experiment.journal import Journal
 from octavize.experiment.module import check_optimizer
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.prepare import (
     STAGES,
     Adaptation,

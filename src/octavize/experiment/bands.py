@@ -25,7 +25,7 @@ from octavize.errors import InputError, require_extra
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from octavize.experiment.data import AnySplit
+    from octavize.experiment.pictures import AnySplit
 
 # ITU-R 601 luma, what Pillow's grey uses too.
 LUMA = (0.299, 0.587, 0.114)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octavize.experiment.data import Pictures
 from octavize.experiment.module import Classifier
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 
 

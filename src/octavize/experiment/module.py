@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from octavize.errors import InputError
 from octavize.experiment.augment import crop_and_flip, to_input
-from octavize.experiment.data import AnySplit, Pictures, as_batch
+from octavize.experiment.pictures import AnySplit, Pictures, as_batch
 from octavize.experiment.recipe import Recipe
 
 timm_optim: Any = timm.optim

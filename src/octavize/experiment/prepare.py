@@ -20,7 +20,6 @@ from octavize.converted import PLAN, load_converted, save_converted
 from octavize.errors import InputError
 from octavize.experiment.augment import check_statistics, to_input
 from octavize.experiment.checkpoint import read_json, write_json
-from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import (
     Hardware,
     guarded,
@@ -29,6 +28,7 @@ from octavize.experiment.hardware import (
     quiet_lightning,
 )
 from octavize.experiment.module import Classifier
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.train import describe_input, input_shape
 from octavize.norms import reestimate_norms

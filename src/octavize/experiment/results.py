@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from octavize.experiment.checkpoint import build_model, write_json, write_text
-from octavize.experiment.data import Pictures
 from octavize.experiment.journal import to_csv
 from octavize.experiment.naming import network_name, pretty
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.train import input_shape
 from octavize.profile import measure

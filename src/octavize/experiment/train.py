@@ -32,7 +32,7 @@ from octavize.experiment.checkpoint import (
     read_state,
     write_json,
 )
-from octavize.experiment.data import Pictures, load_data
+from octavize.experiment.data import load_data
 from octavize.experiment.hardware import (
     HERE,
     Hardware,
@@ -47,6 +47,7 @@ from octavize.experiment.initialise import initialise
 from octavize.experiment.journal import Journal, Row
 from octavize.experiment.module import Classifier
 from octavize.experiment.naming import run_slug
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 
 

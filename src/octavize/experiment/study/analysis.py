@@ -17,7 +17,7 @@ from scipy import stats
 
 from octavize.experiment.augment import to_input
 from octavize.experiment.bands import dataset_energy
-from octavize.experiment.data import Pictures, Split
+from octavize.experiment.pictures import Pictures, Split
 from octavize.experiment.study.definition import Cell, Study
 from octavize.experiment.study.design import Planned
 from octavize.experiment.study.estimate import all_macs, network_key

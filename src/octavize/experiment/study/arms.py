@@ -15,7 +15,7 @@ from torch import nn
 from octavize.deploy.contenders import narrower, size_for
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import build_model, read_json, write_json
-from octavize.experiment.data import Pictures
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.definition import Match, Settings, Study, merged, one_network
 from octavize.experiment.study.queue import lease

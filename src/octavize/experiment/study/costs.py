@@ -12,7 +12,7 @@ from rich.console import Console
 from octavize.environment import environment
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import read_json, write_json
-from octavize.experiment.data import Pictures
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.results import Timing
 from octavize.experiment.study.arms import network

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from octavize.errors import InputError
-from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import Hardware, gpus
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study import worker
 from octavize.experiment.study.design import Planned

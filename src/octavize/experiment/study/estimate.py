@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from octavize.errors import InputError
-from octavize.experiment.data import Pictures
 from octavize.experiment.journal import read_metrics
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.arms import macs_of, network
 from octavize.experiment.study.design import Planned

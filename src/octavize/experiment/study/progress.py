@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavize.errors import InputError
-from octavize.experiment.data import Pictures
 from octavize.experiment.journal import read_metrics
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.report import seconds
 from octavize.experiment.study.design import Planned
 from octavize.experiment.study.estimate import seconds_of, trained_speeds

@@ -25,8 +25,8 @@ from rich.console import Console
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import write_text
 from octavize.experiment.compare import check_data, check_networks, check_settings
-from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import HERE, Hardware, is_first_process
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import dump_recipe, load_recipe
 from octavize.experiment.results import DEFAULT_TIMING, Timing
 from octavize.experiment.study.analysis import analyse

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import write_json
-from octavize.experiment.data import Pictures
 from octavize.experiment.hardware import Hardware, device_of, prepare_process
+from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.design import Planned
 from octavize.experiment.study.estimate import peak_macs

@@ -44,8 +44,9 @@ WORDS = {
         "from": "from",
         "effect": "Changes by one setting, in points (95 %)",
         "about": (
-            "{data}, {train:,} training and {val:,} validation pictures, {test:,} test pictures; {done} of "
-            "{planned} runs, seeds {seeds}; {processor}, torch {torch}, {threads} thread(s) a run."
+            "{train:,} training and {val:,} validation pictures, {test:,} test pictures; {done} of {planned} "
+            "runs, {failed} failed, seeds {seeds}; {processor}, torch {torch}, {precision}, {threads} "
+            "thread(s) a run. ± is the standard deviation over seeds; n is given where not all seeds count."
         ),
     },
     "study.zh.md": {
@@ -64,15 +65,16 @@ WORDS = {
         "from": "基准",
         "effect": "只改一个设置时的变化，百分点（95 %）",
         "about": (
-            "{data}，训练图像 {train:,} 张，验证图像 {val:,} 张，测试图像 {test:,} 张；"
-            "完成 {done}/{planned} 次训练，种子 {seeds}；"
-            "{processor}，torch {torch}，每次训练 {threads} 线程。"
+            "训练图像 {train:,} 张，验证图像 {val:,} 张，测试图像 {test:,} 张；"
+            "完成 {done}/{planned} 次训练，失败 {failed} 次，种子 {seeds}；"
+            "{processor}，torch {torch}，{precision}，每次训练 {threads} 线程。"
+            "± 为种子间的标准差；并非所有种子都有的差值注明其种子数 n。"
         ),
     },
 }  # fmt: skip
 KEPT = (
     *("study.yaml", "arms.json", "costs.json", "results.json", "results.csv", "times.json", "report.html"),
-    *(f"runs/*/{name}" for name in ("metrics.csv", "result.json", "machine.json")),
+    *(f"runs/*/{name}" for name in ("metrics.csv", "result.json", "machine.json", "failed.json")),
     *(f"figures/{name}-*.svg" for name in ("differences", "effects", "accuracy")),
 )
 """Files of a run folder that are published: enough for a copy of it to be gone on with."""
@@ -95,13 +97,18 @@ def read(path: Path, otherwise: Any = None) -> Any:
 
 
 def publish(run_folder: Path, results: Path = DOCS / "results") -> None:
-    """Copy what a study's run folder holds of finished runs, the weights left out, over what was there."""
+    """Copy what a study's run folder holds of runs at an end, the weights left out, over what was there."""
     name = read(run_folder / "results.json")["study"]
     folder = results / f"study-{name}"
+    if folder.resolve() == run_folder.resolve():
+        raise SystemExit(
+            f"--publish is {run_folder}, where results are published: give the folder of the runs"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     for pattern in KEPT:
         for file in run_folder.glob(pattern):
-            if pattern.startswith("runs/") and not (file.parent / "result.json").is_file():
+            ends = [file.parent / name for name in ("result.json", "failed.json")]
+            if pattern.startswith("runs/") and not any(end.is_file() for end in ends):
                 continue
             to = folder / file.relative_to(run_folder)
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -110,12 +117,12 @@ def publish(run_folder: Path, results: Path = DOCS / "results") -> None:
 
 def networks(results: dict[str, Any], model: str, words: Words, matched: dict[str, Any]) -> str:
     """A row a setting and arm: accuracy, and the paired difference to the reference arm."""
-    differences = {(d["cell"], d["model"], d["arm"]): interval(d) for d in results["differences"]}
+    differences = {(d["cell"], d["model"], d["arm"]): d for d in results["differences"]}
     rows = [
         [
             net["cell"], arm(net, matched), f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
             f"{net['mean']:.2%}" + ("" if net["std"] is None else f" ± {net['std']:.2%}"),
-            differences.get((net["cell"], model, net["arm"]), ""),
+            with_seeds(differences.get((net["cell"], model, net["arm"])), net["n"]),
         ]
         for net in results["networks"]
         if net["model"] == model
@@ -125,13 +132,21 @@ def networks(results: dict[str, Any], model: str, words: Words, matched: dict[st
     return table(head, rows)
 
 
+def with_seeds(row: dict[str, Any] | None, seeds: int) -> str:
+    """A difference or effect; with its number of seeds where fewer count than stand in the table's column."""
+    if row is None:
+        return ""
+    return interval(row) + ("" if row["n"] == seeds else f", n = {row['n']}")
+
+
 def arm(net: dict[str, Any], matched: dict[str, Any]) -> str:
-    """Its name; of a matched arm also what it was found to be."""
+    """Its name; of a matched arm also what it was found to be, and its share of the cost to be reached."""
     found = matched.get(f"{net['model']} {net['arm']}")
     if found is None:
         return net["arm"]
-    what = f"{net['size']} px" if found["match"]["by"] == "size" else f"× {net['width']}"
-    return f"{net['arm']} ({what})"
+    size, width = (found["settings"].get(key) for key in ("size", "arguments"))
+    what = f"{size} px" if size else f"width {width['width']}" if width else "="
+    return f"{net['arm']} ({what}, × {found['cost']:.2f})"
 
 
 def figure(folder: Path, name: str) -> str | None:
@@ -146,8 +161,9 @@ def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
     others = [arm for arm in results["arms"] if arm != reference]
     columns = [(arm, "accuracy") for arm in results["arms"]] + [(arm, "difference") for arm in others]
     names = [f"{arm} − {reference}" if of == "difference" else arm for arm, of in columns]
+    seeds = len(results["seeds"])
     told = {
-        (e["base"], e["factor"], e["from"], e["to"], e["arm"], e["of"]): interval(e)
+        (e["base"], e["factor"], e["from"], e["to"], e["arm"], e["of"]): with_seeds(e, seeds)
         for e in results["effects"]
         if e["model"] == model
     }
@@ -168,7 +184,7 @@ def section(folder: Path, words: Words) -> str:
     matched = read(folder / "arms.json", {})
     where, data = times["environment"], results["data"]
     parts = [f"### `{results['study']}`"]
-    for model in results["models"]:
+    for model in dict.fromkeys(net["model"] for net in results["networks"]):
         found = (
             figure(folder, f"differences-{model}"),
             networks(results, model, words, matched),
@@ -177,8 +193,9 @@ def section(folder: Path, words: Words) -> str:
         parts += [f"**{pretty(model)}**", *(text for text in found if text)]
     parts.append(f"[{words['report']}](results/{folder.name}/report.html)")
     about = words["about"].format(
-        data=data["name"], train=data["train"], val=data["val"], test=data["test"], done=results["done"],
-        planned=results["planned"], seeds=", ".join(map(str, results["seeds"])), **where,
+        train=data["train"], val=data["val"], test=data["test"], done=results["done"],
+        planned=results["planned"], failed=len(results["failed"]),
+        seeds=", ".join(map(str, results["seeds"])), **where,
     )  # fmt: skip
     return "\n\n".join([*parts, about])
 
@@ -189,6 +206,7 @@ def answer(folders: list[Path], words: Words) -> str:
     for folder in folders:
         results = read(folder / "results.json")
         bases = {cell["name"] for cell in results["cells"] if cell["name"] == cell["base"]}
+        macs = {(net["cell"], net["model"], net["arm"]): net["macs"] for net in results["networks"]}
         costs = read(folder / "costs.json", {})
         ratios = {(row["cell"], row["model"], row["arm"]): row for row in cost_ratios(results, costs)}
         for found in results["differences"]:
@@ -197,7 +215,8 @@ def answer(folders: list[Path], words: Words) -> str:
                 continue
             own = ratios.get((cell, model, found["arm"]), {})
             setting = f"`{results['study']}`" + ("" if cell == "as given" else f", {cell}")
-            shares = [f"× {own[key]:.2f}" if own else "" for key in ("macs", *MEASURED)]
+            ratio = macs[cell, model, found["arm"]] / macs[cell, model, results["reference"]]
+            shares = [f"× {ratio:.2f}", *(f"× {own[key]:.2f}" if own else "" for key in MEASURED)]
             rows.append([pretty(model), setting, found["arm"], interval(found), str(found["n"]), *shares])
     head = [words[key] for key in ("network", "setting", "arm", "difference", "seeds")]
     head[3] = head[3].format("vanilla")

@@ -66,7 +66,7 @@ def test_costs_are_measured_once_and_while_nobody_trains(
     quiet: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (costs,) = read_costs(quiet).values()
-    assert (costs["batch"], costs["rounds"], costs["threads"]) == (2, 1, 1)
+    assert (costs["batch"], costs["rounds"], costs["environment"]["threads"]) == (2, 1, 1)
     assert len(costs["networks"]) == 4  # vanilla, thinner, octave with and without biases
     rows = cost_ratios(results_of(quiet), read_costs(quiet))
     assert [row["arm"] for row in rows] == ["vanilla", "octave", "thinner"] * 2

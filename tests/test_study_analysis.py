@@ -9,7 +9,16 @@ import pytest
 from scipy import stats
 
 from octavize.experiment.recipe import Recipe
-from octavize.experiment.study.analysis import collect, contrasts, differences, effects, networks, summary
+from octavize.experiment.study.analysis import (
+    Accuracies,
+    Names,
+    collect,
+    contrasts,
+    differences,
+    effects,
+    networks,
+    summary,
+)
 from octavize.experiment.study.definition import Arm, Cell, Study
 
 CELLS = tuple(
@@ -36,13 +45,24 @@ def test_the_interval_is_students() -> None:
     assert summary([0.5]) == {"n": 1, "mean": 0.5, "std": None, "low": None, "high": None}
 
 
+def names_of(accuracies: Accuracies) -> Names:
+    """Runs of their own for every network."""
+    return {net: {f"{' '.join(net)} {seed}" for seed in found} for net, found in accuracies.items()}
+
+
+def test_an_arm_that_is_the_reference_has_no_difference() -> None:
+    accuracies = {(CELLS[0].name, "m", arm): {0: 0.5, 1: 0.7} for arm in ("vanilla", "octave")}
+    shared = {net: {"run 0", "run 1"} for net in accuracies}
+    assert differences(study(), accuracies, shared) == []
+
+
 def test_differences_are_paired_by_seed() -> None:
     """The arms' own spread cancels out; a seed that only one arm has does not count."""
     accuracies = {
         (CELLS[0].name, "m", "vanilla"): {0: 0.5, 1: 0.7, 2: 0.9},
         (CELLS[0].name, "m", "octave"): {0: 0.51, 1: 0.71, 3: 0.2},
     }
-    (found,) = differences(study(), accuracies)
+    (found,) = differences(study(), accuracies, names_of(accuracies))
     assert (found["cell"], found["arm"], found["n"]) == (CELLS[0].name, "octave", 2)
     assert list(found["values"]) == ["0", "1"]
     assert found["mean"] == pytest.approx(0.01)
@@ -99,9 +119,18 @@ def test_a_pair_of_cells_is_told_once(alone: bool) -> None:
 
 
 def test_runs_that_are_not_finished_do_not_count() -> None:
-    shared = {"cell": "c", "model": "m", "alpha": 0, "size": None, "width": None, "epochs": 1, "macs": 2}
+    shared = {
+        "cell": "c",
+        "model": "m",
+        "alpha": 0,
+        "size": None,
+        "width": None,
+        "epochs": 1,
+        "macs": 2,
+        "network": "n",
+    }
     runs = [
-        {**shared, "arm": "vanilla", "seed": s, "test_accuracy": a, "run": f"r{s}"}
+        {**shared, "network": "n", "arm": "vanilla", "seed": s, "test_accuracy": a, "run": f"r{s}"}
         for s, a in enumerate((0.5, None, 0.7))
     ]
     assert collect(runs) == {("c", "m", "vanilla"): {0: 0.5, 2: 0.7}}

@@ -40,7 +40,7 @@ def analyse(study: Study, places: Sequence[Planned], pictures: Pictures, out: Pa
     """What `results.json` holds, from the runs that are finished in `out`."""
     macs = all_macs(places, pictures)
     runs = [_run(place, out, macs) for place in places]
-    accuracies = collect(runs)
+    accuracies, names = collect(runs), run_names(runs)
     return {
         "study": study.name,
         "about": study.about,
@@ -58,8 +58,8 @@ def analyse(study: Study, places: Sequence[Planned], pictures: Pictures, out: Pa
         "failed": list({run["run"]: run for run in runs if run["reason"]}.values()),
         "runs": runs,
         "networks": networks(runs),
-        "differences": differences(study, accuracies),
-        "effects": effects(study, accuracies, run_names(runs)),
+        "differences": differences(study, accuracies, names),
+        "effects": effects(study, accuracies, names),
     }
 
 
@@ -119,14 +119,19 @@ def networks(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def differences(study: Study, accuracies: Accuracies) -> list[dict[str, Any]]:
-    """Every arm against the reference arm under the same settings, paired by seed."""
+def differences(study: Study, accuracies: Accuracies, names: Names) -> list[dict[str, Any]]:
+    """Every arm against the reference arm under the same settings, paired by seed.
+
+    An arm that shares its runs with the reference arm, such as one that should be made cheaper and cost less
+    as it was, has no difference to tell of.
+    """
     return [
         {"cell": cell.name, "base": cell.base, "model": model, "arm": arm.name, **paired(found)}
         for model in study.models
         for cell in study.cells
         for arm in study.arms
-        if arm.name != study.reference and (found := _difference(study, accuracies, cell, model, arm.name))
+        if names.get((cell.name, model, arm.name)) != names.get((cell.name, model, study.reference))
+        and (found := _difference(study, accuracies, cell, model, arm.name))
     ]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,22 @@ from octavize.experiment.checkpoint import read_json, write_json
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.results import Timing
-from octavize.experiment.study.arms import network
-from octavize.experiment.study.design import Planned, distinct
-from octavize.experiment.study.estimate import network_key
+from octavize.experiment.study.arms import macs_of, network
+from octavize.experiment.study.design import Planned
+from octavize.experiment.study.estimate import TRAINING, network_key
 from octavize.experiment.study.queue import finished, held
 from octavize.experiment.train import input_shape
 from octavize.profile import measure
 
 THREADS = 1
 """Of the measurement: as many as a worker has when all cores train."""
+MOST_MACS = 1e11
+"""Of a timed training step."""
+KEPT = ("params", "macs", "activation_bytes", "latency_ms", "train_step_ms")
+"""Fields of `Profile`; its ratios are to a network that need not be the reference arm's."""
 
 Costs = dict[str, dict[str, Any]]
-"""By model: `networks`, with a `Profile` by `network_key`, and under which conditions they were measured."""
+"""By model: `networks`, with fields of `Profile` by `network_key`, and the conditions of the measurement."""
 
 
 def costs_in(
@@ -34,38 +37,47 @@ def costs_in(
 ) -> Costs:
     """Costs of the networks that have a finished run, as `costs.json` keeps them.
 
-    All networks of a model take turns, so that ratios between them mean something; one that is new has them
-    all measured again. While a run is being trained nothing is measured, and what is missing stays missing.
+    All networks of a model take turns, so that ratios between them mean something; a new one, or another
+    machine, has them all measured again. While a run of this study is being trained nothing is measured, and
+    what is missing stays missing.
     """
-    path, runs = out / "costs.json", distinct(places)
+    path = out / "costs.json"
     try:
         costs: Costs = read_json(path) or {}
     except InputError:  # cut short: measuring again mends it
         costs = {}
-    conditions = {"batch": timing.batch, "rounds": timing.rounds, "threads": THREADS}
-    trained = [place for place in runs if finished(place.folder(out))]
+    trained = [place for place in places if finished(place.folder(out))]
     for model in dict.fromkeys(place.model for place in trained):
         recipes = {network_key(place.recipe): place.recipe for place in trained if place.model == model}
+        conditions = {
+            "batch": _batch(recipes.values(), pictures, timing),
+            "rounds": timing.rounds,
+            "environment": {**environment(), "threads": THREADS},
+        }
         known = costs.get(model, {})
         if recipes.keys() <= known.get("networks", {}).keys() and known.items() >= conditions.items():
             continue
-        if any(held(place.folder(out)) for place in runs):
+        if any(held(place.folder(out)) for place in places if place not in trained):
+            console.print("costs are not measured: a run is being trained", highlight=False)
             break
         console.print(f"measuring what networks cost: {model}", highlight=False)
-        costs[model] = {
-            **conditions,
-            "environment": environment(),
-            "networks": _measured(recipes, pictures, timing),
-        }
+        networks = _measured(recipes, pictures, conditions["batch"], timing.rounds)
+        costs[model] = {**conditions, "networks": networks}
         write_json(path, costs)
     return costs
 
 
-def _measured(recipes: dict[str, Recipe], pictures: Pictures, timing: Timing) -> dict[str, Any]:
+def _batch(recipes: Iterable[Recipe], pictures: Pictures, timing: Timing) -> int:
+    """Fewer pictures than asked for where networks are so large that a training step would take long."""
+    macs = max(macs_of(recipe, pictures) for recipe in recipes)
+    return max(2, min(timing.batch, int(MOST_MACS / (TRAINING * macs))))
+
+
+def _measured(recipes: dict[str, Recipe], pictures: Pictures, batch: int, rounds: int) -> dict[str, Any]:
     networks = {key: network(recipe, pictures) for key, recipe in recipes.items()}
-    shapes = {key: input_shape(recipe, pictures, timing.batch) for key, recipe in recipes.items()}
-    profiles = measure(networks, shapes, rounds=timing.rounds, threads=THREADS, train=True)
-    return {key: asdict(profile) for key, profile in profiles.items()}
+    shapes = {key: input_shape(recipe, pictures, batch) for key, recipe in recipes.items()}
+    profiles = measure(networks, shapes, rounds=rounds, threads=THREADS, train=True)
+    return {key: {name: getattr(profile, name) for name in KEPT} for key, profile in profiles.items()}
 
 
 def cost_ratios(results: dict[str, Any], costs: Costs) -> list[dict[str, Any]]:

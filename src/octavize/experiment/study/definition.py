@@ -185,7 +185,7 @@ def one_network(recipe: Recipe, settings: Settings, seed: int) -> Recipe:
     model = settings["model"]
     arguments = {**replace(recipe, **rest).arguments_of(model), **settings.get("arguments", {})}
     arguments = {k: v for k, v in arguments.items() if k not in OCTAVE_SWITCHES}  # these are fields
-    one = {"models": [model], "alphas": [settings.get("alpha", 0.5)], "seeds": [seed]}
+    one = {"models": [model], "alphas": [settings.get("alpha", 0)], "seeds": [seed]}
     return replace(recipe, **rest, **one, model_arguments={"*": arguments} if arguments else {})
 
 
@@ -217,6 +217,8 @@ def _check(study: Study, where: str) -> None:
         _check_arguments(arguments, f"{where}: model_arguments of {pattern}")
     for arm in study.arms:
         _check_settings(study, arm.settings, f"{where}: arm {arm.name}")
+        if not (arm.match or "alpha" in arm.settings or _sets_alpha(study)):
+            raise InputError(f"{where}: arm {arm.name} has no alpha: give it one, 0 is the vanilla network")
         if arm.match and (arm.match.arm not in names or study.arm(arm.match.arm).match):
             raise InputError(f"{where}: arm {arm.name} matches {arm.match.arm!r}: name an arm that does not")
     for factor, levels in study.factors.items():
@@ -230,6 +232,11 @@ def _check(study: Study, where: str) -> None:
                     f"{where}: factor {factor} changes what a network costs, but arm {matched[0]} is matched "
                     "once for all settings: give the factor a study of its own"
                 )
+
+
+def _sets_alpha(study: Study) -> bool:
+    """Whether a factor gives every arm its alpha."""
+    return any(all("alpha" in level for level in levels.values()) for levels in study.factors.values())
 
 
 def _check_arguments(arguments: Any, where: str) -> None:

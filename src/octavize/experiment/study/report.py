@@ -23,17 +23,26 @@ COLUMNS = (
 """Of `results.csv`."""
 
 
-def write_all(results: dict[str, Any], times: Times, costs: Costs, out: Path) -> None:
-    """Write `results.json`, `results.csv`, `times.json`, the figures and `report.html`."""
+def write_results(results: dict[str, Any], times: Times, out: Path) -> None:
+    """Write `results.json`, `results.csv` and `times.json`."""
     write_json(out / "results.json", results)
     write_text(out / "results.csv", to_csv(COLUMNS, results["runs"]))
     write_json(out / "times.json", times)
+
+
+def write_report(
+    results: dict[str, Any], times: Times, costs: Costs, matched: Sequence[str], out: Path
+) -> None:
+    """Write the figures and `report.html`; `matched` is what `told` says of matched arms."""
+    rows = cost_ratios(results, costs)  # many settings have the same networks, which are shown once
+    shown = {tuple(v for k, v in row.items() if k != "cell"): row for row in reversed(rows)}
     page = render(
         "study.html.j2",
         r=results,
         times=times,
+        matched=matched,
         costs=costs,
-        ratios=cost_ratios(results, costs),
+        ratios=list(reversed(shown.values())),
         figures=as_markup(draw_figures(results, out)),
         headline=headline(results),
         caution=caution(results),
@@ -60,11 +69,13 @@ def headline(results: dict[str, Any]) -> str:
             f"One seed so far: {points(low)} to {points(high)} points against {reference}, by chance or not."
         )
     clear = [d for d in found if d["low"] is not None]
+    single = len(found) - len(clear)
     below = sum(d["high"] < 0 for d in clear)
     above = sum(d["low"] > 0 for d in clear)
     return (
         f"Of {len(clear)} differences to {reference}, {above} lie above and {below} below zero by their 95 % "
         f"intervals; {len(clear) - above - below} are undecided."
+        + (f" {single} more have one seed." if single else "")
     )
 
 

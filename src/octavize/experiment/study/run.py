@@ -180,12 +180,14 @@ def claim_folder(out: Path, study: Study) -> None:
 
 def report(plan: Prepared, out: Path, timing: Timing, console: Console) -> dict[str, Any]:
     """Write results, figures and report of what is there."""
-    from octavize.experiment.study.report import write_all
+    from octavize.experiment.study.report import write_report, write_results
 
     with lease(out / "report.lock"):
         results = analyse(plan.study, plan.places, plan.pictures, out)
+        times = times_of(results, out)
+        write_results(results, times, out)  # before anything that takes long
         costs = costs_in(out, plan.places, plan.pictures, timing, console)
-        write_all(results, times_of(results, out), costs, out)
+        write_report(results, times, costs, told(plan.matched), out)
     for failed in results["failed"]:
         console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}", highlight=False)
     console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)

@@ -131,7 +131,8 @@ def machine(precision: str, device: torch.device) -> dict[str, Any]:
 def is_of_run(error: Exception) -> bool:
     """Whether an error belongs to the run, and not to the machine, its memory, its disk or its GPU."""
     of_machine = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
-    return not isinstance(error, of_machine) and not is_full(error)
+    no_memory = "can't allocate memory" in str(error)  # on a CPU torch says it in a plain RuntimeError
+    return not (isinstance(error, of_machine) or no_memory or is_full(error))
 
 
 def mark(folder: Path, error: Exception) -> None:

@@ -29,22 +29,21 @@ Batch = tuple[Tensor, Tensor]
 """Pictures (N, C, H, W) uint8 and labels (N,) int64."""
 
 
-class Meter(nn.Module):
-    """Mean loss and accuracy over the batches and devices it was shown.
+class Meter:
+    """Mean loss and accuracy over the pictures and devices it was shown.
 
-    A module, so that Lightning moves its counts to the device.
+    No module: as a part of a network in bfloat16 its sums would be rounded to three digits.
     """
 
     def __init__(self, classes: int) -> None:
-        super().__init__()
-        # NaN has to show: torchmetrics would otherwise leave such batches out of the mean.
+        # NaN has to show: torchmetrics would otherwise leave such pictures out of the mean.
         self.loss = MeanMetric(nan_strategy="disable")
         self.accuracy = MulticlassAccuracy(classes, average="micro")
 
-    def update(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Count a batch: mean loss (), scores (N, classes), labels (N,)."""
-        self.loss.update(loss, weight=len(labels))
-        self.accuracy.update(scores, labels)
+    def update(self, losses: Tensor, scores: Tensor, labels: Tensor) -> None:
+        """Count a batch: losses (N,), or () if batches are of one size; scores (N, classes), labels (N,)."""
+        self.loss.to(losses.device).update(losses.float())
+        self.accuracy.to(scores.device).update(scores, labels)
 
     def take(self) -> tuple[float, float]:
         """Mean loss and accuracy (0 … 1) since the last call; starts the count anew."""
@@ -160,7 +159,7 @@ class Classifier(pl.LightningModule):
     def _evaluate(self, meter: Meter, batch: Batch) -> None:
         pictures, labels = batch
         scores = self(pictures)
-        meter.update(F.cross_entropy(scores, labels), scores, labels)
+        meter.update(F.cross_entropy(scores, labels, reduction="none"), scores, labels)
 
     def on_test_epoch_end(self) -> None:
         self.test_result = self.test_meter.take()

@@ -1,0 +1,143 @@
+"""Is a bad test accuracy bad weights, or bad running statistics of the batch norms?
+
+    python benchmarks/norm_statistics.py networks --model oct_resnet50 --cell "32 pixels" --data-dir cifar
+
+Trains runs of a study, and after every epoch reads training and validation pictures twice with the same
+weights: with the running statistics that training left, as every evaluation does, and with statistics
+measured on training pictures. Where the second is far better, the weights were good. Start it again after a
+kill, or several times at once: each takes the next free run. The runs are those of `octavize study` and may
+be copied into its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+
+from octavize import reestimate_norms
+from octavize.experiment.checkpoint import write_json
+from octavize.experiment.hardware import Hardware
+from octavize.experiment.module import Classifier, Meter
+from octavize.experiment.prepare import CHUNK, TrainingInputs
+from octavize.experiment.study.definition import load_study
+from octavize.experiment.study.design import Planned, distinct, plan_study
+from octavize.experiment.study.queue import Queue
+from octavize.experiment.study.worker import StillOurs
+from octavize.experiment.train import load_pictures, read_result, train_run
+
+NORMS = "norms.jsonl"
+PICTURES = 4096
+"""Training pictures that statistics are measured on, and that are read for the training accuracy."""
+
+
+class NormWatch(pl.Callback):
+    """After every epoch, loss and accuracy with running and with measured statistics, a line each epoch.
+
+    Nothing that training goes on from is changed: statistics and modes come back, no random number is drawn.
+    """
+
+    def __init__(self, path: Path, pictures: int = PICTURES) -> None:
+        self.path, self.count = path, pictures
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        if trainer.sanity_checking:
+            return
+        model, training = pl_module.model, pl_module.model.training
+        kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        seen = TrainingInputs(pl_module.pictures, pl_module.recipe, self.count)
+        row: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            row["running"] = {"train": read(pl_module, seen), "val": read(pl_module, validation(pl_module))}
+            reestimate_norms(model, seen, max_pictures=self.count)
+            row["measured"] = {"train": read(pl_module, seen), "val": read(pl_module, validation(pl_module))}
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])
+        model.train(training)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def validation(module: Classifier) -> Iterator[tuple[Tensor, Tensor]]:
+    """All validation pictures as the network sees them."""
+    for chunk in torch.arange(len(module.pictures.val)).split(CHUNK):
+        pictures, labels = module.pictures.val.__getitems__(chunk)
+        yield module.inputs(pictures), labels
+
+
+def read(module: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Mean loss and accuracy."""
+    model, meter = module.model.eval(), Meter(len(module.pictures.classes))
+    for inputs, labels in batches:
+        scores = model(inputs.to(memory_format=torch.channels_last))
+        meter.update(F.cross_entropy(scores, labels, reduction="none"), scores, labels)
+    return dict(zip(("loss", "accuracy"), meter.take(), strict=True))
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """A row for each epoch; of an epoch that was trained twice because of a kill, the last."""
+    path = folder / NORMS
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    return sorted({row["epoch"]: row for row in rows}.values(), key=lambda row: row["epoch"])
+
+
+def collect(places: list[Planned], out: Path) -> dict[str, Any]:
+    """What finished runs gave."""
+    runs = []
+    for place in places:
+        folder = place.folder(out)
+        result = read_result(folder)
+        if result is not None and (rows := read_rows(folder)):
+            about = {"model": place.model, "setting": place.cell.name, "arm": place.arm, "seed": place.seed}
+            environment = result["environment"]
+            runs.append({**about, "run": place.slug, "epochs": rows, "environment": environment})
+    return {"pictures": PICTURES, "runs": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("study", help="name of a shipped study, or a YAML file")
+    parser.add_argument("--model", nargs="+", help="only these of its networks")
+    parser.add_argument("--cell", nargs="+", help="only these of its settings")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/norm-statistics"))
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--limit-train", type=int)
+    parser.add_argument("--threads", type=int)
+    options, console = parser.parse_args(), Console()
+    given = {"data": options.data, "limit_train": options.limit_train}
+    study = load_study(options.study, options.seed, **given)
+    places = [
+        place
+        for place in distinct(plan_study(study, {}))
+        if (not options.model or place.model in options.model)
+        and (not options.cell or place.cell.name in options.cell)
+    ]
+    pictures = load_pictures(study.recipe, options.data_dir)
+    hardware = Hardware(threads=options.threads)
+    queue = Queue(options.out, places)
+    while taken := queue.take(5.0):
+        place, claim = taken
+        folder = place.folder(options.out)
+        console.print(place.slug, highlight=False)
+        watching = [StillOurs(claim), NormWatch(folder / NORMS)]
+        train_run(
+            place.run, place.recipe, pictures, folder, hardware=hardware, console=console, callbacks=watching
+        )
+        claim.release()
+    write_json(options.out / "norms.json", collect(places, options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,6 @@ from rich.console import Console
 from octavize.environment import environment
 from octavize.errors import InputError
 from octavize.experiment.adapt import fine_tune, fine_tuning_recipe
-from octavize.experiment.checkpoint import read_json, write_json
 from octavize.experiment.hardware import Hardware, prepare_process
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.prepare import (
@@ -40,6 +39,7 @@ from octavize.experiment.prepare import (
 )
 from octavize.experiment.recipe import Recipe, load_recipe
 from octavize.experiment.train import Run, load_pictures, read_result, train_run
+from octavize.files import read_json, write_json
 from octavize.planning import plan
 from octavize.sources import Vanilla, find_vanilla
 

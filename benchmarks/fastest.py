@@ -24,7 +24,7 @@ from octavize.budget import fit_budget
 from octavize.deploy.bench import saving_realised
 from octavize.deploy.fastest import TARGETS, Tuner
 from octavize.environment import environment
-from octavize.experiment.checkpoint import write_json
+from octavize.files import write_json
 from octavize.models import create_model, policy_of
 from octavize.planning import Planner
 from octavize.plans import Plan

@@ -24,7 +24,6 @@ from rich.console import Console
 from torch import Tensor
 
 from octavize import reestimate_norms
-from octavize.experiment.checkpoint import write_json
 from octavize.experiment.hardware import Hardware
 from octavize.experiment.module import Classifier, Meter
 from octavize.experiment.prepare import CHUNK, TrainingInputs
@@ -33,6 +32,7 @@ from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.queue import Queue
 from octavize.experiment.study.worker import StillOurs
 from octavize.experiment.train import load_pictures, read_result, train_run
+from octavize.files import write_json
 
 NORMS = "norms.jsonl"
 PICTURES = 4096

@@ -33,7 +33,7 @@ from octavize.deploy.bench import bench
 from octavize.deploy.bench_report import draw, table
 from octavize.deploy.bench_runtimes import INFERENCE, RUNTIMES, choose_runtimes
 from octavize.deploy.contenders import contenders_of, with_narrower
-from octavize.experiment.checkpoint import read_json, write_json
+from octavize.files import read_json, write_json
 
 OUT = Path(__file__).resolve().parent / "results/realised_saving"
 HERE = OUT / torch.backends.cpu.get_cpu_capability().lower()

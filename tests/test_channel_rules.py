@@ -76,6 +76,11 @@ CHOICES: dict[str, Callable[[Any], Any]] = {
     "slice with all axes": lambda x: x[(slice(None), slice(1, None, 2), *[slice(None)] * (x.dim() - 2))],
     "list": lambda x: x[:, [0, 7, 3, -1]],
     "nothing": lambda x: x[:, :],
+    "split by name": lambda x: x.split(split_size=3, dim=1),
+    "torch.split by name": lambda x: torch.split(tensor=x, split_size_or_sections=[1, 5, 2], dim=1),
+    "chunk by name": lambda x: torch.chunk(x, dim=1, chunks=3),
+    "tensor_split by name": lambda x: torch.tensor_split(x, sections=3, dim=1),
+    "tensor_split at, by name": lambda x: torch.tensor_split(x, indices=(2, 3, 7), dim=1),
 }
 PATHS: dict[str, Callable[[Any], Any]] = {
     "sum": lambda x: torch.stack([x, x * 2, x - 1], 1).sum(1),
@@ -83,6 +88,10 @@ PATHS: dict[str, Callable[[Any], Any]] = {
     "gate": lambda x: (torch.stack([x, x.sigmoid()], 1) * wide(x)).sum(dim=1),
     "gate from the left": lambda x: torch.sum(wide(x) * torch.stack([x, x.sigmoid()], 1), dim=1),
     "of one map": lambda x: x.reshape(2, 2, 4, *x.shape[2:]).relu().flatten(1, 2),
+    "of one map, by name": lambda x: x.unflatten(dim=1, sizes=(2, -1)).relu().flatten(start_dim=1, end_dim=2),
+    "shuffle by name": lambda x: (
+        torch.reshape(x, shape=(2, 2, 4, *x.shape[2:])).transpose(dim0=1, dim1=2).flatten(1, end_dim=2)
+    ),
     "row": lambda x: torch.stack([x, x.exp()], 1)[:, 1],
     "unbind": lambda x: torch.stack([x, x.exp()], 1).unbind(1),
     "two grids": lambda x: (torch.stack([x, -x], 1) + torch.stack([x.exp(), x], 1)).sum(1),
@@ -96,6 +105,7 @@ OPERANDS: dict[str, Callable[[Any], Any]] = {
     "lerp": lambda x: torch.lerp(x, x.exp(), 0.25),
     "lerp by channel": lambda x: x.lerp(-x, a_channel(x)),
     "where": lambda x: torch.where(x > 0, x, a_channel(x).expand(2, -1, *[1] * (x.dim() - 2))),
+    "where by name": lambda x: torch.where(condition=x > 0, input=x, other=-x),
     "where a number": lambda x: x.where(x < 0.5, 0.5),
     "masked_fill": lambda x: x.masked_fill(x < 0, -2.0),
     "expand_as": lambda x: x * a_channel(x).expand_as(x),

@@ -13,8 +13,9 @@ from torch import nn
 from experiment_help import MODEL, make_folder, tiny
 from octavize import InputError, create_model, load_converted, octavize
 from octavize.cli import main
-from octavize.experiment.checkpoint import build_model, save_weights
+from octavize.experiment.checkpoint import build_model
 from octavize.experiment.recipe import dump_recipe
+from octavize.files import save_weights
 from octavize.models import policy_of
 from octavize.sources import find_vanilla, load_state
 

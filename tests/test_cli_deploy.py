@@ -14,7 +14,7 @@ from PIL import Image
 from octavize import create_model, load_runtime
 from octavize.cli import main
 from octavize.deploy.predict import prepare
-from octavize.experiment.checkpoint import save_weights
+from octavize.files import save_weights
 
 NAME = "oct_mobilenet_v1_small"
 FACTS: dict[str, Any] = {

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from octavize import OctConv2d, create_model
-from octavize.experiment.checkpoint import build_model, load_checkpoint, save_weights
+from octavize.experiment.checkpoint import build_model, load_checkpoint
 from octavize.experiment.initialise import add_path_biases, initialise
+from octavize.files import save_weights
 
 
 def biases(model: nn.Module) -> int:

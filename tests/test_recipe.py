@@ -67,6 +67,7 @@ def test_differences_name_the_settings() -> None:
         ({"epochs": 0}, ("epochs", "0", "at least 1")),
         ({"epochs": 2.5}, ("epochs", "2.5", "whole number")),
         ({"epochs": {"oct_resnet*": 3}}, ("epochs", "oct_mobilenet_v1", "'*' matches")),
+        ({"epochs": {"*": 3, "oct_mobilenet*": 8}}, ("epochs", "oct_mobilenet*", "put '*' last")),
         ({"batch_size": {"*": 0}}, ("batch_size[*]", "0", "at least 1")),
         ({"lr": 0}, ("lr", "0", "above 0")),
         ({"lr": "fast"}, ("lr", "'fast'", "number")),

@@ -15,7 +15,6 @@ from filelock import SoftFileLease
 from experiment_help import CLASSES, make_folder
 from octavize.cli import main
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import read_json
 from octavize.experiment.hardware import Hardware
 from octavize.experiment.journal import Journal
 from octavize.experiment.study import crew, worker
@@ -23,8 +22,9 @@ from octavize.experiment.study.arms import by_model
 from octavize.experiment.study.costs import cost_ratios
 from octavize.experiment.study.design import plan_study
 from octavize.experiment.study.queue import CLAIM, LEASE
-from octavize.experiment.study.run import analyse_study, prepare, run_study
+from octavize.experiment.study.run import analyse_study, prepare, run_study, shared
 from octavize.experiment.train import load_pictures
+from octavize.files import read_json
 from study_help import ARMS, CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
 
 
@@ -71,7 +71,8 @@ def test_costs_are_measured_once_and_while_nobody_trains(
     rows = cost_ratios(results_of(quiet), read_costs(quiet))
     assert [row["arm"] for row in rows] == ["vanilla", "octave", "thinner"] * 2
     ratios = {row["arm"]: row for row in rows[:3]}
-    assert {value for value in ratios["vanilla"].values() if not isinstance(value, str)} == {1}
+    assert {ratios["vanilla"][name] for name in ("macs", "params", "latency", "train_step")} == {1}
+    assert ratios["vanilla"]["batch"] == 2
     assert ratios["octave"]["macs"] < ratios["octave"]["params"] == 1
     assert ratios["octave"]["activation_bytes"] < 1
     assert ratios["thinner"]["latency"] > 0
@@ -243,6 +244,23 @@ def test_the_last_runs_get_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> N
     assert crew.default_workers(free) == 8
     assert crew.hardware_of(0, 8, free).threads == 1
     assert crew.hardware_of(0, 3, free).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("devices", "several"), [("auto", False), (1, False), ("0,", False), ("0,1", True), (2, True)]
+)
+def test_one_device_that_is_named_is_one_device(devices: Any, several: bool) -> None:
+    assert shared(Hardware(devices=devices)) is several
+    if devices == "0,":
+        assert crew.hardware_of(3, 4, Hardware(accelerator="cpu", devices=devices)).devices == "0,"
+
+
+def test_two_jobs_on_several_devices_do_not_share_a_folder(data_dir: Path, tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path), tmp_path / "out"
+    many = Hardware(accelerator="cpu", devices=2, strategy="ddp")
+    prepare(study, out, data_dir, CPU)
+    with SoftFileLease(out / "turns.lock"), pytest.raises(InputError, match="another command trains"):
+        run_study(study, out, data_dir=data_dir, hardware=many, console=silent())
 
 
 def test_an_unreadable_picture_is_named_before_anything_is_trained(tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_a_pair_of_cells_is_told_once(alone: bool) -> None:
     assert ("far", "a", "2", "0") not in contrasts([here, there, far])
 
 
+def test_a_base_that_stands_alone_is_no_part_of_an_effect() -> None:
+    base, alone = (
+        Cell("base", {"a": "0", "b": "0"}, "base"),
+        Cell("sound", {"a": "1", "b": "1"}, "sound", True),
+    )
+    of_a = Cell("base, a=1", {"a": "1", "b": "0"}, "base")
+    of_b = Cell("base, b=1", {"a": "0", "b": "1"}, "base")
+    found = contrasts([base, of_a, of_b, alone])
+    assert found == {("base", "a", "0", "1"): [(base, of_a)], ("base", "b", "0", "1"): [(base, of_b)]}
+
+
 def test_runs_that_are_not_finished_do_not_count() -> None:
     shared = {
         "cell": "c",

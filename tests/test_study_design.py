@@ -62,6 +62,8 @@ def test_one_factor_at_a_time_and_back(tmp_path: Path) -> None:
     alone = cells(tmp_path, kind="one_at_a_time", bases={"plain": {}}, also={"fine": bases["fine"]})
     assert alone[-1] == "fine"
     assert len(alone) == 1 + 4 + 1
+    with pytest.raises(InputError, match=r"also has again.*plain"):
+        cells(tmp_path, kind="one_at_a_time", bases={"plain": {}}, also={"again": {}})
 
 
 def test_the_bases_come_first_with_all_their_seeds(tmp_path: Path) -> None:

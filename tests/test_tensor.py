@@ -362,6 +362,17 @@ def test_pooled_high_in_inference_mode() -> None:
         torch.testing.assert_close(x.pooled_high(), average(x.high, (2, 3)))
 
 
+@pytest.mark.parametrize(
+    "nothing", [lambda x: F.dropout(x, training=False), lambda x: x.contiguous(), lambda x: x.float()]
+)
+def test_what_torch_returns_as_it_is_is_the_same_map(nothing: Any) -> None:
+    with torch.inference_mode():  # tensors have no versions there, which tell of changes in place
+        x = OctTensor(torch.randn(1, 1, 4, 4), torch.randn(1, 1, 2, 2))
+        x.pooled_high()
+        F.relu_(nothing(x))
+        torch.testing.assert_close(x.pooled_high(), average(x.high, (2, 3)))
+
+
 # ---- copies and files -------------------------------------------------------------------------------------
 
 
@@ -503,6 +514,23 @@ def test_change_in_place_that_cannot_be_done_is_refused(x: OctTensor, call: Any)
     with pytest.raises((InputError, TypeError)):
         call(x)
     assert torch.equal(x.to_dense(), before)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda x: x.register_hook(print), lambda x: x.retain_grad(), lambda x: x.backward()]
+)
+def test_what_would_be_lost_on_a_dense_copy_is_refused(x: OctTensor, call: Any) -> None:
+    x.high.requires_grad_()
+    with pytest.raises(InputError, match=r"x\.high and x\.low"):
+        call(x * 2)
+
+
+def test_a_name_that_a_rule_does_not_know_takes_the_dense_map(x: OctTensor) -> None:
+    grid = x.reshape(2, 2, 2, 5, 6)
+    with pytest.warns(DenseFallbackWarning, match="swapaxes"):
+        assert torch.equal(grid.swapaxes(axis0=1, axis1=2), grid.to_dense().swapaxes(1, 2))
+    with pytest.raises(TypeError):  # what torch does not know either
+        torch.split(x, 2, 1, width=3)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize("alpha", [None, 0, 0.5, 1])

@@ -59,16 +59,16 @@ def get_item(func: Function, x: OctTensor, position: Any) -> Any:
     batch, channels, *space = (
         (*position, *[slice(None)] * 2) if isinstance(position, tuple) else (position, ...)
     )
-    if Ellipsis in (batch, channels) and isinstance(position, tuple):
+    if not isinstance(batch, slice) or (channels is Ellipsis and isinstance(position, tuple)):
         return NotImplemented
-    if not isinstance(batch, slice) or any(s is not Ellipsis and s != slice(None) for s in space):
+    if not all(s is Ellipsis or (isinstance(s, slice) and s == slice(None)) for s in space):
         return NotImplemented
     if batch != slice(None):
         x = x.like(func(x.high, batch), func(x.low, batch))
-    if channels is Ellipsis or channels == slice(None):
+    if channels is Ellipsis:
         return x
     if isinstance(channels, slice):
-        return x.channels(range(x.shape[1])[channels])
+        return x if channels == slice(None) else x.channels(range(x.shape[1])[channels])
     if isinstance(channels, list) and all(type(c) is int for c in channels):
         return x.channels([range(x.shape[1])[c] for c in channels])
     return NotImplemented
@@ -151,6 +151,14 @@ class ChannelGrid(Octave):
     def to_dense(self) -> Tensor:
         return self.map.to_dense().unflatten(1, (self.rows, self.columns))
 
+    def transposed(self) -> ChannelGrid:
+        """Rows become columns."""
+        turned = [row * self.columns + column for column in range(self.columns) for row in range(self.rows)]
+        map = self.map.channels(turned)
+        if not isinstance(map, OctTensor):
+            map = OctTensor.all_high(map, octave_dims=self.map.octave_dims)
+        return ChannelGrid(map, self.columns, self.rows)
+
     def row(self, i: int) -> Any:
         """Path i: an OctTensor (N, columns, *size), or a plain tensor if none of its channels is low."""
         return self.map.channels(range(i * self.columns, (i + 1) * self.columns))
@@ -166,13 +174,13 @@ def grid_rule(*functions: Any) -> Any:
     return register
 
 
-@oct_rule(*named("view reshape unflatten"))
+@oct_rule(*named("view reshape"))
 def reshape_map(func: Function, x: OctTensor, *shape: Any) -> Any:
     """Channels laid out in a grid, (N, a·b, …) to (N, a, b, …). Exact.
 
     To (N, everything) is the way to a classifier, which like `flatten` reads the dense map.
     """
-    wanted = _wanted_shape(func, x, shape)
+    wanted = _wanted_shape(x, shape)
     if wanted == list(x.shape):
         return x
     if wanted is not None and len(wanted) == 2:
@@ -182,22 +190,29 @@ def reshape_map(func: Function, x: OctTensor, *shape: Any) -> Any:
     return ChannelGrid(x, wanted[1], wanted[2])
 
 
-@grid_rule(*named("view reshape flatten"))
+@oct_rule(*named("unflatten"))
+def unflatten_map(func: Function, x: OctTensor, dim: int, sizes: Sequence[int]) -> Any:
+    """The same. Exact."""
+    dim %= x.dim()
+    return reshape_map(torch.reshape, x, (*x.shape[:dim], *sizes, *x.shape[dim + 1 :]))
+
+
+@grid_rule(*named("view reshape"))
 def reshape_grid(func: Function, x: ChannelGrid, *shape: Any) -> Any:
     """The grid back in one axis of channels, row by row. Exact."""
-    if func in named("flatten"):
-        start, end = (*shape, 0, -1)[:2] if len(shape) < 2 else shape
-        return x.map if (start % x.dim(), end % x.dim()) == (1, 2) else NotImplemented
-    wanted = _wanted_shape(func, x, shape)
+    wanted = _wanted_shape(x, shape)
     return x.map if wanted == list(x.map.shape) else NotImplemented
 
 
-def _wanted_shape(func: Function, x: Any, shape: Sequence[Any]) -> list[int] | None:
-    """The shape asked for by the arguments of `view`, `reshape` or `unflatten`, with -1 filled in."""
-    if func in named("unflatten"):
-        dim, sizes = shape
-        shape = (*x.shape[: dim % x.dim()], *sizes, *x.shape[dim % x.dim() + 1 :])
-    elif len(shape) == 1 and isinstance(shape[0], Sequence):
+@grid_rule(*named("flatten"))
+def flatten_grid(func: Function, x: ChannelGrid, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """The same. Exact."""
+    return x.map if (start_dim % x.dim(), end_dim % x.dim()) == (1, 2) else NotImplemented
+
+
+def _wanted_shape(x: Any, shape: Sequence[Any]) -> list[int] | None:
+    """The shape asked for by the arguments of `view` or `reshape`, with -1 filled in."""
+    if len(shape) == 1 and isinstance(shape[0], Sequence):
         shape = tuple(shape[0])
     if not shape or any(isinstance(n, torch.dtype) for n in shape):
         return None
@@ -208,22 +223,17 @@ def _wanted_shape(func: Function, x: Any, shape: Sequence[Any]) -> list[int] | N
     return wanted if torch.Size(wanted).numel() == x.shape.numel() else None
 
 
-@grid_rule(*named("transpose swapaxes swapdims permute"))
-def transpose(func: Function, x: ChannelGrid, *dims: Any) -> Any:
+@grid_rule(*named("permute"))
+def permute(func: Function, x: ChannelGrid, *dims: Any) -> Any:
     """Rows become columns: the shuffle. Exact."""
-    order = list(range(x.dim()))
-    if func in named("permute"):
-        order = [d % x.dim() for d in (dims[0] if isinstance(dims[0], Sequence) else dims)]
-    else:
-        a, b = (d % x.dim() for d in dims)
-        order[a], order[b] = order[b], order[a]
-    if order != [0, 2, 1, *range(3, x.dim())]:
-        return NotImplemented
-    turned = [row * x.columns + column for column in range(x.columns) for row in range(x.rows)]
-    map = x.map.channels(turned)
-    if not isinstance(map, OctTensor):
-        map = OctTensor.all_high(map, octave_dims=x.map.octave_dims)
-    return ChannelGrid(map, x.columns, x.rows)
+    order = [d % x.dim() for d in (dims[0] if isinstance(dims[0], Sequence) else dims)]
+    return x.transposed() if order == [0, 2, 1, *range(3, x.dim())] else NotImplemented
+
+
+@grid_rule(*named("transpose swapaxes swapdims"))
+def transpose(func: Function, x: ChannelGrid, dim0: int, dim1: int) -> Any:
+    """The same. Exact."""
+    return x.transposed() if {dim0 % x.dim(), dim1 % x.dim()} == {1, 2} else NotImplemented
 
 
 @oct_rule(torch.stack)

@@ -177,7 +177,7 @@ def bench(
     from octavize.deploy.bench_report import FIGURES, draw, table
     from octavize.deploy.bench_runtimes import choose_runtimes
     from octavize.deploy.contenders import contenders_of, with_narrower
-    from octavize.experiment.checkpoint import write_json
+    from octavize.files import write_json
 
     for option, file in (("--out", out), ("--figure", figure)):
         if file is not None and file.exists() and not overwrite:

@@ -86,7 +86,7 @@ class OctConv(_ConvNd):
 
     @property
     def depthwise(self) -> bool:
-        return self.groups == self.in_channels and self.groups > 1
+        return is_depthwise(self)
 
     @property
     def low_out(self) -> int:
@@ -297,6 +297,11 @@ def check_exchange(exchange: str) -> str:
     if exchange not in EXCHANGE:
         raise InputError(f"exchange={exchange!r}: give one of {', '.join(EXCHANGE)}")
     return exchange
+
+
+def is_depthwise(layer: Any) -> bool:
+    """Whether every output channel of a convolution reads one input channel."""
+    return layer.groups == layer.in_channels > 1
 
 
 def geometry_problem(conv: _ConvNd, octave_dims: int) -> str | None:

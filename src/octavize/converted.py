@@ -17,7 +17,7 @@ from torch import nn
 from . import __version__
 from .convert import octavize
 from .errors import InputError
-from .experiment.checkpoint import load_weights, save_weights, write_json
+from .files import load_weights, save_weights, write_json
 from .plans import Plan
 from .sources import Origin
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from numbers import Number
 from typing import Any, ClassVar
 
@@ -121,12 +122,18 @@ def apply_rule(
 ) -> Any:
     """Call `func` on octave values: by its rule, or on the dense maps if it has none."""
     kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
-    for name in ("input", "tensors"):  # rules take these by position, as most callers give them
-        if name in kwargs:
-            args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
+    if "condition" not in kwargs:  # of `where`, whose first argument it is
+        for name in _BY_POSITION:
+            if name in kwargs:
+                args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
     rule = rules.get(func)
     try:
-        result = NotImplemented if rule is None else rule(func, *args, **kwargs)
+        try:
+            result = NotImplemented if rule is None else rule(func, *args, **kwargs)
+        except TypeError:
+            if rule is None or _takes(rule, func, args, kwargs):
+                raise
+            result = NotImplemented  # called by a name that the rule does not know
         dense = result is NotImplemented
         if dense:
             result = _dense_fallback(func, args, kwargs)
@@ -162,7 +169,31 @@ _IN_PLACE = dict.fromkeys(
     for name in dir(home)
     if name.endswith("_") and not name.startswith("_") and callable(getattr(home, name))
 )
+_OF_THE_TENSOR_ITSELF = dict.fromkeys(
+    (
+        Tensor.backward,
+        Tensor.register_hook,
+        Tensor.register_post_accumulate_grad_hook,
+        Tensor.retain_grad,
+    )
+)
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch takes both
+_BY_POSITION = [
+    *("input", "tensor", "tensors"),
+    *("split_size", "split_size_or_sections", "chunks", "sections", "indices", "indices_or_sections"),
+    *("shape", "dims"),
+]
+"""Names of arguments that rules take by position, as most callers give them."""
+
+
+def _takes(rule: Rule, *args: Any) -> bool:
+    """Whether a rule can be called with (func, args, kwargs)."""
+    func, given, named = args
+    try:
+        signature(rule).bind(func, *given, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,6 +203,10 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         raise InputError(
             f"{name} has no octave rule and strict=True: register one with @octavize.oct_rule, "
             "leave the layer before it at alpha=0, or drop strict"
+        )
+    if func in _OF_THE_TENSOR_ITSELF:
+        raise InputError(
+            f"{name} would act on a dense copy, not on this map: call it on its halves, x.high and x.low"
         )
     if func in _IN_PLACE and args and isinstance(args[0], Octave):
         raise ChangeRefused(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .budget import fit_budget
-from .conv import check_downsample, geometry_problem
+from .conv import check_downsample, geometry_problem, is_depthwise
 from .errors import InputError
 from .plans import Decision, Plan, some
 from .split import check_alpha, default_octave_dims, low_channels
@@ -160,7 +160,7 @@ def _decide(model: nn.Module, alpha: Alpha, before: Trace) -> list[Decision]:
         obstacle = _obstacle(module, ran.get(name))
         if obstacle is not None:
             decisions.append(Decision(name, kind, None, obstacle))
-        elif module.groups == module.in_channels > 1:
+        elif is_depthwise(module):
             decisions.append(Decision(name, kind, wanted[name], "depthwise: keeps the split of its input"))
         elif low_channels(module.out_channels, wanted[name], module.groups) == 0:
             decisions.append(

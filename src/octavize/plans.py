@@ -11,6 +11,7 @@ import yaml
 
 from .conv import check_downsample
 from .errors import InputError
+from .files import write_text
 from .split import check_alpha
 
 
@@ -84,9 +85,7 @@ class Plan:
         )
         values = asdict(self) | {"input_shape": list(self.input_shape)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
-        part = Path(path).with_name(Path(path).name + ".part")  # a kill must not leave half a plan
-        part.write_text(head + text, encoding="utf-8")
-        part.replace(path)
+        write_text(Path(path), head + text)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

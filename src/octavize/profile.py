@@ -32,7 +32,7 @@ from .errors import InputError
 from .models import create_model
 from .process import settle_process
 from .timing import interleave, torch_threads
-from .trace import Shape, Trace, to_meta, trace
+from .trace import Shape, Trace, dtype_of, to_meta, trace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,8 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    x = torch.empty((2, *input_shape[1:]), device="meta")  # batch norm cannot train on one value a channel
+    # Two pictures: batch norm cannot train on one value a channel.
+    x = torch.empty((2, *input_shape[1:]), device="meta", dtype=dtype_of(meta))
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         meta(x)
     return sum(storage.nbytes() for storage in kept.values()) // 2

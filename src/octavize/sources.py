@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, require_extra
-from .experiment.checkpoint import load_checkpoint, read_metadata
+from .experiment.checkpoint import load_checkpoint
+from .files import read_metadata
 from .models import create_model, list_models, policy_of
 from .planning import Alpha
 

@@ -42,7 +42,8 @@ def low_channels(channels: int, alpha: float, groups: int = 1) -> int:
 
     The paper's count (its §3.2); a grouped convolution needs both halves to be divisible by its groups.
     """
-    return int(alpha * channels) // groups * groups
+    # 0.29 · 100 is 28.999…996 in floating point, and means 29.
+    return int(alpha * channels + 1e-6) // groups * groups
 
 
 def low_size(size: Sequence[int], octave_dims: int) -> tuple[int, ...]:

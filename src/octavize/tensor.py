@@ -148,6 +148,8 @@ class OctTensor(Octave):
 
     def like(self, high: Tensor, low: Tensor) -> OctTensor:
         """New halves (N, C_high, *size) and (N, C_low, *⌈size / 2⌉), same channel order and settings."""
+        if high is self.high and low is self.low:
+            return self  # as torch does, where a cast or a dropout has nothing to do
         return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=self.runs)
 
     def pooled_high(self) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..budget import alphas_by_cost, check_budget, fit_budget
+from ..conv import is_depthwise
 from ..planning import DEFAULT_ALPHA, Alpha, Planner, check_one_of, check_plan
 from ..plans import Plan
 from ..split import low_channels
@@ -79,7 +80,7 @@ def _low_counts(model: nn.Module, plan: Plan) -> dict[str, int]:
     return {
         name: low_channels(conv.out_channels, alpha, conv.groups)
         for name, (alpha, conv) in layers.items()
-        if not conv.groups == conv.in_channels > 1
+        if not is_depthwise(conv)
     }
 
 

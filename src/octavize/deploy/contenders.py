@@ -65,16 +65,22 @@ def contenders_of(
 def narrower(name: str, size: int, macs: int, num_classes: int = 1000) -> Contender | None:
     """The vanilla network at the width, in hundredths, of the nearest arithmetic; None if it has no width."""
 
-    def at(hundredths: int) -> nn.Module:
-        return create_model(name, 0, width=hundredths / 100, num_classes=num_classes)
+    def at(width: float) -> nn.Module:
+        return create_model(name, 0, width=width, num_classes=num_classes)
 
-    widths = range(20, 101)
     try:
-        found = widths[bisect_left(widths, macs, hi=80, key=lambda width: _macs(at(width), size))]
+        width = width_for(at, size, macs)
     except InputError:
         return None
-    nearest = min((found - 1, found), key=lambda width: abs(_macs(at(width), size) - macs))
-    return _contender(f"vanilla, width {nearest / 100:g}", at(nearest), size)
+    return _contender(f"vanilla, width {width:g}", at(width), size)
+
+
+def width_for(at: Callable[[float], nn.Module], size: int, macs: int, most: float = 1.0) -> float:
+    """The width, in hundredths up to `most`, at which a network costs nearest to `macs`."""
+    widths = [hundredths / 100 for hundredths in range(1, round(100 * most) + 1)]
+    found = bisect_left(widths, macs, hi=len(widths) - 1, key=lambda width: _macs(at(width), size))
+    near = widths[max(found - 1, 0) : found + 1]
+    return min(near, key=lambda width: abs(_macs(at(width), size) - macs))
 
 
 def with_narrower(name: str, contenders: Sequence[Contender], size: int) -> list[Contender]:

@@ -24,7 +24,6 @@ from torch import nn
 from octavize.converted import NETWORK, PLAN, WEIGHTS, save_converted
 from octavize.errors import InputError
 from octavize.experiment.adapt_report import stage_name, table, write_report
-from octavize.experiment.checkpoint import read_json, read_metadata, write_json
 from octavize.experiment.distil import Distiller, EpochTests
 from octavize.experiment.hardware import (
     HERE,
@@ -58,6 +57,7 @@ from octavize.experiment.train import (
     load_pictures,
     teller,
 )
+from octavize.files import read_json, read_metadata, write_json
 from octavize.plans import Plan
 from octavize.sources import Vanilla
 

@@ -9,10 +9,10 @@ import matplotlib
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from octavize.experiment.checkpoint import write_text
 from octavize.experiment.figures import STYLE, blank_figure, colour, save_figure
 from octavize.experiment.journal import to_csv
 from octavize.experiment.prepare import Stage
+from octavize.files import write_text
 
 COLUMNS = ("stage", "epoch", "test_accuracy", "test_loss", "val_accuracy", "macs")
 """Of `results.csv`: a line per stage, accuracies 0 … 1, multiply–accumulates of one picture."""

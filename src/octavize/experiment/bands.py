@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from octavize.errors import InputError, require_extra
+from octavize.resample import halve, upsample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,9 +94,7 @@ def split_bands(picture: Tensor) -> tuple[Tensor, Tensor]:
     values = picture if picture.is_floating_point() else picture.to(torch.float32)
     height, width = values.shape[-2:]
     flat = values.reshape(1, -1, height, width)
-    # ceil_mode drops the part of a window beyond the border from its average.
-    pooled = F.avg_pool2d(flat, 2, ceil_mode=True, count_include_pad=False)
-    low = F.interpolate(pooled, scale_factor=2, mode="nearest")[..., :height, :width].reshape(values.shape)
+    low = upsample(halve(flat, 2), (height, width)).reshape(values.shape)
     return low, values - low
 
 

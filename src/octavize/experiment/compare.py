@@ -20,13 +20,14 @@ import torch
 from rich.console import Console
 
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import build_model, write_text
+from octavize.experiment.checkpoint import build_model
 from octavize.experiment.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process
 from octavize.experiment.module import check_optimizer
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe, dump_recipe, load_recipe
 from octavize.experiment.results import DEFAULT_TIMING, Timing, write_results
 from octavize.experiment.train import Run, describe_data, load_pictures, read_result, train_run
+from octavize.files import write_text
 from octavize.models import list_models
 
 GROWING = ("models", "alphas", "seeds")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octavize.experiment.module import Classifier
+from octavize.experiment.module import Classifier, finite_or_none
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 
@@ -83,7 +83,7 @@ class EpochTests(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, float | None]] = []
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -102,4 +102,4 @@ class EpochTests(pl.Callback):
         for module, mode in modes.items():
             module.training = mode
         loss, accuracy = pl_module.test_meter.take()
-        self.rows = [*self.rows, {"test_loss": loss, "test_accuracy": accuracy}]
+        self.rows = [*self.rows, {"test_loss": finite_or_none(loss), "test_accuracy": accuracy}]

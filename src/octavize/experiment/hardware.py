@@ -9,7 +9,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +118,29 @@ def clear_outputs(folder: Path, names: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def named_device(hardware: Hardware) -> str | None:
+    """The one device that is named by its number, as in `--devices 1,`; None where none is."""
+    number, comma, rest = str(hardware.devices).partition(",")
+    return f"{number}," if comma and not rest.strip() else None
+
+
 def gpus(hardware: Hardware) -> int:
-    """How many GPUs a worker may have."""
-    return torch.cuda.device_count() if hardware.accelerator in ("auto", "gpu", "cuda") else 0
+    """How many GPUs there are for runs of one process."""
+    trainer = _trainer_of_one(hardware)
+    return 0 if trainer.strategy.root_device.type == "cpu" else trainer.num_devices
 
 
 def device_of(hardware: Hardware) -> torch.device:
-    """What a run of one process trains on, if it is a CPU or a GPU of CUDA."""
-    return torch.device("cuda" if gpus(hardware) else "cpu")
+    """What a run of one process trains on."""
+    return _trainer_of_one(hardware).strategy.root_device
+
+
+def _trainer_of_one(hardware: Hardware) -> pl.Trainer:
+    """Lightning knows the accelerators, and this asks it."""
+    alone = replace(hardware, devices=named_device(hardware) or "auto", nodes=1, strategy="auto")
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    with quiet_lightning():
+        return make_trainer(alone, "32-true", **settings)
 
 
 def prepare_process(hardware: Hardware) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from octavize.conv import is_depthwise
 from octavize.trace import CONVOLUTIONS, Layer, example_shape, trace
 
 
@@ -45,7 +46,7 @@ def add_path_biases(model: nn.Module) -> None:
         if layer.bias is not None:
             continue
         layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels))
-        if found.input[1] is not None and not _is_depthwise(layer):
+        if found.input[1] is not None and not is_depthwise(layer):
             parametrize.register_parametrization(layer, "bias", PathSum())
 
 
@@ -62,31 +63,31 @@ def initialise(model: nn.Module, ordinary: str, depthwise: str) -> None:
         for found in _traced(model):
             layer = layers[found.name]
             if isinstance(layer, CONVOLUTIONS):
-                _draw(layer, found, depthwise if _is_depthwise(layer) else ordinary)
+                _draw(layer, found, depthwise if is_depthwise(layer) else ordinary)
 
 
 def _draw(layer: Any, found: Layer, way: str) -> None:
     weight: Tensor = layer.weight
-    groups = 1 if _is_depthwise(layer) else layer.groups
     if way == "torch":
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
     elif way == "he":
         nn.init.kaiming_normal_(weight, nonlinearity="relu")
     elif way == "framework":
         weight.normal_()
-        counts = [shape[1] // groups for shape in found.input if shape is not None]
+        fans = [shape[1] for shape in found.input if shape is not None]
         # Depthwise, the channels of either half are rows of the weight; otherwise they are its columns.
-        parts = weight.split(counts, dim=0 if _is_depthwise(layer) else 1)
-        for part, channels in zip(parts, counts, strict=True):
-            if channels:
-                part.mul_(math.sqrt(2 / (channels * math.prod(layer.kernel_size))))
+        if is_depthwise(layer):
+            rows = layer.out_channels // layer.in_channels
+            parts = weight.split([rows * fan for fan in fans], dim=0)
+        else:
+            fans = [fan // layer.groups for fan in fans]
+            parts = weight.split(fans, dim=1)
+        for part, fan in zip(parts, fans, strict=True):
+            if fan:
+                part.mul_(math.sqrt(2 / (fan * math.prod(layer.kernel_size))))
 
 
 def _traced(model: nn.Module) -> list[Layer]:
     """The convolutions in the order in which they run, with the shapes of what they read."""
     shape = example_shape(model)
     return [layer for layer in trace(model, shape).layers if layer.kind != "Linear"]
-
-
-def _is_depthwise(layer: Any) -> bool:
-    return layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1

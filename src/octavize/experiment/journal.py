@@ -13,8 +13,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import KEY, read_metadata, save_weights, write_text
 from octavize.experiment.module import Classifier
+from octavize.files import KEY, read_metadata, save_weights, write_text
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 """Of `metrics.csv`. Accuracies 0 … 1; `lr` is that of the epoch's last step; `seconds` is the wall time of

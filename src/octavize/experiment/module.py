@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -176,6 +177,11 @@ class Classifier(pl.LightningModule):
         warmup = round(self.recipe.warmup_epochs * total / self.recipe.epochs_of(self.name))
         scheduler = make_schedule(optimizer, self.recipe.schedule, total, warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def finite_or_none(loss: float) -> float | None:
+    """A loss as files keep it: JSON has no NaN and no infinity."""
+    return loss if math.isfinite(loss) else None
 
 
 def _loader(split: AnySplit, batch_size: int, **settings: Any) -> DataLoader[Batch]:

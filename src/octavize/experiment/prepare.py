@@ -19,7 +19,6 @@ from octavize.convert import octavize
 from octavize.converted import PLAN, load_converted, save_converted
 from octavize.errors import InputError
 from octavize.experiment.augment import check_statistics, to_input
-from octavize.experiment.checkpoint import read_json, write_json
 from octavize.experiment.hardware import (
     Hardware,
     guarded,
@@ -27,10 +26,11 @@ from octavize.experiment.hardware import (
     make_trainer,
     quiet_lightning,
 )
-from octavize.experiment.module import Classifier
+from octavize.experiment.module import Classifier, finite_or_none
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.train import describe_input, input_shape
+from octavize.files import read_json, write_json
 from octavize.norms import reestimate_norms
 from octavize.planning import plan as make_plan
 from octavize.plans import Plan
@@ -205,7 +205,7 @@ def evaluate(
         "stage": stage,
         "epoch": epoch,
         "test_accuracy": accuracy,
-        "test_loss": loss if math.isfinite(loss) else None,
+        "test_loss": finite_or_none(loss),
         "val_accuracy": module.val_meter.take()[1],
     }
 

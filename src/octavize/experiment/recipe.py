@@ -115,6 +115,8 @@ class Recipe:
         for name, choices in _CHOICES:
             _choice(name, getattr(self, name), choices)
         _check_arguments(self.model_arguments)
+        for name in ("epochs", "batch_size", "lr"):
+            _order(name, getattr(self, name))
         for model in self.models:  # a pattern list that misses a network is found now, not hours later
             _ = self.epochs_of(model), self.batch_size_of(model), self.lr_of(model)
 
@@ -276,6 +278,14 @@ def _check_arguments(arguments: Any) -> None:
     if not isinstance(arguments, Mapping) or not all(isinstance(v, Mapping) for v in arguments.values()):
         example = "{'oct_mobilenet*': {width: 0.5}}"
         raise InputError(f"model_arguments is {arguments!r}: map name patterns to arguments, as in {example}")
+
+
+def _order(name: str, value: Any) -> None:
+    """The first pattern that matches counts, so those after '*' never do."""
+    if isinstance(value, Mapping) and "*" in list(value)[:-1]:
+        raise InputError(
+            f"{name} is {dict(value)!r}: put '*' last, since the first pattern that matches counts"
+        )
 
 
 def _pick(name: str, value: T | Mapping[str, T], model: str) -> T:

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from octavize.experiment.checkpoint import write_text
 from octavize.experiment.figures import colour
 from octavize.experiment.naming import network_name, pretty
+from octavize.files import write_text
 
 BARS = (
     ("macs", "Arithmetic"),

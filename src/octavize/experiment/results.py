@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from octavize.experiment.checkpoint import build_model, write_json, write_text
+from octavize.experiment.checkpoint import build_model
 from octavize.experiment.journal import to_csv
 from octavize.experiment.naming import network_name, pretty
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.train import input_shape
+from octavize.files import known_json, write_json, write_text
 from octavize.profile import measure
 
 Results = dict[str, Any]
@@ -95,7 +95,7 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
         "models": list(recipe.models),
         "alphas": sorted(recipe.alphas),
     }
-    known = _known_costs(path)
+    known = known_json(path)
     if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):
         return known
     networks: Costs = {}
@@ -111,15 +111,6 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
     profile = {**conditions, "networks": networks}
     write_json(path, profile)
     return profile
-
-
-def _known_costs(path: Path) -> dict[str, Any]:
-    """What was measured before; a damaged file counts as nothing, since measuring again mends it."""
-    try:
-        known = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def summarise(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ result.json        written last: it marks the run finished
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -24,14 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import (
-    build_model,
-    check_resumable,
-    load_weights,
-    read_metadata,
-    read_state,
-    write_json,
-)
+from octavize.experiment.checkpoint import build_model, check_resumable, read_state
 from octavize.experiment.data import load_data
 from octavize.experiment.hardware import (
     HERE,
@@ -45,10 +37,11 @@ from octavize.experiment.hardware import (
 )
 from octavize.experiment.initialise import initialise
 from octavize.experiment.journal import Journal, Row
-from octavize.experiment.module import Classifier
+from octavize.experiment.module import Classifier, finite_or_none
 from octavize.experiment.naming import run_slug
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
+from octavize.files import load_weights, read_metadata, write_json
 
 
 @dataclass(frozen=True)
@@ -186,7 +179,7 @@ def _train(
     result = {
         **asdict(run),
         "test_accuracy": accuracy,
-        "test_loss": loss if math.isfinite(loss) else None,
+        "test_loss": finite_or_none(loss),
         "val_accuracy": best["val_accuracy"],
         "best_epoch": best["epoch"],
         "epochs": recipe.epochs_of(run.model),
@@ -271,7 +264,7 @@ def _resume_point(journal: Journal, console: Console) -> Path | None:
     try:
         read_metadata(journal.best)
     except InputError as error:
-        raise InputError(f"{error}; or pass --restart to train from the start") from None
+        raise InputError(f"{error}; or delete {journal.last} to train from the start") from None
     if is_first_process():
         console.print(f"  going on after epoch {epochs}", highlight=False)
     return journal.last

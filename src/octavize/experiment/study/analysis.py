@@ -203,8 +203,10 @@ def contrasts(cells: Sequence[Cell]) -> dict[tuple[str, str, str, str], list[tup
         for cell in cells:
             for factor, start in base.levels.items():
                 first = by_levels.get(_key(cell, {factor: start}))
-                known = first is not None and (first == base or len(bases) == 1)
-                if first is None or not known or cell.levels[factor] == start:
+                if first is None or cell.levels[factor] == start:
+                    continue
+                of_grid = len(bases) == 1 and not cell.alone and not first.alone
+                if first != base and not of_grid:
                     continue
                 if (cell.name, first.name) in told:  # two bases that are one factor apart
                     continue

@@ -6,20 +6,21 @@ Found once and kept in `arms.json`, since a measured time is never the same twic
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from octavize.deploy.contenders import narrower, size_for
+from octavize.deploy.contenders import size_for, width_for
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import build_model, read_json, write_json
+from octavize.experiment.checkpoint import build_model
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study.definition import Match, Settings, Study, merged, one_network
 from octavize.experiment.study.queue import lease
 from octavize.experiment.train import input_shape
+from octavize.files import read_json, write_json
 from octavize.profile import count_macs, measure
 
 BATCH, ROUNDS, STEPS = 64, 10, 6
@@ -87,8 +88,9 @@ def told(found: Found) -> list[str]:
         settings, match = one["settings"], one["match"]
         width = settings.get("arguments", {}).get("width")
         what = f"{settings['size']} pixels" if "size" in settings else f"width {width or 'unchanged'}"
-        off = " (it costs less as it is)" if one["cost"] < 1 - NEAR else ""
-        off = " (no such network comes nearer)" if one["cost"] > 1 + NEAR else off
+        off = " (no such network comes nearer)" if abs(one["cost"] - 1) > NEAR else ""
+        if off and settings == one["start"]:
+            off = " (it costs less as it is)"
         cost = f"{one['cost']:.2f} of the {match['to']} of {match['arm']}"
         lines.append(f"{one['model']}, {one['arm']}: {what}, {cost}{off}")
     return lines
@@ -142,10 +144,18 @@ def _cheaper(by: str, plain: Recipe, macs: int, pictures: Pictures) -> dict[str,
     model, side = plain.models[0], plain.size or pictures.size
     if by == "size":
         return {"size": size_for(network(plain, pictures), side, macs)}
-    found = narrower(model, side, macs, len(pictures.classes))
-    if found is None:
-        raise InputError(f"model {model} comes in one width only: match it by size, or leave the arm out")
-    return {"arguments": {"width": float(found.name.rpartition(" ")[2])}}
+    arguments = plain.arguments_of(model)
+
+    def at(width: float) -> nn.Module:
+        return network(replace(plain, model_arguments={model: {**arguments, "width": width}}), pictures)
+
+    try:
+        width = width_for(at, side, macs, most=arguments.get("width", 1.0))
+    except InputError:
+        raise InputError(
+            f"model {model} comes in one width only: match it by size, or leave the arm out"
+        ) from None
+    return {"arguments": {"width": width}}
 
 
 def time_ratio(aim: Recipe, ours: Recipe, pictures: Pictures) -> float:

@@ -9,8 +9,6 @@ from typing import Any
 from rich.console import Console
 
 from octavize.environment import environment
-from octavize.errors import InputError
-from octavize.experiment.checkpoint import read_json, write_json
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.results import Timing
@@ -19,6 +17,7 @@ from octavize.experiment.study.design import Planned
 from octavize.experiment.study.estimate import TRAINING, network_key
 from octavize.experiment.study.queue import finished, held
 from octavize.experiment.train import input_shape
+from octavize.files import known_json, write_json
 from octavize.profile import measure
 
 THREADS = 1
@@ -42,10 +41,7 @@ def costs_in(
     what is missing stays missing.
     """
     path = out / "costs.json"
-    try:
-        costs: Costs = read_json(path) or {}
-    except InputError:  # cut short: measuring again mends it
-        costs = {}
+    costs: Costs = known_json(path)
     trained = [place for place in places if finished(place.folder(out))]
     for model in dict.fromkeys(place.model for place in trained):
         recipes = {network_key(place.recipe): place.recipe for place in trained if place.model == model}
@@ -87,7 +83,8 @@ def cost_ratios(results: dict[str, Any], costs: Costs) -> list[dict[str, Any]]:
         results: of `analyse`.
 
     Returns:
-        For each of `results["networks"]` that was measured, `cell`, `model`, `arm`, `network`, and the ratios
+        For each of `results["networks"]` that was measured, `cell`, `model`, `arm`, `network`, the `batch` of
+        its times, and the ratios
         `macs`, `params`, `activation_bytes` (what a training step keeps for its backward pass), `latency` and
         `train_step`.
     """
@@ -98,11 +95,13 @@ def cost_ratios(results: dict[str, Any], costs: Costs) -> list[dict[str, Any]]:
     }
     rows: list[dict[str, Any]] = []
     for net in results["networks"]:
-        measured = costs.get(net["model"], {}).get("networks", {})
+        of_model = costs.get(net["model"], {})
+        measured = of_model.get("networks", {})
         ours = measured.get(net["network"])
         base = measured.get(reference.get((net["cell"], net["model"])))
         if ours and base:
             row = {key: net[key] for key in ("cell", "model", "arm", "network")}
+            row["batch"] = of_model["batch"]
             row |= {key: ours[key] / base[key] for key in ("macs", "params", "activation_bytes")}
             row |= {key: ours[f"{key}_ms"] / base[f"{key}_ms"] for key in ("latency", "train_step")}
             rows.append(row)

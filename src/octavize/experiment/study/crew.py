@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from octavize.errors import InputError
-from octavize.experiment.hardware import Hardware, gpus
+from octavize.experiment.hardware import Hardware, gpus, named_device
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
 from octavize.experiment.study import worker
@@ -138,6 +138,9 @@ def default_workers(hardware: Hardware) -> int:
 
 def hardware_of(number: int, workers: int, hardware: Hardware) -> Hardware:
     """What the n-th worker trains on: its GPU, or its share of the cores."""
-    devices = gpus(hardware)
     threads = hardware.threads or max(1, cores() // workers)
-    return replace(hardware, devices=f"{number % devices}," if devices else 1, threads=threads)
+    own: str | int | None = named_device(hardware)
+    if own is None:
+        devices = gpus(hardware)
+        own = f"{number % devices}," if devices else 1
+    return replace(hardware, devices=own, threads=threads)

@@ -7,12 +7,13 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from octavize.conv import is_depthwise
 from octavize.errors import InputError
 from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe
 from octavize.experiment.study.definition import (
@@ -45,7 +46,7 @@ class Planned:
         """What is trained."""
         return Run(self.recipe.models[0], self.recipe.alphas[0], self.seed)
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """Name of the run's folder: the same for the same settings, in whichever study they occur."""
         told = json.dumps(fingerprint(self.recipe, self.run), sort_keys=True)
@@ -99,6 +100,11 @@ def _one_at_a_time(study: Study, bases: Any, also: Mapping[str, Any]) -> tuple[C
                 found.setdefault(_name(cell), Cell(f"{base}, {factor}={level}", cell, str(base)))
     for base, given in also.items():
         end = _whole(study, given, f"base {base}")
+        same = found.get(_name(end))
+        if same is not None and same.is_base:
+            raise InputError(
+                f"study {study.name}: also has {base}, which has the levels of {same.name}: leave it out"
+            )
         found[_name(end)] = Cell(str(base), end, str(base), alone=True)
     return tuple(found.values())
 
@@ -176,7 +182,7 @@ def _without_idle(recipe: Recipe) -> Recipe:
 def _has_depthwise(model: str) -> bool:
     with torch.device("meta"):
         layers = create_model(model, 0).modules()
-    return any(isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1 for layer in layers)
+    return any(isinstance(layer, CONVOLUTIONS) and is_depthwise(layer) for layer in layers)
 
 
 def distinct(places: Iterable[Planned]) -> list[Planned]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from octavize.experiment.checkpoint import read_json
 from octavize.experiment.hardware import Hardware, device_of, prepare_process
 from octavize.experiment.naming import pretty
 from octavize.experiment.report import quantity, seconds
@@ -16,8 +15,9 @@ from octavize.experiment.study.crew import default_workers, hardware_of
 from octavize.experiment.study.definition import Study
 from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
-from octavize.experiment.study.queue import failure, finished
+from octavize.experiment.study.queue import ended
 from octavize.experiment.train import load_pictures
+from octavize.files import read_json
 
 
 def listing(
@@ -46,21 +46,16 @@ def listing(
     for run in runs:
         groups.setdefault((run.cell.name, run.model, run.arm), []).append(run)
     for (cell, model, arm), own in groups.items():
-        recipe = own[0].recipe
+        recipe, done = own[0].recipe, sum(ended(run.folder(out)) for run in own)
         table.add_row(
             cell, pretty(model), arm, str(recipe.epochs_of(recipe.models[0])),
-            quantity(macs[network_key(recipe)]), str(len(own)), str(sum(_ended(run, out) for run in own)),
+            quantity(macs[network_key(recipe)]), str(len(own)), str(done),
             seconds(sum(times[run.slug] for run in own)),
         )  # fmt: skip
-    open_runs = [run for run in runs if not _ended(run, out)]
+    open_runs = [run for run in runs if not ended(run.folder(out))]
     left, whole = sum(times[run.slug] for run in open_runs), sum(times.values())
     workers = max(1, min(workers, len(open_runs)))
     return table, (
         f"{len(runs)} runs, about {seconds(whole)} of training on one worker; what is left takes about "
         f"{seconds(left / workers)} on {workers}"
     )
-
-
-def _ended(run: Planned, out: Path) -> bool:
-    folder = run.folder(out)
-    return finished(folder) is not None or failure(folder) is not None

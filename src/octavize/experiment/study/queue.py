@@ -77,6 +77,11 @@ def holder(folder: Path) -> str | None:
     return f"{owner.hostname}:{owner.pid}" if owner else None
 
 
+def ended(folder: Path) -> bool:
+    """Whether a run is finished or has failed."""
+    return finished(folder) is not None or failure(folder) is not None
+
+
 class Queue:
     """The runs of a study, for one process to take from.
 
@@ -100,7 +105,7 @@ class Queue:
         Where the others have all that is left, it waits for them: one of them may die.
         """
         while True:
-            self.open = [place for place in self.open if not self._ended(place)]
+            self.open = [place for place in self.open if not ended(place.folder(self.out))]
             for place in self.open:
                 claim = self._claim(place)
                 if claim is not None:
@@ -118,14 +123,10 @@ class Queue:
             claim.acquire()
         except Timeout:
             return None
-        if self._ended(place):  # since we looked
+        if ended(place.folder(self.out)):  # since we looked
             claim.release()
             return None
         return claim
-
-    def _ended(self, place: Planned) -> bool:
-        folder = place.folder(self.out)
-        return finished(folder) is not None or failure(folder) is not None
 
 
 class Lost(RuntimeError):

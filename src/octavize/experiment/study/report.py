@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from octavize.experiment.checkpoint import write_json, write_text
 from octavize.experiment.figures import colour
 from octavize.experiment.journal import to_csv
 from octavize.experiment.naming import pretty
@@ -15,6 +14,7 @@ from octavize.experiment.report import as_markup, points, render
 from octavize.experiment.study.costs import Costs, cost_ratios
 from octavize.experiment.study.figures import curve_titles, draw_figures
 from octavize.experiment.study.times import Times
+from octavize.files import write_json, write_text
 
 COLUMNS = (
     "cell", "model", "arm", "seed", "test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs",

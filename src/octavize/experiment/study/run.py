@@ -15,17 +15,18 @@ report.html        everything on one page
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import SoftFileLease, Timeout
 from rich.console import Console
 
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import write_text
 from octavize.experiment.compare import check_data, check_networks, check_settings
-from octavize.experiment.hardware import HERE, Hardware, is_first_process
+from octavize.experiment.hardware import HERE, Hardware, is_first_process, named_device
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import dump_recipe, load_recipe
 from octavize.experiment.results import DEFAULT_TIMING, Timing
@@ -35,10 +36,11 @@ from octavize.experiment.study.costs import costs_in
 from octavize.experiment.study.crew import Crew
 from octavize.experiment.study.definition import Study
 from octavize.experiment.study.design import Planned, distinct, plan_study
-from octavize.experiment.study.queue import failure, finished, lease
+from octavize.experiment.study.queue import LEASE, failure, finished, lease
 from octavize.experiment.study.times import times_of
 from octavize.experiment.study.worker import is_of_run, leave_launcher, mark
 from octavize.experiment.train import load_pictures, train_run
+from octavize.files import write_text
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def run_study(
             "them; leave workers out"
         )
     plan = prepare(study, out, data_dir, hardware)
-    if retry:
+    if retry and is_first_process():
         _forget(place.folder(out) for place in plan.runs)
     console.print(
         f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
@@ -98,7 +100,8 @@ def run_study(
     for line in told(plan.matched):
         console.print(f"[dim]{line}[/dim]", highlight=False)
     if shared(hardware):
-        _take_turns(plan, out, hardware, console)
+        with _alone(out):
+            _take_turns(plan, out, hardware, console)
     else:
         Crew(plan.runs, study.recipe, plan.pictures, out, data_dir, hardware, workers).train(console)
     return report(plan, out, timing, console) if is_first_process() else {}
@@ -196,7 +199,27 @@ def report(plan: Prepared, out: Path, timing: Timing, console: Console) -> dict[
 
 def shared(hardware: Hardware) -> bool:
     """Whether several processes train each run together, as Lightning or its launcher started them."""
-    return hardware.nodes > 1 or hardware.strategy != "auto" or str(hardware.devices) not in ("auto", "1")
+    several = hardware.devices != "auto" and named_device(hardware) is None and str(hardware.devices) != "1"
+    return hardware.nodes > 1 or hardware.strategy != "auto" or several
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep the folder from a second job that trains on several devices: its runs have no claims.
+
+    Raises:
+        InputError: there is such a job.
+    """
+    if not is_first_process():
+        yield
+        return
+    try:
+        with SoftFileLease(out / "turns.lock", lease_duration=LEASE, timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"out is {out}, where another command trains on several devices: wait, or give another --out"
+        ) from None
 
 
 def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console) -> None:

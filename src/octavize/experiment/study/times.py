@@ -7,10 +7,10 @@ from typing import Any
 
 from octavize.environment import environment
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import read_json
 from octavize.experiment.study.estimate import ceiling
 from octavize.experiment.study.queue import finished
 from octavize.experiment.study.worker import MACHINE
+from octavize.files import read_json
 
 Times = dict[str, Any]
 

@@ -18,7 +18,6 @@ import torch
 from rich.console import Console
 
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import write_json
 from octavize.experiment.hardware import Hardware, device_of, prepare_process
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
@@ -26,6 +25,7 @@ from octavize.experiment.study.design import Planned
 from octavize.experiment.study.estimate import peak_macs
 from octavize.experiment.study.queue import FAILED, Queue, StillOurs, finished
 from octavize.experiment.train import drop_damaged, load_pictures, train_run
+from octavize.files import write_json
 
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_")
 MACHINE = "machine.json"

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from octavize import reestimate_norms
 from octavize.experiment.hardware import Hardware
+from octavize.experiment.inputs import CHUNK, TrainingInputs
 from octavize.experiment.module import Classifier, Meter
-from octavize.experiment.prepare import CHUNK, TrainingInputs
 from octavize.experiment.study.definition import load_study
 from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.queue import Queue

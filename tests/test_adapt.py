@@ -23,8 +23,9 @@ from octavize.experiment import adapt as adapt_module
 from octavize.experiment import prepare as prepare_module
 from octavize.experiment.adapt import adapt, fine_tuning_recipe
 from octavize.experiment.distil import Distiller, EpochTests, soft_loss
+from octavize.experiment.inputs import TrainingInputs
 from octavize.experiment.journal import read_metrics
-from octavize.experiment.prepare import Adaptation, TrainingInputs
+from octavize.experiment.prepare import Adaptation
 from octavize.experiment.recipe import dump_recipe
 from octavize.experiment.train import Run, load_pictures, train_run
 from octavize.sources import Vanilla, find_vanilla

@@ -23,13 +23,16 @@ from rich.console import Console
 from experiment_help import CLASSES, MODEL, make_folder, tiny
 from octavize.errors import InputError
 from octavize.experiment import train as train_module
+from octavize.experiment.checkpoint import load_checkpoint
 from octavize.experiment.compare import compare, plan_runs
+from octavize.experiment.inputs import TrainingInputs
 from octavize.experiment.journal import COLUMNS, read_metrics
 from octavize.experiment.naming import pretty
 from octavize.experiment.recipe import dump_recipe, load_recipe
 from octavize.experiment.report import headline, points, quantity, seconds
 from octavize.experiment.results import Timing
 from octavize.experiment.train import Run, load_pictures, train_run
+from octavize.norms import reestimate_norms
 
 FAST = Timing(batch=2, rounds=1)
 RUN = Run(MODEL, 0.5, 3)
@@ -307,6 +310,28 @@ def test_seeds_differ_and_repeat(data_dir: Path, tmp_path: Path) -> None:
         train_run(Run(MODEL, 0.5, seed), recipe, pictures, folder, console=silent())
         losses.append(read_metrics(folder)[0]["train_loss"])
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_measured_statistics_are_kept_and_change_no_step(data_dir: Path, tmp_path: Path) -> None:
+    pictures = load_pictures(tiny(), data_dir)
+    losses, weights = [], []
+    for count in (0, 20):
+        recipe, folder = tiny(norm_pictures=count, epochs=1), tmp_path / str(count)
+        train_run(RUN, recipe, pictures, folder, console=silent())
+        losses.append(read_metrics(folder)[0])
+        weights.append(load_checkpoint(folder / "best.safetensors")[0])
+    running, measured = weights
+    assert losses[0]["train_loss"] == losses[1]["train_loss"]
+    assert losses[0]["val_loss"] != losses[1]["val_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(running.parameters(), measured.parameters(), strict=True))
+    reestimate_norms(running, TrainingInputs(pictures, tiny(), 20))
+    for (name, a), b in zip(running.named_buffers(), measured.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_a_setting_that_came_later_renames_no_run() -> None:
+    assert "norm_pictures" not in train_module.fingerprint(tiny(), RUN)
+    assert train_module.fingerprint(tiny(norm_pictures=20), RUN)["norm_pictures"] == 20
 
 
 def test_divergence_stops_the_run(data_dir: Path, tmp_path: Path) -> None:

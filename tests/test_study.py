@@ -259,7 +259,10 @@ def test_two_jobs_on_several_devices_do_not_share_a_folder(data_dir: Path, tmp_p
     study, out = tiny_study(tmp_path), tmp_path / "out"
     many = Hardware(accelerator="cpu", devices=2, strategy="ddp")
     prepare(study, out, data_dir, CPU)
-    with SoftFileLease(out / "turns.lock"), pytest.raises(InputError, match="another command trains"):
+    with (
+        SoftFileLease(out / "turns.lock", lease_duration=LEASE),
+        pytest.raises(InputError, match="another command trains"),
+    ):
         run_study(study, out, data_dir=data_dir, hardware=many, console=silent())
 
 

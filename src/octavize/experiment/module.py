@@ -20,8 +20,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from octavize.errors import InputError
 from octavize.experiment.augment import crop_and_flip, to_input
+from octavize.experiment.inputs import TrainingInputs
 from octavize.experiment.pictures import AnySplit, Pictures, as_batch
 from octavize.experiment.recipe import Recipe
+from octavize.norms import reestimate_norms
 
 timm_optim: Any = timm.optim
 """timm re-exports its functions without telling type checkers."""
@@ -166,8 +168,12 @@ class Classifier(pl.LightningModule):
         self.test_result = self.test_meter.take()
 
     def on_validation_start(self) -> None:
-        """The clock of an epoch stops before validation."""
+        """The clock of an epoch stops before validation, and before statistics are measured for it."""
         self.epoch_seconds = time.perf_counter() - self._clock
+        if count := self.recipe.norm_pictures:
+            seen = TrainingInputs(self.pictures, self.recipe, count)
+            with self.trainer.precision_plugin.val_step_context():
+                reestimate_norms(self.model, seen, max_pictures=count)
 
     # Optimiser ----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from octavize.conv import check_downsample
 from octavize.convert import octavize
 from octavize.converted import PLAN, load_converted, save_converted
 from octavize.errors import InputError
-from octavize.experiment.augment import check_statistics, to_input
+from octavize.experiment.augment import check_statistics
 from octavize.experiment.hardware import (
     Hardware,
     guarded,
@@ -26,6 +26,7 @@ from octavize.experiment.hardware import (
     make_trainer,
     quiet_lightning,
 )
+from octavize.experiment.inputs import TrainingInputs
 from octavize.experiment.module import Classifier, finite_or_none
 from octavize.experiment.pictures import Pictures
 from octavize.experiment.recipe import Recipe
@@ -40,8 +41,6 @@ from octavize.trace import to_meta
 Stage = dict[str, Any]
 """`stage`, `epoch`, `test_accuracy`, `test_loss`, `val_accuracy`; accuracies 0 … 1."""
 STAGES = "stages.json"
-CHUNK = 256
-"""Pictures per batch of `TrainingInputs`."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +92,6 @@ class Adaptation:
     def channels(self) -> str:
         """How the low channels are chosen, in one word."""
         return "calibrated" if self.calibrate else "arbitrary"
-
-
-class TrainingInputs:
-    """Training pictures as the network sees them, without augmentation, the classes mixed.
-
-    The same pictures in the same order each time it is read. Yields (inputs (N, C, H, W) float32, labels).
-    """
-
-    def __init__(self, pictures: Pictures, recipe: Recipe, count: int) -> None:
-        self.pictures, self.recipe = pictures, recipe
-        # Splits are sorted by class: the first pictures would all be of one.
-        order = torch.randperm(len(pictures.train), generator=torch.Generator().manual_seed(0))
-        self.order = order[:count]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chunk in self.order.split(CHUNK):
-            pictures, labels = self.pictures.train.__getitems__(chunk)
-            mean, std = self.pictures.mean, self.pictures.std
-            yield to_input(pictures, mean, std, self.recipe.size, self.recipe.normalise), labels
 
 
 @dataclass(frozen=True)
@@ -193,7 +173,8 @@ def evaluate(
     """Accuracy on the validation and on the test pictures, by the same code as after training."""
     name = recipe.models[0]
     # A copy: Lightning may move the network and change its precision.
-    module = Classifier(copy.deepcopy(model), pictures, replace(recipe, batch_size=512), name, seed=0)
+    recipe = replace(recipe, batch_size=512, norm_pictures=0)
+    module = Classifier(copy.deepcopy(model), pictures, recipe, name, seed=0)
     alone = replace(hardware, devices=1, nodes=1, strategy="auto")
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     with quiet_lightning():

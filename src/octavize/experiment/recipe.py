@@ -92,6 +92,9 @@ class Recipe:
     """Share of the training pictures held out for choosing the checkpoint."""
     limit_train: int | None = None
     """Use only so many training pictures; none for all."""
+    norm_pictures: int = 0
+    """Training pictures on which the batch norms' statistics are measured before every validation; 0 reads
+    them as training left them, an average over its last steps that lags behind the weights."""
     precision: str = "32-true"
     """Lightning's name for the arithmetic: `32-true`, `bf16-mixed`, …"""
 
@@ -106,6 +109,7 @@ class Recipe:
         for name, low, high in _RANGES:
             object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
         object.__setattr__(self, "crop_padding", _whole("crop_padding", self.crop_padding, 0))
+        object.__setattr__(self, "norm_pictures", _whole("norm_pictures", self.norm_pictures, 0))
         for name in ("size", "limit_train"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _whole(name, getattr(self, name), 1))

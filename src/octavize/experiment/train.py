@@ -232,6 +232,8 @@ def fingerprint(recipe: Recipe, run: Run) -> dict[str, Any]:
     settings = recipe.as_dict()
     for key in ("name", "models", "alphas", "seeds"):
         del settings[key]
+    if not recipe.norm_pictures:
+        del settings["norm_pictures"]  # a later setting: runs without it keep their names and checkpoints
     return settings | {
         "epochs": recipe.epochs_of(run.model),
         "batch_size": recipe.batch_size_of(run.model),

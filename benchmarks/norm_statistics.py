@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--cell", nargs="+", help="only these of its settings")
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/norm-statistics"))
+    parser.add_argument("--results", type=Path, help="file for what was read; by default norms.json in --out")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--limit-train", type=int)
@@ -136,7 +137,7 @@ def main() -> None:
             place.run, place.recipe, pictures, folder, hardware=hardware, console=console, callbacks=watching
         )
         claim.release()
-    write_json(options.out / "norms.json", collect(places, options.out))
+    write_json(options.results or options.out / "norms.json", collect(places, options.out))
 
 
 if __name__ == "__main__":

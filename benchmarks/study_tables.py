@@ -1,4 +1,5 @@
-"""Write the results of docs/study.md and docs/study.zh.md from the committed results of studies.
+"""Write the results of docs/study.md and docs/study.zh.md from the committed results of studies, and of
+`norm_statistics.py`.
 
     python benchmarks/study_tables.py                                 # write
     python benchmarks/study_tables.py --check                         # exit 1 if a page says anything else
@@ -19,14 +20,16 @@ from typing import Any
 
 from marked import between, check, write
 from octavize.experiment.naming import pretty
+from octavize.experiment.study.analysis import minus, paired, summary
 from octavize.experiment.study.costs import cost_ratios
 from octavize.experiment.study.report import interval
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARKS = {
     name: (f"<!-- {name}: written by benchmarks/study_tables.py -->\n", f"<!-- /{name} -->")
-    for name in ("answer", "study")
+    for name in ("answer", "norms", "study")
 }
+NORMS = "norm-statistics.json"
 WORDS = {
     "study.md": {
         "none": "No results are committed yet.",
@@ -43,6 +46,16 @@ WORDS = {
         "changed": "changed setting",
         "from": "from",
         "effect": "Changes by one setting, in points (95 %)",
+        "epoch": "epoch",
+        "running": "{}, running",
+        "measured": "{}, measured",
+        "running_difference": "octave − vanilla, running (95 %)",
+        "measured_difference": "octave − vanilla, measured (95 %)",
+        "norms_about": (
+            "{models}, {setting}; seeds {seeds}; validation accuracy ± standard deviation over seeds, "
+            "differences in points; statistics measured on {pictures:,} training pictures; torch {torch}, "
+            "{precision}, {threads} thread(s) a run."
+        ),
         "about": (
             "{train:,} training and {val:,} validation pictures, {test:,} test pictures; {done} of {planned} "
             "runs, {failed} failed, seeds {seeds}; {processor}, torch {torch}, {precision}, {threads} "
@@ -64,6 +77,15 @@ WORDS = {
         "changed": "改动的设置",
         "from": "基准",
         "effect": "只改一个设置时的变化，百分点（95 %）",
+        "epoch": "轮次",
+        "running": "{}，滑动统计",
+        "measured": "{}，实测统计",
+        "running_difference": "octave − vanilla，滑动统计（95 %）",
+        "measured_difference": "octave − vanilla，实测统计（95 %）",
+        "norms_about": (
+            "{models}，{setting}；种子 {seeds}；验证准确率 ± 种子间标准差，差值以百分点计；"
+            "统计量在 {pictures:,} 张训练图像上实测；torch {torch}，{precision}，每次训练 {threads} 线程。"
+        ),
         "about": (
             "训练图像 {train:,} 张，验证图像 {val:,} 张，测试图像 {test:,} 张；"
             "完成 {done}/{planned} 次训练，失败 {failed} 次，种子 {seeds}；"
@@ -78,6 +100,8 @@ KEPT = (
     *(f"figures/{name}-*.svg" for name in ("differences", "effects", "accuracy")),
 )
 """Files of a run folder that are published: enough for a copy of it to be gone on with."""
+WAYS = ("running", "measured")
+"""How batch norms' statistics came about, of `norm_statistics.py`."""
 MEASURED = ("latency", "train_step", "activation_bytes")
 """Costs, beside MACs, that the first table shows."""
 Words = dict[str, str]
@@ -121,7 +145,7 @@ def networks(results: dict[str, Any], model: str, words: Words, matched: dict[st
     rows = [
         [
             net["cell"], arm(net, matched), f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
-            f"{net['mean']:.2%}" + ("" if net["std"] is None else f" ± {net['std']:.2%}"),
+            with_deviation(net),
             with_seeds(differences.get((net["cell"], model, net["arm"])), net["n"]),
         ]
         for net in results["networks"]
@@ -223,11 +247,44 @@ def answer(folders: list[Path], words: Words) -> str:
     return table([*head, "MACs", *(words[key] for key in MEASURED)], rows, left=3)
 
 
+def norms(found: dict[str, Any], words: Words) -> str:
+    """The same weights read with running and with measured statistics: a row an epoch."""
+    runs = found["runs"]
+    accuracy: dict[tuple[str, str, int], dict[int, float]] = {}
+    for run in runs:
+        for row in run["epochs"]:
+            for way in WAYS:
+                by_seed = accuracy.setdefault((run["arm"], way, row["epoch"]), {})
+                by_seed[run["seed"]] = row[way]["val"]["accuracy"]
+    arms = list(dict.fromkeys(run["arm"] for run in runs))
+    head = [words["epoch"], *(words[way].format(arm) for arm in arms for way in WAYS)]
+    head += [words[f"{way}_difference"] for way in WAYS]
+    rows: list[list[str]] = []
+    for epoch in sorted({epoch for _, _, epoch in accuracy}):
+        means = [summary(list(accuracy[arm, way, epoch].values())) for arm in arms for way in WAYS]
+        pairs = [minus(*(accuracy[arm, way, epoch] for arm in reversed(arms))) for way in WAYS]
+        rows.append([str(epoch), *map(with_deviation, means), *(interval(paired(pair)) for pair in pairs)])
+    one = runs[0]
+    about = words["norms_about"].format(
+        models=", ".join(dict.fromkeys(pretty(run["model"]) for run in runs)), setting=one["setting"],
+        seeds=", ".join(str(seed) for seed in sorted({run["seed"] for run in runs})),
+        pictures=found["pictures"], **one["environment"],
+    )  # fmt: skip
+    return f"{table(head, rows, left=1)}\n\n{about}"
+
+
+def with_deviation(found: dict[str, Any]) -> str:
+    """A mean accuracy, with its deviation where there are several."""
+    return f"{found['mean']:.2%}" + ("" if found["std"] is None else f" ± {found['std']:.2%}")
+
+
 def page(words: Words) -> Callable[[str], str]:
     """What writes the results of a page anew."""
     found = sorted(path.parent for path in (DOCS / "results").glob("study-*/results.json"))
+    read_norms = read(DOCS / "results" / NORMS, {})
     parts = {
         "answer": answer(found, words) if found else words["none"],
+        "norms": norms(read_norms, words) if read_norms else words["none"],
         "study": "\n\n".join(section(folder, words) for folder in found) or words["none"],
     }
 

@@ -21,7 +21,7 @@ def norm_statistics(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_watching_changes_nothing(norm_statistics: Any, tmp_path: Path) -> None:
-    recipe, run = tiny(), Run(MODEL, 0.5, 1)
+    recipe, run = tiny(lr=0.001), Run(MODEL, 0.5, 1)
     pictures = load_pictures(recipe, make_folder(tmp_path / "pictures"))
     watched, alone = tmp_path / "watched", tmp_path / "alone"
     watch = norm_statistics.NormWatch(watched / norm_statistics.NORMS, pictures=20)

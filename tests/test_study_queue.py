@@ -149,7 +149,7 @@ def start(
 ) -> subprocess.Popen[str]:
     octavize = str(Path(sys.executable).with_name("octavize"))
     command = [octavize, "study", str(path), "--out", str(out), "--data-dir", str(data_dir)]
-    command += ["--accelerator", "cpu", "--workers", "1", "--threads", "1", *more]
+    command += ["--accelerator", "cpu", "--threads", "1", *(more or ("--workers", "1"))]
     given = {**os.environ, **(environment or {})}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given)
 

@@ -41,7 +41,10 @@ Share = Annotated[
 ]
 Budget = Annotated[
     float | None,
-    typer.Option(help="Share of the arithmetic to keep; α is chosen per layer.", rich_help_panel=CONVERSION),
+    typer.Option(
+        help="Share of the arithmetic to keep; it chooses α, layer by layer where channels are calibrated.",
+        rich_help_panel=CONVERSION,
+    ),
 ]
 Target = Annotated[
     str | None,

@@ -23,14 +23,14 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
+from convert_trained import read_rows
 from octavize import reestimate_norms
 from octavize.experiment.hardware import Hardware
 from octavize.experiment.inputs import CHUNK, TrainingInputs
 from octavize.experiment.module import Classifier, Meter
 from octavize.experiment.study.definition import load_study
 from octavize.experiment.study.design import Planned, distinct, plan_study
-from octavize.experiment.study.queue import Queue
-from octavize.experiment.study.worker import StillOurs
+from octavize.experiment.study.queue import Queue, StillOurs
 from octavize.experiment.train import load_pictures, read_result, train_run
 from octavize.files import write_json
 
@@ -83,12 +83,10 @@ def read(module: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[s
     return dict(zip(("loss", "accuracy"), meter.take(), strict=True))
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def rows_by_epoch(folder: Path) -> list[dict[str, Any]]:
     """A row for each epoch; of an epoch that was trained twice because of a kill, the last."""
-    path = folder / NORMS
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]
-    return sorted({row["epoch"]: row for row in rows}.values(), key=lambda row: row["epoch"])
+    rows = {row["epoch"]: row for row in read_rows(folder / NORMS)}
+    return [rows[epoch] for epoch in sorted(rows)]
 
 
 def collect(places: list[Planned], out: Path) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def collect(places: list[Planned], out: Path) -> dict[str, Any]:
     for place in places:
         folder = place.folder(out)
         result = read_result(folder)
-        if result is not None and (rows := read_rows(folder)):
+        if result is not None and (rows := rows_by_epoch(folder)):
             about = {"model": place.model, "setting": place.cell.name, "arm": place.arm, "seed": place.seed}
             environment = result["environment"]
             runs.append({**about, "run": place.slug, "epochs": rows, "environment": environment})

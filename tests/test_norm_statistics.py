@@ -32,7 +32,7 @@ def test_watching_changes_nothing(norm_statistics: Any, tmp_path: Path) -> None:
     assert results[0]["test_loss"] == results[1]["test_loss"]
     metrics, plain = read_metrics(watched), read_metrics(alone)
     assert [{**row, "seconds": 0} for row in metrics] == [{**row, "seconds": 0} for row in plain]
-    rows = norm_statistics.read_rows(watched)
+    rows = norm_statistics.rows_by_epoch(watched)
     assert [row["epoch"] for row in rows] == [1, 2]
     for row, known in zip(rows, metrics, strict=True):
         assert row["running"]["val"]["loss"] == pytest.approx(known["val_loss"], rel=1e-5)

@@ -186,11 +186,10 @@ _BY_POSITION = [
 """Names of arguments that rules take by position, as most callers give them."""
 
 
-def _takes(rule: Rule, *args: Any) -> bool:
-    """Whether a rule can be called with (func, args, kwargs)."""
-    func, given, named = args
+def _takes(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a rule can be called with these arguments."""
     try:
-        signature(rule).bind(func, *given, **named)
+        signature(rule).bind(func, *args, **kwargs)
     except TypeError:
         return False
     return True

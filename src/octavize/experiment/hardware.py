@@ -41,7 +41,7 @@ HERE = Hardware()
 def check_hardware(hardware: Hardware, precision: str) -> None:
     """Raises InputError where Lightning cannot have these devices, this strategy or this precision."""
     with quiet_lightning():
-        make_trainer(hardware, precision, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        bare_trainer(hardware, precision)
 
 
 def make_trainer(hardware: Hardware, precision: str, **settings: Any) -> pl.Trainer:
@@ -69,6 +69,13 @@ def make_trainer(hardware: Hardware, precision: str, **settings: Any) -> pl.Trai
             f"devices={hardware.devices}, nodes={hardware.nodes}, strategy={hardware.strategy}, "
             f"precision={precision} cannot be had here ({reason}): change one of these options"
         ) from None
+
+
+def bare_trainer(hardware: Hardware, precision: str) -> pl.Trainer:
+    """`make_trainer` without anything that writes or shows."""
+    return make_trainer(
+        hardware, precision, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
 
 
 def guarded(trainer: pl.Trainer, call: Callable[[], Any]) -> None:
@@ -138,9 +145,8 @@ def device_of(hardware: Hardware) -> torch.device:
 def _trainer_of_one(hardware: Hardware) -> pl.Trainer:
     """Lightning knows the accelerators, and this asks it."""
     alone = replace(hardware, devices=named_device(hardware) or "auto", nodes=1, strategy="auto")
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     with quiet_lightning():
-        return make_trainer(alone, "32-true", **settings)
+        return bare_trainer(alone, "32-true")
 
 
 def prepare_process(hardware: Hardware) -> None:

@@ -21,9 +21,9 @@ from octavize.errors import InputError
 from octavize.experiment.augment import check_statistics
 from octavize.experiment.hardware import (
     Hardware,
+    bare_trainer,
     guarded,
     is_first_process,
-    make_trainer,
     quiet_lightning,
 )
 from octavize.experiment.inputs import TrainingInputs
@@ -176,9 +176,8 @@ def evaluate(
     recipe = replace(recipe, batch_size=512, norm_pictures=0)
     module = Classifier(copy.deepcopy(model), pictures, recipe, name, seed=0)
     alone = replace(hardware, devices=1, nodes=1, strategy="auto")
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     with quiet_lightning():
-        trainer = make_trainer(alone, recipe.precision, **settings)
+        trainer = bare_trainer(alone, recipe.precision)
         guarded(trainer, lambda: trainer.validate(module, verbose=False))
         guarded(trainer, lambda: trainer.test(module, verbose=False))
     loss, accuracy = module.test_result

@@ -199,7 +199,7 @@ def report(plan: Prepared, out: Path, timing: Timing, console: Console) -> dict[
 
 def shared(hardware: Hardware) -> bool:
     """Whether several processes train each run together, as Lightning or its launcher started them."""
-    several = hardware.devices != "auto" and named_device(hardware) is None and str(hardware.devices) != "1"
+    several = str(hardware.devices) not in ("auto", "1") and named_device(hardware) is None
     return hardware.nodes > 1 or hardware.strategy != "auto" or several
 
 

@@ -14,7 +14,17 @@ import torchvision.models as tv
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from octavize import InputError, OctConv2d, OctConvTranspose2d, OctTensor, Plan, oct_handler, octavize, plan
+from octavize import (
+    InputError,
+    OctConv2d,
+    OctConvTranspose2d,
+    OctTensor,
+    Plan,
+    freeze,
+    oct_handler,
+    octavize,
+    plan,
+)
 from octavize import swap as swap_module
 
 EXAMPLE = (1, 3, 64, 64)
@@ -52,6 +62,31 @@ def test_what_the_network_returns_is_dense() -> None:
     assert type(octave(torch.randn(1, 3, 16, 18))["out"]) is Tensor
 
 
+def test_a_depthwise_layer_on_a_dense_map_is_not_octave() -> None:
+    """Its α would say that there is a split where there is none."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.b, self.c = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(self.a(self.stem(x)))).mean((2, 3))
+
+    found = plan(Net(), 0.5, example=(1, 3, 8, 8))
+    assert found.alphas == {"a": 0, "b": 0.5, "c": 0.5}
+    assert "dense map" in found.decisions[1].reason
+
+
+def test_what_is_no_network_is_refused() -> None:
+    for refuse in (plan, octavize, freeze):
+        with pytest.raises(InputError, match=r"'resnet50'.*build the network"):
+            refuse("resnet50")
+    with pytest.raises(InputError, match=r"OrderedDict.*build the network"):
+        octavize(tv.resnet18().state_dict(), plan=plan(tv.resnet18()))
+
+
 def test_a_refused_change_in_place_merges_too() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -85,7 +120,8 @@ def test_save_edit_load_apply(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("layers: 3", "is not a plan"),
+        ("layers: 3", "lacks 'decisions'"),
+        ("decisions: []", "lacks 'input_shape'"),
         ("- 1", "is not a plan"),
         ("{", "is not a plan"),
         (

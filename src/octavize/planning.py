@@ -16,7 +16,17 @@ from .errors import InputError
 from .plans import Decision, Plan, some
 from .split import check_alpha, default_octave_dims, low_channels
 from .swap import handler_of, swap
-from .trace import CONVOLUTIONS, Fallback, Layer, Trace, TraceError, example_shape, to_meta, trace
+from .trace import (
+    CONVOLUTIONS,
+    Fallback,
+    Layer,
+    Trace,
+    TraceError,
+    check_network,
+    example_shape,
+    to_meta,
+    trace,
+)
 
 DEFAULT_ALPHA = 0.5
 Alpha = float | Mapping[str, float] | Callable[[str, nn.Module], float]
@@ -104,6 +114,7 @@ class Planner:
         """The plan of this α."""
         decisions = _decide(self.model, alpha, self.before)
         decisions, after = _merge_where_dense(self.model, decisions, self.shape, self.downsample)
+        decisions = [_nothing_to_keep(d, self.model, after) for d in decisions]
         return Plan(
             [_with_costs(d, self.before, after) for d in decisions],
             self.shape,
@@ -120,6 +131,7 @@ def check_plan(plan: Plan, model: nn.Module) -> None:
     Raises:
         InputError: it names a layer that the model does not have, or has of another kind or geometry.
     """
+    check_network(model)
     layers = dict(model.named_modules())
     for d in plan.decisions:
         if d.name not in layers:
@@ -251,6 +263,16 @@ def _merge_where_dense(
         else:
             assert error is not None
             raise error
+
+
+def _nothing_to_keep(decision: Decision, model: nn.Module, after: Trace) -> Decision:
+    """Say of a depthwise layer on a dense map that it is not octave: there is no split that it could keep."""
+    ran = next((layer for layer in after.layers if layer.name == decision.name), None)
+    if not decision.alpha or ran is None or ran.input[1] is not None:
+        return decision
+    if not is_depthwise(model.get_submodule(decision.name)):
+        return decision
+    return replace(decision, alpha=0.0, reason="depthwise: reads a dense map, which has no split to keep")
 
 
 def _with_costs(decision: Decision, before: Trace, after: Trace) -> Decision:

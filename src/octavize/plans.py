@@ -104,7 +104,9 @@ class Plan:
             raise InputError(f"plan={str(path)!r}: there is no such file") from error
         except IsADirectoryError as error:
             raise InputError(f"plan={str(path)!r} is a folder: give the plan.yaml in it") from error
-        except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        except KeyError as error:
+            raise InputError(f"plan={str(path)!r} lacks {error}: give one that Plan.save wrote") from error
+        except (yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
         except InputError as error:

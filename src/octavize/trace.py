@@ -106,8 +106,9 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     networks get 8 frames of 112 pixels.
 
     Raises:
-        InputError: the network has no convolution to read the shape off.
+        InputError: the network has no convolution to read the shape off, or is none.
     """
+    check_network(model)
     if isinstance(example, Tensor):
         return tuple(example.shape)
     if example is not None:
@@ -128,6 +129,17 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     config = getattr(model, "default_cfg", None) or {}
     side = config.get("input_size", (3, 224, 224))[-1]
     return (1, first.in_channels, *[side] * len(first.kernel_size))
+
+
+def check_network(model: Any) -> None:
+    """Check that what is called a model is one, and not its name or its state dict.
+
+    Raises:
+        InputError: it is no torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        told = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise InputError(f"model is {told}, no torch.nn.Module: build the network first, then give it")
 
 
 def to_meta(model: nn.Module) -> nn.Module:

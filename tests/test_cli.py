@@ -58,7 +58,8 @@ def test_top_level_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -
     [
         (("profile", "oct_resnet18", "--alpha", "abc"), ("--alpha", "abc", "--help")),
         (("profile", "oct_resnet18", "--size", "0"), ("--size", "0", "--help")),
-        (("profile", "--nonsense"), ("--nonsense", "--help")),
+        (("profile", "--nonsense"), ("--nonsense", "octavize profile --help")),
+        (("summary", "oct_resnet18"), ("'summary'", "see octavize --help")),
         (("train", "oct_resnet18_small", "--alpha", "0", "0.5"), ("2 runs", "octavize compare")),
     ],
 )
@@ -136,6 +137,33 @@ def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["alpha"] for row in rows] == [0, 0.5]
     assert rows[1]["macs"] < rows[0]["macs"]
     assert run(capsys, *arguments)[0] == 0
+
+
+def test_profile_of_networks_by_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("torchvision:resnet18", "timm:resnet18", "oct_resnet18")
+    code, out, _ = run(capsys, "profile", *names, "--size", 64, "--rounds", 1, "--classes", 7, "--json")
+    vanilla = [row for row in json.loads(out)["rows"] if row["alpha"] == 0]
+    octave = [row for row in json.loads(out)["rows"] if row["alpha"] == 0.5]
+    assert code == 0
+    assert [row["model"] for row in octave] == list(names)
+    assert len({row["macs"] for row in vanilla}) == len({row["params"] for row in vanilla}) == 1
+    assert octave[0]["macs"] == octave[1]["macs"] < octave[2]["macs"]  # the paper's policy spares layers
+
+
+def test_profile_is_readable_where_the_terminal_is_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = run(capsys, "profile", "oct_mobilenet_v1", "--layers", "--size", 32)
+    assert "…" not in out
+    assert "blocks.0.0.conv_dw" in out
+
+
+def test_warnings_take_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "profile", "timm:convnext_tiny", "--alpha", 0.5, "--size", 32, "--rounds", 1)
+    assert code == 0
+    assert err.startswith("Warning: octavize changed no layer")
+    assert err.count("\n") == 1
 
 
 def test_profile_layers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +259,7 @@ def test_an_interrupt_says_how_to_go_on(
         (("compare", "--data", "cifar11"), ("cifar11", "cifar10")),
         (("compare", "--data", "folder"), ("data_dir",)),
         (("compare", "--data", "folder", "--data-dir", "nowhere"), ("nowhere",)),
-        (("profile", "oct_resnet51"), ("oct_resnet51", "unknown")),
+        (("profile", "oct_resnet51"), ("oct_resnet51", "unknown", "did you mean oct_resnet50")),
         (("profile", "oct_resnet50", "--alpha", "2"), ("alpha", "2")),
         (("profile", "oct_resnet50", "oct_resnet18", "--layers"), ("--layers", "one name")),
         (("profile", "oct_resnet50", "--json", "--csv"), ("--json", "--csv", "choose one")),

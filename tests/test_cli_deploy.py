@@ -94,6 +94,13 @@ def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert load_runtime(trained / "model.pt2").metadata["input_shape"] == [1, 3, 17, 17]
 
 
+def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = tmp_path / "model.pt2"
+    code, _, err = run(capsys, "export", "timm:resnet18", "--num-classes", 3, "--size", 32, "--to", to)
+    assert code == 0, err
+    assert load_runtime(to).metadata["alpha"] == 0.5
+
+
 def test_predict(trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = trained / "model.pt2"
     code, out, _ = run(capsys, "predict", model, picture, picture, "--top", 2, "--json")

@@ -10,9 +10,10 @@ import io
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -241,14 +242,23 @@ def models(
 
 @command
 def profile(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Networks from `octavize models`.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME",
+            help="Names from `octavize models`, of torchvision or timm; or module:function that returns a "
+            "vanilla network.",
+        ),
+    ],
     alpha: Annotated[
         list[float] | None,
         typer.Option(metavar="SHARE...", help="Shares of low-frequency channels. Several: --alpha 0 0.5"),
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=1)] = 224,
     batch: Annotated[int, typer.Option(help="Pictures per timed call.", min=1)] = 1,
-    classes: Annotated[int, typer.Option(help="Classes of the last layer.", min=1)] = 1000,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes of the last layer; by default the network's own.", min=1)
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Timed calls per network, taking turns.", min=1)] = 20,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     layers: Annotated[bool, typer.Option("--layers", help="The layers of one network instead.")] = False,
@@ -264,22 +274,26 @@ def profile(
     [cyan]octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224[/cyan]
 
     [cyan]octavize profile oct_mobilenet_v1 --alpha 0.5 --layers --csv[/cyan]
+
+    [cyan]octavize profile timm:efficientnet_b0 mynets:build[/cyan]
     """
     from octavize.profile import layer_table, profile_models
+    from octavize.sources import find_origin
 
     if as_json and as_csv:
         raise InputError("--json and --csv are both given: choose one")
     if layers:
         if len(names) > 1 or len(alpha or []) > 1:
             raise InputError(f"--layers shows one network, not {', '.join(names)}: give one name and one α")
-        shown = layer_table(names[0], alpha[0] if alpha else 0.5, size=size)
+        share = alpha[0] if alpha else 0.5
+        model = find_origin(names[0], num_classes=classes).octave(share)
+        shown = layer_table(model, f"{names[0]} α={share:g}", size=size)
     else:
         shown = profile_models(
-            names,
+            {name: find_origin(name, num_classes=classes).octave for name in names},
             alpha or [0.0, 0.5],
             size=size,
             batch=batch,
-            num_classes=classes,
             rounds=rounds,
             threads=threads,
         )
@@ -304,7 +318,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without α or × shows a question mark instead
             stream.reconfigure(errors="replace")
     try:
-        sys.exit(app(o.spread(given or ["--help"]), prog_name="octavize", standalone_mode=False))
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            sys.exit(app(o.spread(given or ["--help"]), prog_name="octavize", standalone_mode=False))
     except InputError as error:
         _fail(str(error))
     except OSError as error:
@@ -313,8 +329,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Typer's complaints about options and arguments: it shows them as a box of several lines.
         if not hasattr(error, "format_message"):
             raise
-        message = error.format_message()  # type: ignore[attr-defined]
-        _fail(f"{message}; given: octavize {shlex.join(given)}; see octavize {' '.join(given[:1])} --help")
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        commands = [found.callback.__name__ for found in app.registered_commands if found.callback]
+        about = f"octavize {given[0]}" if given[:1] and given[0] in commands else "octavize"
+        _fail(f"{message}; given: octavize {shlex.join(given)}; see {about} --help")
+
+
+def _warn(message: Warning | str, *where: Any) -> None:
+    """A warning in one line; where in the code it was raised helps nobody who typed a command."""
+    line = Text.assemble(("Warning: ", "bold yellow"), " ".join(str(message).split()))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
 
 
 def _fail(message: str) -> NoReturn:

@@ -179,9 +179,11 @@ def adapt(
         ),
     ] = True,
     distil: Annotated[
-        float,
-        typer.Option(help="Weight of the teacher in the loss, 0 to 1.", rich_help_panel=CONVERSION),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Weight of the teacher in the loss, 0 to 1. [default: 0.5]", rich_help_panel=CONVERSION
+        ),
+    ] = None,
     no_distil: Annotated[
         bool, typer.Option("--no-distil", help="Train on the labels alone.", rich_help_panel=CONVERSION)
     ] = False,
@@ -248,6 +250,8 @@ def adapt(
     from octavize.experiment.recipe import load_recipe
     from octavize.sources import find_vanilla
 
+    if no_distil and distil is not None:
+        raise InputError(f"--distil {distil:g} and --no-distil are both given: choose one")
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
     # A function may have loaded its own weights; for everything else there is nothing to adapt without them.
     if source.weights == "as built" and source.origin.kind != "function":
@@ -272,7 +276,7 @@ def adapt(
         budget=budget,
         downsample=downsample,
         calibrate=calibrate,
-        distil=0.0 if no_distil else distil,
+        distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,
         norm_pictures=norm_pictures,
     )

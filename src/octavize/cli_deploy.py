@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from octavize.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 SOURCE, FILE = "Network", "File"
 
@@ -24,8 +20,8 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of `octavize train`, `adapt` or `convert`; a best.safetensors; or a name from "
-            "`octavize models`, untrained.",
+            help="Folder of `octavize train`, `adapt` or `convert`; a best.safetensors; or, untrained, a "
+            "name from `octavize models`, of torchvision or timm, or module:function.",
         ),
     ],
     to: Annotated[
@@ -52,7 +48,9 @@ def export(
     ] = None,
     num_classes: Annotated[
         int | None,
-        typer.Option(help="Classes of a named network. [default: 1000]", min=1, rich_help_panel=SOURCE),
+        typer.Option(
+            help="Classes of a named network; by default its own number.", min=1, rich_help_panel=SOURCE
+        ),
     ] = None,
 ) -> None:
     """Write a network for another runtime, and compare the file with the network.
@@ -126,7 +124,8 @@ def bench(
         str,
         typer.Argument(
             metavar="NAME",
-            help="Network from `octavize models`; or module:function that returns a vanilla network.",
+            help="Name from `octavize models`, of torchvision or timm; or module:function that returns a "
+            "vanilla network.",
         ),
     ] = "oct_resnet50",
     alpha: Annotated[
@@ -178,6 +177,7 @@ def bench(
     from octavize.deploy.bench_runtimes import choose_runtimes
     from octavize.deploy.contenders import contenders_of, with_narrower
     from octavize.files import write_json
+    from octavize.sources import find_origin
 
     for option, file in (("--out", out), ("--figure", figure)):
         if file is not None and file.exists() and not overwrite:
@@ -188,7 +188,7 @@ def bench(
         raise InputError(f"--figure is {figure}: give a name that ends in {', '.join(FIGURES)}")
     chosen = choose_runtimes(runtime)
     shares = alpha or [0.125, 0.25, 0.5, 0.75]
-    contenders = contenders_of(_builder(source), shares, size, same_macs=same_macs)
+    contenders = contenders_of(find_origin(source).octave, shares, size, same_macs=same_macs)
     if same_macs:
         contenders = with_narrower(source, contenders, size)
     log = Console(stderr=True, highlight=False)
@@ -208,12 +208,3 @@ def bench(
         write_json(out, results)
     if figure is not None:
         draw(results, figure, title)
-
-
-def _builder(source: str) -> Callable[[float], nn.Module]:
-    """What makes the network of an α: by the paper's policy for ours, otherwise by octavize()."""
-    from octavize.convert import octavize
-    from octavize.sources import find_origin
-
-    origin = find_origin(source)
-    return lambda alpha: octavize(origin.build(), origin.alpha(alpha), inplace=True)

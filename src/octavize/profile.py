@@ -29,10 +29,9 @@ from torch import Tensor, nn
 
 from .environment import environment
 from .errors import InputError
-from .models import create_model
 from .process import settle_process
 from .timing import interleave, torch_threads
-from .trace import Shape, Trace, dtype_of, to_meta, trace
+from .trace import Shape, Trace, dtype_of, example_shape, to_meta, trace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -200,13 +199,17 @@ class ProfileTable:
 
     def print(self, console: Console) -> None:
         from rich.box import SIMPLE_HEAD
+        from rich.measure import Measurement
         from rich.table import Table
 
         table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         for i, column in enumerate(self.shown[0]):
-            table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
+            table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
         for row in self.shown:
             table.add_row(*row.values())
+        # A terminal that is too narrow breaks lines; a figure cut short could not be read.
+        needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+        console.width = max(console.width, needed)
         console.print(table)
 
     def to_csv(self) -> str:
@@ -221,21 +224,28 @@ class ProfileTable:
 
 
 def profile_models(
-    names: Sequence[str],
+    builders: Mapping[str, Callable[[float], nn.Module]],
     alphas: Sequence[float],
     *,
     size: int = 224,
     batch: int = 1,
-    num_classes: int = 1000,
     rounds: int = 20,
     threads: int | None = None,
     progress: bool = False,
 ) -> ProfileTable:
-    """Costs of named networks at several α; see `measure`. Ratios are to the first α of the same network."""
+    """Costs of networks at several α; see `measure`. Ratios are to the first α of the same network.
+
+    Args:
+        builders: by name, what makes the network of an α.
+        alphas: shares of low channels.
+        size: side of the pictures in pixels; they have the channels that the networks take.
+        batch, rounds, threads, progress: see `measure`.
+    """
     rows: list[dict[str, Any]] = []
-    shape = (batch, 3, size, size)
-    for name in names:
-        models = {f"{alpha:g}": create_model(name, alpha, num_classes=num_classes) for alpha in alphas}
+    shape: Shape = ()
+    for name, build in builders.items():
+        models = {f"{alpha:g}": build(alpha) for alpha in alphas}
+        shape = (batch, example_shape(next(iter(models.values())))[1], size, size)
         profiles = measure(models, shape, rounds=rounds, threads=threads, progress=progress)
         rows += [
             {"model": name, "alpha": float(alpha)}
@@ -248,12 +258,12 @@ def profile_models(
             "network": row["model"],
             "α": f"{row['alpha']:g}",
             "params": f"{row['params'] / 1e6:.2f} M",
-            "MACs": f"{row['macs'] / 1e6:,.0f} M",
-            "×": f"{row['macs'] / first[row['model']]['macs']:.3f}",
-            "memory": f"{row['activation_bytes'] / 1e6:.1f} MB",
-            "× ": f"{row['activation_bytes'] / first[row['model']]['activation_bytes']:.3f}",
-            "latency": f"{row['latency_ms']:.1f} ms",
-            " × ": f"{row['latency_ratio']:.3f}",
+            "MACs": f"{row['macs'] / 1e6:,.0f} M × {row['macs'] / first[row['model']]['macs']:.3f}",
+            "memory": (
+                f"{row['activation_bytes'] / 1e6:.1f} MB × "
+                f"{row['activation_bytes'] / first[row['model']]['activation_bytes']:.3f}"
+            ),
+            "latency": f"{row['latency_ms']:.1f} ms × {row['latency_ratio']:.3f}",
         }
         for row in rows
     ]
@@ -264,12 +274,10 @@ def profile_models(
     return ProfileTable(title, rows, shown, conditions)
 
 
-def layer_table(name: str, alpha: float, *, size: int = 224, num_classes: int = 1000) -> ProfileTable:
-    """The convolutions and fully connected layers of a named network, in the order in which they run."""
-    shape = (1, 3, size, size)
-    return table_of_layers(
-        trace(create_model(name, alpha, num_classes=num_classes), shape), f"{name} α={alpha:g}", shape
-    )
+def layer_table(model: nn.Module, title: str, *, size: int = 224) -> ProfileTable:
+    """The convolutions and fully connected layers of a network, in the order in which they run."""
+    shape = (1, example_shape(model)[1], size, size)
+    return table_of_layers(trace(model, shape), title, shape)
 
 
 def table_of_layers(run: Trace, title: str, input_shape: Shape) -> ProfileTable:

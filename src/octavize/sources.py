@@ -6,13 +6,16 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .convert import octavize
 from .errors import InputError, require_extra
 from .experiment.checkpoint import load_checkpoint
 from .files import read_metadata
@@ -63,6 +66,17 @@ class Origin:
                 f"model {self.name!r} cannot be built with {dict(self.arguments)}, pretrained={pretrained}: "
                 f"{reason}; check name and options, or give --weights"
             ) from error
+
+    def octave(self, alpha: float) -> nn.Module:
+        """The network at this α, with new weights: by the paper's policy if it is one of ours.
+
+        Raises:
+            InputError: see `build`; or α outside [0, 1].
+        """
+        if self.kind == "octavize":
+            require_extra("timm", "models")
+            return create_model(self.name, alpha, **self.arguments)
+        return octavize(self.build(), alpha, inplace=True)
 
     def alpha(self, share: float) -> Alpha:
         """A share of low channels as `octavize` takes it: by the paper's policy for networks of ours."""
@@ -140,8 +154,10 @@ def find_origin(name: str, *, num_classes: int | None = None) -> Origin:
     for kind, knows in _KNOWS.items():
         if knows(name):
             return Origin(kind, name, arguments)
+    close = get_close_matches(name, [*list_models(), *_published()], n=3)
+    remedy = f"did you mean {', '.join(close)}? Or give" if close else "give"
     raise InputError(
-        f"model {name!r} is unknown: give a name from `octavize models`, of torchvision or timm, "
+        f"model {name!r} is unknown: {remedy} a name from `octavize models`, of torchvision or timm, "
         "module:function, or the folder of a trained run"
     )
 
@@ -253,6 +269,20 @@ def _published_facts(origin: Origin, model: Any) -> dict[str, Any]:
         return {}
     mean, std, size = published["mean"], published["std"], published["input_size"][-1]
     return {"mean": list(mean), "std": list(std), "size": size}
+
+
+def _published() -> list[str]:
+    """All names of torchvision and timm, each once, as far as they are installed."""
+    names: list[str] = []
+    with suppress(ImportError):
+        from torchvision import models as zoo
+
+        names += zoo.list_models(module=zoo)
+    with suppress(ImportError):
+        import timm
+
+        names += timm.list_models()
+    return list(dict.fromkeys(names))
 
 
 def _in_torchvision(name: str) -> bool:

@@ -10,8 +10,8 @@ from torch import nn
 from octavize.converted import NETWORK, load_converted, read_about
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import load_checkpoint
-from octavize.models import create_model, list_models
-from octavize.sources import BEST
+from octavize.sources import BEST, find_origin
+from octavize.trace import example_shape
 
 _FACTS = ("model", "alpha", "classes", "mean", "std", "normalise", "size", "in_chans")
 
@@ -23,9 +23,10 @@ def find_network(
 
     Args:
         name: the folder of a run of `octavize train`, or its best.safetensors; a folder of `octavize convert`
-            or `adapt`; or a name from `octavize models`, which comes without trained weights.
-        alpha: share of low channels; only for a name from `octavize models`, 0.5 there by default.
-        num_classes: of the classifier; likewise, 1000 by default.
+            or `adapt`; or a name from `octavize models`, of torchvision or timm, or `module:function`, which
+            come without trained weights.
+        alpha: share of low channels; only for a name, 0.5 there by default.
+        num_classes: of the classifier; likewise, by default the builder's own number.
 
     Returns:
         The network, and as far as they are known `model`, `alpha`, `classes`, `mean`, `std`, `normalise`,
@@ -44,16 +45,11 @@ def find_network(
         _refuse(name, alpha, num_classes)
         about = read_about(path)
         return load_converted(path), {"model": about["origin"]["name"], **about["input"]}
-    if name in list_models():
-        share = 0.5 if alpha is None else alpha
-        model = create_model(name, share, num_classes=1000 if num_classes is None else num_classes)
-        return model, {"model": name, "alpha": share}
     if path.is_dir():
         raise InputError(f"source {name} holds neither {BEST} nor {NETWORK}: give the folder of a run")
-    raise InputError(
-        f"source {name!r} is unknown: give a folder of `octavize train`, `adapt` or `convert`, a "
-        f"{BEST}, or a name from `octavize models`"
-    )
+    share = 0.5 if alpha is None else alpha
+    model = find_origin(name, num_classes=num_classes).octave(share)
+    return model, {"model": name, "alpha": share, "in_chans": example_shape(model)[1]}
 
 
 def _refuse(name: str, alpha: float | None, num_classes: int | None) -> None:

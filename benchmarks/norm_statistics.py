@@ -1,6 +1,6 @@
 """Is a bad test accuracy bad weights, or bad running statistics of the batch norms?
 
-    python benchmarks/norm_statistics.py networks --model oct_resnet50 --cell "32 pixels" --data-dir cifar
+    python benchmarks/norm_statistics.py rate --data-dir cifar
 
 Trains runs of a study, and after every epoch reads training and validation pictures twice with the same
 weights: with the running statistics that training left, as every evaluation does, and with statistics

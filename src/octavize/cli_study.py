@@ -14,7 +14,7 @@ from octavize.errors import InputError
 
 def study(
     name: Annotated[
-        str, typer.Argument(help="article, alpha, exchange, networks, or the path of a YAML file.")
+        str, typer.Argument(help="article, alpha, exchange, networks, rate, or the path of a YAML file.")
     ],
     out: Annotated[
         Path | None,

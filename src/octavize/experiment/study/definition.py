@@ -29,7 +29,7 @@ import yaml
 from octavize.errors import InputError
 from octavize.experiment.recipe import OCTAVE_SWITCHES, Recipe, check_names, load_recipe, read_shipped
 
-SHIPPED = ("article", "alpha", "exchange", "networks")
+SHIPPED = ("article", "alpha", "exchange", "networks", "rate")
 ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
 """Settings of one network, and the recipe's that they become."""
 OF_ALL_RUNS = ("data", "val_fraction", "limit_train")
@@ -105,7 +105,7 @@ class Study:
 
 
 def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **overrides: Any) -> Study:
-    """Read a shipped study by name (`article`, `alpha`, `exchange`, `networks`) or anybody's by path.
+    """Read a shipped study by name (`article`, `alpha`, `exchange`, `networks`, `rate`) or anybody's by path.
 
     Args:
         name_or_path: a shipped name, or a YAML file as described in this module.
@@ -278,7 +278,7 @@ def _named(value: Any, where: str) -> dict[str, Any]:
 
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list) or any(isinstance(one, (list, dict)) for one in value):
-        raise InputError(f"{where} is {value!r}: give a list, as in [0, 1, 2]")
+        raise InputError(f"{where} is {value!r}: give a list, such as [{value}]")
     return value
 
 

@@ -34,13 +34,13 @@ WORDS = {
         "cifar": (
             "CIFAR-10 (JPEG), {train:,} training and {val:,} validation pictures, {size} pixels, recipe `cifar`, {runs}; "
             "epochs {epochs}. MobileNetV1 has a stride-1 stem; ResNet-50 keeps its ImageNet stem, so it sees {size} "
-            "pixels as 8 × 8. × is to vanilla. Times: {processor}, torch {torch}, {threads} thread(s), batch {batch}, median "
-            "of {rounds} interleaved rounds. [Report](docs/results/cifar10-jpeg/report.html) · "
+            "pixels as 8 × 8. × is to vanilla. Times: {processor}, torch {torch}, {threads} thread(s), batch {batch}, medians "
+            "of {rounds} interleaved rounds, their × of the rounds' ratios. [Report](docs/results/cifar10-jpeg/report.html) · "
             "[CSV](docs/results/cifar10-jpeg/results.csv) · [command](docs/results/README.md)"
         ),
         "macs_note": (
-            "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, median of {rounds} "
-            "interleaved rounds, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs agree with the paper's."
+            "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, medians of {rounds} "
+            "interleaved rounds, × of the rounds' ratios, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs agree with the paper's."
         ),
         "seed": "one seed ({seeds})",
         "seeds": "mean ± standard deviation over seeds {seeds}",
@@ -58,12 +58,12 @@ WORDS = {
         "cifar": (
             "CIFAR-10（JPEG），训练图像 {train:,} 张，验证图像 {val:,} 张，{size} 像素，配方 `cifar`，{runs}；"
             "轮数：{epochs}。MobileNetV1 的首层步幅为 1；ResNet-50 保留 ImageNet 首层，{size} 像素进入网络后只剩 8 × 8。"
-            "× 为相对原始网络之比。计时：{processor}，torch {torch}，{threads} 线程，批大小 {batch}，{rounds} 轮交错运行的中位数。"
+            "× 为相对原始网络之比。计时：{processor}，torch {torch}，{threads} 线程，批大小 {batch}，{rounds} 轮交错运行的中位数（× 为各轮之比的中位数）。"
             "[报告](docs/results/cifar10-jpeg/report.html) · [CSV](docs/results/cifar10-jpeg/results.csv) · "
             "[命令](docs/results/README.md)"
         ),
         "macs_note": (
-            "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`，批大小 {batch}，{rounds} 轮交错运行的中位数，"
+            "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`，批大小 {batch}，{rounds} 轮交错运行的中位数（× 为各轮之比的中位数），"
             "torch {torch} eager，channels-last，{threads} 线程，{processor}。乘加次数与论文的数字相符。"
         ),
         "seed": "一个随机种子（{seeds}）",

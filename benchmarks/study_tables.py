@@ -43,6 +43,7 @@ WORDS = {
         "seeds": "seeds",
         "accuracy": "test accuracy",
         "difference": "to {}, points (95 %)",
+        "unchanged": "unchanged",
         "changed": "changed setting",
         "from": "from",
         "effect": "Changes by one setting, in points (95 %)",
@@ -52,7 +53,7 @@ WORDS = {
         "running_difference": "octave − vanilla, running (95 %)",
         "measured_difference": "octave − vanilla, measured (95 %)",
         "norms_about": (
-            "{models}, {setting}; seeds {seeds}; validation accuracy ± standard deviation over seeds, "
+            "Seeds {seeds}; validation accuracy ± standard deviation over seeds, "
             "differences in points; statistics measured on {pictures:,} training pictures; torch {torch}, "
             "{precision}, {threads} thread(s) a run."
         ),
@@ -74,6 +75,7 @@ WORDS = {
         "seeds": "种子数",
         "accuracy": "测试准确率",
         "difference": "与 {} 之差，百分点（95 %）",
+        "unchanged": "不变",
         "changed": "改动的设置",
         "from": "基准",
         "effect": "只改一个设置时的变化，百分点（95 %）",
@@ -83,7 +85,7 @@ WORDS = {
         "running_difference": "octave − vanilla，滑动统计（95 %）",
         "measured_difference": "octave − vanilla，实测统计（95 %）",
         "norms_about": (
-            "{models}，{setting}；种子 {seeds}；验证准确率 ± 种子间标准差，差值以百分点计；"
+            "种子 {seeds}；验证准确率 ± 种子间标准差，差值以百分点计；"
             "统计量在 {pictures:,} 张训练图像上实测；torch {torch}，{precision}，每次训练 {threads} 线程。"
         ),
         "about": (
@@ -144,7 +146,7 @@ def networks(results: dict[str, Any], model: str, words: Words, matched: dict[st
     differences = {(d["cell"], d["model"], d["arm"]): d for d in results["differences"]}
     rows = [
         [
-            net["cell"], arm(net, matched), f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
+            net["cell"], arm(net, matched, words), f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
             with_deviation(net),
             with_seeds(differences.get((net["cell"], model, net["arm"])), net["n"]),
         ]
@@ -163,13 +165,13 @@ def with_seeds(row: dict[str, Any] | None, seeds: int) -> str:
     return interval(row) + ("" if row["n"] == seeds else f", n = {row['n']}")
 
 
-def arm(net: dict[str, Any], matched: dict[str, Any]) -> str:
+def arm(net: dict[str, Any], matched: dict[str, Any], words: Words) -> str:
     """Its name; of a matched arm also what it was found to be, and its share of the cost to be reached."""
     found = matched.get(f"{net['model']} {net['arm']}")
     if found is None:
         return net["arm"]
     size, width = (found["settings"].get(key) for key in ("size", "arguments"))
-    what = f"{size} px" if size else f"width {width['width']}" if width else "="
+    what = f"{size} px" if size else f"width {width['width']}" if width else words["unchanged"]
     return f"{net['arm']} ({what}, × {found['cost']:.2f})"
 
 
@@ -248,8 +250,20 @@ def answer(folders: list[Path], words: Words) -> str:
 
 
 def norms(found: dict[str, Any], words: Words) -> str:
-    """The same weights read with running and with measured statistics: a row an epoch."""
-    runs = found["runs"]
+    """The same weights read with running and with measured statistics: a table a setting, a row an epoch."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for run in found["runs"]:
+        settings.setdefault(f"{pretty(run['model'])}, {run['setting']}", []).append(run)
+    parts = [f"**{setting}**\n\n{norms_of(runs, words)}" for setting, runs in settings.items()]
+    about = words["norms_about"].format(
+        seeds=", ".join(str(seed) for seed in sorted({run["seed"] for run in found["runs"]})),
+        pictures=found["pictures"], **found["runs"][0]["environment"],
+    )  # fmt: skip
+    return "\n\n".join([*parts, about])
+
+
+def norms_of(runs: list[dict[str, Any]], words: Words) -> str:
+    """The table of one setting."""
     accuracy: dict[tuple[str, str, int], dict[int, float]] = {}
     for run in runs:
         for row in run["epochs"]:
@@ -264,13 +278,7 @@ def norms(found: dict[str, Any], words: Words) -> str:
         means = [summary(list(accuracy[arm, way, epoch].values())) for arm in arms for way in WAYS]
         pairs = [minus(*(accuracy[arm, way, epoch] for arm in reversed(arms))) for way in WAYS]
         rows.append([str(epoch), *map(with_deviation, means), *(interval(paired(pair)) for pair in pairs)])
-    one = runs[0]
-    about = words["norms_about"].format(
-        models=", ".join(dict.fromkeys(pretty(run["model"]) for run in runs)), setting=one["setting"],
-        seeds=", ".join(str(seed) for seed in sorted({run["seed"] for run in runs})),
-        pictures=found["pictures"], **one["environment"],
-    )  # fmt: skip
-    return f"{table(head, rows, left=1)}\n\n{about}"
+    return table(head, rows, left=1)
 
 
 def with_deviation(found: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ from octavize.experiment.study.definition import load_study
 from octavize.experiment.study.design import Planned, distinct, plan_study
 from octavize.experiment.study.queue import Queue, StillOurs
 from octavize.experiment.train import load_pictures, read_result, train_run
-from octavize.files import write_json
+from octavize.files import read_json, write_json
 
 NORMS = "norms.jsonl"
 PICTURES = 4096
@@ -89,9 +89,10 @@ def rows_by_epoch(folder: Path) -> list[dict[str, Any]]:
     return [rows[epoch] for epoch in sorted(rows)]
 
 
-def collect(places: list[Planned], out: Path) -> dict[str, Any]:
-    """What finished runs gave."""
-    runs = []
+def collect(places: list[Planned], out: Path, known: dict[str, Any] | None) -> dict[str, Any]:
+    """What finished runs gave, after the runs of other settings that are `known`."""
+    ours = {place.slug for place in places}
+    runs = [run for run in (known or {}).get("runs", []) if run["run"] not in ours]
     for place in places:
         folder = place.folder(out)
         result = read_result(folder)
@@ -109,7 +110,9 @@ def main() -> None:
     parser.add_argument("--cell", nargs="+", help="only these of its settings")
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/norm-statistics"))
-    parser.add_argument("--results", type=Path, help="file for what was read; by default norms.json in --out")
+    parser.add_argument(
+        "--results", type=Path, help="file that what was read is added to; by default norms.json in --out"
+    )
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--limit-train", type=int)
@@ -135,7 +138,8 @@ def main() -> None:
             place.run, place.recipe, pictures, folder, hardware=hardware, console=console, callbacks=watching
         )
         claim.release()
-    write_json(options.results or options.out / "norms.json", collect(places, options.out))
+    results = options.results or options.out / "norms.json"
+    write_json(results, collect(places, options.out, read_json(results)))
 
 
 if __name__ == "__main__":

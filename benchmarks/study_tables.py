@@ -41,6 +41,7 @@ WORDS = {
         "train_step": "training step",
         "activation_bytes": "memory",
         "seeds": "seeds",
+        "of_seeds": "seeds {}",
         "accuracy": "test accuracy",
         "difference": "to {}, points (95 %)",
         "unchanged": "unchanged",
@@ -53,7 +54,7 @@ WORDS = {
         "running_difference": "octave − vanilla, running (95 %)",
         "measured_difference": "octave − vanilla, measured (95 %)",
         "norms_about": (
-            "Seeds {seeds}; validation accuracy ± standard deviation over seeds, "
+            "Validation accuracy ± standard deviation over seeds, "
             "differences in points; statistics measured on {pictures:,} training pictures; torch {torch}, "
             "{precision}, {threads} thread(s) a run."
         ),
@@ -73,6 +74,7 @@ WORDS = {
         "train_step": "训练一步",
         "activation_bytes": "训练内存",
         "seeds": "种子数",
+        "of_seeds": "种子 {}",
         "accuracy": "测试准确率",
         "difference": "与 {} 之差，百分点（95 %）",
         "unchanged": "不变",
@@ -85,7 +87,7 @@ WORDS = {
         "running_difference": "octave − vanilla，滑动统计（95 %）",
         "measured_difference": "octave − vanilla，实测统计（95 %）",
         "norms_about": (
-            "种子 {seeds}；验证准确率 ± 种子间标准差，差值以百分点计；"
+            "验证准确率 ± 种子间标准差，差值以百分点计；"
             "统计量在 {pictures:,} 张训练图像上实测；torch {torch}，{precision}，每次训练 {threads} 线程。"
         ),
         "about": (
@@ -254,11 +256,11 @@ def norms(found: dict[str, Any], words: Words) -> str:
     settings: dict[str, list[dict[str, Any]]] = {}
     for run in found["runs"]:
         settings.setdefault(f"{pretty(run['model'])}, {run['setting']}", []).append(run)
-    parts = [f"**{setting}**\n\n{norms_of(runs, words)}" for setting, runs in settings.items()]
-    about = words["norms_about"].format(
-        seeds=", ".join(str(seed) for seed in sorted({run["seed"] for run in found["runs"]})),
-        pictures=found["pictures"], **found["runs"][0]["environment"],
-    )  # fmt: skip
+    parts: list[str] = []
+    for setting, runs in settings.items():
+        seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+        parts.append(f"**{setting}**, {words['of_seeds'].format(seeds)}\n\n{norms_of(runs, words)}")
+    about = words["norms_about"].format(pictures=found["pictures"], **found["runs"][0]["environment"])
     return "\n\n".join([*parts, about])
 
 

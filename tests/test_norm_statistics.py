@@ -54,3 +54,8 @@ def test_its_runs_are_the_studys(
         ("octave", 0, 1),
     ]
     assert {run["run"] for run in found["runs"]} == {path.name for path in (out / "runs").iterdir()}
+    found["runs"].append({**found["runs"][0], "run": "of another study"})
+    (out / "norms.json").write_text(json.dumps(found), "utf-8")
+    norm_statistics.main()
+    runs = [run["run"] for run in json.loads((out / "norms.json").read_text("utf-8"))["runs"]]
+    assert runs == ["of another study", *(run["run"] for run in found["runs"][:2])]

@@ -105,9 +105,8 @@ def test_the_headline_counts_intervals() -> None:
     results = {"reference": "vanilla", "arms": ["vanilla", "octave"]}
     rows = [row(0.01, 0.001, 0.02), row(-0.02, -0.03, -0.01), row(0.0, -0.01, 0.01), row(-0.02, -0.03, -0.01)]
     text = headline({**results, "differences": rows})
-    assert text.startswith("Of 4 differences to vanilla, 1 lie above and 2 below zero")
-    assert text.endswith("1 are undecided.")
-    assert headline({**results, "differences": [*rows, row(0.5)]}).endswith("1 more have one seed.")
+    assert text == "Differences to vanilla, by their 95 % intervals: 1 above zero, 2 below, 1 undecided."
+    assert headline({**results, "differences": [*rows, row(0.5)]}).endswith("1 undecided; 1 with one seed.")
     assert headline({**results, "differences": []}) == "No pair of octave and vanilla is finished yet."
     assert "−2.0 to +1.0 points" in headline({**results, "differences": [row(0.01), row(-0.02)]})
     assert interval(row(-0.012, -0.02, -0.004)) == "−1.2 (−2.0 to −0.4)"

@@ -73,9 +73,8 @@ def headline(results: dict[str, Any]) -> str:
     below = sum(d["high"] < 0 for d in clear)
     above = sum(d["low"] > 0 for d in clear)
     return (
-        f"Of {len(clear)} differences to {reference}, {above} lie above and {below} below zero by their 95 % "
-        f"intervals; {len(clear) - above - below} are undecided."
-        + (f" {single} more have one seed." if single else "")
+        f"Differences to {reference}, by their 95 % intervals: {above} above zero, {below} below, "
+        f"{len(clear) - above - below} undecided" + (f"; {single} with one seed." if single else ".")
     )
 
 

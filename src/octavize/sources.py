@@ -76,7 +76,7 @@ class Origin:
         if self.kind == "octavize":
             require_extra("timm", "models")
             return create_model(self.name, alpha, **self.arguments)
-        return octavize(self.build(), alpha, inplace=True)
+        return octavize(self.build(), alpha)  # a copy: `module:name` may give the same network each time
 
     def alpha(self, share: float) -> Alpha:
         """A share of low channels as `octavize` takes it: by the paper's policy for networks of ours."""

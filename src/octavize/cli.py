@@ -337,11 +337,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _warn(message: Warning | str, *where: Any) -> None:
     """A warning in one line; where in the code it was raised helps nobody who typed a command."""
-    line = Text.assemble(("Warning: ", "bold yellow"), " ".join(str(message).split()))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    _say("Warning: ", "bold yellow", str(message))
 
 
 def _fail(message: str) -> NoReturn:
-    line = Text.assemble(("Error: ", "bold red"), " ".join(message.split()))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    _say("Error: ", "bold red", message)
     sys.exit(2)
+
+
+def _say(label: str, style: str, message: str) -> None:
+    line = Text.assemble((label, style), " ".join(message.split()))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)

@@ -117,7 +117,7 @@ def convert(
     from octavize.planning import Planner
     from octavize.plans import Plan
     from octavize.sources import find_vanilla
-    from octavize.trace import example_shape
+    from octavize.trace import picture_shape
 
     if sum(given is not None for given in (plan, alpha, budget)) > 1:
         raise InputError("two of --plan, --alpha and --budget are given: choose one")
@@ -128,8 +128,7 @@ def convert(
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
     side = size or source.facts.get("size")
     if decided is None:
-        channels = example_shape(source.model, None)[1]
-        shape = None if side is None else (1, channels, side, side)
+        shape = None if side is None else picture_shape(source.model, side)
         planner = Planner(source.model, downsample=downsample, example=shape)
         if budget is None:
             decided = planner.plan(source.origin.alpha(0.5 if alpha is None else alpha))

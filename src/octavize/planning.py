@@ -267,16 +267,16 @@ def _merge_where_dense(
 
 def _nothing_to_keep(decision: Decision, model: nn.Module, after: Trace) -> Decision:
     """Say of a depthwise layer on a dense map that it is not octave: there is no split that it could keep."""
-    ran = next((layer for layer in after.layers if layer.name == decision.name), None)
-    if not decision.alpha or ran is None or ran.input[1] is not None:
-        return decision
-    if not is_depthwise(model.get_submodule(decision.name)):
-        return decision
-    return replace(decision, alpha=0.0, reason="depthwise: reads a dense map, which has no split to keep")
+    ran = after.get(decision.name)
+    dense = ran is not None and ran.input[1] is None
+    if decision.alpha and dense and is_depthwise(model.get_submodule(decision.name)):
+        return replace(decision, alpha=0.0, reason="depthwise: reads a dense map, which has no split to keep")
+    return decision
 
 
 def _with_costs(decision: Decision, before: Trace, after: Trace) -> Decision:
     def macs(run: Trace) -> int:
-        return next((layer.macs for layer in run.layers if layer.name == decision.name), 0)
+        ran = run.get(decision.name)
+        return 0 if ran is None else ran.macs
 
     return replace(decision, macs_before=macs(before), macs_after=macs(after))

@@ -31,7 +31,7 @@ from .environment import environment
 from .errors import InputError
 from .process import settle_process
 from .timing import interleave, torch_threads
-from .trace import Shape, Trace, dtype_of, example_shape, to_meta, trace
+from .trace import Shape, Trace, dtype_of, picture_shape, to_meta, trace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -245,7 +245,7 @@ def profile_models(
     shape: Shape = ()
     for name, build in builders.items():
         models = {f"{alpha:g}": build(alpha) for alpha in alphas}
-        shape = (batch, example_shape(next(iter(models.values())))[1], size, size)
+        shape = picture_shape(next(iter(models.values())), size, batch)
         profiles = measure(models, shape, rounds=rounds, threads=threads, progress=progress)
         rows += [
             {"model": name, "alpha": float(alpha)}
@@ -276,7 +276,7 @@ def profile_models(
 
 def layer_table(model: nn.Module, title: str, *, size: int = 224) -> ProfileTable:
     """The convolutions and fully connected layers of a network, in the order in which they run."""
-    shape = (1, example_shape(model)[1], size, size)
+    shape = picture_shape(model, size)
     return table_of_layers(trace(model, shape), title, shape)
 
 

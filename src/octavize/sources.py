@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -74,9 +73,9 @@ class Origin:
             InputError: see `build`; or α outside [0, 1].
         """
         if self.kind == "octavize":
-            require_extra("timm", "models")
             return create_model(self.name, alpha, **self.arguments)
-        return octavize(self.build(), alpha)  # a copy: `module:name` may give the same network each time
+        # `module:name` may give the same network each time.
+        return octavize(self.build(), alpha, inplace=self.kind != "function")
 
     def alpha(self, share: float) -> Alpha:
         """A share of low channels as `octavize` takes it: by the paper's policy for networks of ours."""
@@ -154,7 +153,8 @@ def find_origin(name: str, *, num_classes: int | None = None) -> Origin:
     for kind, knows in _KNOWS.items():
         if knows(name):
             return Origin(kind, name, arguments)
-    close = get_close_matches(name, [*list_models(), *_published()], n=3)
+    known = dict.fromkeys([*list_models(), *_torchvision_names(), *_timm_names()])  # each once
+    close = get_close_matches(name, known, n=3)
     remedy = f"did you mean {', '.join(close)}? Or give" if close else "give"
     raise InputError(
         f"model {name!r} is unknown: {remedy} a name from `octavize models`, of torchvision or timm, "
@@ -271,26 +271,24 @@ def _published_facts(origin: Origin, model: Any) -> dict[str, Any]:
     return {"mean": list(mean), "std": list(std), "size": size}
 
 
-def _published() -> list[str]:
-    """All names of torchvision and timm, each once, as far as they are installed."""
-    names: list[str] = []
-    with suppress(ImportError):
-        from torchvision import models as zoo
-
-        names += zoo.list_models(module=zoo)
-    with suppress(ImportError):
-        import timm
-
-        names += timm.list_models()
-    return list(dict.fromkeys(names))
-
-
-def _in_torchvision(name: str) -> bool:
+def _torchvision_names() -> list[str]:
     try:
         from torchvision import models as zoo
     except ImportError:
-        return False
-    return name in zoo.list_models(module=zoo)
+        return []
+    return zoo.list_models(module=zoo)
+
+
+def _timm_names() -> list[str]:
+    try:
+        import timm
+    except ImportError:
+        return []
+    return timm.list_models()
+
+
+def _in_torchvision(name: str) -> bool:
+    return name in _torchvision_names()
 
 
 def _in_timm(name: str) -> bool:

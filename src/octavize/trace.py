@@ -68,6 +68,10 @@ class Trace:
     def __getitem__(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
 
+    def get(self, name: str) -> Layer | None:
+        """The layer of this name, or None if it did not run."""
+        return next((layer for layer in self.layers if layer.name == name), None)
+
 
 class _Sources:
     """Follows OctTensors through a network: which layers made the channels of each."""
@@ -129,6 +133,11 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     config = getattr(model, "default_cfg", None) or {}
     side = config.get("input_size", (3, 224, 224))[-1]
     return (1, first.in_channels, *[side] * len(first.kernel_size))
+
+
+def picture_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
+    """(N, C, H, W) of square pictures of `size` pixels, with the channels that the network reads."""
+    return (batch, example_shape(model)[1], size, size)
 
 
 def check_network(model: Any) -> None:

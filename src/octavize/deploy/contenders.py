@@ -11,7 +11,7 @@ from torch import nn
 from octavize.errors import InputError
 from octavize.models import create_model
 from octavize.profile import count_macs
-from octavize.trace import example_shape
+from octavize.trace import picture_shape
 
 VANILLA = "vanilla"
 
@@ -98,12 +98,8 @@ def size_for(model: nn.Module, size: int, macs: int) -> int:
 
 
 def _contender(name: str, model: nn.Module, size: int, alpha: float = 0.0) -> Contender:
-    return Contender(name, model, _picture(model, size), _macs(model, size), alpha)
+    return Contender(name, model, picture_shape(model, size)[1:], _macs(model, size), alpha)
 
 
 def _macs(model: nn.Module, size: int) -> int:
-    return count_macs(model, (1, *_picture(model, size)))
-
-
-def _picture(model: nn.Module, size: int) -> tuple[int, ...]:
-    return (example_shape(model)[1], size, size)
+    return count_macs(model, picture_shape(model, size))

@@ -14,13 +14,18 @@ import resource, sys, torch
 from octavize.process import settle_process
 if sys.argv[1] == "settled":
     settle_process()
-def step():
-    return sum(torch.ones(1 << 24).sum() for _ in range(3))  # 64 MiB each
 def faults():
-    for _ in range(10):
-        step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-print(-faults() + faults())
+places, again = set(), 0
+for _ in range(60):
+    before = faults()
+    block = torch.ones(1 << 24)  # 64 MiB
+    place = block.data_ptr()
+    again += faults() - before if place in places else 0
+    places.add(place)
+    block.sum()
+    del block
+print(again, len(places))
 """
 
 KERNELS = """
@@ -49,8 +54,16 @@ def output(code: str, argument: str, **variables: str) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux" or os.confstr("CS_GNU_LIBC_VERSION") is None, reason="of glibc")
 def test_large_blocks_are_kept() -> None:
-    assert int(output(FAULTS, "not")) > 100_000  # else this test tests nothing
-    assert int(output(FAULTS, "settled")) < 1000
+    """Memory that was given once costs nothing the second time, and the heap stops growing.
+
+    A new place is growth: a small block that outlives the large one may settle in the hole it left, and the
+    next large one then needs another. That comes a few times as a process begins, not at every step.
+    """
+    again, _ = map(int, output(FAULTS, "not").split())
+    assert again > 100_000  # else this test tests nothing
+    again, places = map(int, output(FAULTS, "settled").split())
+    assert again < 1000
+    assert places <= 12  # of 60 blocks; 3 to 7 in practice
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="of oneDNN")

@@ -90,9 +90,12 @@ def rows_by_epoch(folder: Path) -> list[dict[str, Any]]:
 
 
 def collect(places: list[Planned], out: Path, known: dict[str, Any] | None) -> dict[str, Any]:
-    """What finished runs gave, after the runs of other settings that are `known`."""
-    ours = {place.slug for place in places}
-    runs = [run for run in (known or {}).get("runs", []) if run["run"] not in ours]
+    """What finished runs gave, after what is `known` of others; two studies may share a run."""
+    if known is not None and known["pictures"] != PICTURES:
+        raise SystemExit(
+            f"--results holds what {known['pictures']} pictures gave, not {PICTURES}: give a new file"
+        )
+    runs: list[dict[str, Any]] = []
     for place in places:
         folder = place.folder(out)
         result = read_result(folder)
@@ -100,7 +103,9 @@ def collect(places: list[Planned], out: Path, known: dict[str, Any] | None) -> d
             about = {"model": place.model, "setting": place.cell.name, "arm": place.arm, "seed": place.seed}
             environment = result["environment"]
             runs.append({**about, "run": place.slug, "epochs": rows, "environment": environment})
-    return {"pictures": PICTURES, "runs": runs}
+    found = {(run["run"], run["setting"]) for run in runs}
+    others = [run for run in (known or {}).get("runs", []) if (run["run"], run["setting"]) not in found]
+    return {"pictures": PICTURES, "runs": [*others, *runs]}
 
 
 def main() -> None:

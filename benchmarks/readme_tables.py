@@ -137,7 +137,7 @@ def macs_table(words: dict[str, str]) -> str:
         for r in rows
     ]
     note = words["macs_note"].format(
-        batch=profile["input_shape"][0],
+        batch=profile["batch"],
         rounds=profile["rounds"],
         torch=where["torch"],
         threads=where["threads"],

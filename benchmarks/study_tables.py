@@ -260,7 +260,11 @@ def norms(found: dict[str, Any], words: Words) -> str:
     for setting, runs in settings.items():
         seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
         parts.append(f"**{setting}**, {words['of_seeds'].format(seeds)}\n\n{norms_of(runs, words)}")
-    about = words["norms_about"].format(pictures=found["pictures"], **found["runs"][0]["environment"])
+    where = [run["environment"] for run in found["runs"]]
+    about = words["norms_about"].format(
+        pictures=found["pictures"],
+        **{key: " / ".join(dict.fromkeys(str(e[key]) for e in where)) for key in where[0]},
+    )
     return "\n\n".join([*parts, about])
 
 
@@ -274,12 +278,15 @@ def norms_of(runs: list[dict[str, Any]], words: Words) -> str:
                 by_seed[run["seed"]] = row[way]["val"]["accuracy"]
     arms = list(dict.fromkeys(run["arm"] for run in runs))
     head = [words["epoch"], *(words[way].format(arm) for arm in arms for way in WAYS)]
-    head += [words[f"{way}_difference"] for way in WAYS]
+    head += [words[f"{way}_difference"] for way in WAYS if len(arms) == 2]
     rows: list[list[str]] = []
     for epoch in sorted({epoch for _, _, epoch in accuracy}):
-        means = [summary(list(accuracy[arm, way, epoch].values())) for arm in arms for way in WAYS]
-        pairs = [minus(*(accuracy[arm, way, epoch] for arm in reversed(arms))) for way in WAYS]
-        rows.append([str(epoch), *map(with_deviation, means), *(interval(paired(pair)) for pair in pairs)])
+        read = {(arm, way): accuracy.get((arm, way, epoch), {}) for arm in arms for way in WAYS}
+        cells = [with_deviation(summary(list(seeds.values()))) if seeds else "" for seeds in read.values()]
+        if len(arms) == 2:
+            pairs = [minus(*(read[arm, way] for arm in reversed(arms))) for way in WAYS]
+            cells += [interval(paired(pair)) if pair else "" for pair in pairs]
+        rows.append([str(epoch), *cells])
     return table(head, rows, left=1)
 
 
@@ -294,7 +301,7 @@ def page(words: Words) -> Callable[[str], str]:
     read_norms = read(DOCS / "results" / NORMS, {})
     parts = {
         "answer": answer(found, words) if found else words["none"],
-        "norms": norms(read_norms, words) if read_norms else words["none"],
+        "norms": norms(read_norms, words) if read_norms.get("runs") else words["none"],
         "study": "\n\n".join(section(folder, words) for folder in found) or words["none"],
     }
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torchvision
 from PIL import Image
 
 from experiment_help import MODEL, make_folder, tiny
@@ -141,13 +142,76 @@ def test_profile(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_profile_of_networks_by_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("torchvision:resnet18", "timm:resnet18", "oct_resnet18")
-    code, out, _ = run(capsys, "profile", *names, "--size", 64, "--rounds", 1, "--classes", 7, "--json")
+    code, out, _ = run(capsys, "profile", *names, "--size", 64, "--rounds", 1, "--num-classes", 7, "--json")
     vanilla = [row for row in json.loads(out)["rows"] if row["alpha"] == 0]
     octave = [row for row in json.loads(out)["rows"] if row["alpha"] == 0.5]
     assert code == 0
     assert [row["model"] for row in octave] == list(names)
     assert len({row["macs"] for row in vanilla}) == len({row["params"] for row in vanilla}) == 1
+    independent = torchvision.models.resnet18(num_classes=7)
+    assert vanilla[0]["params"] == sum(p.numel() for p in independent.parameters())
     assert octave[0]["macs"] == octave[1]["macs"] < octave[2]["macs"]  # the paper's policy spares layers
+
+
+def test_a_plan_is_made_for_the_size_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fixed_size_nets.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    convolutions = [nn.Conv2d(n, 8, 3, padding=1) for n in (1, 8, 8)]\n"
+        "    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(8 * 12 * 12, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ("profile", "fixed_size_nets:build", "--size", 12, "--rounds", 1)
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["size"], found["batch"]) == (12, 1)
+    assert [row["channels"] for row in found["rows"]] == [1, 1]
+    plain, octave = (row["macs"] for row in found["rows"])
+    assert octave < plain
+    code, out, err = run(capsys, *arguments, "--layers", "--csv")
+    assert code == 0, err
+    assert "4×6×6" in out
+    code, _, err = run(capsys, "profile", "fixed_size_nets:build", "--size", 16)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not run on an input of shape (1, 1, 16, 16): give an example (--size) it runs on" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("profile", "inception_v3", "--size", 75), "in training mode: give larger pictures"),
+        (("profile", "torchvision:r3d_18"), "is unknown: give a name of torchvision's"),
+        (("profile", "timm:resnet5O"), "did you mean resnet50"),
+        (("profile", "runs/mine"), "or module:function\n"),
+        (("convert", "mine", "--out", "o"), "or module:function, or the folder of a trained run\n"),
+    ],
+)
+def test_remedies_of_networks_that_cannot_be_had(
+    arguments: tuple[object, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert told in err.splitlines(keepends=True)[-1]
+
+
+def test_a_missing_library_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("octavize.sources.find_spec", lambda name: None if name == "timm" else name)
+    _, _, err = run(capsys, "profile", "resnet5O")
+    assert err.endswith("; for timm, `pip install 'octavize[models]'`\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [("train", "0.5"), ("adapt", "0.5"), ("export", "0.5"), ("bench", "0.125 0.25 0.5 0.75")],
+)
+def test_help_shows_defaults(command: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, command, "--help")
+    assert f"[default: {default}]" in " ".join(out.replace("│", " ").split())
 
 
 def test_profile_is_readable_where_the_terminal_is_narrow(
@@ -162,7 +226,7 @@ def test_profile_is_readable_where_the_terminal_is_narrow(
 def test_warnings_take_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "profile", "timm:convnext_tiny", "--alpha", 0.5, "--size", 32, "--rounds", 1)
     assert code == 0
-    assert err.startswith("Warning: octavize changed no layer")
+    assert err.startswith("Warning: octavize changed no layer of ")
     assert err.count("\n") == 1
 
 

@@ -96,9 +96,41 @@ def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "model.pt2"
-    code, _, err = run(capsys, "export", "timm:resnet18", "--num-classes", 3, "--size", 32, "--to", to)
+    Path("resnet18").mkdir()  # a folder that happens to be called so hides nothing
+    code, _, err = run(capsys, "export", "resnet18", "--num-classes", 3, "--size", 32, "--to", to)
     assert code == 0, err
-    assert load_runtime(to).metadata["alpha"] == 0.5
+    exported = load_runtime(to)
+    assert exported.metadata["alpha"] == 0.5
+    assert exported(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_export_of_a_function_follows_alpha_and_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "export_nets.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    convolutions = [nn.Conv2d(n, 8, 3, padding=1) for n in (1, 8, 8)]\n"
+        "    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(8 * 12 * 12, 2))\n"
+    )
+    outputs = []
+    for alpha in (0, 0.5):
+        to = tmp_path / f"{alpha}.pt2"
+        code, _, err = run(capsys, "export", "export_nets:build", "--alpha", alpha, "--size", 12, "--to", to)
+        assert code == 0, err
+        outputs.append(load_runtime(to)(torch.ones(1, 1, 12, 12).tril()))
+    assert outputs[0].shape == outputs[1].shape == (1, 2)
+    assert not np.allclose(outputs[0], outputs[1], atol=1e-3)
+
+
+def test_training_of_a_network_with_auxiliary_classifiers_is_timed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ("googlenet", "--runtime", "training", "--size", 32, "--batch", 2, "--threads", 1)
+    code, out, err = run(capsys, "bench", *arguments, "--alpha", 0.5, "--rounds", 1)
+    assert code == 0, err
+    assert "training" in out
 
 
 def test_predict(trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:

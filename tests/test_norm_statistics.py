@@ -54,8 +54,36 @@ def test_its_runs_are_the_studys(
         ("octave", 0, 1),
     ]
     assert {run["run"] for run in found["runs"]} == {path.name for path in (out / "runs").iterdir()}
-    found["runs"].append({**found["runs"][0], "run": "of another study"})
-    (out / "norms.json").write_text(json.dumps(found), "utf-8")
+    first, second = found["runs"]
+    others = [{**first, "run": "of another study"}, {**first, "setting": "that shares the run"}]
+    (out / "norms.json").write_text(json.dumps({**found, "runs": [*found["runs"], *others]}), "utf-8")
     norm_statistics.main()
-    runs = [run["run"] for run in json.loads((out / "norms.json").read_text("utf-8"))["runs"]]
-    assert runs == ["of another study", *(run["run"] for run in found["runs"][:2])]
+    assert json.loads((out / "norms.json").read_text("utf-8"))["runs"] == [*others, first, second]
+    command += f" --results {out / 'norms.json'}"
+    monkeypatch.setattr("sys.argv", command.replace(str(out), str(tmp_path / "new"), 1).split())
+    monkeypatch.setattr(norm_statistics, "rows_by_epoch", lambda folder: [])  # nothing was read
+    norm_statistics.main()
+    assert json.loads((out / "norms.json").read_text("utf-8"))["runs"] == [*others, first, second]
+    monkeypatch.setattr(norm_statistics, "PICTURES", 5)
+    with pytest.raises(SystemExit, match="holds what 4096 pictures gave, not 5"):
+        norm_statistics.main()
+
+
+def row(epoch: int, accuracy: float) -> dict[str, Any]:
+    return {"epoch": epoch, **{way: {"val": {"accuracy": accuracy}} for way in ("running", "measured")}}
+
+
+def test_tables_of_what_is_there_so_far(norm_statistics: Any) -> None:
+    study_tables: Any = __import__("study_tables")
+    words = study_tables.WORDS["study.md"]
+    where = {"torch": "2.9", "precision": "32-true", "threads": 1}
+    about = {"model": MODEL, "setting": "s", "seed": 0, "environment": where}
+    vanilla = {**about, "arm": "vanilla", "epochs": [row(1, 0.25), row(2, 0.5)]}
+    octave = {**about, "arm": "octave", "epochs": [row(1, 0.5)], "environment": {**where, "torch": "2.10"}}
+    alone = study_tables.norms({"pictures": 8, "runs": [vanilla]}, words)
+    assert "| 2 | 50.00% | 50.00% |" in alone
+    assert "octave" not in alone
+    both = study_tables.norms({"pictures": 8, "runs": [vanilla, octave]}, words).splitlines()
+    assert any(line.startswith("| 1 | 25.00% | 25.00% | 50.00% | 50.00% | +25.0") for line in both)
+    assert "| 2 | 50.00% | 50.00% |  |  |  |  |" in both
+    assert "torch 2.9 / 2.10" in both[-1]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from octavize import InputError, create_model, octavize, reestimate_norms
+from octavize import InputError, create_model, export_pt2, octavize, reestimate_norms
 from octavize.conv import OctConv2d
+from octavize.profile import count_macs, measure
 from octavize.tensor import OctTensor
 
 torch.manual_seed(0)
@@ -184,3 +185,16 @@ def test_a_norm_called_by_keyword() -> None:
     assert reestimate_norms(net, BATCHES) == len(PICTURES)
     assert net.norm.running_mean is not None
     torch.testing.assert_close(net.norm.running_mean, PICTURES.mean((0, 2, 3)))
+
+
+def test_names_are_no_networks() -> None:
+    name: Any = "resnet50"
+    for call in (
+        lambda: reestimate_norms(name, []),
+        lambda: octavize(name),
+        lambda: count_macs(name, (1, 3, 8, 8)),
+        lambda: measure({"a": name}, (1, 3, 8, 8)),
+        lambda: export_pt2(name, "x.pt2", (1, 3, 8, 8)),
+    ):
+        with pytest.raises(InputError, match="model is 'resnet50', no torch"):
+            call()

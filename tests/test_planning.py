@@ -162,8 +162,37 @@ def test_plans_for_other_networks_and_other_things() -> None:
 
 
 def test_a_conversion_that_changes_nothing_says_so() -> None:
-    with pytest.warns(UserWarning, match="changed no layer: stem"):
+    with pytest.warns(UserWarning, match="changed no layer of Sequential: stem"):
         octavize(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), 0.5, example=(1, 3, 8, 8))
+
+
+class Twice(nn.Module):
+    """A depthwise layer that reads a dense map first, and an octave one then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.each = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.each(self.wide(self.each(self.stem(x)))))
+
+
+def test_a_depthwise_layer_is_octave_if_it_is_so_once() -> None:
+    net, example = Twice(), (1, 3, 8, 8)
+    (found,) = [d for d in plan(net, 0.5, example=example).decisions if d.name == "each"]
+    assert (found.alpha, found.reason) == (0.5, "depthwise: keeps the split of its input")
+    assert found.macs_after < found.macs_before
+    net.wide = nn.Identity()
+    (found,) = [d for d in plan(net, 0.5, example=example).decisions if d.name == "each"]
+    assert (found.alpha, found.reason) == (0, "depthwise: reads a dense map, which has no split to keep")
+
+
+def test_a_layer_that_writes_one_pixel_merges() -> None:
+    found = {d.name: d for d in plan(tv.resnet18(), 0.5, example=(1, 3, 32, 32)).decisions}
+    assert found["layer4.0.conv1"].alpha == 0
+    assert "writes a single pixel" in found["layer4.0.conv1"].reason
+    assert found["layer3.1.conv2"].alpha == 0.5
 
 
 # ---- handlers ---------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -134,13 +135,13 @@ def train(
     alpha: Annotated[
         list[float] | None,
         typer.Option(
-            help="Share of low channels, 0 to 1; 0 is vanilla. [default: 0.5]", rich_help_panel=o.RUNS
+            help="Share of low channels, 0 to 1; 0 is vanilla. \\[default: 0.5]", rich_help_panel=o.RUNS
         ),
     ] = None,
     seed: Annotated[
         list[int] | None,
         typer.Option(
-            help="Fixes initial weights, order of pictures and augmentation. [default: 0]",
+            help="Fixes initial weights, order of pictures and augmentation. \\[default: 0]",
             rich_help_panel=o.RUNS,
         ),
     ] = None,
@@ -256,7 +257,7 @@ def profile(
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=1)] = 224,
     batch: Annotated[int, typer.Option(help="Pictures per timed call.", min=1)] = 1,
-    classes: Annotated[
+    num_classes: Annotated[
         int | None, typer.Option(help="Classes of the last layer; by default the network's own.", min=1)
     ] = None,
     rounds: Annotated[int, typer.Option(help="Timed calls per network, taking turns.", min=1)] = 20,
@@ -286,11 +287,11 @@ def profile(
         if len(names) > 1 or len(alpha or []) > 1:
             raise InputError(f"--layers shows one network, not {', '.join(names)}: give one name and one α")
         share = alpha[0] if alpha else 0.5
-        model = find_origin(names[0], num_classes=classes).octave(share)
+        model = find_origin(names[0], num_classes=num_classes).octave(share, size)
         shown = layer_table(model, f"{names[0]} α={share:g}", size=size)
     else:
         shown = profile_models(
-            {name: find_origin(name, num_classes=classes).octave for name in names},
+            {name: partial(find_origin(name, num_classes=num_classes).octave, size=size) for name in names},
             alpha or [0.0, 0.5],
             size=size,
             batch=batch,
@@ -335,7 +336,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{message}; given: octavize {shlex.join(given)}; see {about} --help")
 
 
-def _warn(message: Warning | str, *where: Any) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """A warning in one line; where in the code it was raised helps nobody who typed a command."""
     _say("Warning: ", "bold yellow", str(message))
 

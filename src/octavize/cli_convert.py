@@ -180,7 +180,7 @@ def adapt(
     distil: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the teacher in the loss, 0 to 1. [default: 0.5]", rich_help_panel=CONVERSION
+            help="Weight of the teacher in the loss, 0 to 1. \\[default: 0.5]", rich_help_panel=CONVERSION
         ),
     ] = None,
     no_distil: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,9 @@ def export(
     ] = False,
     alpha: Annotated[
         float | None,
-        typer.Option(help="Share of low channels of a named network. [default: 0.5]", rich_help_panel=SOURCE),
+        typer.Option(
+            help="Share of low channels of a named network. \\[default: 0.5]", rich_help_panel=SOURCE
+        ),
     ] = None,
     num_classes: Annotated[
         int | None,
@@ -79,7 +82,7 @@ def export(
     for file in (to, to.with_suffix(".bin")) if to.suffix == ".xml" else (to,):
         if file.exists() and not overwrite:
             raise InputError(f"--to is {to}, and {file} exists: give another name, or --overwrite")
-    model, facts = find_network(source, alpha, num_classes)
+    model, facts = find_network(source, alpha, num_classes, size)
     side = size or facts.get("size") or 224
     shape = (1, facts.get("in_chans", 3), side, side)
     error = writers[to.suffix](model, to, shape, dynamic_size=dynamic_size, metadata={**facts, "size": side})
@@ -130,7 +133,7 @@ def bench(
     ] = "oct_resnet50",
     alpha: Annotated[
         list[float] | None,
-        typer.Option(metavar="SHARE...", help="Shares of low channels. [default: 0.125 0.25 0.5 0.75]"),
+        typer.Option(metavar="SHARE...", help="Shares of low channels. \\[default: 0.125 0.25 0.5 0.75]"),
     ] = None,
     runtime: Annotated[
         list[str] | None,
@@ -140,10 +143,10 @@ def bench(
         ),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(metavar="N...", help="Pictures per call. [default: 1 8]")
+        list[int] | None, typer.Option(metavar="N...", help="Pictures per call. \\[default: 1 8]")
     ] = None,
     threads: Annotated[
-        list[int] | None, typer.Option(metavar="N...", help="CPU threads. [default: 1 and all]")
+        list[int] | None, typer.Option(metavar="N...", help="CPU threads. \\[default: 1 and all]")
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.", min=1)] = 224,
     rounds: Annotated[int, typer.Option(help="Timed calls of each network, taking turns.", min=1)] = 20,
@@ -188,7 +191,8 @@ def bench(
         raise InputError(f"--figure is {figure}: give a name that ends in {', '.join(FIGURES)}")
     chosen = choose_runtimes(runtime)
     shares = alpha or [0.125, 0.25, 0.5, 0.75]
-    contenders = contenders_of(find_origin(source).octave, shares, size, same_macs=same_macs)
+    build = partial(find_origin(source).octave, size=size)
+    contenders = contenders_of(build, shares, size, same_macs=same_macs)
     if same_macs:
         contenders = with_narrower(source, contenders, size)
     log = Console(stderr=True, highlight=False)

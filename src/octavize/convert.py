@@ -14,6 +14,7 @@ from .planning import DEFAULT_ALPHA, Alpha, check_plan
 from .planning import plan as make_plan
 from .plans import Plan
 from .swap import swap
+from .trace import check_network
 
 
 def octavize(
@@ -57,6 +58,7 @@ def octavize(
     """
     if plan is not None and not isinstance(plan, Plan):
         raise InputError(f"plan={plan!r}: give an octavize.Plan, such as Plan.load(path)")
+    check_network(model)
     if not inplace:
         model = copy.deepcopy(model)
     made: dict[str, Any] = {"budget": budget, "example": example}
@@ -77,17 +79,18 @@ def octavize(
     else:
         decided = make_plan(model, alpha, **made)
     if plan is None:
-        _warn_if_nothing(decided, alpha)
+        _warn_if_nothing(model, decided, alpha)
     swap(model, decided.alphas, strict=strict, downsample=decided.downsample)
     return model
 
 
-def _warn_if_nothing(plan: Plan, alpha: Alpha) -> None:
+def _warn_if_nothing(model: nn.Module, plan: Plan, alpha: Alpha) -> None:
     wanted = alpha.values() if isinstance(alpha, Mapping) else [alpha]
     if any(wanted) and plan.macs_after == plan.macs_before:
         reasons = sorted({d.reason for d in plan.decisions if not d.alpha})
         warnings.warn(
-            f"octavize changed no layer: {'; '.join(reasons) or 'alpha is too small for any channel'}",
+            f"octavize changed no layer of {type(model).__name__}: "
+            f"{'; '.join(reasons) or f'alpha={alpha} is too small for any channel'}",
             UserWarning,
             stacklevel=3,
         )

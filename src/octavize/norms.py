@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import InputError
 from .loaders import pictures_of, run_on
+from .trace import check_network
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -46,6 +47,7 @@ def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: i
     """
     if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 2:
         raise InputError(f"max_pictures={max_pictures!r}: give a whole number of at least 2, such as 4096")
+    check_network(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0

@@ -62,7 +62,9 @@ def plan(
         that see a map of one pixel (squeeze-and-excitation), that the trace does not reach, whose geometry
         cannot keep the size of both halves, and subclasses of torch's convolutions without a handler. Layers
         whose output would have to be made dense at once, because a function without an octave rule, a dense
-        map or the network's caller reads it, get α = 0: they merge the two frequencies themselves.
+        map or the network's caller reads it, get α = 0: they merge the two frequencies themselves, as
+        do layers that write a map of one pixel. Depthwise layers that read a dense map get it too: there is
+        no split that they could keep.
 
     Raises:
         InputError: α outside [0, 1], a pattern that matches no layer, a budget out of reach, a target
@@ -114,7 +116,7 @@ class Planner:
         """The plan of this α."""
         decisions = _decide(self.model, alpha, self.before)
         decisions, after = _merge_where_dense(self.model, decisions, self.shape, self.downsample)
-        decisions = [_nothing_to_keep(d, self.model, after) for d in decisions]
+        decisions = [_nothing_to_keep(d, self.model, self.before, after) for d in decisions]
         return Plan(
             [_with_costs(d, self.before, after) for d in decisions],
             self.shape,
@@ -174,6 +176,10 @@ def _decide(model: nn.Module, alpha: Alpha, before: Trace) -> list[Decision]:
             decisions.append(Decision(name, kind, None, obstacle))
         elif is_depthwise(module):
             decisions.append(Decision(name, kind, wanted[name], "depthwise: keeps the split of its input"))
+        elif all(n == 1 for n in ran[name].output[0][2:]):
+            decisions.append(
+                Decision(name, kind, 0.0, "merges: writes a single pixel, no frequency to split")
+            )
         elif low_channels(module.out_channels, wanted[name], module.groups) == 0:
             decisions.append(
                 Decision(name, kind, wanted[name], "no low output: low input, if any, is merged")
@@ -265,10 +271,10 @@ def _merge_where_dense(
             raise error
 
 
-def _nothing_to_keep(decision: Decision, model: nn.Module, after: Trace) -> Decision:
-    """Say of a depthwise layer on a dense map that it is not octave: there is no split that it could keep."""
+def _nothing_to_keep(decision: Decision, model: nn.Module, before: Trace, after: Trace) -> Decision:
+    """Say of a depthwise layer on dense maps that it is not octave: there is no split that it could keep."""
     ran = after.get(decision.name)
-    dense = ran is not None and ran.input[1] is None
+    dense = ran is not None and ran.input[1] is None and ran.macs == before[decision.name].macs
     if decision.alpha and dense and is_depthwise(model.get_submodule(decision.name)):
         return replace(decision, alpha=0.0, reason="depthwise: reads a dense map, which has no split to keep")
     return decision

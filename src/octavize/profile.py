@@ -19,7 +19,8 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from .environment import environment
 from .errors import InputError
 from .process import settle_process
 from .timing import interleave, torch_threads
-from .trace import Shape, Trace, dtype_of, picture_shape, to_meta, trace
+from .trace import Shape, Trace, check_network, dtype_of, leaves, picture_shape, to_meta, trace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +61,11 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Bytes that autograd keeps for backward, for one picture of `input_shape`; nothing is computed."""
+    """Bytes that autograd keeps for backward, for one picture of `input_shape`; nothing is computed.
+
+    Raises:
+        InputError: the network does not run on such pictures in training mode.
+    """
     meta = to_meta(model).train()
     known = {p.untyped_storage()._cdata for p in meta.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address comes twice
@@ -73,7 +78,8 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     # Two pictures: batch norm cannot train on one value a channel.
     x = torch.empty((2, *input_shape[1:]), device="meta", dtype=dtype_of(meta))
-    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+    kept_by_autograd = torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor)
+    with _in_training(model, input_shape), kept_by_autograd:
         meta(x)
     return sum(storage.nbytes() for storage in kept.values()) // 2
 
@@ -107,6 +113,8 @@ def measure(
         raise InputError("models is empty: give at least one network")
     if rounds < 1:
         raise InputError(f"rounds={rounds}: give at least 1")
+    for model in models.values():
+        check_network(model)
     given = input_shape
     shapes = given if isinstance(given, Mapping) else dict.fromkeys(models, given)
     counted = {
@@ -153,17 +161,35 @@ def _inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
 
 
 def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
-    """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times."""
+    """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times.
+
+    Of a network with auxiliary classifiers, the loss is that of the first of its outputs. The call raises
+    `InputError` if the network does not run on such pictures in training mode.
+    """
     model, x = _channels_last(model, shape)
     model.train()
     target = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
 
     def call() -> None:
         model.zero_grad()
-        F.cross_entropy(model(x), target).backward()
+        with _in_training(model, shape):
+            scores = leaves(model(x))[0]
+        F.cross_entropy(scores, target).backward()
         wait(x)
 
     return call
+
+
+@contextmanager
+def _in_training(model: nn.Module, shape: Sequence[int]) -> Iterator[None]:
+    """Turn what a forward in training mode raises into an `InputError` that names the shape."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} does not run on an input of shape {tuple(shape)} in training mode: give "
+            f"larger pictures (--size) ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def _channels_last(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:
@@ -240,15 +266,19 @@ def profile_models(
         alphas: shares of low channels.
         size: side of the pictures in pixels; they have the channels that the networks take.
         batch, rounds, threads, progress: see `measure`.
+
+    Raises:
+        InputError: no networks, no α, or a network that does not run on such pictures.
     """
+    if not builders or not alphas:
+        raise InputError(f"builders={dict(builders)}, alphas={list(alphas)}: give at least one of each")
     rows: list[dict[str, Any]] = []
-    shape: Shape = ()
     for name, build in builders.items():
         models = {f"{alpha:g}": build(alpha) for alpha in alphas}
         shape = picture_shape(next(iter(models.values())), size, batch)
         profiles = measure(models, shape, rounds=rounds, threads=threads, progress=progress)
         rows += [
-            {"model": name, "alpha": float(alpha)}
+            {"model": name, "alpha": float(alpha), "channels": shape[1]}
             | {k: v for k, v in asdict(profile).items() if not k.startswith("train")}
             for alpha, profile in profiles.items()
         ]
@@ -269,7 +299,7 @@ def profile_models(
     ]
     where = environment("timm")
     where["threads"] = threads or where["threads"]
-    conditions = {"input_shape": list(shape), "rounds": rounds, "environment": where}
+    conditions = {"size": size, "batch": batch, "rounds": rounds, "environment": where}
     title = f"{size} × {size} pixels, batch {batch}, {rounds} rounds, {where['threads']} threads"
     return ProfileTable(title, rows, shown, conditions)
 

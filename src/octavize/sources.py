@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from .experiment.checkpoint import load_checkpoint
 from .files import read_metadata
 from .models import create_model, list_models, policy_of
 from .planning import Alpha
+from .trace import picture_shape
 
 BEST = "best.safetensors"
+RUN = "the folder of a trained run"
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,22 @@ class Origin:
                 f"{reason}; check name and options, or give --weights"
             ) from error
 
-    def octave(self, alpha: float) -> nn.Module:
+    def octave(self, alpha: float, size: int | None = None) -> nn.Module:
         """The network at this α, with new weights: by the paper's policy if it is one of ours.
 
+        Args:
+            alpha: share of low channels.
+            size: side in pixels of the pictures that it is planned for; None is its own.
+
         Raises:
-            InputError: see `build`; or α outside [0, 1].
+            InputError: see `build`; α outside [0, 1]; or a network that does not run on such pictures.
         """
         if self.kind == "octavize":
             return create_model(self.name, alpha, **self.arguments)
+        model = self.build()
+        example = None if size is None else picture_shape(model, size)
         # `module:name` may give the same network each time.
-        return octavize(self.build(), alpha, inplace=self.kind != "function")
+        return octavize(model, alpha, example=example, inplace=self.kind != "function")
 
     def alpha(self, share: float) -> Alpha:
         """A share of low channels as `octavize` takes it: by the paper's policy for networks of ours."""
@@ -125,7 +134,7 @@ def find_vanilla(
             option = (*given, "--num-classes")[0]
             raise InputError(f"{option} is given and {name} is a trained run of its own: leave it out")
         return _from_run(run)
-    origin = find_origin(name, num_classes=num_classes)
+    origin = find_origin(name, num_classes=num_classes, otherwise=RUN)
     if pretrained and origin.kind == "function":
         raise InputError(f"--pretrained is given and {name} is a function: let it load, or give --weights")
     model = origin.build(pretrained=pretrained)
@@ -136,30 +145,40 @@ def find_vanilla(
     return Vanilla(origin, model, told, facts)
 
 
-def find_origin(name: str, *, num_classes: int | None = None) -> Origin:
-    """Who builds the network of this name; see `find_vanilla`."""
+def find_origin(name: str, *, num_classes: int | None = None, otherwise: str = "") -> Origin:
+    """Who builds the network of this name.
+
+    Args:
+        name, num_classes: see `find_vanilla`; here a folder is no name.
+        otherwise: what else the caller takes, for the remedy.
+
+    Raises:
+        InputError: nothing of this name.
+    """
     arguments = {} if num_classes is None else {"num_classes": num_classes}
     prefix, colon, rest = name.partition(":")
-    if colon and prefix in ("timm", "torchvision"):
-        if not _KNOWS[prefix](rest):
-            raise InputError(f"model {name!r} is unknown to {prefix}: check its name")
-        return Origin(prefix, rest, arguments)
-    if colon:
+    if colon and prefix not in _NAMES:
         if num_classes is not None:
             raise InputError(f"--num-classes is given and {name} is a function: leave it to the function")
         return Origin("function", name)
-    if name in list_models():
-        return Origin("octavize", name, arguments)
-    for kind, knows in _KNOWS.items():
-        if knows(name):
-            return Origin(kind, name, arguments)
-    known = dict.fromkeys([*list_models(), *_torchvision_names(), *_timm_names()])  # each once
-    close = get_close_matches(name, known, n=3)
-    remedy = f"did you mean {', '.join(close)}? Or give" if close else "give"
-    raise InputError(
-        f"model {name!r} is unknown: {remedy} a name from `octavize models`, of torchvision or timm, "
-        "module:function, or the folder of a trained run"
-    )
+    if colon:
+        require_extra(prefix, "models")
+    kinds, plain = ([prefix], rest) if colon else (list(_NAMES), name)
+    kind = _kind_of(plain, kinds)
+    if kind is not None:
+        return Origin(kind, plain, arguments)
+    close = get_close_matches(plain, dict.fromkeys(n for kind in kinds for n in _NAMES[kind]()), n=3)
+    told = f"did you mean {', '.join(close)}? Or give" if close else "give"
+    names = f"a name of {prefix}'s" if colon else "a name from `octavize models`, of torchvision or timm"
+    allowed = ", or ".join(filter(None, [names] if colon else [names, "module:function", otherwise]))
+    missing = [kind for kind in kinds if find_spec(kind) is None]
+    install = f"; for {' and '.join(missing)}, `pip install 'octavize[models]'`" if missing else ""
+    raise InputError(f"model {name!r} is unknown: {told} {allowed}{install}")
+
+
+def is_name(name: str) -> bool:
+    """Whether a network is built by this name, even if a folder is called so too."""
+    return _kind_of(name, _NAMES) is not None
 
 
 def load_state(model: nn.Module, path: str | Path) -> None:
@@ -213,7 +232,7 @@ def _run_checkpoint(name: str) -> Path | None:
         return path
     if (path / BEST).is_file():
         return path / BEST
-    if not path.is_dir() or (os.sep not in name and any(knows(name) for knows in _KNOWS.values())):
+    if not path.is_dir() or is_name(name):
         return None
     runs = sorted(p.parent.name for p in path.glob(f"runs/*/{BEST}"))
     remedy = f"give one of its runs, {path}/runs/{runs[0]} …" if runs else "give the folder of a trained run"
@@ -287,16 +306,18 @@ def _timm_names() -> list[str]:
     return timm.list_models()
 
 
-def _in_torchvision(name: str) -> bool:
-    return name in _torchvision_names()
-
-
 def _in_timm(name: str) -> bool:
     try:
         import timm
     except ImportError:
         return False
-    return timm.is_model(name)
+    return timm.is_model(name)  # also old names, and those with the tag of their weights
 
 
-_KNOWS = {"torchvision": _in_torchvision, "timm": _in_timm}
+def _kind_of(name: str, kinds: Iterable[str]) -> str | None:
+    """The first who builds a network of this name."""
+    return next((k for k in kinds if (_in_timm(name) if k == "timm" else name in _NAMES[k]())), None)
+
+
+_NAMES = {"octavize": list_models, "torchvision": _torchvision_names, "timm": _timm_names}
+"""Who builds networks by name, in the order in which they are asked."""

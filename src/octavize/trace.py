@@ -136,8 +136,18 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
 
 
 def picture_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
-    """(N, C, H, W) of square pictures of `size` pixels, with the channels that the network reads."""
-    return (batch, example_shape(model)[1], size, size)
+    """(N, C, H, W) of square pictures of `size` pixels, with the channels that the network reads.
+
+    Raises:
+        InputError: it reads sound or video.
+    """
+    shape = example_shape(model)
+    if len(shape) != 4:
+        raise InputError(
+            f"model {type(model).__name__} reads inputs of {len(shape)} dimensions, such as {shape}, no "
+            "pictures: use the functions of octavize in Python, which take any shape"
+        )
+    return (batch, shape[1], size, size)
 
 
 def check_network(model: Any) -> None:
@@ -157,7 +167,12 @@ def to_meta(model: nn.Module) -> nn.Module:
 
 
 def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone) -> nn.Module:
-    """A copy of the network without its users' hooks, in evaluation mode; `make` copies values."""
+    """A copy of the network without its users' hooks, in evaluation mode; `make` copies values.
+
+    Raises:
+        InputError: it is no torch.nn.Module.
+    """
+    check_network(model)
     # `deepcopy` would copy the values itself, and refuse those that autograd has made: hand it the copies.
     memo: dict[int, Any] = {}
     for p in model.parameters():
@@ -251,8 +266,8 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
             output = meta(x)
     except Exception as error:
         failed = TraceError(
-            f"{type(model).__name__} does not run on an input of shape {shape}: give an example= that fits"
-            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{type(model).__name__} does not run on an input of shape {shape}: give an example (--size) it"
+            f" runs on ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         )
         failed.fallbacks = sources.fallbacks
         raise failed from error

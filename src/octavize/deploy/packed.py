@@ -45,7 +45,8 @@ class PackedConv2d(nn.Conv2d):
 
     def _can_pack(self, x: Tensor) -> bool:
         return (
-            x.dim() == 4
+            isinstance(x, Tensor)  # an OctTensor will be made dense
+            and x.dim() == 4
             and x.numel() > 0
             and self.padding_mode == "zeros"
             and isinstance(self.padding, tuple)

@@ -10,14 +10,14 @@ from torch import nn
 from octavize.converted import NETWORK, load_converted, read_about
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import load_checkpoint
-from octavize.sources import BEST, find_origin
+from octavize.sources import BEST, RUN, find_origin, is_name
 from octavize.trace import example_shape
 
 _FACTS = ("model", "alpha", "classes", "mean", "std", "normalise", "size", "in_chans")
 
 
 def find_network(
-    name: str, alpha: float | None = None, num_classes: int | None = None
+    name: str, alpha: float | None = None, num_classes: int | None = None, size: int | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Find, build and load a network, octave or not.
 
@@ -27,6 +27,7 @@ def find_network(
             come without trained weights.
         alpha: share of low channels; only for a name, 0.5 there by default.
         num_classes: of the classifier; likewise, by default the builder's own number.
+        size: side in pixels of the pictures that a name's network is planned for; None is its own.
 
     Returns:
         The network, and as far as they are known `model`, `alpha`, `classes`, `mean`, `std`, `normalise`,
@@ -45,10 +46,10 @@ def find_network(
         _refuse(name, alpha, num_classes)
         about = read_about(path)
         return load_converted(path), {"model": about["origin"]["name"], **about["input"]}
-    if path.is_dir():
+    if path.is_dir() and not is_name(name):
         raise InputError(f"source {name} holds neither {BEST} nor {NETWORK}: give the folder of a run")
     share = 0.5 if alpha is None else alpha
-    model = find_origin(name, num_classes=num_classes).octave(share)
+    model = find_origin(name, num_classes=num_classes, otherwise=RUN).octave(share, size)
     return model, {"model": name, "alpha": share, "in_chans": example_shape(model)[1]}
 
 

@@ -278,7 +278,8 @@ def _named(value: Any, where: str) -> dict[str, Any]:
 
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list) or any(isinstance(one, (list, dict)) for one in value):
-        raise InputError(f"{where} is {value!r}: give a list, such as [{value}]")
+        such = [0, 1] if isinstance(value, (list, dict)) else [value]
+        raise InputError(f"{where} is {value!r}: give a list of single values, such as {such}")
     return value
 
 

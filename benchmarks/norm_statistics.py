@@ -89,22 +89,19 @@ def rows_by_epoch(folder: Path) -> list[dict[str, Any]]:
     return [rows[epoch] for epoch in sorted(rows)]
 
 
-def collect(places: list[Planned], out: Path, known: dict[str, Any] | None) -> dict[str, Any]:
-    """What finished runs gave, after what is `known` of others; two studies may share a run."""
-    if known is not None and known["pictures"] != PICTURES:
-        raise SystemExit(
-            f"--results holds what {known['pictures']} pictures gave, not {PICTURES}: give a new file"
-        )
+def collect(study: str, places: list[Planned], out: Path, known: list[dict[str, Any]]) -> dict[str, Any]:
+    """What finished runs of a study gave, after what is `known` of others; two studies may share a run."""
     runs: list[dict[str, Any]] = []
     for place in places:
         folder = place.folder(out)
         result = read_result(folder)
         if result is not None and (rows := rows_by_epoch(folder)):
-            about = {"model": place.model, "setting": place.cell.name, "arm": place.arm, "seed": place.seed}
-            environment = result["environment"]
-            runs.append({**about, "run": place.slug, "epochs": rows, "environment": environment})
-    found = {(run["run"], run["setting"]) for run in runs}
-    others = [run for run in (known or {}).get("runs", []) if (run["run"], run["setting"]) not in found]
+            about = {"study": study, "setting": place.cell.name, "model": place.model, "arm": place.arm}
+            about |= {"seed": place.seed, "run": place.slug}
+            runs.append({**about, "epochs": rows, "environment": result["environment"]})
+    keys = ("study", "setting", "run")
+    found = {tuple(run[key] for key in keys) for run in runs}
+    others = [run for run in known if tuple(run[key] for key in keys) not in found]
     return {"pictures": PICTURES, "runs": [*others, *runs]}
 
 
@@ -123,6 +120,10 @@ def main() -> None:
     parser.add_argument("--limit-train", type=int)
     parser.add_argument("--threads", type=int)
     options, console = parser.parse_args(), Console()
+    results = options.results or options.out / "norms.json"
+    known = read_json(results) or {"pictures": PICTURES, "runs": []}
+    if known.get("pictures") != PICTURES:
+        parser.error(f"--results {results} is not what {PICTURES} pictures gave: give a new file")
     given = {"data": options.data, "limit_train": options.limit_train}
     study = load_study(options.study, options.seed, **given)
     places = [
@@ -143,8 +144,7 @@ def main() -> None:
             place.run, place.recipe, pictures, folder, hardware=hardware, console=console, callbacks=watching
         )
         claim.release()
-    results = options.results or options.out / "norms.json"
-    write_json(results, collect(places, options.out, read_json(results)))
+    write_json(results, collect(study.name, places, options.out, known["runs"]))
 
 
 if __name__ == "__main__":

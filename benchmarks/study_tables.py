@@ -255,7 +255,7 @@ def norms(found: dict[str, Any], words: Words) -> str:
     """The same weights read with running and with measured statistics: a table a setting, a row an epoch."""
     settings: dict[str, list[dict[str, Any]]] = {}
     for run in found["runs"]:
-        settings.setdefault(f"{pretty(run['model'])}, {run['setting']}", []).append(run)
+        settings.setdefault(f"{pretty(run['model'])}, `{run['study']}`, {run['setting']}", []).append(run)
     parts: list[str] = []
     for setting, runs in settings.items():
         seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
@@ -263,7 +263,10 @@ def norms(found: dict[str, Any], words: Words) -> str:
     where = [run["environment"] for run in found["runs"]]
     about = words["norms_about"].format(
         pictures=found["pictures"],
-        **{key: " / ".join(dict.fromkeys(str(e[key]) for e in where)) for key in where[0]},
+        **{
+            key: " / ".join(dict.fromkeys(str(e[key]) for e in where))
+            for key in ("torch", "precision", "threads")
+        },
     )
     return "\n\n".join([*parts, about])
 
@@ -276,7 +279,7 @@ def norms_of(runs: list[dict[str, Any]], words: Words) -> str:
             for way in WAYS:
                 by_seed = accuracy.setdefault((run["arm"], way, row["epoch"]), {})
                 by_seed[run["seed"]] = row[way]["val"]["accuracy"]
-    arms = list(dict.fromkeys(run["arm"] for run in runs))
+    arms = sorted({run["arm"] for run in runs}, key=lambda arm: (arm != "vanilla", arm))
     head = [words["epoch"], *(words[way].format(arm) for arm in arms for way in WAYS)]
     head += [words[f"{way}_difference"] for way in WAYS if len(arms) == 2]
     rows: list[list[str]] = []

@@ -132,6 +132,13 @@ def test_alternatives_of_the_same_arithmetic() -> None:
     assert networks.narrower("oct_resnet9", 32, 10**8) is None  # there is no such network
 
 
+def test_a_network_of_one_size_has_no_smaller_pictures() -> None:
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 16 * 16, 2))
+    cheaper = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 3, padding=1))
+    with pytest.raises(InputError, match="leave out --same-macs"):
+        networks.contenders_of(lambda alpha: cheaper if alpha else fixed, [0.5], 16, same_macs=True)
+
+
 @pytest.mark.parametrize("runtime", ["eager", "frozen"])
 def test_pytorch_runs(runtime: str) -> None:
     chosen = choose_runtimes([runtime])

@@ -97,8 +97,14 @@ def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "model.pt2"
     Path("resnet18").mkdir()  # a folder that happens to be called so hides nothing
-    code, _, err = run(capsys, "export", "resnet18", "--num-classes", 3, "--size", 32, "--to", to)
+    Path("timm:resnet18").mkdir()
+    code, _, err = run(capsys, "export", "timm:resnet18", "--num-classes", 3, "--size", 32, "--to", to)
     assert code == 0, err
+    code, _, err = run(capsys, "export", "resnet18", "--size", 32, "--to", tmp_path / "torchvisions.pt2")
+    assert code == 0, err
+    Path("resnet18.old/runs").mkdir(parents=True)
+    code, _, err = run(capsys, "export", "resnet18.old/runs", "--to", tmp_path / "no.pt2")
+    assert "resnet18.old/runs holds neither" in err
     exported = load_runtime(to)
     assert exported.metadata["alpha"] == 0.5
     assert exported(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
@@ -124,6 +130,14 @@ def test_export_of_a_function_follows_alpha_and_size(
     assert not np.allclose(outputs[0], outputs[1], atol=1e-3)
 
 
+def test_a_thinner_network_of_ours_is_found_by_either_name(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--same-macs", "--runtime", "eager", "--size", 16, "--batch", 1, "--threads", 1)
+    for name in ("oct_cifar_resnet20", "octavize:oct_cifar_resnet20"):
+        code, out, err = run(capsys, "bench", name, *arguments, "--alpha", 0.5, "--rounds", 1)
+        assert code == 0, err
+        assert "width" in out
+
+
 def test_training_of_a_network_with_auxiliary_classifiers_is_timed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -131,6 +145,18 @@ def test_training_of_a_network_with_auxiliary_classifiers_is_timed(
     code, out, err = run(capsys, "bench", *arguments, "--alpha", 0.5, "--rounds", 1)
     assert code == 0, err
     assert "training" in out
+    code, _, err = run(
+        capsys, "bench", "timm:skresnet18", *arguments[1:], "--batch", 1, "--alpha", 0.5, "--rounds", 1
+    )
+    assert "in training mode: give larger pictures (--size) or more of them (--batch)" in err
+    Path("segmenters.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(*(nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8)))\n"
+    )
+    code, _, err = run(capsys, "bench", "segmenters:build", *arguments[1:], "--alpha", 0.5, "--rounds", 1)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "training is timed of classifiers" in err
 
 
 def test_predict(trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:

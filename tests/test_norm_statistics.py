@@ -41,7 +41,10 @@ def test_watching_changes_nothing(norm_statistics: Any, tmp_path: Path) -> None:
 
 
 def test_its_runs_are_the_studys(
-    norm_statistics: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    norm_statistics: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, out = make_folder(tmp_path / "pictures"), tmp_path / "out"
     study = write_study(tmp_path, epochs=1)
@@ -49,13 +52,14 @@ def test_its_runs_are_the_studys(
     monkeypatch.setattr("sys.argv", command.split())
     norm_statistics.main()
     found = json.loads((out / "norms.json").read_text("utf-8"))
+    assert {run["study"] for run in found["runs"]} == {"study"}
     assert [(run["arm"], run["seed"], len(run["epochs"])) for run in found["runs"]] == [
         ("vanilla", 0, 1),
         ("octave", 0, 1),
     ]
     assert {run["run"] for run in found["runs"]} == {path.name for path in (out / "runs").iterdir()}
     first, second = found["runs"]
-    others = [{**first, "run": "of another study"}, {**first, "setting": "that shares the run"}]
+    others = [{**first, "run": "of another study"}, {**first, "study": "that shares the run"}]
     (out / "norms.json").write_text(json.dumps({**found, "runs": [*found["runs"], *others]}), "utf-8")
     norm_statistics.main()
     assert json.loads((out / "norms.json").read_text("utf-8"))["runs"] == [*others, first, second]
@@ -65,8 +69,9 @@ def test_its_runs_are_the_studys(
     norm_statistics.main()
     assert json.loads((out / "norms.json").read_text("utf-8"))["runs"] == [*others, first, second]
     monkeypatch.setattr(norm_statistics, "PICTURES", 5)
-    with pytest.raises(SystemExit, match="holds what 4096 pictures gave, not 5"):
+    with pytest.raises(SystemExit):
         norm_statistics.main()
+    assert "is not what 5 pictures gave: give a new file" in capsys.readouterr().err
 
 
 def row(epoch: int, accuracy: float) -> dict[str, Any]:
@@ -77,13 +82,17 @@ def test_tables_of_what_is_there_so_far(norm_statistics: Any) -> None:
     study_tables: Any = __import__("study_tables")
     words = study_tables.WORDS["study.md"]
     where = {"torch": "2.9", "precision": "32-true", "threads": 1}
-    about = {"model": MODEL, "setting": "s", "seed": 0, "environment": where}
+    about = {"model": MODEL, "study": "tiny", "setting": "s", "seed": 0, "environment": where}
     vanilla = {**about, "arm": "vanilla", "epochs": [row(1, 0.25), row(2, 0.5)]}
     octave = {**about, "arm": "octave", "epochs": [row(1, 0.5)], "environment": {**where, "torch": "2.10"}}
     alone = study_tables.norms({"pictures": 8, "runs": [vanilla]}, words)
     assert "| 2 | 50.00% | 50.00% |" in alone
     assert "octave" not in alone
-    both = study_tables.norms({"pictures": 8, "runs": [vanilla, octave]}, words).splitlines()
+    both = study_tables.norms({"pictures": 8, "runs": [octave, vanilla]}, words).splitlines()
     assert any(line.startswith("| 1 | 25.00% | 25.00% | 50.00% | 50.00% | +25.0") for line in both)
     assert "| 2 | 50.00% | 50.00% |  |  |  |  |" in both
-    assert "torch 2.9 / 2.10" in both[-1]
+    assert "torch 2.10 / 2.9" in both[-1]
+    other = {**vanilla, "study": "other", "epochs": [row(1, 0.75)]}
+    apart = study_tables.norms({"pictures": 8, "runs": [vanilla, other]}, words)
+    assert "| 1 | 25.00% | 25.00% |" in apart
+    assert "| 1 | 75.00% | 75.00% |" in apart

@@ -193,6 +193,8 @@ def test_a_layer_that_writes_one_pixel_merges() -> None:
     assert found["layer4.0.conv1"].alpha == 0
     assert "writes a single pixel" in found["layer4.0.conv1"].reason
     assert found["layer3.1.conv2"].alpha == 0.5
+    clips = plan(tv.video.r3d_18(), 0.5, example=(1, 3, 16, 16, 16)).decisions
+    assert not any(d.alpha for d in clips if d.name.startswith("layer4"))
 
 
 # ---- handlers ---------------------------------------------------------------------------------------------

@@ -191,10 +191,11 @@ def bench(
         raise InputError(f"--figure is {figure}: give a name that ends in {', '.join(FIGURES)}")
     chosen = choose_runtimes(runtime)
     shares = alpha or [0.125, 0.25, 0.5, 0.75]
-    build = partial(find_origin(source).octave, size=size)
+    origin = find_origin(source)
+    build = partial(origin.octave, size=size)
     contenders = contenders_of(build, shares, size, same_macs=same_macs)
-    if same_macs:
-        contenders = with_narrower(source, contenders, size)
+    if same_macs and origin.kind == "octavize":
+        contenders = with_narrower(origin.name, contenders, size)
     log = Console(stderr=True, highlight=False)
     results = {"model": source, "size": size} | run(
         contenders,

@@ -20,6 +20,7 @@ from .trace import (
     CONVOLUTIONS,
     Fallback,
     Layer,
+    Shape,
     Trace,
     TraceError,
     check_network,
@@ -63,8 +64,8 @@ def plan(
         cannot keep the size of both halves, and subclasses of torch's convolutions without a handler. Layers
         whose output would have to be made dense at once, because a function without an octave rule, a dense
         map or the network's caller reads it, get α = 0: they merge the two frequencies themselves, as
-        do layers that write a map of one pixel. Depthwise layers that read a dense map get it too: there is
-        no split that they could keep.
+        do layers that write a map of one pixel. A depthwise layer keeps the split of its input, and gets
+        α = 0 if that is dense.
 
     Raises:
         InputError: α outside [0, 1], a pattern that matches no layer, a budget out of reach, a target
@@ -176,7 +177,7 @@ def _decide(model: nn.Module, alpha: Alpha, before: Trace) -> list[Decision]:
             decisions.append(Decision(name, kind, None, obstacle))
         elif is_depthwise(module):
             decisions.append(Decision(name, kind, wanted[name], "depthwise: keeps the split of its input"))
-        elif all(n == 1 for n in ran[name].output[0][2:]):
+        elif _single_pixel(module, ran[name].output):
             decisions.append(
                 Decision(name, kind, 0.0, "merges: writes a single pixel, no frequency to split")
             )
@@ -197,9 +198,15 @@ def _obstacle(module: nn.Module, layer: Layer | None) -> str | None:
         return "not reached by the trace: give an example= that reaches it"
     if layer.reads_input:
         return "stem: reads the network's input"
-    if all(n == 1 for n in layer.input[0][2:]):
+    if _single_pixel(module, layer.input):
         return "sees a single pixel: there is no frequency to split"
     return _geometry_problem(module)
+
+
+def _single_pixel(module: nn.Module, shapes: tuple[Shape, Shape | None]) -> bool:
+    """Whether a map has one pixel, over all time in video."""
+    assert isinstance(module, CONVOLUTIONS)
+    return all(n == 1 for n in shapes[0][-default_octave_dims(len(module.kernel_size)) :])
 
 
 def _geometry_problem(module: nn.Module) -> str | None:

@@ -32,7 +32,18 @@ from .environment import environment
 from .errors import InputError
 from .process import settle_process
 from .timing import interleave, torch_threads
-from .trace import Shape, Trace, check_network, dtype_of, leaves, picture_shape, to_meta, trace
+from .trace import (
+    Shape,
+    Trace,
+    TraceError,
+    check_network,
+    dtype_of,
+    leaves,
+    picture_shape,
+    to_meta,
+    trace,
+    without_devices,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,9 +89,13 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     # Two pictures: batch norm cannot train on one value a channel.
     x = torch.empty((2, *input_shape[1:]), device="meta", dtype=dtype_of(meta))
-    kept_by_autograd = torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor)
-    with _in_training(model, input_shape), kept_by_autograd:
-        meta(x)
+
+    def run() -> None:
+        kept.clear()
+        with _in_training(model, x.shape), torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t):
+            meta(x)
+
+    without_devices(run)
     return sum(storage.nbytes() for storage in kept.values()) // 2
 
 
@@ -164,7 +179,7 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
     """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times.
 
     Of a network with auxiliary classifiers, the loss is that of the first of its outputs. The call raises
-    `InputError` if the network does not run on such pictures in training mode.
+    `InputError` if the network does not run on such pictures in training mode, or is no classifier.
     """
     model, x = _channels_last(model, shape)
     model.train()
@@ -173,7 +188,13 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
     def call() -> None:
         model.zero_grad()
         with _in_training(model, shape):
-            scores = leaves(model(x))[0]
+            outputs = leaves(model(x))
+        scores = next((y for y in outputs if isinstance(y, Tensor) and y.dim() == 2), None)
+        if scores is None:
+            raise InputError(
+                f"{type(model).__name__} returns no scores of shape (N, classes): training is "
+                "timed of classifiers"
+            )
         F.cross_entropy(scores, target).backward()
         wait(x)
 
@@ -182,13 +203,14 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
 
 @contextmanager
 def _in_training(model: nn.Module, shape: Sequence[int]) -> Iterator[None]:
-    """Turn what a forward in training mode raises into an `InputError` that names the shape."""
+    """Turn what a forward in training mode raises into an error that names the shape."""
     try:
         yield
     except Exception as error:
-        raise InputError(
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise TraceError(
             f"{type(model).__name__} does not run on an input of shape {tuple(shape)} in training mode: give "
-            f"larger pictures (--size) ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+            f"larger pictures (--size) or more of them (--batch) ({reason})"
         ) from error
 
 

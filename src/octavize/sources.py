@@ -66,7 +66,7 @@ class Origin:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"model {self.name!r} cannot be built with {dict(self.arguments)}, pretrained={pretrained}: "
-                f"{reason}; check name and options, or give --weights"
+                f"{reason}; check name and options"
             ) from error
 
     def octave(self, alpha: float, size: int | None = None) -> nn.Module:
@@ -74,7 +74,8 @@ class Origin:
 
         Args:
             alpha: share of low channels.
-            size: side in pixels of the pictures that it is planned for; None is its own.
+            size: side in pixels of the pictures that it is planned for; None is its own. Networks of ours
+                follow the paper's policy at any size.
 
         Raises:
             InputError: see `build`; α outside [0, 1]; or a network that does not run on such pictures.
@@ -178,7 +179,9 @@ def find_origin(name: str, *, num_classes: int | None = None, otherwise: str = "
 
 def is_name(name: str) -> bool:
     """Whether a network is built by this name, even if a folder is called so too."""
-    return _kind_of(name, _NAMES) is not None
+    prefix, _, rest = name.partition(":")
+    kinds, plain = ([prefix], rest) if prefix in _NAMES else (_NAMES, name)
+    return os.sep not in name and _kind_of(plain, kinds) is not None
 
 
 def load_state(model: nn.Module, path: str | Path) -> None:

@@ -144,8 +144,8 @@ def picture_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
     shape = example_shape(model)
     if len(shape) != 4:
         raise InputError(
-            f"model {type(model).__name__} reads inputs of {len(shape)} dimensions, such as {shape}, no "
-            "pictures: use the functions of octavize in Python, which take any shape"
+            f"model {type(model).__name__} seems, by its first convolution, to read inputs of shape {shape} "
+            "and no pictures: use octavize in Python, where example= gives any shape"
         )
     return (batch, shape[1], size, size)
 

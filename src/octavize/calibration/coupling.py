@@ -145,9 +145,10 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
         with torch.no_grad(), _Watch(book):
             output = stand_in(model)(x)
     except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise InputError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(x.shape)}: give an example= "
-            f"that fits ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{type(model).__name__} does not run on an input of shape {tuple(x.shape)}: give an example "
+            f"(--size) it runs on ({reason})"
         ) from error
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):

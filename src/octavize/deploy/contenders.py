@@ -11,7 +11,7 @@ from torch import nn
 from octavize.errors import InputError
 from octavize.models import create_model
 from octavize.profile import count_macs
-from octavize.trace import picture_shape
+from octavize.trace import TraceError, picture_shape
 
 VANILLA = "vanilla"
 
@@ -55,7 +55,10 @@ def contenders_of(
         octave = _contender(f"α={alpha:g}", model, size, alpha)
         found.append(octave)
         if same_macs:
-            smaller = size_for(vanilla, size, octave.macs)
+            try:
+                smaller = size_for(vanilla, size, octave.macs)
+            except TraceError as error:
+                raise InputError(f"same_macs: {error}; or leave out --same-macs") from error
             name = f"vanilla, {smaller} pixels"
             if all(c.name != name for c in found):
                 found.append(_contender(name, vanilla, smaller))

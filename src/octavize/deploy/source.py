@@ -11,7 +11,7 @@ from octavize.converted import NETWORK, load_converted, read_about
 from octavize.errors import InputError
 from octavize.experiment.checkpoint import load_checkpoint
 from octavize.sources import BEST, RUN, find_origin, is_name
-from octavize.trace import example_shape
+from octavize.trace import picture_shape
 
 _FACTS = ("model", "alpha", "classes", "mean", "std", "normalise", "size", "in_chans")
 
@@ -50,7 +50,7 @@ def find_network(
         raise InputError(f"source {name} holds neither {BEST} nor {NETWORK}: give the folder of a run")
     share = 0.5 if alpha is None else alpha
     model = find_origin(name, num_classes=num_classes, otherwise=RUN).octave(share, size)
-    return model, {"model": name, "alpha": share, "in_chans": example_shape(model)[1]}
+    return model, {"model": name, "alpha": share, "in_chans": picture_shape(model, size or 224)[1]}
 
 
 def _refuse(name: str, alpha: float | None, num_classes: int | None) -> None:

@@ -126,8 +126,8 @@ def _explained(model: nn.Module, shape: Shape) -> Iterator[None]:
     except Exception as error:  # a network may raise anything
         reason = " ".join(str(error).split())[:200]
         raise TraceError(
-            f"{type(model).__name__} does not run on an input of shape {shape}: give an example= that fits"
-            f" ({type(error).__name__}: {reason})"
+            f"{type(model).__name__} does not run on an input of shape {shape}: give an example (--size) it"
+            f" runs on ({type(error).__name__}: {reason})"
         ) from error
 
 

@@ -170,7 +170,7 @@ def test_a_damaged_folder_is_named(damage: object, words: str, capsys: pytest.Ca
     ("arguments", "parts"),
     [
         (("convert", "resnet51"), ("resnet51", "unknown", "module:function")),
-        (("convert", "timm:resnet51"), ("resnet51", "unknown to timm")),
+        (("convert", "timm:resnet51"), ("resnet51", "a name of timm's")),
         (("convert", "vit_b_16"), ("vit_b_16", "no layer")),
         (("convert", "NETS:dense"), ("no convolution",)),
         (("convert", "NETS:text"), ("returned a str", "torch.nn.Module")),

@@ -318,7 +318,7 @@ def test_bad_alpha(function: Callable[..., Any], alpha: Any, message: str) -> No
     [
         (nn.Linear(3, 4), None, "Linear has no convolution"),
         (net3(), (1, 4, 8, 8), r"Sequential does not run on an input of shape \(1, 4, 8, 8\)"),
-        (net3(), (3, 8), "example="),
+        (net3(), (3, 8), "give an example"),
         (net3(), 8, "example"),
         (net3(), "small", "example"),
         (net3(), (1, 3, 0, 0), "example="),

@@ -184,7 +184,7 @@ def test_a_plan_is_made_for_the_size_that_is_asked_for(
     [
         (
             ("profile", "inception_v3", "--size", 75),
-            "in training mode: give larger pictures (--size) or more of them",
+            "in training mode, give larger pictures (--size) or more of them",
         ),
         (("profile", "torchvision:r3d_18"), "is unknown: give a name of torchvision's"),
         (("profile", "timm:resnet5O"), "did you mean resnet50"),

@@ -148,7 +148,7 @@ def test_training_of_a_network_with_auxiliary_classifiers_is_timed(
     code, _, err = run(
         capsys, "bench", "timm:skresnet18", *arguments[1:], "--batch", 1, "--alpha", 0.5, "--rounds", 1
     )
-    assert "in training mode: give larger pictures (--size) or more of them (--batch)" in err
+    assert "in training mode, give larger pictures (--size) or more of them (--batch)" in err
     Path("segmenters.py").write_text(
         "from torch import nn\n"
         "def build():\n"

@@ -19,8 +19,7 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +34,9 @@ from .timing import interleave, torch_threads
 from .trace import (
     Shape,
     Trace,
-    TraceError,
     check_network,
     dtype_of,
+    explained,
     leaves,
     picture_shape,
     to_meta,
@@ -47,6 +46,8 @@ from .trace import (
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+IN_TRAINING = "in training mode, give larger pictures (--size) or more of them (--batch)"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     def run() -> None:
         kept.clear()
-        with _in_training(model, x.shape), torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t):
+        with (
+            explained(model, x.shape, IN_TRAINING),
+            torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t),
+        ):
             meta(x)
 
     without_devices(run)
@@ -187,7 +191,7 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
 
     def call() -> None:
         model.zero_grad()
-        with _in_training(model, shape):
+        with explained(model, shape, IN_TRAINING):
             outputs = leaves(model(x))
         scores = next((y for y in outputs if isinstance(y, Tensor) and y.dim() == 2), None)
         if scores is None:
@@ -199,19 +203,6 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
         wait(x)
 
     return call
-
-
-@contextmanager
-def _in_training(model: nn.Module, shape: Sequence[int]) -> Iterator[None]:
-    """Turn what a forward in training mode raises into an error that names the shape."""
-    try:
-        yield
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise TraceError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(shape)} in training mode: give "
-            f"larger pictures (--size) or more of them (--batch) ({reason})"
-        ) from error
 
 
 def _channels_last(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:

@@ -8,7 +8,8 @@ literature counts a network.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -262,17 +263,27 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
             module.register_forward_pre_hook(before, with_kwargs=True)
             module.register_forward_hook(after, with_kwargs=True)
     try:
-        with torch.no_grad(), unannounced(), watching(sources.watch), counter:
+        with explained(model, shape), torch.no_grad(), unannounced(), watching(sources.watch), counter:
             output = meta(x)
-    except Exception as error:
-        failed = TraceError(
-            f"{type(model).__name__} does not run on an input of shape {shape}: give an example (--size) it"
-            f" runs on ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        )
+    except TraceError as failed:
         failed.fallbacks = sources.fallbacks
-        raise failed from error
+        raise
     macs = counter.get_total_flops() // 2
     return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
+
+
+@contextmanager
+def explained(
+    model: nn.Module, shape: Sequence[int], remedy: str = "give an example (--size) it runs on"
+) -> Iterator[None]:
+    """Turn whatever a network's forward raises into a `TraceError` that names the shape of its input."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise TraceError(
+            f"{type(model).__name__} does not run on an input of shape {tuple(shape)}: {remedy} ({reason})"
+        ) from error
 
 
 def leaves(output: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
-from ..trace import drop_hooks, example_shape
+from ..trace import drop_hooks, example_shape, explained
 from .label_book import Book, NotUnderstood
 from .label_rules import Call, changed_operands, propagate
 from .labels import FROZEN, Axis, Ledger
@@ -141,15 +141,8 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     book = Book(ledger, model)
     x = example_input(model, example)
     book.hold(x, FROZEN)
-    try:
-        with torch.no_grad(), _Watch(book):
-            output = stand_in(model)(x)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise InputError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(x.shape)}: give an example "
-            f"(--size) it runs on ({reason})"
-        ) from error
+    with explained(model, x.shape), torch.no_grad(), _Watch(book):
+        output = stand_in(model)(x)
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):
             book.freeze(tensor)

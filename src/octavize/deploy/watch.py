@@ -7,8 +7,6 @@ memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from octavize.dispatch import unannounced
 from octavize.split import Runs
 from octavize.tensor import OctTensor
-from octavize.trace import CONVOLUTIONS, Shape, TraceError, dtype_of, leaves, to_meta, without_devices
+from octavize.trace import CONVOLUTIONS, Shape, dtype_of, explained, leaves, to_meta, without_devices
 
 
 @dataclass
@@ -104,7 +102,7 @@ def _watch(model: nn.Module, shape: Shape) -> Seen:
         elif isinstance(module, _BatchNorm):
             module.register_forward_pre_hook(norm_starts)
             module.register_forward_hook(norm_ends)
-    with _explained(model, shape), torch.no_grad(), unannounced(), readers:
+    with explained(model, shape), torch.no_grad(), unannounced(), readers:
         output = meta(torch.empty(shape, device="meta", dtype=dtype_of(model)))
     returned = {id(half) for leaf in leaves(output) for half in _halves(leaf)}
     for norm, source in read.items():
@@ -117,18 +115,6 @@ def _watch(model: nn.Module, shape: Shape) -> Seen:
             seen.norms[source.conv] = norm
     seen.plain = seen.splits.keys() - not_plain
     return seen
-
-
-@contextmanager
-def _explained(model: nn.Module, shape: Shape) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # a network may raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise TraceError(
-            f"{type(model).__name__} does not run on an input of shape {shape}: give an example (--size) it"
-            f" runs on ({type(error).__name__}: {reason})"
-        ) from error
 
 
 def _halves(value: Any) -> list[Tensor]:

@@ -157,21 +157,21 @@ def find_origin(name: str, *, num_classes: int | None = None, otherwise: str = "
         InputError: nothing of this name.
     """
     arguments = {} if num_classes is None else {"num_classes": num_classes}
-    prefix, colon, rest = name.partition(":")
-    if colon and prefix not in _NAMES:
+    kinds, plain = _asked(name)
+    prefixed = plain != name
+    if ":" in name and not prefixed:
         if num_classes is not None:
             raise InputError(f"--num-classes is given and {name} is a function: leave it to the function")
         return Origin("function", name)
-    if colon:
-        require_extra(prefix, "models")
-    kinds, plain = ([prefix], rest) if colon else (list(_NAMES), name)
+    if prefixed:
+        require_extra(kinds[0], "models")
     kind = _kind_of(plain, kinds)
     if kind is not None:
         return Origin(kind, plain, arguments)
     close = get_close_matches(plain, dict.fromkeys(n for kind in kinds for n in _NAMES[kind]()), n=3)
     told = f"did you mean {', '.join(close)}? Or give" if close else "give"
-    names = f"a name of {prefix}'s" if colon else "a name from `octavize models`, of torchvision or timm"
-    allowed = ", or ".join(filter(None, [names] if colon else [names, "module:function", otherwise]))
+    names = f"a name of {kinds[0]}'s" if prefixed else "a name from `octavize models`, of torchvision or timm"
+    allowed = ", or ".join(filter(None, [names] if prefixed else [names, "module:function", otherwise]))
     missing = [kind for kind in kinds if find_spec(kind) is None]
     install = f"; for {' and '.join(missing)}, `pip install 'octavize[models]'`" if missing else ""
     raise InputError(f"model {name!r} is unknown: {told} {allowed}{install}")
@@ -179,8 +179,7 @@ def find_origin(name: str, *, num_classes: int | None = None, otherwise: str = "
 
 def is_name(name: str) -> bool:
     """Whether a network is built by this name, even if a folder is called so too."""
-    prefix, _, rest = name.partition(":")
-    kinds, plain = ([prefix], rest) if prefix in _NAMES else (_NAMES, name)
+    kinds, plain = _asked(name)
     return os.sep not in name and _kind_of(plain, kinds) is not None
 
 
@@ -315,6 +314,12 @@ def _in_timm(name: str) -> bool:
     except ImportError:
         return False
     return timm.is_model(name)  # also old names, and those with the tag of their weights
+
+
+def _asked(name: str) -> tuple[list[str], str]:
+    """Who may build a network of this name, and its name there: `timm:resnet18` asks timm alone."""
+    prefix, colon, rest = name.partition(":")
+    return ([prefix], rest) if colon and prefix in _NAMES else (list(_NAMES), name)
 
 
 def _kind_of(name: str, kinds: Iterable[str]) -> str | None:

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from convert_trained import Rows, jobs, write_environment
 from octavize import calibrate, octavize, plan, reestimate_norms
-from octavize.experiment.hardware import prepare_process
-from octavize.experiment.inputs import TrainingInputs
-from octavize.experiment.prepare import Adaptation, evaluate, input_shape
+from octavize.training.hardware import prepare_process
+from octavize.training.inputs import TrainingInputs
+from octavize.training.prepare import Adaptation, evaluate, input_shape
 
 CHANNELS = ("arbitrary", "share", "damage", "damage by budget")
 STRIDES = ("pool", "stride")

@@ -24,24 +24,17 @@ from typing import Any
 
 from rich.console import Console
 
-from octavize.environment import environment
+from octavize.bench.environment import environment
+from octavize.convert.planner import plan
+from octavize.data.images import Pictures
 from octavize.errors import InputError
-from octavize.experiment.adapt import fine_tune, fine_tuning_recipe
-from octavize.experiment.hardware import Hardware, prepare_process
-from octavize.experiment.pictures import Pictures
-from octavize.experiment.prepare import (
-    Adaptation,
-    as_trained,
-    evaluate,
-    input_shape,
-    prepare_in,
-    with_facts,
-)
-from octavize.experiment.recipe import Recipe, load_recipe
-from octavize.experiment.train import Run, load_pictures, read_result, train_run
 from octavize.files import read_json, write_json
-from octavize.planning import plan
-from octavize.sources import Vanilla, find_vanilla
+from octavize.training.adapt import fine_tune, fine_tuning_recipe
+from octavize.training.hardware import Hardware, prepare_process
+from octavize.training.prepare import Adaptation, as_trained, evaluate, input_shape, prepare_in, with_facts
+from octavize.training.recipe import Recipe, load_recipe
+from octavize.training.train import Run, load_pictures, read_result, train_run
+from octavize.zoo.find import Vanilla, find_vanilla
 
 ROWS = "rows.jsonl"
 Row = dict[str, Any]

@@ -21,8 +21,8 @@ import matplotlib
 from matplotlib.lines import Line2D
 
 from convert_trained import ROWS, Row, read_rows
-from octavize.experiment.figures import MARKERS, STYLE, add_legend, blank_figure, colour, save_figure
-from octavize.experiment.naming import pretty
+from octavize.report.figures import MARKERS, STYLE, add_legend, blank_figure, colour, save_figure
+from octavize.report.naming import pretty
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs/results/convert-trained"

@@ -20,14 +20,14 @@ from typing import Any
 from rich.console import Console
 
 from marked import between, check, write
+from octavize.bench.environment import environment
+from octavize.bench.ratios import saving_realised
+from octavize.bench.tune import TARGETS, Tuner
 from octavize.budget import fit_budget
-from octavize.deploy.bench import saving_realised
-from octavize.deploy.fastest import TARGETS, Tuner
-from octavize.environment import environment
+from octavize.convert.planner import Planner
 from octavize.files import write_json
-from octavize.models import create_model, policy_of
-from octavize.planning import Planner
-from octavize.plans import Plan
+from octavize.plan import Plan
+from octavize.zoo.models import create_model, policy_of
 
 OUT = Path(__file__).resolve().parent / "results/fastest"
 GUIDE = OUT.parents[2] / "docs/deploy.md"

@@ -25,14 +25,14 @@ from torch import Tensor
 
 from convert_trained import read_rows
 from octavize import reestimate_norms
-from octavize.experiment.hardware import Hardware
-from octavize.experiment.inputs import CHUNK, TrainingInputs
-from octavize.experiment.module import Classifier, Meter
-from octavize.experiment.study.definition import load_study
-from octavize.experiment.study.design import Planned, distinct, plan_study
-from octavize.experiment.study.queue import Queue, StillOurs
-from octavize.experiment.train import load_pictures, read_result, train_run
 from octavize.files import read_json, write_json
+from octavize.study.design import Planned, distinct, plan_study
+from octavize.study.model import load_study
+from octavize.study.queue import Queue, StillOurs
+from octavize.training.hardware import Hardware
+from octavize.training.inputs import CHUNK, TrainingInputs
+from octavize.training.module import Classifier, Meter
+from octavize.training.train import load_pictures, read_result, train_run
 
 NORMS = "norms.jsonl"
 PICTURES = 4096

@@ -29,10 +29,10 @@ from rich.console import Console
 
 import octavize
 from marked import between, check, write
-from octavize.deploy.bench import bench
-from octavize.deploy.bench_report import draw, table
-from octavize.deploy.bench_runtimes import INFERENCE, RUNTIMES, choose_runtimes
-from octavize.deploy.contenders import contenders_of, with_narrower
+from octavize.bench.contenders import contenders_of, with_narrower
+from octavize.bench.ratios import bench
+from octavize.bench.report import draw, table
+from octavize.bench.runtimes import INFERENCE, RUNTIMES, choose_runtimes
 from octavize.files import read_json, write_json
 
 OUT = Path(__file__).resolve().parent / "results/realised_saving"

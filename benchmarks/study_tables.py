@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from marked import between, check, write
-from octavize.experiment.naming import pretty
-from octavize.experiment.study.analysis import minus, paired, summary
-from octavize.experiment.study.costs import cost_ratios
-from octavize.experiment.study.report import interval
+from octavize.report.naming import pretty
+from octavize.study.analysis import minus, paired, summary
+from octavize.study.costs import cost_ratios
+from octavize.study.report import interval
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARKS = {

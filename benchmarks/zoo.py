@@ -24,7 +24,7 @@ import torchvision
 
 import octavize
 from networks import Network, networks
-from octavize.trace import example_shape, to_meta
+from octavize.convert.trace import example_shape, to_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "docs/results/zoo.json"

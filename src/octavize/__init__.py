@@ -3,28 +3,29 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .calibration.calibrate import calibrate
-    from .calibration.reorder import Reordering
-    from .conv import OctConv1d, OctConv2d, OctConv3d
-    from .conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
-    from .convert import octavize
-    from .converted import load_converted
-    from .deploy.freeze import freeze
-    from .deploy.onnx import export_onnx
-    from .deploy.openvino import export_openvino
-    from .deploy.pt2 import export_pt2
-    from .deploy.runtime import load_runtime
-    from .dispatch import DenseFallbackWarning, oct_rule
-    from .errors import InputError
-    from .models import create_model, list_models
-    from .norms import reestimate_norms
-    from .planning import plan
-    from .plans import Decision, Plan
-    from .swap import oct_handler
-    from .tensor import OctTensor
+from octavize._version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from octavize.calibration.calibrate import calibrate
+    from octavize.calibration.reorder import Reordering
+    from octavize.convert.norms import reestimate_norms
+    from octavize.convert.octavize import octavize
+    from octavize.convert.planner import plan
+    from octavize.convert.swap import oct_handler
+    from octavize.deploy.formats.onnx import export_onnx
+    from octavize.deploy.formats.openvino import export_openvino
+    from octavize.deploy.formats.pt2 import export_pt2
+    from octavize.deploy.freeze import freeze
+    from octavize.deploy.runtime import load_runtime
+    from octavize.errors import InputError
+    from octavize.nn.conv import OctConv1d, OctConv2d, OctConv3d
+    from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+    from octavize.nn.dispatch import DenseFallbackWarning, oct_rule
+    from octavize.nn.tensor import OctTensor
+    from octavize.plan import Decision, Plan
+    from octavize.zoo.models import create_model, list_models
+    from octavize.zoo.storage import load_converted
+
 
 __all__ = [
     "Decision",
@@ -56,30 +57,30 @@ __all__ = [
 ]
 
 _HOME = {
-    "OctConv1d": "conv",
-    "OctConv2d": "conv",
-    "OctConv3d": "conv",
-    "OctConvTranspose1d": "conv_transpose",
-    "OctConvTranspose2d": "conv_transpose",
-    "OctConvTranspose3d": "conv_transpose",
-    "DenseFallbackWarning": "dispatch",
-    "OctTensor": "tensor",
-    "oct_rule": "dispatch",
-    "oct_handler": "swap",
-    "Decision": "plans",
-    "Plan": "plans",
-    "plan": "planning",
-    "octavize": "convert",
+    "OctConv1d": "nn.conv",
+    "OctConv2d": "nn.conv",
+    "OctConv3d": "nn.conv",
+    "OctConvTranspose1d": "nn.conv_transpose",
+    "OctConvTranspose2d": "nn.conv_transpose",
+    "OctConvTranspose3d": "nn.conv_transpose",
+    "DenseFallbackWarning": "nn.dispatch",
+    "OctTensor": "nn.tensor",
+    "oct_rule": "nn.dispatch",
+    "oct_handler": "convert.swap",
+    "Decision": "plan",
+    "Plan": "plan",
+    "plan": "convert.planner",
+    "octavize": "convert.octavize",
     "Reordering": "calibration.reorder",
     "calibrate": "calibration.calibrate",
-    "reestimate_norms": "norms",
-    "create_model": "models",
-    "list_models": "models",
-    "load_converted": "converted",
+    "reestimate_norms": "convert.norms",
+    "create_model": "zoo.models",
+    "list_models": "zoo.models",
+    "load_converted": "zoo.storage",
     "freeze": "deploy.freeze",
-    "export_onnx": "deploy.onnx",
-    "export_openvino": "deploy.openvino",
-    "export_pt2": "deploy.pt2",
+    "export_onnx": "deploy.formats.onnx",
+    "export_openvino": "deploy.formats.openvino",
+    "export_pt2": "deploy.formats.pt2",
     "load_runtime": "deploy.runtime",
     "InputError": "errors",
 }

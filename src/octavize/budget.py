@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from octavize.errors import InputError
 
 if TYPE_CHECKING:
-    from .plans import Plan
+    from octavize.plan import Plan
 
 STEPS = 64
 

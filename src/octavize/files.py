@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .errors import InputError
+from octavize.errors import InputError
 
 KEY = "octavize"
 """Under this key a file says what it is: in the safetensors header and in the resume checkpoint."""

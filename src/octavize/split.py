@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from octavize.errors import InputError
 
 Runs = tuple[int, ...]
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..budget import alphas_by_cost, check_budget, fit_budget
-from ..conv import is_depthwise
-from ..planning import DEFAULT_ALPHA, Alpha, Planner, check_one_of, check_plan
-from ..plans import Plan
-from ..split import low_channels
-from .coupling import find_coupling
-from .energy import MAX_PICTURES, Energies, Score, check_score, measure_energy
-from .reorder import Channels, Reordering, reorder
+from octavize.budget import alphas_by_cost, check_budget, fit_budget
+from octavize.calibration.coupling import find_coupling
+from octavize.calibration.energy import MAX_PICTURES, Energies, Score, check_score, measure_energy
+from octavize.calibration.reorder import Channels, Reordering, reorder
+from octavize.convert.planner import DEFAULT_ALPHA, Alpha, Planner, check_one_of, check_plan
+from octavize.nn.conv import is_depthwise
+from octavize.plan import Plan
+from octavize.split import low_channels
 
 
 def calibrate(

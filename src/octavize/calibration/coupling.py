@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..errors import InputError
-from ..trace import drop_hooks, example_shape, explained
-from .label_book import Book, NotUnderstood
-from .label_rules import Call, changed_operands, propagate
-from .labels import FROZEN, Axis, Ledger
+from octavize.calibration.label_book import Book, NotUnderstood
+from octavize.calibration.label_rules import Call, changed_operands, propagate
+from octavize.calibration.labels import FROZEN, Axis, Ledger
+from octavize.convert.trace import drop_hooks, example_shape, explained
+from octavize.errors import InputError
 
 Order = Sequence[Tensor]
 
@@ -132,7 +132,7 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
 
     Args:
         model: a vanilla network. It is not changed.
-        example: an input, or its shape (N, C, H, W); see `octavize.trace.example_shape`. Small is fast.
+        example: an input, or its shape (N, C, H, W); see `convert.trace.example_shape`. Small is fast.
 
     Raises:
         InputError: the network does not run on such an input.

@@ -16,12 +16,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..loaders import pictures_of, run_on
-from ..resample import halve, upsample
-from ..split import default_octave_dims
-from ..trace import CONVOLUTIONS
-from .coupling import stand_in
+from octavize.calibration.coupling import stand_in
+from octavize.convert.trace import CONVOLUTIONS
+from octavize.data.loaders import pictures_of, run_on
+from octavize.errors import InputError
+from octavize.nn.resample import halve, upsample
+from octavize.split import default_octave_dims
 
 Score = Literal["damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -87,7 +87,7 @@ def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_pictures: int
 
     Args:
         model: a vanilla network. It runs in evaluation mode and without its users' hooks.
-        loader: batches of prepared pictures, see `octavize.loaders.pictures_of`.
+        loader: batches of prepared pictures, see `octavize.data.loaders.pictures_of`.
         max_pictures: stop after so many.
 
     Raises:

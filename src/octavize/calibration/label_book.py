@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .labels import FROZEN, NEUTRAL, Ledger
+from octavize.calibration.labels import FROZEN, NEUTRAL, Ledger
 
 
 class NotUnderstood(Exception):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .label_book import Book, NotUnderstood, same_rows
-from .label_rules import Call, Labels, label_rule, meet
-from .labels import NEUTRAL
+from octavize.calibration.label_book import Book, NotUnderstood, same_rows
+from octavize.calibration.label_rules import Call, Labels, label_rule, meet
+from octavize.calibration.labels import NEUTRAL
 
 # ---- reductions and norms ---------------------------------------------------------------------------
 

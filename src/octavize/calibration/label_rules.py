@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .label_book import Book, NotUnderstood, Weight, one_value
-from .labels import FROZEN, NEUTRAL
+from octavize.calibration.label_book import Book, NotUnderstood, Weight, one_value
+from octavize.calibration.labels import FROZEN, NEUTRAL
 
 Labels = Tensor | int | None  # to be broadcast to a result's shape; None: the rule has stored them
 
@@ -272,4 +272,3 @@ def _view_weight(book: Book, call: Call) -> Sequence[Labels]:
 
 
 # Last, since layers build on all of the above: whoever propagates labels has all rules for it.
-from . import label_layers as label_layers  # noqa: E402

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import InputError
-from ..trace import CONVOLUTIONS
-from .coupling import Coupling, example_input, permute, stand_in
-from .energy import TINY, Energies, Score
+from octavize.calibration.coupling import Coupling, example_input, permute, stand_in
+from octavize.calibration.energy import TINY, Energies, Score
+from octavize.convert.trace import CONVOLUTIONS
+from octavize.errors import InputError
 
 
 @dataclass(frozen=True)

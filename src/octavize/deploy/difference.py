@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavize.dispatch import unannounced
-from octavize.tensor import OctTensor
-from octavize.trace import clean_copy, leaves
+from octavize.convert.trace import clean_copy, leaves
+from octavize.nn.dispatch import unannounced
+from octavize.nn.tensor import OctTensor
 
 TOLERANCE = 1e-3
 """Relative to the largest output: folding rounds the weights."""

@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from octavize import __version__
-from octavize.conv import OctConv
+from octavize._version import __version__
+from octavize.convert.trace import TraceError, clean_copy, trace
+from octavize.deploy.freeze import freeze_layers
+from octavize.deploy.frozen import FrozenOctConv
+from octavize.deploy.program import export_program
+from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
+from octavize.nn.conv import OctConv
 from octavize.split import default_octave_dims
-from octavize.trace import TraceError, clean_copy, trace
-
-from .freeze import freeze_layers
-from .frozen import FrozenOctConv
-from .program import export_program
-from .runtime import load_runtime
 
 TOLERANCE = 1e-4
 """Largest error, relative to the largest output, at which a file counts as the same network; float32."""

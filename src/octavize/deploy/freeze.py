@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from octavize.conv import OctConv
+from octavize.convert.swap import replace_module
+from octavize.convert.trace import clean_copy, example_shape
+from octavize.deploy.difference import difference
+from octavize.deploy.frozen import JOINS, FrozenOctConv, parameter, torch_layer
+from octavize.deploy.network import FrozenNetwork
+from octavize.deploy.packed import PackedConv2d
+from octavize.deploy.watch import Seen, watch
 from octavize.errors import InputError
-from octavize.swap import replace_module
-from octavize.trace import clean_copy, example_shape
-
-from .difference import difference
-from .frozen import JOINS, FrozenOctConv, parameter, torch_layer
-from .network import FrozenNetwork
-from .packed import PackedConv2d
-from .watch import Seen, watch
+from octavize.nn.conv import OctConv
 
 TORCH_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Affine = tuple[Tensor, Tensor]

@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavize.conv import OctConv
+from octavize.deploy.packed import PackedConv2d
 from octavize.errors import InputError
-from octavize.resample import halve, pad_any, pool, upsample
+from octavize.nn.conv import OctConv
+from octavize.nn.resample import halve, pad_any, pool, upsample
+from octavize.nn.tensor import OctTensor
 from octavize.split import Runs, cut, low_size, with_low_divisible
-from octavize.tensor import OctTensor
-
-from .packed import PackedConv2d
 
 JOINS = ("none", "low_in", "low_out")
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "alpha")

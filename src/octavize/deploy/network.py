@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from octavize.deploy.flat import flatten, lay_out
+from octavize.deploy.packed import is_plain_cpu
+from octavize.deploy.program import export_program
 from octavize.errors import InputError
-
-from .flat import flatten, lay_out
-from .packed import is_plain_cpu
-from .program import export_program
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from octavize.saved import in_transform
+from octavize.nn.recompute import in_transform
 
 
 class PackedConv2d(nn.Conv2d):

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from octavize.deploy.runtime import Runner
 from octavize.errors import InputError, require_extra
-
-from .runtime import Runner
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 Prediction = dict[str, Any]
@@ -53,8 +52,8 @@ def predict(runner: Runner, pictures: Sequence[str | Path], top: int = 5) -> lis
 def prepare(runner: Runner, picture: Path) -> Tensor:
     """One picture as input of the network: (1, C, size, size)."""
     require_extra("PIL", "experiment")
-    from octavize.experiment.augment import to_input
-    from octavize.experiment.decode import decode
+    from octavize.data.augment import to_input
+    from octavize.data.decode import decode
 
     about = runner.metadata
     if len(about["input_shape"]) != 4:

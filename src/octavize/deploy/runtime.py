@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from octavize.bench.timing import torch_threads
 from octavize.errors import InputError, require_extra
-from octavize.timing import torch_threads
 
 KEY = "octavize"
 """Under this key a file carries its metadata, as JSON."""

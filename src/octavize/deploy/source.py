@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from octavize.converted import NETWORK, load_converted, read_about
+from octavize.convert.trace import picture_shape
 from octavize.errors import InputError
-from octavize.experiment.checkpoint import load_checkpoint
-from octavize.sources import BEST, RUN, find_origin, is_name
-from octavize.trace import picture_shape
+from octavize.zoo.checkpoint import load_checkpoint
+from octavize.zoo.find import BEST, RUN, find_origin, is_name
+from octavize.zoo.storage import NETWORK, load_converted, read_about
 
 _FACTS = ("model", "alpha", "classes", "mean", "std", "normalise", "size", "in_chans")
 

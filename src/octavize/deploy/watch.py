@@ -16,10 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from octavize.dispatch import unannounced
+from octavize.convert.trace import CONVOLUTIONS, Shape, dtype_of, explained, leaves, to_meta, without_devices
+from octavize.nn.dispatch import unannounced
+from octavize.nn.tensor import OctTensor
 from octavize.split import Runs
-from octavize.tensor import OctTensor
-from octavize.trace import CONVOLUTIONS, Shape, dtype_of, explained, leaves, to_meta, without_devices
 
 
 @dataclass

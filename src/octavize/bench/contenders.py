@@ -1,0 +1,108 @@
+"""The networks of a benchmark: vanilla, octave at several α, and vanilla made cheaper in the plain ways."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from octavize.bench.profile import count_macs
+from octavize.convert.trace import TraceError, picture_shape
+from octavize.errors import InputError
+from octavize.zoo.models import create_model
+
+VANILLA = "vanilla"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network to time. `picture` is its input's (C, H, W), `macs` are of one of them."""
+
+    name: str
+    model: nn.Module
+    picture: tuple[int, ...]
+    macs: int
+    alpha: float = 0.0
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """Of an input: (batch, C, H, W)."""
+        return (batch, *self.picture)
+
+    @property
+    def size(self) -> int:
+        """Side of the picture in pixels."""
+        return self.picture[-1]
+
+
+def contenders_of(
+    build: Callable[[float], nn.Module], alphas: Sequence[float], size: int, *, same_macs: bool = False
+) -> list[Contender]:
+    """A network at several α, the vanilla one first.
+
+    Args:
+        build: makes the network of an α.
+        size: side of the pictures in pixels.
+        same_macs: after each, the vanilla network on smaller pictures that cost as much arithmetic.
+    """
+    vanilla = build(0.0)
+    found = [_contender(VANILLA, vanilla, size)]
+    for alpha in alphas:
+        if alpha == 0:
+            continue
+        model = build(alpha)
+        octave = _contender(f"α={alpha:g}", model, size, alpha)
+        found.append(octave)
+        if same_macs:
+            try:
+                smaller = size_for(vanilla, size, octave.macs)
+            except TraceError as error:
+                raise InputError(f"same_macs: {error}; or leave out --same-macs") from error
+            name = f"vanilla, {smaller} pixels"
+            if all(c.name != name for c in found):
+                found.append(_contender(name, vanilla, smaller))
+    return found
+
+
+def narrower(name: str, size: int, macs: int, num_classes: int = 1000) -> Contender | None:
+    """The vanilla network at the width, in hundredths, of the nearest arithmetic; None if it has no width."""
+
+    def at(width: float) -> nn.Module:
+        return create_model(name, 0, width=width, num_classes=num_classes)
+
+    try:
+        width = width_for(at, size, macs)
+    except InputError:
+        return None
+    return _contender(f"vanilla, width {width:g}", at(width), size)
+
+
+def width_for(at: Callable[[float], nn.Module], size: int, macs: int, most: float = 1.0) -> float:
+    """The width, in hundredths up to `most`, at which a network costs nearest to `macs`."""
+    widths = [hundredths / 100 for hundredths in range(1, round(100 * most) + 1)]
+    found = bisect_left(widths, macs, hi=len(widths) - 1, key=lambda width: _macs(at(width), size))
+    near = widths[max(found - 1, 0) : found + 1]
+    return min(near, key=lambda width: abs(_macs(at(width), size) - macs))
+
+
+def with_narrower(name: str, contenders: Sequence[Contender], size: int) -> list[Contender]:
+    """The contenders, and for each octave network the vanilla one of the width with as much arithmetic."""
+    widths = (narrower(name, size, c.macs) for c in contenders if c.alpha > 0)
+    return [*contenders, *{c.name: c for c in widths if c is not None}.values()]
+
+
+def size_for(model: nn.Module, size: int, macs: int) -> int:
+    """The side of the pictures on which a network costs nearest to `macs`."""
+    whole = _macs(model, size)
+    guess = round(size * (macs / whole) ** 0.5)
+    near = range(max(guess - size // 28, 1), min(guess + size // 28, size) + 1)
+    return min(near, key=lambda side: abs(_macs(model, side) - macs))
+
+
+def _contender(name: str, model: nn.Module, size: int, alpha: float = 0.0) -> Contender:
+    return Contender(name, model, picture_shape(model, size)[1:], _macs(model, size), alpha)
+
+
+def _macs(model: nn.Module, size: int) -> int:
+    return count_macs(model, picture_shape(model, size))

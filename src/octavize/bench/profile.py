@@ -1,0 +1,357 @@
+"""What a network costs: parameters, multiply–accumulates, activation memory and time, vanilla beside octave.
+
+Definitions, the same for every network:
+
+* **params**: trainable and frozen parameters; buffers are not counted.
+* **macs**: multiply–accumulates of convolutions and matrix products for one picture, by torch's flop counter.
+  Normalisation, activation, pooling, up-sampling and additions are left out, as in the paper.
+* **activation_bytes**: what autograd keeps for the backward pass, for one picture: each storage once,
+  parameters not counted, in the network's dtype, training mode.
+* **latency_ms**: median time of one forward pass of the whole batch in evaluation mode, channels-last, the
+  networks taking turns in one process; the ratio is the median of the rounds' ratios to the first network.
+* **train_step_ms**: the same for forward, loss and backward in training mode, without the optimiser's step.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octavize.bench.environment import environment
+from octavize.bench.process import settle_process
+from octavize.bench.timing import interleave, torch_threads
+from octavize.convert.trace import (
+    Shape,
+    Trace,
+    check_network,
+    dtype_of,
+    explained,
+    leaves,
+    picture_shape,
+    to_meta,
+    trace,
+    without_devices,
+)
+from octavize.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+IN_TRAINING = "in training mode, give larger pictures (--size) or more of them (--batch)"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Costs of one network; see the module for the definitions. Ratios are to the first network measured."""
+
+    params: int
+    macs: int
+    activation_bytes: int
+    latency_ms: float
+    latency_ratio: float
+    train_step_ms: float | None = None
+    train_step_ratio: float | None = None
+
+
+def count_params(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Multiply–accumulates for one picture of `input_shape`, (N, C, H, W); N does not matter."""
+    return trace(model, (1, *input_shape[1:])).macs
+
+
+def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Bytes that autograd keeps for backward, for one picture of `input_shape`; nothing is computed.
+
+    Raises:
+        InputError: the network does not run on such pictures in training mode.
+    """
+    meta = to_meta(model).train()
+    known = {p.untyped_storage()._cdata for p in meta.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address comes twice
+
+    def remember(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage
+        return tensor
+
+    # Two pictures: batch norm cannot train on one value a channel.
+    x = torch.empty((2, *input_shape[1:]), device="meta", dtype=dtype_of(meta))
+
+    def run() -> None:
+        kept.clear()
+        with (
+            explained(model, x.shape, IN_TRAINING),
+            torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t),
+        ):
+            meta(x)
+
+    without_devices(run)
+    return sum(storage.nbytes() for storage in kept.values()) // 2
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]],
+    *,
+    rounds: int = 20,
+    threads: int | None = None,
+    train: bool = False,
+    progress: bool = False,
+) -> dict[str, Profile]:
+    """Costs of several networks that take turns; the first is what ratios refer to.
+
+    Args:
+        models: by name. Only read: mode, gradients and memory layout are as before afterwards.
+        input_shape: (N, C, H, W), N being the batch that is timed; or by name the shape for each network.
+        rounds: timed calls of each network.
+        threads: of torch during the measurement; None leaves them as they are.
+        train: also time training steps.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        For each name its `Profile`. MACs and memory are of one picture, times of one batch.
+
+    Raises:
+        InputError: no networks, less than one round, or a network that does not run on such an input.
+    """
+    if not models:
+        raise InputError("models is empty: give at least one network")
+    if rounds < 1:
+        raise InputError(f"rounds={rounds}: give at least 1")
+    for model in models.values():
+        check_network(model)
+    given = input_shape
+    shapes = given if isinstance(given, Mapping) else dict.fromkeys(models, given)
+    counted = {
+        n: (count_params(m), count_macs(m, shapes[n]), count_activation_bytes(m, shapes[n]))
+        for n, m in models.items()
+    }
+    settle_process()
+    with torch_threads(threads):
+        latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds, progress)
+        steps: dict[str, tuple[float, float]] = {}
+        if train:
+            training = {n: training_step(m, shapes[n]) for n, m in models.items()}
+            steps = _medians(training, rounds, progress)
+    return {name: Profile(*counted[name], *latency[name], *steps.get(name, (None, None))) for name in models}
+
+
+def _medians(
+    calls: Mapping[str, Callable[[], None]], rounds: int, progress: bool
+) -> dict[str, tuple[float, float]]:
+    """Median milliseconds, and median ratio to the first, of calls that take turns."""
+    times = interleave(calls, rounds, show=_track if progress else iter)
+    first = next(iter(times.values()))
+    ratios = {name: [t / f for t, f in zip(own, first, strict=True)] for name, own in times.items()}
+    return {name: (1e3 * statistics.median(times[name]), statistics.median(ratios[name])) for name in times}
+
+
+def _track(rounds: range) -> Iterable[int]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(rounds, description="measuring", console=Console(stderr=True), transient=True)
+
+
+def _inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
+    model, x = _channels_last(model, shape)
+    model.eval()
+
+    def call() -> None:
+        with torch.inference_mode():
+            model(x)
+        wait(x)
+
+    return call
+
+
+def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
+    """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times.
+
+    Of a network with auxiliary classifiers, the loss is that of the first of its outputs. The call raises
+    `InputError` if the network does not run on such pictures in training mode, or is no classifier.
+    """
+    model, x = _channels_last(model, shape)
+    model.train()
+    target = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+
+    def call() -> None:
+        model.zero_grad()
+        with explained(model, shape, IN_TRAINING):
+            outputs = leaves(model(x))
+        scores = next((y for y in outputs if isinstance(y, Tensor) and y.dim() == 2), None)
+        if scores is None:
+            raise InputError(
+                f"{type(model).__name__} returns no scores of shape (N, classes): training is "
+                "timed of classifiers"
+            )
+        F.cross_entropy(scores, target).backward()
+        wait(x)
+
+    return call
+
+
+def _channels_last(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:
+    """A copy of the network and an input, both in the layout that is fast for either kind of network."""
+    model = copy.deepcopy(model)
+    parameter = next(model.parameters())
+    x = torch.randn(tuple(shape), device=parameter.device, dtype=parameter.dtype)
+    if x.dim() != 4:
+        return model, x
+    for p in model.parameters():
+        if p.dim() == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    return model, x.contiguous(memory_format=torch.channels_last)
+
+
+def wait(x: Tensor) -> None:
+    """Until the device of a tensor has done what it was told."""
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProfileTable:
+    """Rows to print, or to write as CSV or JSON; `conditions` say what was measured how, and on what."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    shown: list[dict[str, str]]  # the same rows in words, for people
+    conditions: dict[str, Any]
+
+    def print(self, console: Console) -> None:
+        from rich.box import SIMPLE_HEAD
+        from rich.measure import Measurement
+        from rich.table import Table
+
+        table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        for i, column in enumerate(self.shown[0]):
+            table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        for row in self.shown:
+            table.add_row(*row.values())
+        # A terminal that is too narrow breaks lines; a figure cut short could not be read.
+        needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+        console.width = max(console.width, needed)
+        console.print(table)
+
+    def to_csv(self) -> str:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+    def to_json(self) -> str:
+        return json.dumps({**self.conditions, "rows": self.rows}, indent=2)
+
+
+def profile_models(
+    builders: Mapping[str, Callable[[float], nn.Module]],
+    alphas: Sequence[float],
+    *,
+    size: int = 224,
+    batch: int = 1,
+    rounds: int = 20,
+    threads: int | None = None,
+    progress: bool = False,
+) -> ProfileTable:
+    """Costs of networks at several α; see `measure`. Ratios are to the first α of the same network.
+
+    Args:
+        builders: by name, what makes the network of an α.
+        alphas: shares of low channels.
+        size: side of the pictures in pixels; they have the channels that the networks take.
+        batch, rounds, threads, progress: see `measure`.
+
+    Raises:
+        InputError: no networks, no α, or a network that does not run on such pictures.
+    """
+    if not builders or not alphas:
+        raise InputError(f"builders={dict(builders)}, alphas={list(alphas)}: give at least one of each")
+    rows: list[dict[str, Any]] = []
+    for name, build in builders.items():
+        models = {f"{alpha:g}": build(alpha) for alpha in alphas}
+        shape = picture_shape(next(iter(models.values())), size, batch)
+        profiles = measure(models, shape, rounds=rounds, threads=threads, progress=progress)
+        rows += [
+            {"model": name, "alpha": float(alpha), "channels": shape[1]}
+            | {k: v for k, v in asdict(profile).items() if not k.startswith("train")}
+            for alpha, profile in profiles.items()
+        ]
+    first = {row["model"]: row for row in reversed(rows)}
+    shown = [
+        {
+            "network": row["model"],
+            "α": f"{row['alpha']:g}",
+            "params": f"{row['params'] / 1e6:.2f} M",
+            "MACs": f"{row['macs'] / 1e6:,.0f} M × {row['macs'] / first[row['model']]['macs']:.3f}",
+            "memory": (
+                f"{row['activation_bytes'] / 1e6:.1f} MB × "
+                f"{row['activation_bytes'] / first[row['model']]['activation_bytes']:.3f}"
+            ),
+            "latency": f"{row['latency_ms']:.1f} ms × {row['latency_ratio']:.3f}",
+        }
+        for row in rows
+    ]
+    where = environment("timm")
+    where["threads"] = threads or where["threads"]
+    conditions = {"size": size, "batch": batch, "rounds": rounds, "environment": where}
+    title = f"{size} × {size} pixels, batch {batch}, {rounds} rounds, {where['threads']} threads"
+    return ProfileTable(title, rows, shown, conditions)
+
+
+def layer_table(model: nn.Module, title: str, *, size: int = 224) -> ProfileTable:
+    """The convolutions and fully connected layers of a network, in the order in which they run."""
+    shape = picture_shape(model, size)
+    return table_of_layers(trace(model, shape), title, shape)
+
+
+def table_of_layers(run: Trace, title: str, input_shape: Shape) -> ProfileTable:
+    """A row a layer: name, kind, shapes of both halves of what it writes, parameters, MACs of one batch."""
+    rows = [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "high_in": _size(layer.input[0]),
+            "low_in": _size(layer.input[1]),
+            "high_out": _size(layer.output[0]),
+            "low_out": _size(layer.output[1]),
+            "params": layer.params,
+            "macs": layer.macs,
+        }
+        for layer in run.layers
+    ]
+    words = {"high_out": "high out", "low_out": "low out", "macs": "MACs"}
+    shown = [
+        {
+            words.get(k, k): f"{v:,}" if isinstance(v, int) else v
+            for k, v in row.items()
+            if not k.endswith("_in")
+        }
+        for row in rows
+    ]
+    return ProfileTable(
+        f"{title}: {run.macs:,} MACs, input {input_shape}", rows, shown, {"input_shape": list(input_shape)}
+    )
+
+
+def _size(shape: Shape | None) -> str:
+    """C×H×W of a half, or a dash."""
+    return "–" if shape is None else "×".join(map(str, shape[1:]))

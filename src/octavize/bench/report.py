@@ -1,0 +1,90 @@
+"""What `bench` found, for people: tables, and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octavize.errors import require_extra
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+FIGURES = (".png", ".svg", ".pdf")
+
+
+def table(results: dict[str, Any], title: str) -> Group:
+    """A table for each batch and number of threads, a row a network in a runtime."""
+    from rich.console import Group
+    from rich.text import Text
+
+    places = dict.fromkeys((row["batch"], row["threads"]) for row in results["rows"])
+    return Group(Text(title, "bold"), *(_table(results["rows"], *place) for place in places))
+
+
+def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:
+    """Time, its ratio to vanilla's, that of the arithmetic, and the saving realised."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    title = f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for i, column in enumerate(("runtime", "network", "ms", "×", "MACs ×", "realised")):
+        shown.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    before = None
+    for row in rows:
+        if (row["batch"], row["threads"]) != (batch, threads):
+            continue
+        runtime, saving = row["runtime"], row["saving_realised"]
+        if before not in (None, runtime):
+            shown.add_section()
+        shown.add_row(
+            "" if runtime == before else runtime,
+            row["network"],
+            f"{row['median_ms']:.2f}",
+            f"{row['time_ratio']:.3f}",
+            f"{row['mac_ratio']:.3f}",
+            "" if saving is None else f"{saving:.0%}",
+        )
+        before = runtime
+    return shown
+
+
+def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
+    """Saving realised against α, a line a runtime, a panel for each batch and number of threads.
+
+    Args:
+        path: .png, .svg or .pdf.
+    """
+    require_extra("matplotlib", "experiment")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from octavize.report.figures import HEIGHT, STYLE, WIDTH, colour
+
+    rows = [row for row in results["rows"] if row["alpha"] > 0 and row["saving_realised"] is not None]
+    panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
+    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH * max(0.8 * len(panels), 1), HEIGHT), layout="constrained")
+        axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
+        for panel, (batch, threads) in zip(axes, panels, strict=False):
+            panel.axhline(100, color="#475569", linewidth=0.8, linestyle="--")
+            for i, runtime in enumerate(runtimes):
+                own = [
+                    (row["alpha"], 100 * row["saving_realised"])
+                    for row in rows
+                    if (row["runtime"], row["batch"], row["threads"]) == (runtime, batch, threads)
+                ]
+                if own:
+                    panel.plot(*zip(*sorted(own), strict=True), "o-", color=colour(i + 1), label=runtime)
+            panel.set_title(f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
+            panel.set_xlabel("α")
+        axes[0].set_ylabel("saving realised, %")
+        shown = (panel.get_legend_handles_labels() for panel in axes)
+        lines = {label: line for found in shown for line, label in zip(*found, strict=True)}
+        if rows:
+            axes[-1].legend([lines[runtime] for runtime in runtimes], runtimes)
+        figure.suptitle(title)
+        figure.savefig(path)

@@ -1,0 +1,127 @@
+"""How each runtime of a benchmark gets a network and an input ready to be called."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from octavize.bench.contenders import Contender
+from octavize.bench.profile import training_step, wait
+from octavize.deploy.freeze import freeze
+from octavize.deploy.runtime import load_runtime
+from octavize.errors import InputError, require_extra
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one set of timings has in common. `folder` is for files that runtimes read."""
+
+    batch: int
+    threads: int
+    device: str
+    folder: Path
+
+
+Prepare = Callable[[Contender, Setting], Call]
+"""Makes a call that runs a network once, on an input made beforehand."""
+
+
+def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
+    model = model.to(setting.device)
+    x = torch.randn(c.shape(setting.batch), device=setting.device)
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def call() -> None:
+        model(x)
+        wait(x)
+
+    return call
+
+
+def _eager(c: Contender, setting: Setting) -> Call:
+    """The network as it is, channels-last."""
+    model = copy.deepcopy(c.model).eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return _torch_call(model, c, setting)
+
+
+def _training(c: Contender, setting: Setting) -> Call:
+    """Forward, loss and backward in training mode, channels-last, without the optimiser's step."""
+    with torch.inference_mode(False):
+        step = training_step(copy.deepcopy(c.model).to(setting.device), c.shape(setting.batch))
+
+    def call() -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            step()
+
+    return call
+
+
+def _frozen(c: Contender, setting: Setting) -> Call:
+    return _torch_call(freeze(c.model, c.shape(1)), c, setting)
+
+
+def _compiled(c: Contender, setting: Setting) -> Call:
+    """torch.compile of the frozen network, its weights made constants."""
+    from torch._inductor import config
+
+    frozen = freeze(c.model, c.shape(1)).net.to(setting.device)
+    compiled: Any = torch.compile(frozen, fullgraph=True, dynamic=False)
+    call = _torch_call(compiled, c, setting)
+    # All networks of an architecture share one `forward`: more of them than torch compiles of one by default.
+    dynamo = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
+    # As an option of torch.compile, freezing would come too late: weights would be inputs, and not laid out.
+    with dynamo, config.patch(freezing=True), torch.no_grad():
+        call()
+    return call
+
+
+def _exported(suffix: str) -> Prepare:
+    def prepare(c: Contender, setting: Setting) -> Call:
+        from octavize.deploy.formats.onnx import export_onnx
+        from octavize.deploy.formats.openvino import export_openvino
+
+        slug = "".join(letter if letter.isalnum() else "-" for letter in f"{c.name}-{setting.batch}")
+        file = setting.folder / f"{slug}{suffix}"
+        shape = c.shape(setting.batch)
+        if not file.exists():  # it serves for every number of threads
+            write = export_onnx if suffix == ".onnx" else export_openvino
+            with torch.inference_mode(False):
+                write(c.model, file, shape, dynamic_batch=False)
+        runner, batch = load_runtime(file, setting.threads), torch.randn(shape).numpy()
+        return lambda: runner(batch)
+
+    return prepare
+
+
+RUNTIMES: dict[str, Prepare] = {
+    "eager": _eager,
+    "frozen": _frozen,
+    "compile": _compiled,
+    "onnxruntime": _exported(".onnx"),
+    "openvino": _exported(".xml"),
+    "training": _training,
+}
+INFERENCE = tuple(name for name in RUNTIMES if name != "training")
+
+
+def choose_runtimes(names: Sequence[str] | None) -> dict[str, Prepare]:
+    """Runtimes by name; None is all that infer.
+
+    Raises:
+        InputError: an unknown one, or one that is not installed.
+    """
+    for name in names or INFERENCE:
+        if name not in RUNTIMES:
+            raise InputError(f"runtime {name!r} is unknown: choose from {', '.join(RUNTIMES)}")
+        if name in ("onnxruntime", "openvino"):
+            for module in {"onnx", "onnxscript", "onnxruntime", name}:
+                require_extra(module, "deploy")
+    return {name: RUNTIMES[name] for name in names or INFERENCE}

@@ -1,0 +1,292 @@
+"""The commands for networks that are trained already: `octavize convert` and `octavize adapt`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from octavize.cli import options as o
+from octavize.errors import InputError
+
+SOURCE, CONVERSION = "Network", "Conversion"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder of a vanilla run of `octavize train`; or a name of torchvision, timm or "
+        "`octavize models`; or module:function that returns the network.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Trained weights, .safetensors or .pth (a state dict).", rich_help_panel=SOURCE),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option("--pretrained", help="Weights of torchvision or timm, downloaded.", rich_help_panel=SOURCE),
+]
+Share = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        help="Share of low-frequency channels, 0 to 1; 0.5 where no budget is given.",
+        metavar="SHARE",
+        rich_help_panel=CONVERSION,
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the arithmetic to keep; it chooses α, layer by layer where channels are calibrated.",
+        rich_help_panel=CONVERSION,
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Beside --budget: where it shall be fast: onnxruntime, openvino or compile. α is chosen by "
+        "stage, from times measured on this machine; takes minutes.",
+        metavar="RUNTIME",
+        rich_help_panel=CONVERSION,
+    ),
+]
+Downsample = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="How layers of stride 2 reach their high output: stride (trained weights keep more) or pool "
+        "(the paper, for training from scratch).",
+        rich_help_panel=CONVERSION,
+    ),
+]
+Classes = Annotated[
+    int | None,
+    typer.Option(
+        help="Classes of the last layer; by default the builder's own number.", min=1, rich_help_panel=SOURCE
+    ),
+]
+Statistics = list[float] | None
+
+
+def convert(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the octave network.")],
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    num_classes: Classes = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the input in pixels; by default the network's own.", min=1, rich_help_panel=SOURCE
+        ),
+    ] = None,
+    alpha: Share = None,
+    budget: Budget = None,
+    target: Target = None,
+    downsample: Downsample = "stride",
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="A plan.yaml to follow instead of --alpha.", rich_help_panel=CONVERSION),
+    ] = None,
+) -> None:
+    """Make a network octave and write it to a folder.
+
+    The folder gets plan.yaml, weights.safetensors and network.json; octavize.load_converted reads it. The
+    weights are those of the vanilla network: `octavize adapt` also brings the accuracy back.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize convert resnet50 --pretrained --alpha 0.25 --out octave-r50[/cyan]
+
+    [cyan]octavize convert timm:convnext_tiny --weights flowers.pth --num-classes 17 --out octave[/cyan]
+
+    [cyan]octavize convert mynets:build --weights mine.safetensors --size 96 --out octave[/cyan]
+
+    [cyan]octavize convert resnet50 --pretrained --plan octave-r50/plan.yaml --out again[/cyan]
+
+    [cyan]octavize convert resnet50 --pretrained --budget 0.75 --target openvino --out fast-r50[/cyan]
+    """
+    from octavize.budget import fit_budget
+    from octavize.convert.octavize import octavize
+    from octavize.convert.planner import Planner
+    from octavize.convert.trace import picture_shape
+    from octavize.plan import Plan
+    from octavize.zoo.find import find_vanilla
+    from octavize.zoo.storage import check_new, save_converted
+
+    if sum(given is not None for given in (plan, alpha, budget)) > 1:
+        raise InputError("two of --plan, --alpha and --budget are given: choose one")
+    if target is not None and budget is None:
+        raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
+    check_new(out)
+    decided = None if plan is None else Plan.load(plan)
+    source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
+    side = size or source.facts.get("size")
+    if decided is None:
+        shape = None if side is None else picture_shape(source.model, side)
+        planner = Planner(source.model, downsample=downsample, example=shape)
+        if budget is None:
+            decided = planner.plan(source.origin.alpha(0.5 if alpha is None else alpha))
+        elif target is None:
+            decided = fit_budget(budget, planner.plan)
+        else:
+            from octavize.bench.tune import Tuner
+
+            decided = Tuner(planner, target, say=Console(stderr=True, highlight=False).print).plan(budget)
+    net = octavize(source.model, plan=decided, inplace=True)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(str(decided), markup=False)
+    if alpha != 0 and not any(d.alpha for d in decided.decisions):
+        raise InputError(f"model {model}: no layer of it becomes octave; the table gives the reasons")
+    facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **source.facts}
+    save_converted(out, net, decided, source.origin, facts)
+    console.print(f"weights: {source.weights}; network written to [bold]{out}[/bold]")
+
+
+def adapt(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", rich_help_panel=o.RUNS)],
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    num_classes: Classes = None,
+    mean: Annotated[
+        Statistics,
+        typer.Option(
+            help="Of the pictures (0 to 1) the network was trained on, per channel; measured if not known.",
+            metavar="R G B",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
+    std: Annotated[
+        Statistics,
+        typer.Option(help="Their deviation, per channel.", metavar="R G B", rich_help_panel=SOURCE),
+    ] = None,
+    alpha: Share = None,
+    budget: Budget = None,
+    downsample: Downsample = "stride",
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--arbitrary",
+            help="Choose on training pictures which channels become low, or take the last ones.",
+            rich_help_panel=CONVERSION,
+        ),
+    ] = True,
+    distil: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the teacher in the loss, 0 to 1. \\[default: 0.5]", rich_help_panel=CONVERSION
+        ),
+    ] = None,
+    no_distil: Annotated[
+        bool, typer.Option("--no-distil", help="Train on the labels alone.", rich_help_panel=CONVERSION)
+    ] = False,
+    temperature: Annotated[
+        float, typer.Option(help="Softens the teacher's answers.", rich_help_panel=CONVERSION)
+    ] = 2.0,
+    norm_pictures: Annotated[
+        int,
+        typer.Option(
+            help="Pictures on which batch norm is measured anew; 0 for not at all.",
+            min=0,
+            rich_help_panel=CONVERSION,
+        ),
+    ] = 4096,
+    seed: Annotated[int, typer.Option(help="Of order and augmentation.", min=0, rich_help_panel=o.RUNS)] = 0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="quick, article, cifar, or a YAML file; by default that of the run, else quick.",
+            rich_help_panel=o.RUNS,
+        ),
+    ] = None,
+    restart: o.Restart = False,
+    data: o.Data = None,
+    data_dir: o.DataDir = None,
+    size: o.Size = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    optimizer: o.Optimizer = None,
+    lr: o.LearningRate = None,
+    schedule: o.Schedule = None,
+    limit_train: o.LimitTrain = None,
+    settings: o.Settings = None,
+    precision: o.Precision = None,
+    accelerator: o.Accelerator = "auto",
+    devices: o.Devices = "auto",
+    nodes: o.Nodes = 1,
+    strategy: o.Strategy = "auto",
+    threads: o.Threads = None,
+) -> None:
+    """Make a trained network octave and bring its accuracy back.
+
+    The network is converted, its batch norms are measured anew on training pictures, it is fine-tuned with
+    its vanilla self as the teacher. Data and settings are those of the run that trained it, unless given;
+    fine-tuning takes 3 epochs at a fifth of its learning rate. The folder gets the octave network, and
+    results.json, results.csv and a figure with the accuracy at every stage. Call it again after an
+    interruption and it goes on from the last finished epoch.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize adapt runs/oct_cifar_resnet20 --alpha 0.25 --out octave-r20[/cyan]
+
+    [cyan]octavize adapt resnet18 --weights flowers.pth --num-classes 17 --data folder --data-dir ~/flowers
+    --size 224 --out octave[/cyan]
+
+    [cyan]octavize adapt mynets:build --weights mine.pth --data cifar10 --budget 0.6 --out octave[/cyan]
+    """
+    o.require_experiment()
+    from octavize.training.adapt import adapt as run
+    from octavize.training.adapt import fine_tuning_recipe
+    from octavize.training.prepare import Adaptation
+    from octavize.training.recipe import load_recipe
+    from octavize.zoo.find import find_vanilla
+
+    if no_distil and distil is not None:
+        raise InputError(f"--distil {distil:g} and --no-distil are both given: choose one")
+    source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
+    # A function may have loaded its own weights; for everything else there is nothing to adapt without them.
+    if source.weights == "as built" and source.origin.kind != "function":
+        raise InputError(f"model {model} has no trained weights: give --weights FILE or --pretrained")
+    facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
+    name = source.origin.name
+    given = o.overrides(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        settings=settings,
+        data=data,
+        size=size,
+        optimizer=optimizer,
+        schedule=schedule,
+        limit_train=limit_train,
+        precision=precision,
+    )
+    chosen = fine_tuning_recipe(load_recipe(recipe or source.recipe or "quick"), name, seed, given)
+    how = Adaptation(
+        alpha=0.5 if alpha is None and budget is None else alpha,
+        budget=budget,
+        downsample=downsample,
+        calibrate=calibrate,
+        distil=0.0 if no_distil else 0.5 if distil is None else distil,
+        temperature=temperature,
+        norm_pictures=norm_pictures,
+    )
+    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
+    with o.resumable():
+        run(
+            replace(source, facts=facts),
+            chosen,
+            how,
+            out,
+            data_dir=data_dir,
+            hardware=hardware,
+            restart=restart,
+        )

@@ -1,0 +1,215 @@
+"""The commands for networks that are finished: `octavize export`, `octavize predict` and `octavize bench`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from octavize.errors import InputError
+
+SOURCE, FILE = "Network", "File"
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of `octavize train`, `adapt` or `convert`; a best.safetensors; or, untrained, a "
+            "name from `octavize models`, of torchvision or timm, or module:function.",
+        ),
+    ],
+    to: Annotated[
+        Path,
+        typer.Option(help="File to write: .onnx, .xml (OpenVINO) or .pt2 (PyTorch).", rich_help_panel=FILE),
+    ],
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the pictures in pixels; by default that of training, else 224.",
+            min=1,
+            rich_help_panel=FILE,
+        ),
+    ] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take pictures of any size.", rich_help_panel=FILE)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists.", rich_help_panel=FILE)
+    ] = False,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of low channels of a named network. \\[default: 0.5]", rich_help_panel=SOURCE
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            help="Classes of a named network; by default its own number.", min=1, rich_help_panel=SOURCE
+        ),
+    ] = None,
+) -> None:
+    """Write a network for another runtime, and compare the file with the network.
+
+    Batch norms are folded in. The file takes any number of pictures at once; it knows its classes, how
+    pictures are normalised, and α.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize export runs/oct_mobilenet_v1_small --to model.onnx[/cyan]
+
+    [cyan]octavize export octave-r50 --to model.xml --dynamic-size[/cyan]
+
+    [cyan]octavize export oct_resnet50 --alpha 0.25 --size 224 --to model.pt2[/cyan]
+    """
+    from octavize.deploy.export import MODULES
+    from octavize.deploy.formats.onnx import export_onnx
+    from octavize.deploy.formats.openvino import export_openvino
+    from octavize.deploy.formats.pt2 import export_pt2
+    from octavize.deploy.source import find_network
+
+    writers = {".onnx": export_onnx, ".xml": export_openvino, ".pt2": export_pt2}
+    if to.suffix not in MODULES:
+        raise InputError(f"--to is {to}: give a name that ends in {', '.join(writers)}")
+    # The weights of OpenVINO lie beside its description.
+    for file in (to, to.with_suffix(".bin")) if to.suffix == ".xml" else (to,):
+        if file.exists() and not overwrite:
+            raise InputError(f"--to is {to}, and {file} exists: give another name, or --overwrite")
+    model, facts = find_network(source, alpha, num_classes, size)
+    side = size or facts.get("size") or 224
+    shape = (1, facts.get("in_chans", 3), side, side)
+    error = writers[to.suffix](model, to, shape, dynamic_size=dynamic_size, metadata={**facts, "size": side})
+    sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"parity: largest error {error:.1e} of the largest output")
+    console.print(f"written: [bold]{to}[/bold], for any number of pictures of {sizes}")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="File that `octavize export` wrote.")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Picture files.")],
+    top: Annotated[int, typer.Option(help="Classes to show for each picture.", min=1)] = 5,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Classify pictures with an exported network.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize predict model.onnx cat.jpg dog.jpg[/cyan]
+
+    [cyan]octavize predict model.xml cat.jpg --top 1 --json[/cyan]
+    """
+    from octavize.deploy.predict import predict as run
+    from octavize.deploy.runtime import load_runtime
+
+    answers = run(load_runtime(model, threads), pictures, top)
+    if as_json:
+        rows = [{"picture": str(p), "predictions": a} for p, a in zip(pictures, answers, strict=True)]
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    table = Table("picture", "class", "probability")
+    for picture, answer in zip(pictures, answers, strict=True):
+        for i, found in enumerate(answer):
+            table.add_row("" if i else str(picture), found["class"], f"{found['probability']:.1%}")
+    Console(highlight=False, markup=False).print(table)
+
+
+def bench(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Name from `octavize models`, of torchvision or timm; or module:function that returns a "
+            "vanilla network.",
+        ),
+    ] = "oct_resnet50",
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(metavar="SHARE...", help="Shares of low channels. \\[default: 0.125 0.25 0.5 0.75]"),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME...",
+            help="eager, frozen, compile, onnxruntime, openvino (default: these), training (a step).",
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(metavar="N...", help="Pictures per call. \\[default: 1 8]")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(metavar="N...", help="CPU threads. \\[default: 1 and all]")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.", min=1)] = 224,
+    rounds: Annotated[int, typer.Option(help="Timed calls of each network, taking turns.", min=1)] = 20,
+    same_macs: Annotated[
+        bool,
+        typer.Option(
+            "--same-macs", help="Also vanilla at the picture size, and the width, with the same arithmetic."
+        ),
+    ] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="All runtimes take turns, to compare them with each other.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda (PyTorch only, untested).")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure to write: .png, .svg or .pdf.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Time vanilla and octave in each runtime: how much of the saved arithmetic is saved in time.
+
+    Saving realised is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla
+    network in the same runtime. Networks take turns in one process; leave the machine idle meanwhile.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize bench oct_resnet50 --out bench.json --figure bench.svg[/cyan]
+
+    [cyan]octavize bench oct_mobilenet_v1 --alpha 0.5 --runtime frozen onnxruntime --threads 1[/cyan]
+    """
+    from octavize.bench.contenders import contenders_of, with_narrower
+    from octavize.bench.ratios import bench as run
+    from octavize.bench.report import FIGURES, draw, table
+    from octavize.bench.runtimes import choose_runtimes
+    from octavize.files import write_json
+    from octavize.zoo.find import find_origin
+
+    for option, file in (("--out", out), ("--figure", figure)):
+        if file is not None and file.exists() and not overwrite:
+            raise InputError(f"{option} is {file}, which exists: give another name, or --overwrite")
+        if file is not None and not file.parent.is_dir():
+            raise InputError(f"{option} is {file}, in a folder that does not exist: make {file.parent} first")
+    if figure is not None and figure.suffix not in FIGURES:
+        raise InputError(f"--figure is {figure}: give a name that ends in {', '.join(FIGURES)}")
+    chosen = choose_runtimes(runtime)
+    shares = alpha or [0.125, 0.25, 0.5, 0.75]
+    origin = find_origin(source)
+    build = partial(origin.octave, size=size)
+    contenders = contenders_of(build, shares, size, same_macs=same_macs)
+    if same_macs and origin.kind == "octavize":
+        contenders = with_narrower(origin.name, contenders, size)
+    log = Console(stderr=True, highlight=False)
+    results = {"model": source, "size": size} | run(
+        contenders,
+        chosen,
+        batches=batch or (1, 8),
+        threads=threads,
+        rounds=rounds,
+        together=together,
+        device=device,
+        say=log.print,
+    )
+    title = f"{source}, {size} × {size} pixels, median of {rounds} rounds"
+    Console().print(table(results, title))
+    if out is not None:
+        write_json(out, results)
+    if figure is not None:
+        draw(results, figure, title)

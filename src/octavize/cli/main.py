@@ -1,0 +1,360 @@
+"""The `octavize` command.
+
+Heavy imports (torch, Lightning, matplotlib) stay inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NoReturn, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from octavize.cli import convert as cli_convert
+from octavize.cli import deploy as cli_deploy
+from octavize.cli import options as o
+from octavize.cli import study as cli_study
+from octavize.errors import InputError
+
+app = typer.Typer(
+    name="octavize",
+    help="Octave convolution for PyTorch: networks that keep their low frequencies at half resolution.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command; its docstring, lines joined to paragraphs, is its `--help`."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return app.command(help="\n\n".join(" ".join(p.split()) for p in paragraphs))(function)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"octavize {version_of('octavize')}")
+        raise typer.Exit
+
+
+@command
+def compare(
+    recipe: o.RecipeName = "quick",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Run folder; by default runs/<name of the recipe>.", rich_help_panel=o.RUNS
+        ),
+    ] = None,
+    model: o.Models = None,
+    alpha: o.Alphas = None,
+    seed: o.Seeds = None,
+    restart: o.Restart = False,
+    data: o.Data = None,
+    data_dir: o.DataDir = None,
+    size: o.Size = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    optimizer: o.Optimizer = None,
+    lr: o.LearningRate = None,
+    schedule: o.Schedule = None,
+    limit_train: o.LimitTrain = None,
+    settings: o.Settings = None,
+    precision: o.Precision = None,
+    accelerator: o.Accelerator = "auto",
+    devices: o.Devices = "auto",
+    nodes: o.Nodes = 1,
+    strategy: o.Strategy = "auto",
+    threads: o.Threads = None,
+) -> None:
+    """Train vanilla and octave networks alike and write a report that compares them.
+
+    Every network is trained at every α and every seed under one recipe. The run folder gets report.html,
+    results.csv, results.json, figures and TensorBoard logs. Call it again with the same arguments: finished
+    runs are skipped, an interrupted one goes on from its last epoch.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize compare[/cyan]
+
+    [cyan]octavize compare --recipe cifar --data-dir ~/data --seed 0 1 2[/cyan]
+
+    [cyan]octavize compare --model oct_resnet18_small --alpha 0 0.25 0.5 --epochs 20 --out runs/r18[/cyan]
+
+    [cyan]octavize compare --recipe article --devices 4 --strategy ddp --precision bf16-mixed[/cyan]
+    """
+    o.require_experiment()
+    from octavize.training.compare import compare as run
+    from octavize.training.recipe import load_recipe
+
+    chosen = load_recipe(
+        recipe,
+        **o.overrides(
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            settings=settings,
+            models=model,
+            alphas=alpha,
+            seeds=seed,
+            data=data,
+            size=size,
+            optimizer=optimizer,
+            schedule=schedule,
+            limit_train=limit_train,
+            precision=precision,
+        ),
+    )
+    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
+    with o.resumable():
+        run(chosen, out or Path("runs") / chosen.name, data_dir=data_dir, hardware=hardware, restart=restart)
+
+
+@command
+def train(
+    name: Annotated[str, typer.Argument(help="A network from `octavize models`.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder; by default runs/NAME.", rich_help_panel=o.RUNS),
+    ] = None,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of low channels, 0 to 1; 0 is vanilla. \\[default: 0.5]", rich_help_panel=o.RUNS
+        ),
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Fixes initial weights, order of pictures and augmentation. \\[default: 0]",
+            rich_help_panel=o.RUNS,
+        ),
+    ] = None,
+    recipe: o.RecipeName = "quick",
+    restart: o.Restart = False,
+    data: o.Data = None,
+    data_dir: o.DataDir = None,
+    size: o.Size = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    optimizer: o.Optimizer = None,
+    lr: o.LearningRate = None,
+    schedule: o.Schedule = None,
+    limit_train: o.LimitTrain = None,
+    settings: o.Settings = None,
+    precision: o.Precision = None,
+    accelerator: o.Accelerator = "auto",
+    devices: o.Devices = "auto",
+    nodes: o.Nodes = 1,
+    strategy: o.Strategy = "auto",
+    threads: o.Threads = None,
+) -> None:
+    """Train one network under a recipe.
+
+    The run folder gets best.safetensors (the epoch with the best validation accuracy), metrics.csv,
+    result.json and TensorBoard logs. Call it again and it goes on from the last finished epoch.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize train oct_mobilenet_v1_small[/cyan]
+
+    [cyan]octavize train oct_resnet50 --alpha 0.25 --data folder --data-dir ~/flowers --size 224[/cyan]
+    """
+    o.require_experiment()
+    from octavize.training.compare import train_one
+    from octavize.training.recipe import load_recipe
+
+    chosen = load_recipe(
+        recipe,
+        **o.overrides(
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            settings=settings,
+            models=[name],
+            alphas=alpha or [0.5],  # more than one is refused below
+            seeds=seed or [0],
+            data=data,
+            size=size,
+            optimizer=optimizer,
+            schedule=schedule,
+            limit_train=limit_train,
+            precision=precision,
+        ),
+    )
+    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
+    with o.resumable():
+        train_one(chosen, out or Path("runs") / name, data_dir=data_dir, hardware=hardware, restart=restart)
+
+
+@command
+def bands(
+    picture: Annotated[Path, typer.Argument(help="Any picture file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Figure to write: .png, .svg or .pdf.")] = Path(
+        "bands.png"
+    ),
+) -> None:
+    """Split a picture into its low and its high band, and show the share of energy in each octave.
+
+    [bold]Example[/bold]
+
+    [cyan]octavize bands cat.jpg --out cat-bands.png[/cyan]
+    """
+    from octavize.data.bands import draw_bands
+
+    shown = Table("octave", "share of energy")
+    for octave, share in draw_bands(picture, out):
+        shown.add_row(octave, f"{share:.2%}")
+    console = Console(highlight=False)
+    console.print(shown)
+    console.print(f"figure: [bold]{out}[/bold]")
+
+
+@command
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of lines.")] = False,
+) -> None:
+    """List the networks that octavize builds by name.
+
+    [bold]Example[/bold]
+
+    [cyan]octavize models[/cyan]
+    """
+    from octavize.zoo.models import list_models
+
+    names = list_models()
+    typer.echo(json.dumps(names) if as_json else "\n".join(names))
+
+
+@command
+def profile(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME",
+            help="Names from `octavize models`, of torchvision or timm; or module:function that returns a "
+            "vanilla network.",
+        ),
+    ],
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(metavar="SHARE...", help="Shares of low-frequency channels. Several: --alpha 0 0.5"),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=1)] = 224,
+    batch: Annotated[int, typer.Option(help="Pictures per timed call.", min=1)] = 1,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Classes of the last layer; by default the network's own.", min=1)
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Timed calls per network, taking turns.", min=1)] = 20,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="The layers of one network instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Show parameters, multiply-accumulates, activation memory and latency side by side.
+
+    Latency is the median of interleaved runs; ratios refer to the first α.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224[/cyan]
+
+    [cyan]octavize profile oct_mobilenet_v1 --alpha 0.5 --layers --csv[/cyan]
+
+    [cyan]octavize profile timm:efficientnet_b0 mynets:build[/cyan]
+    """
+    from octavize.bench.profile import layer_table, profile_models
+    from octavize.zoo.find import find_origin
+
+    if as_json and as_csv:
+        raise InputError("--json and --csv are both given: choose one")
+    if layers:
+        if len(names) > 1 or len(alpha or []) > 1:
+            raise InputError(f"--layers shows one network, not {', '.join(names)}: give one name and one α")
+        share = alpha[0] if alpha else 0.5
+        model = find_origin(names[0], num_classes=num_classes).octave(share, size)
+        shown = layer_table(model, f"{names[0]} α={share:g}", size=size)
+    else:
+        shown = profile_models(
+            {name: partial(find_origin(name, num_classes=num_classes).octave, size=size) for name in names},
+            alpha or [0.0, 0.5],
+            size=size,
+            batch=batch,
+            rounds=rounds,
+            threads=threads,
+        )
+    if as_json or as_csv:
+        typer.echo(shown.to_json() if as_json else shown.to_csv())
+    else:
+        shown.print(Console())
+
+
+command(cli_study.study)
+command(cli_convert.convert)
+command(cli_convert.adapt)
+command(cli_deploy.export)
+command(cli_deploy.predict)
+command(cli_deploy.bench)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: a mistake of the user ends in one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without α or × shows a question mark instead
+            stream.reconfigure(errors="replace")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            sys.exit(app(o.spread(given or ["--help"]), prog_name="octavize", standalone_mode=False))
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}; give another path or make room")
+    except Exception as error:
+        # Typer's complaints about options and arguments: it shows them as a box of several lines.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        commands = [found.callback.__name__ for found in app.registered_commands if found.callback]
+        about = f"octavize {given[0]}" if given[:1] and given[0] in commands else "octavize"
+        _fail(f"{message}; given: octavize {shlex.join(given)}; see {about} --help")
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning in one line; where in the code it was raised helps nobody who typed a command."""
+    _say("Warning: ", "bold yellow", str(message))
+
+
+def _fail(message: str) -> NoReturn:
+    _say("Error: ", "bold red", message)
+    sys.exit(2)
+
+
+def _say(label: str, style: str, message: str) -> None:
+    line = Text.assemble((label, style), " ".join(message.split()))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)

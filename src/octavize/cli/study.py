@@ -1,0 +1,92 @@
+"""The command `study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from octavize.cli import options as o
+from octavize.errors import InputError
+
+
+def study(
+    name: Annotated[
+        str, typer.Argument(help="article, alpha, exchange, networks, rate, or the path of a YAML file.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder; by default runs/study-<name>.", rich_help_panel=o.RUNS),
+    ] = None,
+    list_runs: Annotated[
+        bool,
+        typer.Option("--list", help="Only show the runs and how long they take.", rich_help_panel=o.RUNS),
+    ] = False,
+    analyse: Annotated[
+        bool,
+        typer.Option("--analyse", help="Only write the report of what is there.", rich_help_panel=o.RUNS),
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Train runs that failed anew.", rich_help_panel=o.RUNS)
+    ] = False,
+    seed: o.Seeds = None,
+    data: o.Data = None,
+    data_dir: o.DataDir = None,
+    limit_train: o.LimitTrain = None,
+    settings: o.Settings = None,
+    precision: o.Precision = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train; by default one a core, or a GPU.", min=1, rich_help_panel=o.MACHINE
+        ),
+    ] = None,
+    accelerator: o.Accelerator = "auto",
+    devices: o.Devices = "auto",
+    nodes: o.Nodes = 1,
+    strategy: o.Strategy = "auto",
+    threads: o.Threads = None,
+) -> None:
+    """Train a grid of settings with several seeds, and report the paired differences.
+
+    Every arm is trained under every setting with every seed. The same command goes on after a kill, and takes
+    part when it is started again, also on another machine that shares the run folder. The run folder gets
+    report.html, results.csv, results.json and figures, at any time with --analyse.
+
+    [bold]Examples[/bold]
+
+    [cyan]octavize study article --data-dir ~/data --list[/cyan]
+
+    [cyan]octavize study alpha --data-dir ~/data --workers 8[/cyan]
+
+    [cyan]octavize study mine.yaml --out runs/mine --analyse[/cyan]
+    """
+    o.require_experiment()
+    from octavize.study.listing import listing
+    from octavize.study.model import load_study
+    from octavize.study.run import analyse_study, run_study
+
+    if list_runs and analyse:
+        raise InputError("--list and --analyse are both given: choose one")
+    given = o.overrides(
+        epochs=None, batch_size=None, lr=None, settings=settings, data=data, limit_train=limit_train,
+        precision=precision,
+    )  # fmt: skip
+    chosen = load_study(name, seeds=seed, **given)
+    folder = out or Path("runs") / f"study-{chosen.name}"
+    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
+    console = Console()
+    if list_runs:
+        table, told = listing(chosen, folder, data_dir, hardware, workers)
+        console.print(table)
+        console.print(told, highlight=False)
+    elif analyse:
+        analyse_study(chosen, folder, data_dir=data_dir, console=console)
+    else:
+        with o.resumable():
+            run_study(
+                chosen, folder, data_dir=data_dir, hardware=hardware, workers=workers, retry=retry,
+                console=console,
+            )  # fmt: skip

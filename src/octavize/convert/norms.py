@@ -1,0 +1,97 @@
+"""Batch norm after conversion: running statistics measured anew on real pictures.
+
+A converted network carries the running statistics of the vanilla one, but its channels have other means and
+variances: low channels are averages. No gradient is needed to mend that, only a few thousand pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from octavize.convert.trace import check_network
+from octavize.data.loaders import pictures_of, run_on
+from octavize.errors import InputError
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: int = 4096) -> int:
+    """Replace the running statistics of all batch norms by averages over the pictures of a loader.
+
+    Each layer gets the plain average of its batches' means and (unbiased) variances, weighted by the number
+    of pictures in each, as it sees them while it normalises with the batch's own statistics (the "precise
+    batch norm" of Wu & Johnson 2021). Everything else (dropout, stochastic depth, …) is in evaluation mode
+    meanwhile. Afterwards every module's `training` flag and every `momentum` is what it was; a layer that no
+    picture reached keeps its statistics, and after an error all do.
+
+    Args:
+        model: any network, octave or not; changed in place. Batch norms are torch's and their subclasses,
+            such as timm's `BatchNormAct2d`; those without running statistics are left alone.
+        loader: batches of the network's input, see `data.loaders.pictures_of`. Shuffled, so that a batch holds a
+            mixture of the classes. They are moved to the network's device and dtype.
+        max_pictures: stop after so many.
+
+    Returns:
+        The number of pictures used; 0, without reading the loader, for a network without batch norm.
+
+    Raises:
+        InputError: the loader yields nothing or something else, the network does not run on its batches, or
+            `max_pictures` is below 2.
+    """
+    if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 2:
+        raise InputError(f"max_pictures={max_pictures!r}: give a whole number of at least 2, such as 4096")
+    check_network(model)
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return 0
+    used = 0
+    with torch.no_grad(), _averaging(model, norms):
+        for pictures in pictures_of(loader, max_pictures):
+            run_on(model, pictures)
+            used += len(pictures)
+    return used
+
+
+@contextmanager
+def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Batch norms average what they see; flags and momenta come back, and after an error statistics too."""
+    flags = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    before = {
+        norm: {k: v.clone() for k in STATISTICS if (v := getattr(norm, k)) is not None} for norm in norms
+    }
+    seen = dict.fromkeys(norms, 0)
+
+    def weigh(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # The running average moves by this batch's share of all pictures so far: the first replaces what was
+        # there. Counted per call, so that a layer that is used twice averages both uses.
+        assert isinstance(norm, _BatchNorm)
+        count = (args[0] if args else kwargs["input"]).shape[0]
+        seen[norm] += count
+        norm.momentum = count / seen[norm]
+
+    hooks = [norm.register_forward_pre_hook(weigh, with_kwargs=True) for norm in norms]
+    done = False
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.training = True  # not .train(): timm's hold a dropout, which stays off
+        yield
+        done = True
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, flag in flags.items():
+            module.training = flag
+        for norm in norms:
+            norm.momentum = momenta[norm]
+            if not done or seen[norm] == 0:
+                for key, value in before[norm].items():
+                    getattr(norm, key).copy_(value)

@@ -1,0 +1,112 @@
+"""Layer by layer: which octave layer takes the place of which of torch's, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from octavize.errors import InputError
+from octavize.nn.activation import TRACEABLE
+from octavize.nn.conv import OctConv, OctConv1d, OctConv2d, OctConv3d
+from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+
+Handler = Callable[..., nn.Module]
+
+_HANDLERS: dict[type[nn.Module], Handler] = {}
+_OCTAVE_CLASS: dict[type[nn.Module], type[OctConv]] = {
+    nn.Conv1d: OctConv1d,
+    nn.Conv2d: OctConv2d,
+    nn.Conv3d: OctConv3d,
+    nn.ConvTranspose1d: OctConvTranspose1d,
+    nn.ConvTranspose2d: OctConvTranspose2d,
+    nn.ConvTranspose3d: OctConvTranspose3d,
+}
+
+
+def oct_handler(*kinds: type[nn.Module]) -> Callable[[Handler], Handler]:
+    """Register how layers of exactly these classes become octave.
+
+    Subclasses of torch's convolutions may compute anything, so without a handler they stay vanilla, unless
+    they leave torch's `forward` alone. The handler is called as
+    `handler(layer, alpha=…, strict=…, downsample=…)` and returns the layer to put in its place, which may be
+    the same object, changed. Parameters must keep their names and shapes.
+
+    Example:
+        A convolution with standardised weights, as in NFNets:
+
+        >>> class OctStandardised(OctConv2d, Standardised):
+        ...     def kernel(self):
+        ...         return self.standardise(self.weight)
+        >>> @oct_handler(Standardised)
+        ... def handle(layer, alpha, **settings):
+        ...     layer.__class__ = OctStandardised
+        ...     layer.become_octave(alpha, **settings)
+        ...     return layer
+    """
+
+    def register(handler: Handler) -> Handler:
+        for kind in kinds:
+            _HANDLERS[kind] = handler
+        return handler
+
+    return register
+
+
+def handler_of(layer: nn.Module) -> Handler | None:
+    """The handler of a layer's class, or of the nearest class that computes the same."""
+    for kind in type(layer).__mro__:
+        if kind in _HANDLERS:
+            same = all(
+                getattr(type(layer), name) is getattr(kind, name) for name in ("forward", "_conv_forward")
+            )
+            return _HANDLERS[kind] if same or kind is type(layer) else None
+    return None
+
+
+@oct_handler(*_OCTAVE_CLASS, *_OCTAVE_CLASS.values())
+def _torch_layer(layer: Any, alpha: float, **settings: Any) -> nn.Module:
+    """torch's layers: another class for the same object; an octave layer only gets a new α."""
+    if not isinstance(layer, OctConv):
+        octave = next(_OCTAVE_CLASS[kind] for kind in type(layer).__mro__ if kind in _OCTAVE_CLASS)
+        layer.__class__ = _parametrized(type(layer), octave) if is_parametrized(layer) else octave
+    layer.become_octave(alpha, **settings)
+    return layer
+
+
+def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Module]:
+    """The octave class of a layer with parametrizations (`torch.nn.utils.parametrizations`).
+
+    torch gives such a layer a class of its own, below the layer's, whose properties compute the weights.
+    """
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(f"Oct{kind.__name__}", (octave,), own)
+
+
+def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsample: str) -> None:
+    """Make the layers of these names octave, in place."""
+    for name, alpha in alphas.items():
+        layer = model.get_submodule(name)
+        handle = handler_of(layer)
+        assert handle is not None  # planned so
+        octave = handle(layer, alpha=alpha, strict=strict, downsample=downsample)
+        if not isinstance(octave, nn.Module):
+            raise InputError(
+                f"the @oct_handler of {type(layer).__name__} returned {octave!r} for layer {name!r}: let it "
+                "return the layer to put in its place"
+            )
+        if octave is not layer:
+            replace_module(model, layer, octave)
+    for module in model.modules():
+        if type(module) in TRACEABLE:
+            module.__class__ = TRACEABLE[type(module)]
+
+
+def replace_module(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:
+    """Put `by` wherever `layer` is a child: it may be shared."""
+    for parent in model.modules():
+        for name, child in list(parent._modules.items()):  # named_children shows a shared one once
+            if child is layer:
+                setattr(parent, name, by)

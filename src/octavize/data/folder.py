@@ -1,0 +1,122 @@
+"""A data set of one's own: a folder of `train/<class>/*` with `val/<class>/*` and/or `test/<class>/*`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from octavize.data.decode import decode_all, open_rgb
+from octavize.data.images import AnySplit, LazySplit, Pictures, Split, assemble, hold_out, limit
+from octavize.errors import InputError, require_extra
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+# A split that would take more bytes than this once decoded is decoded batch by batch instead.
+EAGER_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Picture files of one split and the label of each."""
+
+    paths: list[Path]
+    labels: list[int]
+
+    def __getitem__(self, indices: Iterable[int]) -> _Files:
+        chosen = list(indices)
+        return _Files([self.paths[i] for i in chosen], [self.labels[i] for i in chosen])
+
+
+def load_folder(
+    size: int | None, data_dir: str | Path | None, val_fraction: float, limit_train: int | None
+) -> Pictures:
+    """The folder as three splits; see `load_data`."""
+    require_extra("PIL", "experiment")
+    if size is not None and size < 1:
+        raise InputError(f"size={size} is not supported: give the side of a picture in pixels, e.g. 64")
+    if data_dir is None:
+        raise InputError("data_dir is not given: data=folder needs the folder that holds train/<class>/")
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise InputError(f"data_dir={root} is not a folder: give the one that holds train/<class>/")
+    given = [split for split in ("val", "test") if (root / split).is_dir()]
+    if not (root / "train").is_dir() or not given:
+        missing = "val/<class>/ or test/<class>/" if (root / "train").is_dir() else "train/<class>/"
+        raise InputError(f"data_dir={root} has no {missing}: add it, one folder of pictures per class")
+    classes = _class_names(root / "train")
+    train = _list_files(root / "train", classes)
+    others = {split: _list_files(root / split, classes) for split in given}
+    test = others[given[-1]]
+    if len(given) == 2:
+        keep, val = list(range(len(train.paths))), others["val"]
+    else:
+        keep, held_out = hold_out(train.labels, val_fraction, classes)
+        val = train[held_out]
+    train = train[limit(keep, train.labels, limit_train, len(classes))]
+    size = _first_size(train.paths[0]) if size is None else size
+    splits = [
+        _read_split(files, size, label) for files, label in ((train, "train"), (val, "val"), (test, "test"))
+    ]
+    return assemble("folder", classes, *splits)
+
+
+def _class_names(folder: Path) -> list[str]:
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise InputError(f"data_dir: {folder} is empty: put one folder of pictures per class into it")
+    if len(classes) == 1:
+        raise InputError(f"data_dir: {folder} has only one class ({classes[0]}): two or more are needed")
+    return classes
+
+
+def _list_files(folder: Path, classes: list[str]) -> _Files:
+    """All pictures of a split, sorted by class and name.
+
+    Raises:
+        InputError: other classes than those of train, or a class without pictures.
+    """
+    if folder.name != "train":
+        _check_same_classes(folder, classes)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(
+            p
+            for p in (folder / name).iterdir()
+            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        )
+        if not found:
+            raise InputError(f"data_dir: {folder / name} holds no pictures: add some or remove the class")
+        paths += found
+        labels += [label] * len(found)
+    return _Files(paths, labels)
+
+
+def _check_same_classes(folder: Path, classes: list[str]) -> None:
+    here = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    parts = []
+    if missing := sorted(set(classes) - here):
+        parts.append(f"lacks {', '.join(missing)}")
+    if extra := sorted(here - set(classes)):
+        parts.append(f"has {', '.join(extra)} which train lacks")
+    if parts:
+        raise InputError(f"data_dir: {folder} {' and '.join(parts)}: all splits need the same classes")
+
+
+def _first_size(path: Path) -> int:
+    picture = open_rgb(path)
+    if picture.width != picture.height:
+        raise InputError(
+            f"size is not given and {path} is not square ({picture.width}×{picture.height}): "
+            f"give size, e.g. size={min(picture.size)}"
+        )
+    return picture.width
+
+
+def _read_split(files: _Files, size: int, label: str) -> AnySplit:
+    labels = torch.tensor(files.labels)
+    if len(files.paths) * 3 * size * size > EAGER_BYTES:
+        return LazySplit(files.paths, labels, size)
+    return Split(decode_all(files.paths, size, progress=f"decoding {label}"), labels)

@@ -1,0 +1,196 @@
+"""A data set for the experiments: three splits of uint8 tensors, and which picture goes into which.
+
+A split answers a whole batch of indices at once, which is what a `DataLoader` asks for when the data set
+has `__getitems__`; the batch arrives ready, so collating is the identity:
+
+    DataLoader(pictures.train, batch_size=128, shuffle=True, collate_fn=as_batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from octavize.data.decode import decode, decode_all
+from octavize.data.textures import stable_order
+from octavize.errors import InputError
+
+# Mean and deviation of a split that does not fit in memory come from so many pictures, evenly spaced.
+LAZY_SAMPLE = 2048
+STATS_CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split in memory.
+
+    Attributes:
+        pictures: (N, C, H, W) uint8.
+        labels: (N,) int64, indices into `Pictures.classes`.
+    """
+
+    pictures: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One picture (C, H, W) and its label ()."""
+        return self.pictures[index], self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """A batch in one gather: pictures (B, C, H, W) uint8 and labels (B,) int64."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return self.pictures[index], self.labels[index]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one picture."""
+        return self.pictures.shape[1], self.pictures.shape[2], self.pictures.shape[3]
+
+
+@dataclass(frozen=True, eq=False)
+class LazySplit:
+    """One split too large for memory: like `Split`, but each batch is decoded when asked for.
+
+    Attributes:
+        paths: N picture files.
+        labels: (N,) int64, indices into `Pictures.classes`.
+        size: side of a decoded picture, pixels.
+    """
+
+    paths: list[Path]
+    labels: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One picture (3, size, size) and its label (). Raises InputError for a broken picture."""
+        return decode(self.paths[index], self.size), self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """A batch decoded by a pool of threads: pictures (B, 3, size, size) uint8 and labels (B,) int64.
+
+        Raises:
+            InputError: a picture is broken; the message names its path.
+        """
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return decode_all([self.paths[i] for i in index.tolist()], self.size), self.labels[index]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one picture."""
+        return 3, self.size, self.size
+
+
+AnySplit: TypeAlias = Split | LazySplit
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A data set.
+
+    Attributes:
+        name: as given to `load_data`.
+        classes: names, in the order of the labels.
+        train, val, test: the splits; `val` is what decisions are made on, `test` is for the final figure.
+        mean, std: per channel, of the train pictures scaled to 0..1.
+    """
+
+    name: str
+    classes: list[str]
+    train: AnySplit
+    val: AnySplit
+    test: AnySplit
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.train.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Side of a picture, pixels."""
+        return self.train.shape[1]
+
+
+def as_batch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The `collate_fn` for these splits: `__getitems__` has already made the batch."""
+    return batch
+
+
+def hold_out(labels: Sequence[int], fraction: float, classes: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Indices of train and validation: `fraction` of every class, at least one picture, always the same ones.
+
+    Raises:
+        InputError: a class is too small to give to both.
+    """
+    train: list[int] = []
+    val: list[int] = []
+    for label, members in enumerate(_members(labels, len(classes))):
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            raise InputError(
+                f"val_fraction={fraction} leaves nothing to train on in class {classes[label]!r} "
+                f"({len(members)} pictures): lower it or add pictures"
+            )
+        val += members[:count]
+        train += members[count:]
+    return sorted(train), sorted(val)
+
+
+def limit(indices: Sequence[int], labels: Sequence[int], total: int | None, n_classes: int) -> list[int]:
+    """At most `total` of `indices`, equally many per class; `labels` belongs to the whole split.
+
+    Raises:
+        InputError: `total` is less than one picture per class.
+    """
+    if total is None:
+        return list(indices)
+    if total < n_classes:
+        raise InputError(f"limit_train={total} is less than one picture for each of {n_classes} classes")
+    groups = _members([labels[i] for i in indices], n_classes)
+    count = min(total // n_classes, *(len(group) for group in groups))
+    return sorted(indices[i] for group in groups for i in group[:count])
+
+
+def _members(labels: Sequence[int], n_classes: int) -> list[list[int]]:
+    """Positions of each class, in a fixed shuffled order."""
+    groups: list[list[int]] = [[] for _ in range(n_classes)]
+    for i in stable_order(len(labels), "split"):
+        groups[labels[i]].append(i)
+    return groups
+
+
+def channel_stats(split: AnySplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, pictures scaled to 0..1 (a sample of a `LazySplit`)."""
+    step = 1 if isinstance(split, Split) else max(1, len(split) // LAZY_SAMPLE)
+    index = torch.arange(0, len(split), step)
+    channels = split.shape[0]
+    total, squares = torch.zeros(channels).double(), torch.zeros(channels).double()
+    for chunk in index.split(STATS_CHUNK):
+        values = split.__getitems__(chunk)[0].double()
+        total += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    count = len(index) * split.shape[1] * split.shape[2]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    # A channel without any contrast must not make the normalisation divide by zero.
+    std = torch.where(std > 0, std, torch.full_like(std, 255.0))
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def assemble(name: str, classes: list[str], train: AnySplit, val: AnySplit, test: AnySplit) -> Pictures:
+    """The data set of these splits, with the mean and deviation of the train pictures."""
+    mean, std = channel_stats(train)
+    return Pictures(name, classes, train, val, test, mean, std)

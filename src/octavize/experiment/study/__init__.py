@@ -1,1 +1,0 @@
-"""Studies: a grid of settings with seeds, trained as a queue that survives kills, and analysed in pairs."""

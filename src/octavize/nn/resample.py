@@ -1,0 +1,97 @@
+"""P and U: the two changes of resolution in octave convolution.
+
+Both act on the last `octave_dims` axes only, accept a map without channels, and work for every size from 1
+up: P averages the cells that exist, U is cropped to the size asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavize.split import low_size
+
+_AVG_POOL = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+
+
+def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
+    """P: average over cells of `factors` pixels, one factor (1 or 2) a spatial axis.
+
+    Args:
+        x: (N, C, *size).
+
+    Returns:
+        (N, C, *⌈size / factor⌉). A cell cut off by the border averages the pixels it has.
+    """
+    if all(factor == 1 for factor in factors):
+        return x
+    if x.shape[1] == 0:
+        size = [-(-n // factor) for n, factor in zip(x.shape[2:], factors, strict=True)]
+        return x.new_empty((x.shape[0], 0, *size))
+    # A single pixel is its own average; torch's 3-D pooling refuses windows larger than the map.
+    window = tuple(min(factor, n) for factor, n in zip(factors, x.shape[2:], strict=True))
+    avg_pool = _AVG_POOL[len(window) - 1]
+    return avg_pool(x, window, window, ceil_mode=True, count_include_pad=False)
+
+
+def halve(x: Tensor, octave_dims: int) -> Tensor:
+    """P over the octave axes: (N, C, *size) → (N, C, *low_size(size))."""
+    spatial = x.dim() - 2
+    return pool(x, [1] * (spatial - octave_dims) + [2] * octave_dims)
+
+
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """U: repeat every pixel along each octave axis and crop to `size`.
+
+    Args:
+        x: (N, C, *size) or (N, C, *low_size(size)).
+    """
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    if x.shape[1] == 0:
+        return x.new_empty((x.shape[0], 0, *size))
+    if not x.is_floating_point():  # masks and counts, which torch does not interpolate
+        for axis in range(2, x.dim()):
+            if x.shape[axis] != size[axis - 2]:
+                x = x.repeat_interleave(2, axis).narrow(axis, 0, size[axis - 2])
+        return x
+    # Nearest interpolation from ⌈n/2⌉ to n reads pixel i // 2 for every i: repetition and crop in one step.
+    return F.interpolate(x, size=tuple(size), mode="nearest")
+
+
+def fits(low: Sequence[int], high: Sequence[int], octave_dims: int) -> bool:
+    """Whether `low` is the spatial size of the low half of a map of spatial size `high`."""
+    return tuple(low) == low_size(high, octave_dims)
+
+
+def pad_any(x: Tensor, pads: Sequence[int], mode: str) -> Tensor:
+    """`F.pad` by reflection, replication or wrapping, for maps of any size.
+
+    torch refuses to reflect or wrap further than the map reaches, but the low half of a small map can be a
+    single pixel: there the reflection goes back and forth, and the wrapping round and round, as in NumPy.
+
+    Args:
+        x: (N, C, *size).
+        pads: (left, right) an axis, from the last axis to the first.
+        mode: `reflect`, `replicate` or `circular`.
+    """
+    reach = {"reflect": -1, "circular": 0}.get(mode)
+    if reach is None or all(
+        pads[2 * i] <= n + reach >= pads[2 * i + 1] for i, n in enumerate(reversed(x.shape[2:]))
+    ):
+        return F.pad(x, list(pads), mode=mode)
+    for i in range(len(pads) // 2):
+        axis, left, right = x.dim() - 1 - i, pads[2 * i], pads[2 * i + 1]
+        n = x.shape[axis]
+        position = torch.arange(-left, n + right, device=x.device)
+        if mode == "circular":
+            index = position % n
+        else:
+            period = max(2 * (n - 1), 1)
+            index = (position % period) if n > 1 else position * 0
+            index = torch.where(index >= n, period - index, index)
+        x = x.index_select(axis, index)
+    return x

@@ -1,0 +1,321 @@
+"""How PyTorch functions act on the two halves of an OctTensor: one short rule a family.
+
+Here are the rules that leave space and the order of channels alone; `spatial_rules.py` has pooling, resizing,
+padding and reduction, `channel_rules.py` slices, concatenation and shuffles.
+
+The law of every rule: `rule(x).to_dense()` equals the function on `x.to_dense()`. It holds exactly where the
+function commutes with nearest up-sampling; where it does not (pooling, resizing, statistics over odd sizes),
+the docstring defines the result, always as *the function on each half at its own resolution*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavize.nn.dispatch import ChangeRefused, Octave, apply_rule, oct_rule
+from octavize.nn.tensor import OctTensor
+from octavize.split import common_runs, uncut
+
+Function = Callable[..., Any]
+
+
+def named(names: str) -> tuple[Function, ...]:
+    """Every torch function that goes by these names: in torch, torch.Tensor and torch.nn.functional."""
+    found = []
+    for name in names.split():
+        # `torch.__eq__` would compare modules.
+        homes = (torch.Tensor,) if name.startswith("__") else (torch, torch.Tensor, F)
+        found += [getattr(home, name, None) for home in homes]
+    return tuple(func for func in found if callable(func))  # `torch.float` is no function
+
+
+def named_in_place(names: str) -> tuple[Function, ...]:
+    """The same for the functions that change their first argument: `relu_`, `__iadd__`."""
+    stems = [name.strip("_") for name in names.split()]
+    return named(" ".join([f"{stem}_" for stem in stems] + [f"__i{stem}__" for stem in stems]))
+
+
+# ---- pointwise ------------------------------------------------------------------------------------------
+
+POINTWISE = """
+    relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh hardshrink softshrink
+    tanhshrink sigmoid logsigmoid tanh softplus softsign threshold rrelu dropout alpha_dropout
+    feature_alpha_dropout dropout1d dropout2d dropout3d
+    abs neg negative sign square sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p erf erfc sin cos
+    atan floor ceil round trunc frac clamp clamp_min clamp_max clip nan_to_num isnan isinf isfinite
+    logical_not bitwise_not
+    float double half bfloat16 int long bool cpu cuda clone detach contiguous requires_grad
+    zeros_like ones_like rand_like randn_like full_like empty_like zero fill positive
+"""
+
+
+@oct_rule(*named(POINTWISE), *named("__neg__ __abs__ __invert__"))
+def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
+    """Functions of one value at a time (also dropout, casts and copies): on each half. Exact.
+
+    A bound or threshold a channel, as in `clamp(x, min=(C, 1, 1))`, is cut at the split.
+    """
+    halves = _arguments_of_halves(x, args, kwargs)
+    if halves is None:
+        return NotImplemented
+    (args_high, kwargs_high), (args_low, kwargs_low) = halves
+    y = x.like(func(x.high, *args_high, **kwargs_high), func(x.low, *args_low, **kwargs_low))
+    if kwargs.get("inplace") or any(arg is True for arg in args):  # `relu(x, inplace=True)` changes x too
+        x.forget_pooled()
+    return y
+
+
+@oct_rule(*named_in_place(POINTWISE))
+def pointwise_in_place(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
+    """The same, changing the halves themselves, and with them every holder of this OctTensor."""
+    halves = _arguments_of_halves(x, args, kwargs)
+    if halves is None:
+        raise _cannot_change()
+    (args_high, kwargs_high), (args_low, kwargs_low) = halves
+    func(x.high, *args_high, **kwargs_high)
+    func(x.low, *args_low, **kwargs_low)
+    return x.forget_pooled()
+
+
+def _arguments_of_halves(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What further arguments are for the high and for the low half; None if they need the dense map."""
+    if not isinstance(x, OctTensor):
+        return None
+    by_place: list[Any] = [_operand_halves(arg, x) for arg in args]
+    by_name: dict[str, Any] = {name: _operand_halves(arg, x) for name, arg in kwargs.items()}
+    if any(pair is None for pair in [*by_place, *by_name.values()]):
+        return None
+    return [([pair[i] for pair in by_place], {k: pair[i] for k, pair in by_name.items()}) for i in (0, 1)]
+
+
+def _cannot_change() -> ChangeRefused:
+    return ChangeRefused(
+        "an OctTensor cannot be changed in place by a map of another split: use the function that returns a "
+        "new map (add instead of add_) and keep its result"
+    )
+
+
+@oct_rule(*named("to type type_as"))
+def cast(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Casts and moves of both halves, also to the dtype and device of another map. Exact."""
+    args = tuple(arg.high if isinstance(arg, OctTensor) else arg for arg in args)
+    if not isinstance(x, OctTensor):
+        return func(x, *args, **kwargs)
+    if not args and not kwargs:  # `x.type()` asks for the name
+        return func(x.high)
+    return x.like(func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))
+
+
+# ---- two operands ---------------------------------------------------------------------------------------
+
+BINARY = """
+    add sub subtract mul multiply div divide true_divide floor_divide pow maximum minimum rsub fmod remainder
+    eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor
+    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __floordiv__ __rfloordiv__
+    __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__
+"""
+
+
+TERNARY = "addcmul addcdiv lerp where masked_fill"
+
+
+@oct_rule(*named(BINARY), *named(TERNARY))
+def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
+    """Arithmetic and comparison of two or three operands, as a residual sum or an attention gate. Exact.
+
+    * OctTensors: half by half. Where their splits differ, channels that are low in only one of them are
+      brought to full resolution first.
+    * A number, a tensor of one value, or one value a picture (N, 1, 1, 1): with each half.
+    * One value a channel, (N, C, 1, 1) or (C, 1, 1): cut into those of the high and the low channels. This is
+      the official squeeze-and-excitation.
+    * A dense map: left to the dense fallback.
+    """
+    names, values = list(kwargs), [*operands, *kwargs.values()]
+    maps = [value for value in values if isinstance(value, OctTensor)]
+    x = maps[0]
+    if any(y.runs != x.runs for y in maps[1:]) and all(y.shape == x.shape for y in maps[1:]):
+        runs = reduce(common_runs, [y.runs for y in maps])
+        if sum(runs[1::2]) == 0:
+            return NotImplemented
+        values = [value.with_runs(runs) if isinstance(value, OctTensor) else value for value in values]
+        x = next(value for value in values if isinstance(value, OctTensor))
+    halves = [_operand_halves(value, x) for value in values]
+    results = []
+    for half in (0, 1):
+        parts = [pair[half] for pair in halves if pair is not None]
+        if len(parts) < len(values):
+            return NotImplemented
+        named_parts = dict(zip(names, parts[len(operands) :], strict=True))
+        results.append(func(*parts[: len(operands)], **named_parts))
+    strict = any(y.strict for y in maps)
+    return OctTensor(*results, octave_dims=x.octave_dims, strict=strict, runs=x.runs)
+
+
+IN_PLACE = "add sub mul div true_divide pow"
+
+
+@oct_rule(*named_in_place(IN_PLACE))
+def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same, changing `x` itself: its halves, or, by an operand of another split, what its halves are."""
+    if not isinstance(x, OctTensor):
+        return NotImplemented
+    halves = _operand_halves(other, x)
+    if halves is None:
+        return x.become(apply_rule(_OUT_OF_PLACE[func], (x, other, *args), kwargs))
+    func(x.high, halves[0], *args, **kwargs)
+    func(x.low, halves[1], *args, **kwargs)
+    return x.forget_pooled()
+
+
+@oct_rule(*named("__iadd__ __isub__ __imul__ __itruediv__"))
+def augmented_assignment(func: Function, x: Any, other: Any) -> Any:
+    """`x += y`: in place where the splits agree, otherwise as `x = x + y`, which Python allows."""
+    if isinstance(x, OctTensor) and _operand_halves(other, x) is None:
+        return apply_rule(_OUT_OF_PLACE[func], (x, other), {})
+    return binary_in_place(func, x, other)
+
+
+_OUT_OF_PLACE = {
+    getattr(torch.Tensor, in_place): getattr(torch.Tensor, plain)
+    for name in IN_PLACE.split()
+    for in_place, plain in ((f"{name}_", name), (f"__i{name}__", f"__{name}__"))
+    if hasattr(torch.Tensor, in_place)
+} | {torch.Tensor.__itruediv__: torch.Tensor.__truediv__}
+
+
+@oct_rule(torch.Tensor.expand_as)
+def expand_as(func: Function, x: Any, other: Any) -> Any:
+    """One value a channel, repeated over a map: in the split of that map. Exact."""
+    halves = _operand_halves(x, other) if isinstance(other, OctTensor) else None
+    if halves is None or not isinstance(x, Tensor | OctTensor):
+        return NotImplemented
+    return other.like(func(halves[0], other.high), func(halves[1], other.low))
+
+
+def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
+    """What an operand contributes to each half of `x`; None if it has to meet the dense map."""
+    if isinstance(value, OctTensor):
+        same = value.shape[2:] == x.shape[2:] and value.octave_dims == x.octave_dims and value.runs == x.runs
+        return (value.high, value.low) if same else None
+    if isinstance(value, Octave):
+        return None
+    if not isinstance(value, Tensor) or (value.numel() == 1 and value.dim() <= x.dim()):
+        return value, value
+    if value.dim() > x.dim():
+        return None
+    shape = (1,) * (x.dim() - value.dim()) + tuple(value.shape)
+    if any(n != 1 for n in shape[2:]):
+        return None
+    if shape[1] == 1:
+        return value, value
+    return x.cut(value, dim=1 - x.dim()) if shape[1] == x.shape[1] else None
+
+
+# ---- parameters a channel -------------------------------------------------------------------------------
+
+
+@oct_rule(F.batch_norm)
+def batch_norm(
+    func: Function,
+    x: OctTensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> OctTensor:
+    """Batch norm of each half with its share of parameters and running statistics.
+
+    Statistics are those of the pixels a half stores, as in the official code. On even sizes mean and
+    (biased) variance are those of the dense map; the running variance has the n/(n−1) of its smaller n.
+    """
+    return _norm(func, x, (running_mean, running_var, weight, bias), training, momentum, eps)
+
+
+@oct_rule(F.instance_norm)
+def instance_norm(
+    func: Function,
+    x: OctTensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> OctTensor:
+    """Instance norm of each half, by the statistics of the pixels it stores. Exact on even sizes."""
+    return _norm(func, x, (running_mean, running_var, weight, bias), use_input_stats, momentum, eps)
+
+
+def _norm(
+    func: Function,
+    x: OctTensor,
+    per_channel: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    measures: bool,
+    momentum: float,
+    eps: float,
+) -> OctTensor:
+    """Normalise each half by (running mean, running variance, weight, bias), all (C,), cut at the split."""
+    parts = [(None, None) if p is None else x.cut(p) for p in per_channel]
+    high, low = (
+        half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), measures, momentum, eps)
+        for i, half in enumerate((x.high, x.low))
+    )
+    if measures and len(x.runs) > 2:
+        # The parts of an interleaved map are copies: carry the updated statistics back.
+        for statistic, (of_high, of_low) in zip(per_channel[:2], parts[:2], strict=True):
+            if statistic is not None and of_high is not None and of_low is not None:
+                statistic.copy_(uncut(of_high, of_low, x.runs, dim=0))
+    return x.like(high, low)
+
+
+@oct_rule(*named("prelu"))
+def prelu(func: Function, x: OctTensor, weight: Tensor) -> OctTensor:
+    """PReLU with its slopes cut at the split. Exact."""
+    slopes = (weight, weight) if weight.numel() == 1 else x.cut(weight)
+    high, low = (
+        half if half.shape[1] == 0 else func(half, slope)
+        for half, slope in zip((x.high, x.low), slopes, strict=True)
+    )
+    return x.like(high, low)
+
+
+# ---- the way out, and questions --------------------------------------------------------------------------
+
+
+@oct_rule(
+    *named("flatten conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+)
+def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """The ways out: the function on the dense map. Exact.
+
+    Flattening gives up the grid that an octave needs, and a convolution that was left vanilla reads the whole
+    resolution. A plan names those layers, so unlike a fallback this is not announced.
+    """
+    if not isinstance(x, OctTensor):
+        return NotImplemented
+    return func(x.to_dense(), *args, **kwargs)
+
+
+@oct_rule(
+    *named("is_floating_point is_complex element_size get_device is_pinned"),
+    *named("new_empty new_zeros new_ones new_full new_tensor"),
+)
+def ask_high(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
+    """Questions both halves answer alike, and new plain tensors of the same dtype and device."""
+    return func(x.high, *args, **kwargs)
+
+
+@oct_rule(*named("is_contiguous"))
+def is_contiguous(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> bool:
+    """Whether both halves are."""
+    return func(x.high, *args, **kwargs) and func(x.low, *args, **kwargs)

@@ -1,0 +1,263 @@
+"""Rules that change space: pooling, resizing, padding, and reduction to a plain tensor.
+
+They follow the law of `rules.py`. None of them commutes with up-sampling in general, so each docstring
+defines its result: the function on each half at its own resolution, the low half kept at ⌈size / 2⌉.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavize.nn.dispatch import oct_rule
+from octavize.nn.resample import pad_any
+from octavize.nn.rules.elementwise import Function, named
+from octavize.nn.tensor import OctTensor
+from octavize.split import low_size, uncut
+
+# ---- change of spatial size -----------------------------------------------------------------------------
+
+
+def _windows(x: OctTensor, value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * (x.dim() - 2)
+
+
+MAX_POOL = named("max_pool1d max_pool2d max_pool3d")
+
+
+@oct_rule(*MAX_POOL, *named("avg_pool1d avg_pool2d avg_pool3d"))
+def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
+    """Max- and average-pooling: the same window on each half, at its own resolution (official code).
+
+    A window over the whole map is one over the whole low half: global pooling. Where the window would leave
+    the low half short of ⌈size / 2⌉, its last, partial cell is kept (ceil mode), or it is continued by its
+    last pixel. A window larger than the low half falls back to the dense map.
+    """
+    settings = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    if func in MAX_POOL:
+        settings = ("stride", "padding", "dilation", "ceil_mode", "return_indices")
+    kwargs = {**dict(zip(settings, args, strict=False)), **kwargs}
+    if kwargs.get("return_indices"):
+        return NotImplemented
+    low, low_kernel = x.low, kernel_size
+    size = _pooled_size(x, x.high.shape[2:], kernel_size, kwargs, bool(kwargs.get("ceil_mode")))
+    wanted = low_size(size, x.octave_dims)
+    window, padding, axes = _windows(x, kernel_size), kwargs.get("padding", 0), x.octave_dims
+    if window[-axes:] == tuple(x.shape[-axes:]) and not any(_windows(x, padding)):
+        low_kernel = (*window[:-axes], *low.shape[-axes:])
+    reached = _pooled_size(x, low.shape[2:], low_kernel, kwargs, True)
+    if min(reached) < 1:
+        return NotImplemented
+    stride = _windows(x, kwargs.get("stride") or kernel_size)
+    missing = [(want - have) * s for want, have, s in zip(wanted, reached, stride, strict=True)]
+    if max(missing) > 0 and low.shape[1] > 0:
+        low = pad_any(low, [pad for n in reversed(missing) for pad in (0, max(n, 0))], "replicate")
+        reached = _pooled_size(x, low.shape[2:], low_kernel, kwargs, True)
+    high = _on_half(x.high, size, lambda half: func(half, kernel_size, **kwargs))
+    low = _on_half(low, wanted, lambda half: func(half, low_kernel, **{**kwargs, "ceil_mode": True}))
+    return x.like(high, low[(..., *(slice(n) for n in wanted))])
+
+
+def _pooled_size(
+    x: OctTensor, size: Sequence[int], kernel_size: Any, settings: Mapping[str, Any], ceil_mode: bool
+) -> list[int]:
+    """torch's size of a map of `size` after pooling by a window."""
+    window = _windows(x, kernel_size)
+    stride = _windows(x, settings.get("stride") or window)
+    padding, dilation = _windows(x, settings.get("padding", 0)), _windows(x, settings.get("dilation", 1))
+    pooled = []
+    for n, k, s, p, d in zip(size, window, stride, padding, dilation, strict=True):
+        room = n + 2 * p - d * (k - 1) - 1
+        cells = (-(-room // s) if ceil_mode else room // s) + 1
+        # torch drops a last cell that would start in the padding.
+        pooled.append(cells - 1 if ceil_mode and (cells - 1) * s >= n + p else cells)
+    return pooled
+
+
+def _on_half(half: Tensor, size: Sequence[int], func: Callable[[Tensor], Tensor]) -> Tensor:
+    """`func` of a half, to `size`; many of torch's functions refuse a map without channels."""
+    return half.new_empty((half.shape[0], 0, *size)) if half.shape[1] == 0 else func(half)
+
+
+@oct_rule(F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)
+def lp_pool(
+    func: Function, x: OctTensor, norm_type: float, kernel_size: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Power-average pooling, by torch's definition: the root of the window's mean power times its pixels."""
+    settings = {**dict(zip(("stride", "ceil_mode"), args, strict=False)), **kwargs}
+    average = {F.lp_pool1d: F.avg_pool1d, F.lp_pool2d: F.avg_pool2d, F.lp_pool3d: F.avg_pool3d}[func]
+    powers = average(x.pow(norm_type), kernel_size, **settings)
+    return (powers.relu() * math.prod(_windows(x, kernel_size))).pow(1 / norm_type)
+
+
+@oct_rule(F.interpolate)
+def interpolate(
+    func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
+) -> OctTensor:
+    """Resizing: the high half as asked, the low half to the matching ⌈size / 2⌉ in the same mode.
+
+    Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
+    """
+    kwargs = {**dict(zip(("mode", "align_corners"), args, strict=False)), **kwargs}
+    if size is None and scale_factor is None:
+        return func(x.high, **kwargs)  # torch's own error
+    if size is None:  # torch scales each axis to int(n · factor)
+        reached = [int(n * f) for n, f in zip(x.shape[2:], _windows(x, scale_factor), strict=True)]
+    else:
+        reached = list(_windows(x, size))
+    high = _on_half(x.high, reached, lambda half: func(half, size, scale_factor, **kwargs))
+    kwargs.pop("recompute_scale_factor", None)
+    wanted = low_size(reached, x.octave_dims)
+
+    def resized_low(low: Tensor) -> Tensor:
+        size = wanted
+        if kwargs.get("mode", "nearest") == "nearest":
+            # By the same whole factors, then cropped: of an odd map the low half is a little more than half.
+            factors = [
+                new // old if new % old == 0 else 0 for new, old in zip(reached, x.shape[2:], strict=True)
+            ]
+            if all(factors):
+                size = tuple(n * f for n, f in zip(low.shape[2:], factors, strict=True))
+        return func(low, size=size, **kwargs)[(..., *(slice(n) for n in wanted))]
+
+    return x.like(high, _on_half(x.low, wanted, resized_low))
+
+
+@oct_rule(F.pad)
+def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
+    """Padding of space: (left, right) pixels on the high half, about half as many on the low one.
+
+    The low half gets left // 2 in front and behind what makes up ⌈size / 2⌉. Exact for even padding of even
+    sizes. Padding of channels or of the batch, and cropping, fall back to the dense map.
+    """
+    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
+    if len(pairs) > x.dim() - 2 or min(pad, default=0) < 0:
+        return NotImplemented
+    size = list(x.shape[2:])
+    for axis, pair in enumerate(pairs, start=1):  # padding is listed from the last axis on
+        size[-axis] += sum(pair)
+    wanted = low_size(size, x.octave_dims)
+    low_pad: list[int] = []
+    for axis, (left, _) in enumerate(pairs, start=1):
+        front = left // 2 if axis <= x.octave_dims else left
+        low_pad += [front, wanted[-axis] - x.low.shape[-axis] - front]
+    if min(low_pad) < 0:
+        return NotImplemented
+
+    def padded(half: Tensor, pads: Sequence[int]) -> Tensor:
+        return func(half, pads, mode, value) if mode == "constant" else pad_any(half, pads, mode)
+
+    high = _on_half(x.high, size, lambda half: padded(half, pad))
+    return x.like(high, _on_half(x.low, wanted, lambda half: padded(half, low_pad)))
+
+
+# ---- reduction over space -------------------------------------------------------------------------------
+
+
+def _reduce(x: OctTensor, reduce: Callable[[Tensor], Tensor], share: float = 1) -> Tensor:
+    """Reduce both halves, low times `share`, and join them into a dense (N, C, …) in logical order."""
+    low = reduce(x.low)
+    return uncut(reduce(x.high), low if share == 1 else low * share, x.runs)
+
+
+@oct_rule(*named("mean sum amax amin"))
+def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """Mean, sum, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
+
+    Maximum and minimum are exact. Mean and sum are those of the pixels a half stores, a low one counting for
+    its share of the picture: exact on even sizes. Further axes, of channels or the batch, are reduced after.
+    """
+    asked = range(x.dim()) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
+    dims = {d % x.dim() for d in asked}
+    if not set(range(x.dim() - x.octave_dims, x.dim())) <= dims:
+        return NotImplemented
+    weighs = func in named("sum")
+    if weighs and not x.dtype.is_floating_point:  # counts stay whole numbers
+        return NotImplemented
+    space, rest = sorted(dims - {0, 1}), sorted(dims & {0, 1})
+    share = _pixels_a_stored_one(x) if weighs else 1
+    y = _reduce(x, lambda half: func(half, space, keepdim or bool(rest), **kwargs), share)
+    return func(y, sorted(dims), keepdim) if rest else y
+
+
+@oct_rule(torch.norm, torch.Tensor.norm)
+def norm(
+    func: Function, x: OctTensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **kw: Any
+) -> Any:
+    """The p-norm over all of space, of each half: a dense (N, C[, 1, 1]). Exact on even sizes.
+
+    It is the root of a sum, in which a low pixel counts for its share of the picture.
+    """
+    power = 2.0 if p == "fro" else p
+    if not isinstance(power, int | float) or power <= 0 or not isinstance(dim, Sequence):
+        return NotImplemented
+    dims = sorted(d % x.dim() for d in dim)
+    if dims != list(range(2, x.dim())):
+        return NotImplemented
+    share = _pixels_a_stored_one(x) ** (1 / power)
+    return _reduce(x, lambda half: func(half, p, tuple(dims), keepdim, **kw), share)
+
+
+def _pixels_a_stored_one(x: OctTensor) -> float:
+    """How many pixels of the picture a pixel of the low half stands for: 4 on even sizes."""
+    return math.prod(x.high.shape[2:]) / math.prod(x.low.shape[2:])
+
+
+@oct_rule(F.group_norm)
+def group_norm(
+    func: Function,
+    x: OctTensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    """Group norm by the statistics of the pixels that are stored, every channel weighing the same.
+
+    Exact on even sizes. Groups may mix high and low channels.
+    """
+    n, c = x.shape[:2]
+    if c % num_groups:
+        return func(x.high, num_groups)  # torch's own error
+    space, dtype = tuple(range(2, x.dim())), x.dtype
+    if dtype in (torch.float16, torch.bfloat16):  # torch too computes the statistics in float32
+        x = x.float()
+
+    def of_groups(values: Tensor) -> Tensor:
+        """The mean over the channels of a group, for each of them: (N, C, 1, 1)."""
+        grouped = values.view(n, num_groups, c // num_groups, *values.shape[2:])
+        return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(values.shape)
+
+    x = x.sub(of_groups(x.mean(space, keepdim=True)))
+    scale = (of_groups(x.square().mean(space, keepdim=True)) + eps).rsqrt()
+    per_channel = (c, *[1] * len(space))
+    x = x.mul(scale if weight is None else scale * weight.view(per_channel))
+    return (x if bias is None else x.add(bias.view(per_channel))).to(dtype)
+
+
+@oct_rule(
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+)
+def adaptive_pool(func: Function, x: OctTensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Adaptive pooling: of each half at its own resolution, to `output_size` and to its ⌈size / 2⌉.
+
+    To one pixel the halves have the same size and are concatenated: the result is a dense (N, C, 1, 1), so
+    classifiers need no change.
+    """
+    if return_indices:
+        return NotImplemented
+    wanted = _windows(x, output_size)
+    size = tuple(n if w is None else w for w, n in zip(wanted, x.shape[2:], strict=True))
+
+    def pool(half: Tensor, size: tuple[int, ...]) -> Tensor:
+        return _on_half(half, size, lambda half: func(half, size))
+
+    if all(n == 1 for n in size[-x.octave_dims :]):
+        return _reduce(x, lambda half: pool(half, size))
+    return x.like(pool(x.high, size), pool(x.low, low_size(size, x.octave_dims)))

@@ -1,0 +1,266 @@
+"""OctTensor: an ordinary (N, C, …) feature map whose low channels are stored at half resolution.
+
+It is a value, not a pair to thread through a network: it has the logical `shape`, and PyTorch functions act
+on it (see `dispatch.py`), each by a rule (see `rules.py`) that says how the function acts on the two halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavize.errors import InputError
+from octavize.nn.dispatch import RULES, Octave
+from octavize.nn.recompute import in_transform, version_of, who_saves
+from octavize.nn.resample import fits, halve, upsample
+from octavize.split import (
+    Runs,
+    check_alpha,
+    cut,
+    default_octave_dims,
+    kept_low,
+    low_channels,
+    low_size,
+    places,
+    take,
+    uncut,
+)
+
+# Properties in which the halves agree.
+_SHARED_PROPERTIES = frozenset(
+    {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
+)
+
+
+class OctTensor(Octave):
+    """A feature map in two frequencies.
+
+    Args:
+        high: (N, C_high, *size).
+        low: (N, C_low, *⌈size / 2⌉). A half without channels still carries the size: (N, 0, …).
+        octave_dims: how many trailing axes are halved. Default: all in 1-D and 2-D, the two of space in 3-D.
+        strict: refuse functions that have no octave rule instead of computing them on the dense map.
+        runs: which channels are low, as alternating counts of high and low channels in logical order.
+            Default `(C_high, C_low)`: the last C_low channels, as in the paper. Concatenation interleaves.
+
+    Raises:
+        InputError: the halves do not belong together (rank, batch, size, dtype, device or runs).
+    """
+
+    rules = RULES
+    high: Tensor
+    low: Tensor
+    runs: Runs
+    octave_dims: int
+
+    def __init__(
+        self,
+        high: Tensor,
+        low: Tensor,
+        *,
+        octave_dims: int | None = None,
+        strict: bool = False,
+        runs: Runs | None = None,
+    ) -> None:
+        for name, half in (("high", high), ("low", low)):
+            if not isinstance(half, Tensor):
+                raise TypeError(f"{name} is a {type(half).__name__}: give a torch.Tensor (N, C, …)")
+        if high.dtype != low.dtype and 0 in (high.shape[1], low.shape[1]):
+            # A half without channels has no values to convert (autocast leaves it alone): follow the other.
+            high, low = (high, low.to(high)) if low.shape[1] == 0 else (high.to(low), low)
+        self.high = high
+        self.low = low
+        self.runs = (high.shape[1], low.shape[1]) if runs is None else runs
+        self.octave_dims = default_octave_dims(high.dim() - 2) if octave_dims is None else octave_dims
+        self.strict = strict
+        self._pooled: tuple[tuple[Any, ...], Tensor] | None = None
+        self._check()
+
+    def _check(self) -> None:
+        high, low = self.high, self.low
+        if high.dim() != low.dim() or not 3 <= high.dim() <= 5:
+            raise InputError(
+                f"high has shape {tuple(high.shape)} and low {tuple(low.shape)}: "
+                "both halves need the same 3 to 5 dimensions (N, C, …)"
+            )
+        if not 1 <= self.octave_dims <= high.dim() - 2:
+            raise InputError(
+                f"octave_dims={self.octave_dims}: a map of {high.dim() - 2} spatial axes has 1 to "
+                f"{high.dim() - 2} to halve"
+            )
+        if high.shape[0] != low.shape[0] or not fits(low.shape[2:], high.shape[2:], self.octave_dims):
+            wanted = (high.shape[0], low.shape[1], *low_size(high.shape[2:], self.octave_dims))
+            raise InputError(
+                f"low has shape {tuple(low.shape)} but high has {tuple(high.shape)}: low must be {wanted}"
+            )
+        if high.dtype != low.dtype or high.device != low.device:
+            raise InputError(
+                f"high is {high.dtype} on {high.device} and low {low.dtype} on {low.device}: move both to one"
+            )
+        counts = (sum(self.runs[::2]), sum(self.runs[1::2]))
+        if counts != (high.shape[1], low.shape[1]) or len(self.runs) % 2 or min(self.runs) < 0:
+            raise InputError(
+                f"runs={self.runs} are not pairs of counts that add up to {high.shape[1]} high and "
+                f"{low.shape[1]} low channels"
+            )
+
+    # ---- the way in and the way out -----------------------------------------------------------------
+
+    @classmethod
+    def from_dense(
+        cls, x: Tensor, alpha: float, *, octave_dims: int | None = None, strict: bool = False
+    ) -> OctTensor:
+        """Split a dense map: the last int(α·C) channels become low, by 2×2 averaging (P).
+
+        Args:
+            x: (N, C, *size).
+            alpha: share of channels that become low, in [0, 1].
+
+        Returns:
+            high (N, C − int(α·C), *size), low (N, int(α·C), *⌈size / 2⌉).
+        """
+        if not 3 <= x.dim() <= 5:
+            raise InputError(
+                f"x has shape {tuple(x.shape)}: a feature map (N, C, …) of 3 to 5 dimensions is needed"
+            )
+        n_low = low_channels(x.shape[1], check_alpha(alpha))
+        if octave_dims is None:
+            octave_dims = default_octave_dims(x.dim() - 2)
+        high, low = cut(x, (x.shape[1] - n_low, n_low), dim=1)
+        return cls(high, halve(low, octave_dims), octave_dims=octave_dims, strict=strict)
+
+    @classmethod
+    def all_high(cls, x: Tensor, *, octave_dims: int | None = None, strict: bool = False) -> OctTensor:
+        """See a dense map (N, C, *size) as an OctTensor without low channels. Nothing is copied."""
+        if octave_dims is None:
+            octave_dims = default_octave_dims(x.dim() - 2)
+        low = x.new_empty((x.shape[0], 0, *low_size(x.shape[2:], octave_dims)))
+        return cls(x, low, octave_dims=octave_dims, strict=strict)
+
+    def to_dense(self) -> Tensor:
+        """The logical map (N, C, *size): low up-sampled by nearest (U), channels in logical order."""
+        return uncut(self.high, upsample(self.low, self.high.shape[2:]), self.runs)
+
+    # ---- what rules and layers build on -------------------------------------------------------------
+
+    def like(self, high: Tensor, low: Tensor) -> OctTensor:
+        """New halves (N, C_high, *size) and (N, C_low, *⌈size / 2⌉), same channel order and settings."""
+        if high is self.high and low is self.low:
+            return self  # as torch does, where a cast or a dropout has nothing to do
+        return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=self.runs)
+
+    def pooled_high(self) -> Tensor:
+        """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
+        # Pooled without gradients, before a change in place or outside of an activation checkpoint, it cannot
+        # serve with, after or inside.
+        if (self.high.is_leaf and self.high.requires_grad) or in_transform():
+            return halve(self.high, self.octave_dims)  # a second backward needs a graph of its own
+        state = (torch.is_grad_enabled(), self.high, version_of(self.high), who_saves())
+        if self._pooled is None or not _same(self._pooled[0], state):
+            self._pooled = (state, halve(self.high, self.octave_dims))
+        return self._pooled[1]
+
+    def forget_pooled(self) -> OctTensor:
+        """Drop the shared P(high), after a change in place."""
+        self._pooled = None
+        return self
+
+    def cut(self, values: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+        """Cut per-channel `values` (C entries along `dim`) into those of the high and the low channels."""
+        return cut(values, self.runs, dim)
+
+    def with_runs(self, runs: Runs) -> OctTensor:
+        """The same map with fewer low channels: exact, since up-sampling a low channel changes no value.
+
+        Args:
+            runs: which channels are low; each of them must be low already.
+        """
+        if runs == self.runs:
+            return self
+        high, _ = cut(self.to_dense(), runs, dim=1)
+        low = take(self.low, kept_low(self.runs, runs), dim=1)
+        return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
+
+    def channels(self, channels: Sequence[int]) -> OctTensor | Tensor:
+        """The map of some of the channels, in the order given. With no low one among them, a plain tensor."""
+        high, low, runs = places(self.runs, tuple(channels))
+        if not low:
+            return take(self.high, high, dim=1)
+        halves = take(self.high, high, dim=1), take(self.low, low, dim=1)
+        return OctTensor(*halves, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
+
+    def become(self, other: OctTensor | Tensor) -> OctTensor:
+        """Take over the values and the split of a map of the same shape, cast to the dtype of this one."""
+        if not isinstance(other, OctTensor):
+            other = OctTensor.all_high(other, octave_dims=self.octave_dims)
+        if other.shape != self.shape:
+            raise RuntimeError(f"a result of shape {tuple(other.shape)} does not fit into {self!r}")
+        self.high, self.low, self.runs = other.high.to(self.dtype), other.low.to(self.dtype), other.runs
+        return self.forget_pooled()
+
+    # ---- what a tensor is asked ---------------------------------------------------------------------
+
+    @property
+    def shape(self) -> torch.Size:
+        """The logical shape (N, C_high + C_low, *size)."""
+        return torch.Size((self.high.shape[0], self.high.shape[1] + self.low.shape[1], *self.high.shape[2:]))
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.high.dim()
+
+    @property
+    def ndim(self) -> int:
+        return self.high.dim()
+
+    def numel(self) -> int:
+        """Logical number of values; `stored_numel` is what is held."""
+        return self.shape.numel()
+
+    def stored_numel(self) -> int:
+        return self.high.numel() + self.low.numel()
+
+    @property
+    def alpha(self) -> float:
+        """Share of channels that are low."""
+        return self.low.shape[1] / max(self.shape[1], 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.high.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.high.device
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.high.requires_grad or self.low.requires_grad
+
+    def __len__(self) -> int:
+        return self.high.shape[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.high, name) if name in _SHARED_PROPERTIES else super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pooled": None}
+
+    def __repr__(self) -> str:
+        order = "" if len(self.runs) == 2 else f", runs={self.runs}"
+        return (
+            f"OctTensor(shape={tuple(self.shape)}, alpha={self.alpha:.4g}, high={tuple(self.high.shape)}, "
+            f"low={tuple(self.low.shape)}{order}, dtype={self.dtype}, device={self.device})"
+        )
+
+
+def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    return a[1] is b[1] and (a[0], *a[2:]) == (b[0], *b[2:])  # tensors compare value by value
+
+
+# Last, since rules build on all of the above: whoever has an OctTensor has the rules for it.

@@ -1,0 +1,165 @@
+"""A plan: what becomes of each convolution of a network, to read, edit, save and apply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from octavize.errors import InputError
+from octavize.files import write_text
+from octavize.nn.conv import check_downsample
+from octavize.split import check_alpha
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one convolution.
+
+    `alpha` is None where the layer stays vanilla. MACs are of one traced batch.
+    """
+
+    name: str
+    kind: str
+    alpha: float | None
+    reason: str
+    macs_before: int = 0
+    macs_after: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions on every convolution of a network; `print` shows them as a table.
+
+    To edit one, save it, change `alpha` of some layers in the file (`null` for vanilla), and give the loaded
+    plan to `octavize(model, plan=…)`; or use `with_alphas`.
+
+    MACs are of the whole network, for a batch of `input_shape`. `fallbacks` counts, by function, the calls
+    that the octave network computes on dense maps.
+    """
+
+    decisions: list[Decision]
+    input_shape: tuple[int, ...]
+    macs_before: int
+    macs_after: int
+    downsample: str = "pool"
+    fallbacks: Mapping[str, int] | None = None
+
+    @property
+    def macs_ratio(self) -> float:
+        """MACs of the octave network as a share of the vanilla network's."""
+        return self.macs_after / max(self.macs_before, 1)
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """α of the layers that become octave, by name."""
+        return {d.name: d.alpha for d in self.decisions if d.alpha is not None}
+
+    def with_alphas(self, alphas: Mapping[str, float | None]) -> Plan:
+        """The same plan with another α, or None for vanilla, for some layers; MACs are not counted anew.
+
+        Raises:
+            InputError: a layer that the plan does not have, or α outside [0, 1].
+        """
+        if not isinstance(alphas, Mapping):
+            raise InputError(f"alphas={alphas!r}: give a mapping from names of layers to numbers or None")
+        known = [d.name for d in self.decisions]
+        for name in alphas:
+            if name not in known:
+                raise InputError(f"alphas: {name!r} is not in this plan; it has {some(known)}")
+        # As plain floats: numpy's could not be saved.
+        checked = {name: None if alpha is None else check_alpha(alpha) for name, alpha in alphas.items()}
+        edited = [
+            replace(d, alpha=checked[d.name], reason="as given") if d.name in checked else d
+            for d in self.decisions
+        ]
+        return replace(self, decisions=edited)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as YAML, to read and to edit."""
+        head = (
+            "# alpha: share of low output channels; null keeps a layer vanilla. All else is for the reader.\n"
+        )
+        values = asdict(self) | {"input_shape": list(self.input_shape)}
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
+        write_text(Path(path), head + text)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote, perhaps edited since.
+
+        Raises:
+            InputError: the file is missing, no YAML, or not a plan.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            decisions = [Decision(**entry) for entry in values.pop("decisions")]
+            shape = tuple(values.pop("input_shape"))
+            plan = cls(decisions=decisions, input_shape=shape, **values)
+            plan.check()
+        except FileNotFoundError as error:
+            raise InputError(f"plan={str(path)!r}: there is no such file") from error
+        except IsADirectoryError as error:
+            raise InputError(f"plan={str(path)!r} is a folder: give the plan.yaml in it") from error
+        except KeyError as error:
+            raise InputError(f"plan={str(path)!r} lacks {error}: give one that Plan.save wrote") from error
+        except (yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
+        except InputError as error:
+            raise InputError(f"plan={str(path)!r}: {error}") from error
+        return plan
+
+    def check(self) -> None:
+        """Check the values that a hand may have edited.
+
+        Raises:
+            InputError: α outside [0, 1], an unknown way to downsample, a layer twice, or a value of another
+                type.
+        """
+        check_downsample(self.downsample)
+        names = [d.name for d in self.decisions]
+        for d in self.decisions:
+            if not all(isinstance(text, str) for text in (d.name, d.kind)):
+                raise InputError(f"layer {d.name!r} of kind {d.kind!r}: both are text, in quotes if need be")
+            if names.count(d.name) > 1:
+                raise InputError(f"layer {d.name!r} is there {names.count(d.name)} times: keep one")
+            if not all(_is_count(macs) for macs in (d.macs_before, d.macs_after)):
+                raise InputError(f"layer {d.name!r} has MACs that are no whole numbers: leave them alone")
+            if d.alpha is not None and not _is_share(d.alpha):
+                raise InputError(
+                    f"layer {d.name!r} has alpha={d.alpha!r}: give a number from 0 to 1, or null"
+                )
+        if not all(map(_is_count, (self.macs_before, self.macs_after, *self.input_shape))):
+            raise InputError("input_shape and MACs are whole numbers: leave them alone")
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "alpha", "MACs before", "MACs after", "reason")]
+        for d in self.decisions:
+            alpha = "–" if d.alpha is None else f"{d.alpha:g}"
+            rows.append((d.name, d.kind, alpha, f"{d.macs_before:,}", f"{d.macs_after:,}", d.reason))
+        ratio = f"{self.macs_ratio:.3f} of vanilla, input {self.input_shape}"
+        rows.append(("all layers", "", "", f"{self.macs_before:,}", f"{self.macs_after:,}", ratio))
+        width = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            f"{name:<{width[0]}}  {kind:<{width[1]}}  {alpha:>{width[2]}}  {before:>{width[3]}}  "
+            f"{after:>{width[4]}}  {reason}"
+            for name, kind, alpha, before, after, reason in rows
+        ]
+        rule = "─" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_share(alpha: Any) -> bool:
+    return isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and 0 <= alpha <= 1
+
+
+def some(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:3])

@@ -1,0 +1,119 @@
+"""How long runs take: from epochs that were trained, else from a few timed steps; and the floor below it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from octavize.bench.profile import wait
+from octavize.data.images import Pictures
+from octavize.errors import InputError
+from octavize.study.arms import macs_of, network
+from octavize.study.design import Planned
+from octavize.training.journal import read_metrics
+from octavize.training.recipe import Recipe
+from octavize.training.train import input_shape
+
+TRAINING = 3
+"""A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""
+MOST_MACS = 4e9
+"""Of a timed step: networks of large pictures are timed on smaller batches."""
+STEPS = 3
+SIDE = 768
+"""Of the matrices whose product shows what the machine can do."""
+
+Speeds = dict[str, float]
+"""Training pictures a second by `network_key`."""
+
+
+def network_key(recipe: Recipe) -> str:
+    """What decides how fast a network trains."""
+    model = recipe.models[0]
+    arguments = json.dumps(recipe.arguments_of(model), sort_keys=True)
+    return f"{model} α={recipe.alphas[0]:g} {arguments} {recipe.size} {recipe.precision}"
+
+
+def all_macs(places: Sequence[Planned], pictures: Pictures) -> dict[str, int]:
+    """MACs by `network_key`; each network is counted once."""
+    recipes = {network_key(place.recipe): place.recipe for place in places}
+    return {key: macs_of(recipe, pictures) for key, recipe in recipes.items()}
+
+
+def trained_speeds(places: Sequence[Planned], out: Path, pictures: Pictures) -> Speeds:
+    """Pictures a second, by network, of the epochs that runs have trained so far."""
+    times: dict[str, list[float]] = {}
+    for place in places:
+        try:
+            rows = read_metrics(place.folder(out))
+        except InputError:
+            continue
+        times.setdefault(network_key(place.recipe), []).extend(row["seconds"] for row in rows)
+    return {key: len(pictures.train) / statistics.median(seconds) for key, seconds in times.items()}
+
+
+def timed_speeds(
+    places: Sequence[Planned], pictures: Pictures, known: Speeds, device: torch.device
+) -> Speeds:
+    """Those of the networks that are not known yet, from a few training steps on noise."""
+    recipes = {network_key(place.recipe): place.recipe for place in places}
+    return known | {k: _timed_speed(r, pictures, device) for k, r in recipes.items() if k not in known}
+
+
+def _timed_speed(recipe: Recipe, pictures: Pictures, device: torch.device) -> float:
+    most = max(2, int(MOST_MACS / (TRAINING * macs_of(recipe, pictures))))
+    batch = min(recipe.batch_size_of(recipe.models[0]), most)
+    model = network(recipe, pictures).to(device).to(memory_format=torch.channels_last).train()
+    x = torch.randn(input_shape(recipe, pictures, batch), device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def step() -> float:
+        start = time.perf_counter()
+        with _arithmetic(recipe, device):
+            loss = F.cross_entropy(model(x), labels)
+        loss.backward()
+        wait(x)
+        return time.perf_counter() - start
+
+    step()  # the first one sets up
+    return batch / min(step() for _ in range(STEPS))
+
+
+def seconds_of(recipe: Recipe, pictures: Pictures, speeds: Speeds, macs: Mapping[str, int]) -> float | None:
+    """Training time of a run. A network that was never timed is as fast by its MACs as the others are."""
+    key = network_key(recipe)
+    speed = speeds.get(key)
+    if speed is None and speeds:
+        speed = statistics.fmean(s * macs[k] for k, s in speeds.items() if k in macs) / macs[key]
+    work = len(pictures.train) + len(pictures.val) / TRAINING
+    return None if speed is None else recipe.epochs_of(recipe.models[0]) * work / speed
+
+
+def peak_macs(precision: str, device: torch.device) -> float:
+    """Multiply–accumulates a second of a matrix product in this arithmetic, on the threads torch has."""
+    kind = torch.bfloat16 if "bf16" in precision else torch.float32
+    a, b = torch.randn(2, SIDE, SIDE, device=device).to(kind)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        wait(torch.mm(a, b))
+        times.append(time.perf_counter() - start)
+    return SIDE**3 / min(times)
+
+
+def ceiling(macs: int, peak: float) -> float:
+    """Training pictures a second that the MACs allow: what matrix products alone would reach."""
+    return peak / (TRAINING * macs)
+
+
+def _arithmetic(recipe: Recipe, device: torch.device) -> Any:
+    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(recipe.precision)
+    return nullcontext() if mixed is None else torch.autocast(device.type, mixed)

@@ -1,0 +1,61 @@
+"""`octavize study --list`: the runs, and how long they would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from octavize.files import read_json
+from octavize.report.naming import pretty
+from octavize.study.arms import by_model, resolve
+from octavize.study.crew import default_workers, hardware_of
+from octavize.study.design import Planned, distinct, plan_study
+from octavize.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
+from octavize.study.model import Study
+from octavize.study.queue import ended
+from octavize.training.hardware import Hardware, device_of, prepare_process
+from octavize.training.report import quantity, seconds
+from octavize.training.train import load_pictures
+
+
+def listing(
+    study: Study, out: Path, data_dir: Path | None, hardware: Hardware, workers: int | None
+) -> tuple[Table, str]:
+    """The runs as a table, and a sentence with their time; nothing is trained or written.
+
+    Where `out` holds finished epochs, their speed counts; otherwise a few training steps are timed here. Arms
+    that match a time are shown as if they matched the arithmetic, until they have been measured.
+    """
+    workers = workers or default_workers(hardware)
+    prepare_process(hardware_of(0, workers, hardware))  # a step is timed as a worker would train it
+    pictures = load_pictures(study.recipe, data_dir)
+    found = resolve(study, pictures, read_json(out / "arms.json"), time=False)
+    runs = distinct(plan_study(study, by_model(found)))
+    macs = all_macs(runs, pictures)
+    speeds = timed_speeds(runs, pictures, trained_speeds(runs, out, pictures), device_of(hardware))
+    times = {run.slug: seconds_of(run.recipe, pictures, speeds, macs) or 0.0 for run in runs}
+    table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("setting", overflow="fold")
+    table.add_column("network")
+    table.add_column("arm")
+    for column in ("epochs", "MACs", "runs", "done", "time"):
+        table.add_column(column, justify="right")
+    groups: dict[tuple[str, str, str], list[Planned]] = {}
+    for run in runs:
+        groups.setdefault((run.cell.name, run.model, run.arm), []).append(run)
+    for (cell, model, arm), own in groups.items():
+        recipe, done = own[0].recipe, sum(ended(run.folder(out)) for run in own)
+        table.add_row(
+            cell, pretty(model), arm, str(recipe.epochs_of(recipe.models[0])),
+            quantity(macs[network_key(recipe)]), str(len(own)), str(done),
+            seconds(sum(times[run.slug] for run in own)),
+        )  # fmt: skip
+    open_runs = [run for run in runs if not ended(run.folder(out))]
+    left, whole = sum(times[run.slug] for run in open_runs), sum(times.values())
+    workers = max(1, min(workers, len(open_runs)))
+    return table, (
+        f"{len(runs)} runs, about {seconds(whole)} of training on one worker; what is left takes about "
+        f"{seconds(left / workers)} on {workers}"
+    )

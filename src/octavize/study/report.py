@@ -1,0 +1,114 @@
+"""Results, figures and the page of a study, written together."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from octavize.files import write_json, write_text
+from octavize.report.figures import colour
+from octavize.report.naming import pretty
+from octavize.study.costs import Costs, cost_ratios
+from octavize.study.figures import curve_titles, draw_figures
+from octavize.study.times import Times
+from octavize.training.journal import to_csv
+from octavize.training.report import as_markup, points, render
+
+COLUMNS = (
+    "cell", "model", "arm", "seed", "test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs",
+    "alpha", "size", "width", "macs", "reason", "run",
+)  # fmt: skip
+"""Of `results.csv`."""
+
+
+def write_results(results: dict[str, Any], times: Times, out: Path) -> None:
+    """Write `results.json`, `results.csv` and `times.json`."""
+    write_json(out / "results.json", results)
+    write_text(out / "results.csv", to_csv(COLUMNS, results["runs"]))
+    write_json(out / "times.json", times)
+
+
+def write_report(
+    results: dict[str, Any], times: Times, costs: Costs, matched: Sequence[str], out: Path
+) -> None:
+    """Write the figures and `report.html`; `matched` is what `told` says of matched arms."""
+    rows = cost_ratios(results, costs)  # many settings have the same networks, which are shown once
+    shown = {tuple(v for k, v in row.items() if k != "cell"): row for row in reversed(rows)}
+    page = render(
+        "study.html.j2",
+        r=results,
+        times=times,
+        matched=matched,
+        costs=costs,
+        ratios=list(reversed(shown.values())),
+        figures=as_markup(draw_figures(results, out)),
+        headline=headline(results),
+        caution=caution(results),
+        titles=[
+            (f"{pretty(model)}, {cell}", f"curves-{i}")
+            for i, (cell, model) in enumerate(curve_titles(results))
+        ],
+        colours={arm: colour(i) for i, arm in enumerate(results["arms"])},
+        speeds=speeds(results, times),
+        interval=interval,
+    )
+    write_text(out / "report.html", page)
+
+
+def headline(results: dict[str, Any]) -> str:
+    """What the differences say, in one sentence counted from their intervals."""
+    found, reference = results["differences"], results["reference"]
+    arms = [arm for arm in results["arms"] if arm != reference]
+    if not found:
+        return f"No pair of {' or '.join(arms) or 'arms'} and {reference} is finished yet."
+    if all(d["low"] is None for d in found):
+        low, high = (100 * f(d["mean"] for d in found) for f in (min, max))
+        return (
+            f"One seed so far: {points(low)} to {points(high)} points against {reference}, by chance or not."
+        )
+    clear = [d for d in found if d["low"] is not None]
+    single = len(found) - len(clear)
+    below = sum(d["high"] < 0 for d in clear)
+    above = sum(d["low"] > 0 for d in clear)
+    return (
+        f"Differences to {reference}, by their 95 % intervals: {above} above zero, {below} below, "
+        f"{len(clear) - above - below} undecided" + (f"; {single} with one seed." if single else ".")
+    )
+
+
+def caution(results: dict[str, Any]) -> str:
+    """How far the numbers carry."""
+    seeds = max((net["n"] for net in results["networks"]), default=0)
+    done = f"{results['done']} of {results['planned']} runs are done"
+    failed = f", {len(results['failed'])} failed" if results["failed"] else ""
+    many = sum(row["low"] is not None for row in results["differences"] + results["effects"])
+    if not many:
+        return f"{done}{failed}. One seed tells no interval."
+    return (
+        f"{done}{failed}. Intervals are of the mean over at most {seeds} seeds, each on its own: of "
+        f"{many} intervals about one in twenty misses its true value."
+    )
+
+
+def interval(row: dict[str, Any]) -> str:
+    """`−1.2 (−2.0 to −0.4)`, in points; without the brackets where there is one seed."""
+    if row["low"] is None:
+        return points(100 * row["mean"])
+    return f"{points(100 * row['mean'])} ({points(100 * row['low'])} to {points(100 * row['high'])})"
+
+
+def speeds(results: dict[str, Any], times: Times) -> dict[str, dict[str, float | None]]:
+    """By a network's first run: median pictures a second of its runs, and the ceiling by its MACs."""
+    found: dict[str, dict[str, float | None]] = {}
+    for net in results["networks"]:
+        own = [times["runs"][run] for run in net["runs"]]
+        keys = ("train_seconds", "pictures_per_second", "ceiling_per_second", "share")
+        found[net["runs"][0]] = {key: _median([one[key] for one in own]) for key in keys}
+    return found
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None

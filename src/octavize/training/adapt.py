@@ -1,0 +1,264 @@
+"""Give a trained network octaves: convert it, measure its norms anew, fine-tune it under its vanilla self.
+
+asked.json            what was asked for; the folder belongs to it
+plan.yaml, weights.safetensors, network.json
+                      the octave network, see `converted`; after training its best epoch
+vanilla.json          accuracy of the vanilla network
+stages.json           accuracy after conversion, and after measuring the norms anew
+training/             as a run of `train`: metrics.csv, last.ckpt, best.safetensors, TensorBoard
+results.json, results.csv, accuracy.svg, accuracy.png
+                      written last
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from octavize.data.images import Pictures
+from octavize.errors import InputError
+from octavize.files import read_json, read_metadata, write_json
+from octavize.plan import Plan
+from octavize.training.adapt_report import stage_name, table, write_report
+from octavize.training.distil import Distiller, EpochTests
+from octavize.training.hardware import (
+    HERE,
+    Hardware,
+    check_hardware,
+    clear_outputs,
+    describe_environment,
+    is_first_process,
+    prepare_process,
+)
+from octavize.training.journal import Journal
+from octavize.training.module import check_optimizer
+from octavize.training.prepare import (
+    STAGES,
+    Adaptation,
+    Stage,
+    as_trained,
+    check_fits,
+    evaluate,
+    input_facts,
+    prepare_in,
+    with_facts,
+)
+from octavize.training.recipe import Recipe, check_names
+from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_pictures, teller
+from octavize.zoo.find import Vanilla
+from octavize.zoo.storage import NETWORK, PLAN, WEIGHTS, save_converted
+
+ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"
+OUTPUTS = (
+    *(ASKED, VANILLA, STAGES, RESULTS, TRAINING, PLAN, WEIGHTS, NETWORK),
+    *("results.csv", "accuracy.svg", "accuracy.png"),
+)
+"""What `adapt` writes, and --restart removes."""
+FINE_TUNING = {"epochs": 3, "schedule": "cosine", "warmup_epochs": 0.25}
+"""Settings in which fine-tuning differs from training, where the user gives none."""
+LR_SHARE = 0.2
+"""The peak learning rate of fine-tuning, as a share of that which trained the network."""
+
+
+def fine_tuning_recipe(recipe: Recipe, name: str, seed: int, given: dict[str, Any]) -> Recipe:
+    """The recipe that trained a network, made one that fine-tunes it.
+
+    Args:
+        name: of the network, which picks settings given by pattern.
+        given: settings of the user's own; None where not given.
+
+    Raises:
+        InputError: a setting that recipes do not have, or a value out of range.
+    """
+    check_names(given, f"fine-tuning of {name}")
+    adapted = {**FINE_TUNING, "lr": LR_SHARE * recipe.lr_of(name), "batch_size": recipe.batch_size_of(name)}
+    chosen = {k: v for k, v in given.items() if v is not None}
+    lists = {"models": (name,), "alphas": (0.0,), "seeds": (seed,), "model_arguments": {}}
+    return replace(recipe, **{**adapted, **chosen, **lists})
+
+
+def adapt(
+    source: Vanilla,
+    recipe: Recipe,
+    adaptation: Adaptation,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    hardware: Hardware = HERE,
+    restart: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Convert and adapt a trained network, and report its accuracy at every stage.
+
+    Called again on the same folder it goes on from the last finished epoch.
+
+    Args:
+        source: the trained vanilla network; it is the teacher too.
+        recipe: of `fine_tuning_recipe`, with one model and one seed.
+        out: folder to write to.
+        data_dir: where the pictures lie, for the data sets that need it.
+        restart: forget what `out` holds.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        InputError: a setting is wrong, the data does not fit the network, or `out` holds something else.
+    """
+    out, console = Path(out), console or Console()
+    check_optimizer(recipe.optimizer)
+    check_hardware(hardware, recipe.precision)
+    prepare_process(hardware)
+    recipe = with_facts(recipe, source.facts)
+    pictures = as_trained(load_pictures(recipe, data_dir), source.facts)
+    check_fits(source.model, recipe, pictures)
+    asked = _asked(source, recipe, adaptation, pictures)
+    _claim(out, asked, restart=restart)
+    results = read_json(out / RESULTS)
+    if results is None:
+        console.print("[bold]converting[/bold]")
+        before = _vanilla_stage(source, recipe, pictures, out, hardware)
+        prepared = prepare_in(out, source, adaptation, recipe, pictures, hardware)
+        stages = [before, *prepared.stages]
+        for stage in stages:
+            console.print(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}", highlight=False)
+        folder = out / TRAINING
+        fine = fine_tune(
+            prepared.model, source.model, recipe, adaptation, pictures, folder, hardware, console
+        )
+        if not is_first_process():
+            return {}
+        trained = fine.pop("model")
+        if fine["val_accuracy"] > stages[-1]["val_accuracy"]:
+            save_converted(out, trained, prepared.plan, source.origin, input_facts(source, recipe, pictures))
+        else:  # fine-tuning made it no better: the folder keeps what it started from
+            fine |= {k: stages[-1][k] for k in ("test_accuracy", "val_accuracy")} | {"best_epoch": 0}
+        results = {**asked, **_costs(prepared.plan), **fine, "stages": [*stages, *fine["stages"]]}
+        write_report(results, out)
+        write_json(out / RESULTS, results)
+        (folder / "last.ckpt").unlink(missing_ok=True)
+    console.print(table(results))
+    console.print(f"network: [bold]{out}[/bold], read by octavize.load_converted", highlight=False)
+    return results
+
+
+def fine_tune(
+    model: nn.Module,
+    teacher: nn.Module,
+    recipe: Recipe,
+    adaptation: Adaptation,
+    pictures: Pictures,
+    folder: Path,
+    hardware: Hardware = HERE,
+    console: Console | None = None,
+    *,
+    every_epoch: bool = True,
+) -> dict[str, Any]:
+    """Train a prepared network, going on from the last finished epoch if the folder holds one.
+
+    Args:
+        every_epoch: read the test pictures after each epoch, for the curve.
+
+    Returns:
+        `stages` of the epochs, `test_accuracy` of the epoch with the best validation accuracy, `best_epoch`,
+        `train_seconds`, `environment`, and the `model` with its best weights.
+    """
+    console = console or Console()
+    name, seed = recipe.models[0], recipe.seeds[0]
+    prepare_process(hardware)
+    torch.manual_seed(seed)
+    distil = {"teacher": teacher, "weight": adaptation.distil, "temperature": adaptation.temperature}
+    module = Distiller(model, pictures, recipe, name, seed, **distil)
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = {
+        "model": name,
+        "seed": seed,
+        "adaptation": asdict(adaptation),
+        "recipe": fingerprint(recipe, Run(name, adaptation.alpha or 0.0, seed)),
+        "data": describe_data(pictures),
+    }
+    journal = Journal(folder, identity, identity, teller(recipe.epochs_of(name), console))
+    tests = EpochTests()
+    trainer = fit_and_test(module, journal, hardware, console, [tests] if every_epoch else [])
+    best = read_metadata(journal.best)
+    stages: list[Stage] = [
+        {"stage": "epoch", **test, "epoch": int(row["epoch"]), "val_accuracy": row["val_accuracy"]}
+        for row, test in zip(journal.rows, tests.rows, strict=every_epoch)
+    ]
+    return {
+        "model": module.model.cpu(),
+        "stages": stages,
+        "test_accuracy": module.test_result[1],
+        "val_accuracy": best["val_accuracy"],
+        "best_epoch": best["epoch"],
+        "train_seconds": sum(row["seconds"] for row in journal.rows),
+        "environment": describe_environment(trainer, recipe.precision),
+    }
+
+
+def _vanilla_stage(
+    source: Vanilla, recipe: Recipe, pictures: Pictures, out: Path, hardware: Hardware
+) -> Stage:
+    """Accuracy of the network as it came, measured once."""
+    known = read_json(out / VANILLA)
+    if known is not None:
+        return known
+    stage = evaluate(source.model, recipe, pictures, hardware, "vanilla")
+    if is_first_process():
+        write_json(out / VANILLA, stage)
+    return stage
+
+
+def _asked(source: Vanilla, recipe: Recipe, adaptation: Adaptation, pictures: Pictures) -> dict[str, Any]:
+    """All that decides the result, as JSON reads it back."""
+    asked = {
+        "origin": source.origin.as_dict(),
+        "source": source.weights,
+        "adaptation": asdict(adaptation),
+        "recipe": recipe.as_dict(),
+        "data": describe_data(pictures),
+    }
+    return json.loads(json.dumps(asked))
+
+
+def _costs(plan: Plan) -> dict[str, Any]:
+    return {
+        "input_shape": list(plan.input_shape),
+        "macs_before": plan.macs_before,
+        "macs_after": plan.macs_after,
+    }
+
+
+def _claim(out: Path, asked: dict[str, Any], *, restart: bool) -> None:
+    """Make `out` the folder of this adaptation.
+
+    Raises:
+        InputError: it belongs to another one, or holds other files.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out is {out}, which is a file: give a folder with --out")
+    path = out / ASKED
+    if not path.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(
+                f"out is {out}, which holds other files: give a new or an empty folder with --out"
+            )
+    elif restart:
+        clear_outputs(out, OUTPUTS)
+    else:
+        old = read_json(path) or {}
+        changed = [key for key in asked if old.get(key) != asked[key]]
+        if changed:
+            raise InputError(
+                f"out is {out}, the folder of another adaptation (other {', '.join(changed)}): give another "
+                "--out, or --restart to begin anew"
+            )
+    if is_first_process():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)

@@ -1,0 +1,212 @@
+"""The main job: vanilla against octave networks, trained alike, measured and reported in one folder.
+
+recipe.yaml                what was asked for; the folder belongs to this recipe
+runs/<model>-alpha…-seed…  one folder per run, see `train`
+profile.json               cost of every network
+results.csv                a line per run
+results.json               a record per network (model × α), the recipe, the environment
+figures/                   PNG and SVG
+report.html                everything on one page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from octavize.data.images import Pictures
+from octavize.errors import InputError
+from octavize.files import write_text
+from octavize.training.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process
+from octavize.training.module import check_optimizer
+from octavize.training.recipe import Recipe, dump_recipe, load_recipe
+from octavize.training.results import DEFAULT_TIMING, Timing, write_results
+from octavize.training.train import Run, describe_data, load_pictures, read_result, train_run
+from octavize.zoo.checkpoint import build_model
+from octavize.zoo.models import list_models
+
+GROWING = ("models", "alphas", "seeds")
+"""Lists that a later call may lengthen: what is finished stays, the new runs are added."""
+OUTPUTS = (
+    *("runs", "figures", "recipe.yaml", "profile.json", "results.csv", "results.json", "report.html"),
+    *("tensorboard", "metrics.csv", "last.ckpt", "best.safetensors", "result.json"),
+)
+"""What `compare` and `train` write, and --restart removes."""
+
+
+def compare(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    hardware: Hardware = HERE,
+    restart: bool = False,
+    timing: Timing = DEFAULT_TIMING,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train every network of a recipe at every α and seed, measure the costs, write the report.
+
+    Called again on the same folder it skips finished runs and goes on with an interrupted one from its last
+    finished epoch.
+
+    Args:
+        out: folder to write to; made if need be.
+        data_dir: where the pictures lie, for the data sets that need it.
+        restart: forget what `out` holds and train everything from the start.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        InputError: a setting is wrong, or `out` holds something else. Nothing has been written then, except
+            where a training diverges.
+    """
+    out, console = Path(out), console or Console()
+    pictures = check(recipe, hardware, data_dir)
+    folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
+    claim_folder(out, recipe, restart=restart)
+    check_data(folders.values(), pictures)
+    _announce(recipe, pictures, out, console)
+    results = []
+    for number, (run, folder) in enumerate(folders.items(), 1):
+        console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]", highlight=False)
+        results.append(train_run(run, recipe, pictures, folder, hardware=hardware, console=console))
+    if not is_first_process():
+        return {}
+    return write_results(recipe, pictures, results, out, timing, console)
+
+
+def train_one(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    hardware: Hardware = HERE,
+    restart: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train the one network that a recipe of one model, one α and one seed names; `out` is the run's folder.
+
+    Returns and raises as `train_run`; skips, resumes and refuses as `compare`.
+    """
+    out, console = Path(out), console or Console()
+    runs = plan_runs(recipe)
+    if len(runs) != 1:
+        raise InputError(
+            f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`"
+        )
+    pictures = check(recipe, hardware, data_dir)
+    claim_folder(out, recipe, restart=restart)
+    check_data([out], pictures)
+    _announce(recipe, pictures, out, console)
+    return train_run(runs[0], recipe, pictures, out, hardware=hardware, console=console)
+
+
+def plan_runs(recipe: Recipe) -> list[Run]:
+    """All runs in the order they are trained: seed by seed, so that a first full answer comes early."""
+    return [Run(m, a, s) for s in recipe.seeds for m in recipe.models for a in recipe.alphas]
+
+
+def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Pictures:
+    """Find every mistake that can be found before training, and load the data.
+
+    Raises:
+        InputError: unknown model, optimiser, device or data; a builder argument that does not fit.
+    """
+    check_settings(recipe, hardware)
+    pictures = load_pictures(recipe, data_dir)
+    check_networks(recipe, pictures)
+    return pictures
+
+
+def check_settings(recipe: Recipe, hardware: Hardware) -> None:
+    """Raises InputError for an unknown model, optimiser or device."""
+    known = list_models()
+    for model in recipe.models:
+        if model not in known:
+            raise InputError(f"model {model!r} is unknown: choose from {', '.join(known)}")
+    check_optimizer(recipe.optimizer)
+    check_hardware(hardware, recipe.precision)
+
+
+def check_networks(recipe: Recipe, pictures: Pictures) -> None:
+    """Raises InputError for a builder argument that does not fit."""
+    for model in recipe.models:
+        arguments = recipe.arguments_of(model)
+        try:
+            with torch.device("meta"):  # shapes without memory
+                build_model(model, max(recipe.alphas), len(pictures.classes), pictures.channels, arguments)
+        except TypeError as error:
+            raise InputError(
+                f"model_arguments of {model} are {arguments}: {error}; mend the recipe"
+            ) from None
+
+
+def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
+    """Make `out` the folder of this recipe.
+
+    Raises:
+        InputError: it belongs to another recipe, or holds files that are not a comparison's.
+    """
+    path = out / "recipe.yaml"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out is {out}, which is a file: give a folder with --out")
+    if path.exists():
+        if restart:
+            clear_outputs(out, OUTPUTS)
+        else:
+            try:
+                old = load_recipe(path)
+            except InputError as error:
+                raise InputError(
+                    f"out is {out}, whose recipe.yaml is damaged ({error}): give another --out, or --restart"
+                ) from None
+            _check_same(out, old, recipe)
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"out is {out}, which holds other files: give a new or an empty folder with --out")
+    if is_first_process():
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(path, dump_recipe(recipe))
+
+
+def _check_same(out: Path, old: Recipe, new: Recipe) -> None:
+    grown = {k: getattr(new, k) for k in GROWING if set(getattr(old, k)) <= set(getattr(new, k))}
+    changed = new.differences(replace(old, name=new.name, **grown))
+    if changed:
+        details = ", ".join(
+            f"{k} was {_show(getattr(old, k))}, now {_show(getattr(new, k))}" for k in changed
+        )
+        raise InputError(
+            f"out is {out}, a run folder of another recipe ({details}): give another --out, or --restart to "
+            "train it anew"
+        )
+
+
+def _show(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+
+
+def check_data(folders: Iterable[Path], pictures: Pictures) -> None:
+    """Runs on different pictures must not end up in one table."""
+    for folder in folders:
+        result = read_result(folder)
+        if result is not None and result["data"] != describe_data(pictures):
+            raise InputError(
+                f"out holds {folder}, whose run saw other pictures than data={pictures.name} holds now: "
+                "give another --out"
+            )
+
+
+def _announce(recipe: Recipe, pictures: Pictures, out: Path, console: Console) -> None:
+    size = recipe.size or pictures.size
+    console.print(
+        f"[bold]octavize[/bold]  recipe {recipe.name}: {pictures.name}, {len(pictures.classes)} classes, "
+        f"{len(pictures.train):,} training pictures of {size} × {size} pixels\n"
+        f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
+        highlight=False,
+    )

@@ -1,0 +1,135 @@
+"""What a run writes while it trains: a line per epoch, the state to resume from, the best weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+from octavize.errors import InputError
+from octavize.files import KEY, read_metadata, save_weights, write_text
+from octavize.training.module import Classifier
+
+COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
+"""Of `metrics.csv`. Accuracies 0 … 1; `lr` is that of the epoch's last step; `seconds` is the wall time of
+the epoch's training steps, validation and saving left out."""
+
+Row = dict[str, float]
+
+
+class Journal(Checkpoint):
+    """Keeps a run's folder: `metrics.csv`, `last.ckpt` and `best.safetensors`, each replaced whole.
+
+    The lines of `metrics.csv` travel inside `last.ckpt`, so after a kill at any moment the two agree as soon
+    as training goes on. After a kill behind the last epoch it does not go on: call `write_metrics`.
+
+    Args:
+        folder: the run's folder.
+        identity: what `last.ckpt` says the run is.
+        metadata: what `best.safetensors` says beside epoch and accuracy.
+        tell: called with every finished line.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        tell: Callable[[Row], None],
+    ) -> None:
+        self.folder, self.identity, self.metadata, self.tell = folder, identity, metadata, tell
+        self.rows: list[Row] = []
+        self._lr = 0.0
+
+    @property
+    def last(self) -> Path:
+        """State to resume from, of the end of the last finished epoch."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the epoch with the highest validation accuracy, the first of equals."""
+        return self.folder / "best.safetensors"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[KEY] = dict(self.identity)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        train_loss, train_accuracy = pl_module.fit_meter.take()
+        val_loss, val_accuracy = pl_module.val_meter.take()
+        values = (train_loss, train_accuracy, val_loss, val_accuracy, self._lr, pl_module.epoch_seconds)
+        row: Row = {"epoch": trainer.current_epoch + 1, **dict(zip(COLUMNS[1:], values, strict=True))}
+        self.rows = [*self.rows, row]
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({f"epoch/{k}": v for k, v in row.items()}, step=int(row["epoch"]))
+        if trainer.is_global_zero:
+            self._save_best(pl_module, row)
+        self._save_last(trainer)
+        if trainer.is_global_zero:
+            self.write_metrics()
+            self.tell(row)
+
+    def write_metrics(self) -> None:
+        """Write `metrics.csv` anew."""
+        write_text(self.folder / "metrics.csv", to_csv(COLUMNS, self.rows))
+
+    def _save_best(self, module: Classifier, row: Row) -> None:
+        # The file itself is the record of the best epoch, so the two cannot disagree after a kill.
+        if self.best.exists() and row["val_accuracy"] <= read_metadata(self.best)["val_accuracy"]:
+            return
+        facts = {**self.metadata, "epoch": int(row["epoch"]), "val_accuracy": row["val_accuracy"]}
+        save_weights(self.best, module.model, facts)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        part = self.folder / "last.ckpt.part"
+        trainer.save_checkpoint(part)  # all ranks take part
+        if trainer.is_global_zero:
+            os.replace(part, self.last)
+
+
+def to_csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV text; what a row lacks stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_metrics(folder: Path) -> list[Row]:
+    """The lines of a run's `metrics.csv`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = folder / "metrics.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{key: float(line[key]) for key in COLUMNS} for line in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        rows = []
+    if not rows:
+        raise InputError(
+            f"metrics {path} is missing or damaged: delete the folder {folder} to train it again"
+        )
+    return rows

@@ -1,0 +1,231 @@
+"""From a trained vanilla network to an octave network that is ready to be fine-tuned."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from octavize.budget import check_budget
+from octavize.calibration.calibrate import calibrate
+from octavize.convert.norms import reestimate_norms
+from octavize.convert.octavize import octavize
+from octavize.convert.planner import plan as make_plan
+from octavize.convert.trace import to_meta
+from octavize.data.augment import check_statistics
+from octavize.data.images import Pictures
+from octavize.errors import InputError
+from octavize.files import read_json, write_json
+from octavize.nn.conv import check_downsample
+from octavize.plan import Plan
+from octavize.training.hardware import Hardware, bare_trainer, guarded, is_first_process, quiet_lightning
+from octavize.training.inputs import TrainingInputs
+from octavize.training.module import Classifier, finite_or_none
+from octavize.training.recipe import Recipe
+from octavize.training.train import describe_input, input_shape
+from octavize.zoo.find import Origin, Vanilla
+from octavize.zoo.storage import PLAN, load_converted, save_converted
+
+Stage = dict[str, Any]
+"""`stage`, `epoch`, `test_accuracy`, `test_loss`, `val_accuracy`; accuracies 0 … 1."""
+STAGES = "stages.json"
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a trained network is converted and adapted; what is not said here is the recipe's.
+
+    Raises:
+        InputError: a setting lies outside its range.
+    """
+
+    alpha: float | None = 0.5
+    """Share of low channels; None leaves it to the budget."""
+    budget: float | None = None
+    """See `octavize.plan`; None for none."""
+    downsample: str = "stride"
+    """How layers of stride 2 reach their high output, see `OctConv2d`."""
+    calibrate: bool = True
+    """Choose on training pictures which channels become low; otherwise the last ones do."""
+    distil: float = 0.5
+    """Weight of the teacher in the loss, 0 to 1; 0 trains on the labels alone."""
+    temperature: float = 2.0
+    """Softens the teacher's distribution."""
+    norm_pictures: int = 4096
+    """Training pictures that the batch norms' statistics are measured on; 0 leaves them as they were."""
+    calibration_pictures: int = 1024
+    """Training pictures that the choice of channels is made on."""
+
+    def __post_init__(self) -> None:
+        if self.alpha is None and self.budget is None:
+            raise InputError("alpha and budget are both missing: give one of them, such as --alpha 0.5")
+        if self.alpha is not None and self.budget is not None:
+            raise InputError(
+                f"alpha is {self.alpha!r} and budget is {self.budget!r}: give one, a budget chooses alpha"
+            )
+        for name, low, high in (("alpha", 0, 1), ("distil", 0, 1)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"{name} is {value!r}: give a number from {low} to {high:g}")
+        if self.budget is not None:
+            check_budget(self.budget)
+        check_downsample(self.downsample)
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature!r}: give a number above 0, such as 2")
+        for name, least in (("norm_pictures", 0), ("calibration_pictures", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}: give a whole number of at least {least}")
+
+    @property
+    def channels(self) -> str:
+        """How the low channels are chosen, in one word."""
+        return "calibrated" if self.calibrate else "arbitrary"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A converted network with batch norm measured anew, and what it could do on the way there."""
+
+    model: nn.Module
+    plan: Plan
+    stages: list[Stage]
+
+
+def prepare(
+    vanilla: nn.Module,
+    origin: Origin,
+    adaptation: Adaptation,
+    recipe: Recipe,
+    pictures: Pictures,
+    hardware: Hardware,
+) -> Prepared:
+    """Convert a copy of a trained network, re-estimate its norms, and test it before and after that.
+
+    Raises:
+        InputError: no layer can become octave, or the budget cannot be reached.
+    """
+    shape = input_shape(recipe, pictures)
+    model = copy.deepcopy(vanilla).cpu().eval()
+    wanted: dict[str, Any] = {"budget": adaptation.budget}
+    if adaptation.alpha is not None:
+        wanted = {"alpha": origin.alpha(adaptation.alpha)}
+    wanted |= {"downsample": adaptation.downsample, "example": shape}
+    if adaptation.calibrate:
+        loader = TrainingInputs(pictures, recipe, adaptation.calibration_pictures)
+        decided, _ = calibrate(model, loader, **wanted)
+    else:
+        decided = make_plan(model, **wanted)
+    if adaptation.alpha != 0 and not any(d.alpha for d in decided.decisions):
+        raise InputError(f"model {origin.name}: no layer of it becomes octave; `octavize convert` says why")
+    model = octavize(model, plan=decided, inplace=True)
+    stages = [evaluate(model, recipe, pictures, hardware, "converted")]
+    if adaptation.norm_pictures:
+        loader = TrainingInputs(pictures, recipe, adaptation.norm_pictures)
+        reestimate_norms(model, loader, max_pictures=max(2, adaptation.norm_pictures))
+        stages.append(evaluate(model, recipe, pictures, hardware, "norms"))
+    return Prepared(model, decided, stages)
+
+
+def prepare_in(
+    folder: Path,
+    source: Vanilla,
+    adaptation: Adaptation,
+    recipe: Recipe,
+    pictures: Pictures,
+    hardware: Hardware,
+) -> Prepared:
+    """`prepare`, or what it left in this folder before.
+
+    The folder gets plan.yaml, weights.safetensors and network.json (see `converted`), then stages.json.
+    """
+    known = read_json(folder / STAGES)
+    if known is not None:
+        model = load_converted(folder, model=copy.deepcopy(source.model))
+        return Prepared(model, Plan.load(folder / PLAN), known["stages"])
+    made = prepare(source.model, source.origin, adaptation, recipe, pictures, hardware)
+    if is_first_process():
+        facts = input_facts(source, recipe, pictures)
+        save_converted(folder, made.model, made.plan, source.origin, facts)
+        write_json(folder / STAGES, {"stages": made.stages})
+    return made
+
+
+def input_facts(source: Vanilla, recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
+    """What the octave network's user has to know of its input."""
+    return {**describe_input(recipe, pictures), **source.facts}
+
+
+def evaluate(
+    model: nn.Module, recipe: Recipe, pictures: Pictures, hardware: Hardware, stage: str, epoch: int = 0
+) -> Stage:
+    """Accuracy on the validation and on the test pictures, by the same code as after training."""
+    name = recipe.models[0]
+    # A copy: Lightning may move the network and change its precision.
+    recipe = replace(recipe, batch_size=512, norm_pictures=0)
+    module = Classifier(copy.deepcopy(model), pictures, recipe, name, seed=0)
+    alone = replace(hardware, devices=1, nodes=1, strategy="auto")
+    with quiet_lightning():
+        trainer = bare_trainer(alone, recipe.precision)
+        guarded(trainer, lambda: trainer.validate(module, verbose=False))
+        guarded(trainer, lambda: trainer.test(module, verbose=False))
+    loss, accuracy = module.test_result
+    return {
+        "stage": stage,
+        "epoch": epoch,
+        "test_accuracy": accuracy,
+        "test_loss": finite_or_none(loss),
+        "val_accuracy": module.val_meter.take()[1],
+    }
+
+
+def with_facts(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
+    """The recipe with the size and the normalisation that the network was trained with."""
+    known = {"size": facts.get("size"), "normalise": facts.get("normalise")}
+    return replace(recipe, **{k: v for k, v in known.items() if v is not None})
+
+
+def as_trained(pictures: Pictures, facts: Mapping[str, Any]) -> Pictures:
+    """The pictures with the mean and deviation that the network was trained with.
+
+    Raises:
+        InputError: the network knows other classes, or mean and deviation are not one each a channel.
+    """
+    classes = facts.get("classes")
+    if classes is not None and list(classes) != list(pictures.classes):
+        raise InputError(
+            f"data={pictures.name} has the classes {_some(pictures.classes)} and the network was trained on "
+            f"{_some(classes)}: give the data it was trained on"
+        )
+    mean, std = facts.get("mean", pictures.mean), facts.get("std", pictures.std)
+    check_statistics(mean, std, pictures.channels)  # before a folder is claimed for them
+    return replace(pictures, mean=tuple(mean), std=tuple(std))
+
+
+def check_fits(model: nn.Module, recipe: Recipe, pictures: Pictures) -> None:
+    """Raises InputError unless the network takes these pictures and knows as many classes."""
+    shape, kind = input_shape(recipe, pictures), type(model).__name__
+    try:
+        with torch.no_grad():
+            scores = to_meta(model)(torch.empty(shape, device="meta"))
+    except Exception as error:  # anything may go wrong in somebody else's forward
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"model {kind} does not run on pictures of shape {shape} ({reason}): give --size or other --data"
+        ) from error
+    if not isinstance(scores, Tensor) or scores.shape != (1, len(pictures.classes)):
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(
+            f"model {kind} returns {got} for a picture and data={pictures.name} has {len(pictures.classes)} "
+            "classes: give a network trained on these classes (and --num-classes)"
+        )
+
+
+def _some(names: Any) -> str:
+    names = list(names)
+    return ", ".join(map(str, names[:3])) + (f" … ({len(names)})" if len(names) > 3 else "")

@@ -1,0 +1,165 @@
+"""From finished runs to figures one can quote: costs measured, seeds averaged, files written."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from octavize.bench.profile import measure
+from octavize.data.images import Pictures
+from octavize.files import known_json, write_json, write_text
+from octavize.report.naming import network_name, pretty
+from octavize.training.journal import to_csv
+from octavize.training.recipe import Recipe
+from octavize.training.train import input_shape
+from octavize.zoo.checkpoint import build_model
+
+Results = dict[str, Any]
+Costs = dict[str, dict[str, Any]]
+"""Per network (see `key`) the fields of `octavize.bench.profile.Profile`."""
+RUN_COLUMNS = (
+    "model", "alpha", "seed", "test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs",
+    "train_seconds", "params", "macs", "activation_bytes", "latency_ms", "latency_ratio",
+    "train_step_ms", "train_step_ratio",
+)  # fmt: skip
+COUNTED = ("params", "macs", "activation_bytes")
+"""Costs whose ratio to the baseline is a plain division; measured times bring their own."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How costs are measured once training is done."""
+
+    batch: int = 64
+    """Pictures per timed call."""
+    rounds: int = 10
+    """Timed calls per network, the networks taking turns."""
+
+
+DEFAULT_TIMING = Timing()
+
+
+def write_results(
+    recipe: Recipe,
+    pictures: Pictures,
+    runs: list[dict[str, Any]],
+    out: Path,
+    timing: Timing,
+    console: Console,
+) -> Results:
+    """Measure, average and write `profile.json`, `results.csv`, `results.json`, figures and report."""
+    from octavize.report.figures import draw_figures
+    from octavize.training.report import write_report
+
+    console.print("[bold]measuring costs[/bold]")
+    profile = measure_costs(recipe, pictures, out / "profile.json", timing)
+    results: Results = {
+        "recipe": recipe.as_dict(),
+        "data": runs[0]["data"],
+        "environment": runs[0]["environment"],
+        "profile": {k: v for k, v in profile.items() if k != "networks"},
+        "baseline_alpha": min(recipe.alphas),
+        "networks": summarise(recipe, runs, profile["networks"]),
+    }
+    rows = [{**run, **profile["networks"][key(run["model"], run["alpha"])]} for run in runs]
+    write_text(out / "results.csv", to_csv(RUN_COLUMNS, rows))
+    write_json(out / "results.json", results)
+    drawn = draw_figures(results, out)
+    write_report(results, drawn, out / "report.html")
+    console.print(table(results))
+    console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)
+    return results
+
+
+def key(model: str, alpha: float) -> str:
+    """Name of a network (model × α) in `profile.json`."""
+    return f"{model} α={alpha:g}"
+
+
+def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing) -> dict[str, Any]:
+    """Costs of every network, measured once and kept in `profile.json`.
+
+    The octave networks take turns with their vanilla twin, since only ratios of interleaved runs mean much.
+    """
+    shape = input_shape(recipe, pictures, timing.batch)
+    conditions = {
+        "input_shape": list(shape),
+        "rounds": timing.rounds,
+        "threads": torch.get_num_threads(),
+        "models": list(recipe.models),
+        "alphas": sorted(recipe.alphas),
+    }
+    known = known_json(path)
+    if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):
+        return known
+    networks: Costs = {}
+    for model in recipe.models:
+        arguments = recipe.arguments_of(model)
+        group = {
+            key(model, alpha): build_model(model, alpha, len(pictures.classes), pictures.channels, arguments)
+            for alpha in sorted(recipe.alphas)
+        }
+        networks |= {
+            name: asdict(p) for name, p in measure(group, shape, rounds=timing.rounds, train=True).items()
+        }
+    profile = {**conditions, "networks": networks}
+    write_json(path, profile)
+    return profile
+
+
+def summarise(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:
+    """One record per network: means over seeds, costs, ratios to the network of the smallest α."""
+    records = []
+    for model in recipe.models:
+        baseline: dict[str, Any] | None = None
+        for alpha in sorted(recipe.alphas):
+            record = _record(model, alpha, runs, costs[key(model, alpha)])
+            baseline = baseline or record
+            record["ratios"] = {
+                **{k: record[k] / baseline[k] for k in COUNTED},
+                "latency": record["latency_ratio"],
+                "train_step": record["train_step_ratio"],
+            }
+            record["accuracy_difference"] = record["accuracy_mean"] - baseline["accuracy_mean"]
+            records.append(record)
+    return records
+
+
+def _record(model: str, alpha: float, runs: list[dict[str, Any]], costs: dict[str, Any]) -> dict[str, Any]:
+    own = [run for run in runs if run["model"] == model and run["alpha"] == alpha]
+    accuracies = [run["test_accuracy"] for run in own]
+    return {
+        "model": model,
+        "alpha": alpha,
+        "n": len(own),
+        "epochs": own[0]["epochs"],
+        "accuracies": accuracies,
+        "accuracy_mean": statistics.fmean(accuracies),
+        "accuracy_std": statistics.stdev(accuracies) if len(own) > 1 else None,
+        "train_seconds": statistics.fmean(run["train_seconds"] for run in own),
+        **costs,
+    }
+
+
+def table(results: Results) -> Table:
+    """The comparison for a terminal of 80 columns; the rest is in the report."""
+    shown = Table(title="Test accuracy and cost, × is the ratio to the smallest α", title_justify="left")
+    shown.add_column("network")
+    for column in ("accuracy", "MACs", "latency", "training step"):
+        shown.add_column(column, justify="right")
+    for record in results["networks"]:
+        std, ratios = record["accuracy_std"], record["ratios"]
+        shown.add_row(
+            f"{pretty(record['model'])}\n{network_name(record['alpha'])}",
+            f"{record['accuracy_mean']:.2%}" + (f"\n± {std:.2%}" if std is not None else ""),
+            f"{record['macs'] / 1e6:,.1f} M\n× {ratios['macs']:.2f}",
+            f"{record['latency_ms']:.1f} ms\n× {ratios['latency']:.2f}",
+            f"{record['train_step_ms']:.1f} ms\n× {ratios['train_step']:.2f}",
+        )
+    return shown

@@ -1,0 +1,331 @@
+"""Vanilla networks by whatever name the user has for them: a run of ours, torchvision, timm, own code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from octavize.convert.octavize import octavize
+from octavize.convert.planner import Alpha
+from octavize.convert.trace import picture_shape
+from octavize.errors import InputError, require_extra
+from octavize.files import read_metadata
+from octavize.zoo.checkpoint import load_checkpoint
+from octavize.zoo.models import create_model, list_models, policy_of
+
+BEST = "best.safetensors"
+RUN = "the folder of a trained run"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a vanilla network is built, in plain values: enough to build it again from a JSON file."""
+
+    kind: str
+    """`octavize` (`octavize models`), `torchvision`, `timm` or `function`."""
+    name: str
+    """Of the network, or `module:function`."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of the builder; none for a function."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    def build(self, *, pretrained: bool = False) -> nn.Module:
+        """The vanilla network, with its builder's own pretrained weights or with new ones.
+
+        Raises:
+            InputError: the builder refuses, or `module:function` does not lead to a network.
+        """
+        if self.kind == "function":
+            return _call(self.name)
+        require_extra(self.kind if self.kind != "octavize" else "timm", "models")
+        extra: dict[str, Any] = {"pretrained": True} if pretrained else {}
+        if self.kind == "octavize":
+            return create_model(self.name, 0, **self.arguments, **extra)
+        try:
+            if self.kind == "timm":
+                import timm
+
+                return timm.create_model(self.name, **self.arguments, **extra)
+            from torchvision import models as zoo
+
+            return zoo.get_model(self.name, weights="DEFAULT" if pretrained else None, **self.arguments)
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"model {self.name!r} cannot be built with {dict(self.arguments)}, pretrained={pretrained}: "
+                f"{reason}; check name and options"
+            ) from error
+
+    def octave(self, alpha: float, size: int | None = None) -> nn.Module:
+        """The network at this α, with new weights: by the paper's policy if it is one of ours.
+
+        Args:
+            alpha: share of low channels.
+            size: side in pixels of the pictures that it is planned for; None is its own. Networks of ours
+                follow the paper's policy at any size.
+
+        Raises:
+            InputError: see `build`; α outside [0, 1]; or a network that does not run on such pictures.
+        """
+        if self.kind == "octavize":
+            return create_model(self.name, alpha, **self.arguments)
+        model = self.build()
+        example = None if size is None else picture_shape(model, size)
+        # `module:name` may give the same network each time.
+        return octavize(model, alpha, example=example, inplace=self.kind != "function")
+
+    def alpha(self, share: float) -> Alpha:
+        """A share of low channels as `octavize` takes it: by the paper's policy for networks of ours."""
+        return policy_of(self.name, share) if self.kind == "octavize" else share
+
+
+@dataclass(frozen=True)
+class Vanilla:
+    """A vanilla network that was found, built and given its weights."""
+
+    origin: Origin
+    model: nn.Module
+    weights: str
+    """Where its weights come from, for people."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of its input: `mean`, `std`, `size`, `normalise`, `in_chans`, `classes`."""
+    recipe: Path | None = None
+    """The recipe of the run that trained it."""
+
+
+def find_vanilla(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+) -> Vanilla:
+    """Find, build and load a vanilla network.
+
+    Args:
+        name: the folder of a run of `octavize train` or its best.safetensors; a name from `octavize models`,
+            of torchvision or of timm (in this order; `timm:resnet50` and `torchvision:resnet50` choose); or
+            `module:function`, which is called without arguments and returns the network.
+        weights: state dict to load, .safetensors or whatever `torch.load(weights_only=True)` reads.
+        pretrained: the builder's own pretrained weights (downloaded by torchvision or timm).
+        num_classes: of the classifier; None is the builder's default.
+
+    Raises:
+        InputError: nothing of this name; both kinds of weights; weights that do not fit.
+    """
+    if weights is not None and pretrained:
+        raise InputError(f"--weights {weights} and --pretrained are both given: choose one")
+    run = _run_checkpoint(name)
+    if run is not None:
+        given = [o for o, v in (("--weights", weights), ("--pretrained", pretrained)) if v]
+        if given or num_classes is not None:
+            option = (*given, "--num-classes")[0]
+            raise InputError(f"{option} is given and {name} is a trained run of its own: leave it out")
+        return _from_run(run)
+    origin = find_origin(name, num_classes=num_classes, otherwise=RUN)
+    if pretrained and origin.kind == "function":
+        raise InputError(f"--pretrained is given and {name} is a function: let it load, or give --weights")
+    model = origin.build(pretrained=pretrained)
+    if weights is not None:
+        load_state(model, weights)
+    facts = _published_facts(origin, model) if pretrained else {}
+    told = "pretrained" if pretrained else str(weights) if weights is not None else "as built"
+    return Vanilla(origin, model, told, facts)
+
+
+def find_origin(name: str, *, num_classes: int | None = None, otherwise: str = "") -> Origin:
+    """Who builds the network of this name.
+
+    Args:
+        name, num_classes: see `find_vanilla`; here a folder is no name.
+        otherwise: what else the caller takes, for the remedy.
+
+    Raises:
+        InputError: nothing of this name.
+    """
+    arguments = {} if num_classes is None else {"num_classes": num_classes}
+    kinds, plain = _asked(name)
+    prefixed = plain != name
+    if ":" in name and not prefixed:
+        if num_classes is not None:
+            raise InputError(f"--num-classes is given and {name} is a function: leave it to the function")
+        return Origin("function", name)
+    if prefixed:
+        require_extra(kinds[0], "models")
+    kind = _kind_of(plain, kinds)
+    if kind is not None:
+        return Origin(kind, plain, arguments)
+    close = get_close_matches(plain, dict.fromkeys(n for kind in kinds for n in _NAMES[kind]()), n=3)
+    told = f"did you mean {', '.join(close)}? Or give" if close else "give"
+    names = f"a name of {kinds[0]}'s" if prefixed else "a name from `octavize models`, of torchvision or timm"
+    allowed = ", or ".join(filter(None, [names] if prefixed else [names, "module:function", otherwise]))
+    missing = [kind for kind in kinds if find_spec(kind) is None]
+    install = f"; for {' and '.join(missing)}, `pip install 'octavize[models]'`" if missing else ""
+    raise InputError(f"model {name!r} is unknown: {told} {allowed}{install}")
+
+
+def is_name(name: str) -> bool:
+    """Whether a network is built by this name, even if a folder is called so too."""
+    kinds, plain = _asked(name)
+    return os.sep not in name and _kind_of(plain, kinds) is not None
+
+
+def load_state(model: nn.Module, path: str | Path) -> None:
+    """Load a file of weights into a network that has the same layers; nothing in the file is executed.
+
+    Wrappers such as {"state_dict": …} and the prefix "module." of parallel training are taken off.
+
+    Raises:
+        InputError: the file is missing, unreadable, or of another network.
+    """
+    state = _read_state(Path(path))
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
+    if wrong:
+        where = "lacks" if wrong[0] not in state else "has" if wrong[0] not in own else "has another shape of"
+        raise InputError(
+            f"weights {path} do not fit {type(model).__name__}: the file {where} {wrong[0]} and "
+            f"{len(wrong) - 1} more differ; give the weights of this network (and --num-classes)"
+        )
+    model.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(f"weights {path} do not exist: give the path of a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds, all of which mean "not readable weights"
+        raise InputError(
+            f"weights {path} cannot be read as plain tensors ({type(error).__name__}): save the state dict "
+            "with torch.save(model.state_dict(), path) or as .safetensors"
+        ) from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"weights {path} hold no state dict: save model.state_dict()")
+    parallel = all(key.startswith("module.") for key in state)
+    return {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}
+
+
+def _run_checkpoint(name: str) -> Path | None:
+    """The weights file, if `name` is a run of ours; None if it is something else."""
+    path = Path(name)
+    if path.suffix == ".safetensors":
+        return path
+    if (path / BEST).is_file():
+        return path / BEST
+    if not path.is_dir() or is_name(name):
+        return None
+    runs = sorted(p.parent.name for p in path.glob(f"runs/*/{BEST}"))
+    remedy = f"give one of its runs, {path}/runs/{runs[0]} …" if runs else "give the folder of a trained run"
+    raise InputError(f"model {name} is a folder without {BEST}: {remedy}")
+
+
+def _from_run(path: Path) -> Vanilla:
+    facts = read_metadata(path)
+    if facts.get("alpha") != 0:
+        raise InputError(
+            f"model {path} is octave already (alpha {facts.get('alpha')}): give a vanilla run (--alpha 0)"
+        )
+    model, facts = load_checkpoint(path)
+    in_chans = {} if facts["in_chans"] == 3 else {"in_chans": facts["in_chans"]}
+    arguments = {"num_classes": len(facts["classes"]), **in_chans, **facts["arguments"]}
+    # Of `train`, or of `compare`, whose runs lie two folders below.
+    recipes = (path.parent / "recipe.yaml", path.parent.parent.parent / "recipe.yaml")
+    recipe = next((p for p in recipes if p.is_file()), None)
+    return Vanilla(Origin("octavize", facts["model"], arguments), model, str(path), facts, recipe)
+
+
+def _call(name: str) -> nn.Module:
+    """The network that `module:function` returns; the current folder counts as a place of modules."""
+    module_name, _, attribute = name.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+        model = found if isinstance(found, nn.Module) else found()
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model {name} could not be made ({type(error).__name__}: {reason}): give module:function of a "
+            "function that takes no arguments and returns the network"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {name} returned a {type(model).__name__}: return a torch.nn.Module")
+    return model
+
+
+def _published_facts(origin: Origin, model: Any) -> dict[str, Any]:
+    """How the input of published weights is normalised."""
+    if origin.kind == "torchvision":
+        from torchvision import models as zoo
+
+        chosen: Any = zoo.get_model_weights(origin.name).DEFAULT  # pyright: ignore[reportAttributeAccessIssue]
+        transform = chosen.transforms()
+        return {"mean": list(transform.mean), "std": list(transform.std), "size": transform.crop_size[0]}
+    published = getattr(model, "pretrained_cfg", {})
+    if not published:
+        return {}
+    mean, std, size = published["mean"], published["std"], published["input_size"][-1]
+    return {"mean": list(mean), "std": list(std), "size": size}
+
+
+def _torchvision_names() -> list[str]:
+    try:
+        from torchvision import models as zoo
+    except ImportError:
+        return []
+    return zoo.list_models(module=zoo)
+
+
+def _timm_names() -> list[str]:
+    try:
+        import timm
+    except ImportError:
+        return []
+    return timm.list_models()
+
+
+def _in_timm(name: str) -> bool:
+    try:
+        import timm
+    except ImportError:
+        return False
+    return timm.is_model(name)  # also old names, and those with the tag of their weights
+
+
+def _asked(name: str) -> tuple[list[str], str]:
+    """Who may build a network of this name, and its name there: `timm:resnet18` asks timm alone."""
+    prefix, colon, rest = name.partition(":")
+    return ([prefix], rest) if colon and prefix in _NAMES else (list(_NAMES), name)
+
+
+def _kind_of(name: str, kinds: Iterable[str]) -> str | None:
+    """The first who builds a network of this name."""
+    return next((k for k in kinds if (_in_timm(name) if k == "timm" else name in _NAMES[k]())), None)
+
+
+_NAMES = {"octavize": list_models, "torchvision": _torchvision_names, "timm": _timm_names}
+"""Who builds networks by name, in the order in which they are asked."""

@@ -1,0 +1,219 @@
+"""Octave networks by name: a timm builder and the paper's policy of which layers are octave.
+
+No architecture is written here. `oct_resnet50` is timm's `resnet50`, converted; at α = 0 it is the vanilla
+network, bit for bit, so every baseline is the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import filter as match_names
+from typing import Any
+
+from torch import nn
+
+from octavize.convert.octavize import octavize
+from octavize.errors import InputError, require_extra
+from octavize.nn.conv import OctConv, check_exchange
+from octavize.split import check_alpha
+
+Policy = Callable[[float], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a named network is built: by whom, which layers get α, and its stem for 32-pixel pictures."""
+
+    build: Callable[..., nn.Module]
+    policy: Policy
+    small_stem: Callable[[nn.Module], None] | None  # None: its own stem is for small pictures
+
+
+_REGISTRY: dict[str, Recipe] = {}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` knows, such as match `pattern` (`oct_resnet*`), sorted.
+
+    `…_small` is the same network with a stem for pictures of 32 pixels.
+    """
+    names = [*_REGISTRY, *(f"{name}_small" for name, recipe in _REGISTRY.items() if recipe.small_stem)]
+    return sorted(match_names(names, pattern))
+
+
+def create_model(
+    name: str,
+    alpha: float = 0.5,
+    *,
+    num_classes: int = 1000,
+    strict: bool = True,
+    downsample: str = "pool",
+    exchange: str = "both",
+    **builder_arguments: Any,
+) -> nn.Module:
+    """Build a named octave network.
+
+    Args:
+        name: one of `list_models()`.
+        alpha: share of low channels in the octave layers; 0 is the vanilla network.
+        num_classes: size of the classifier.
+        strict: refuse dense fallbacks; these networks have none.
+        downsample, exchange: of its octave layers, see `OctConv2d`.
+        **builder_arguments: of timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
+            `drop_path_rate=0.1` …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its
+            stem).
+
+    Returns:
+        A network from (N, 3, H, W) to (N, num_classes), with the state dict of timm's.
+
+    Raises:
+        InputError: an unknown name, α outside [0, 1], an unknown `downsample` or `exchange`, an argument the
+            builder does not take, or timm missing.
+    """
+    alpha = check_alpha(alpha)
+    base = name.removesuffix("_small")
+    if name not in list_models():
+        close = get_close_matches(name, list_models(), n=3) or list_models()
+        raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
+    require_extra("timm", "models")
+    recipe = _REGISTRY[base]
+    _check_whole("num_classes", num_classes, 0)  # 0 is timm's way to ask for features
+    _check_whole("in_chans", builder_arguments.get("in_chans", 3), 1)
+    try:
+        model = recipe.build(num_classes=num_classes, **builder_arguments)
+    except TypeError as error:
+        raise InputError(f"model {name!r} does not take these arguments: {error}") from error
+    if name != base and recipe.small_stem:
+        recipe.small_stem(model)
+    octavize(model, recipe.policy(alpha), strict=strict, downsample=downsample, inplace=True)
+    for layer in model.modules():
+        if isinstance(layer, OctConv):
+            layer.exchange = check_exchange(exchange)
+    return model
+
+
+def policy_of(name: str, alpha: float) -> dict[str, float]:
+    """α by name pattern, as `octavize` takes it: what `create_model` gives the layers of a named network."""
+    if name not in list_models():
+        raise InputError(f"model {name!r} is unknown: choose from {', '.join(list_models())}")
+    return _REGISTRY[name.removesuffix("_small")].policy(check_alpha(alpha))
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r}: give a whole number of at least {least}")
+
+
+def _check_width(width: Any) -> None:
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 8:
+        raise InputError(f"width={width!r}: give a multiple of the channels, such as 0.75")
+
+
+# ---- ResNets (paper §3.3): octave from the first block on; the last stage is vanilla and merges ---------
+
+
+def _resnet(timm_name: str, policy: Policy) -> Recipe:
+    def build(width: float = 1.0, **arguments: Any) -> nn.Module:
+        import timm
+        from timm.layers.helpers import make_divisible
+
+        _check_width(width)
+        if width != 1:
+            if arguments.get("pretrained"):
+                raise InputError(f"pretrained=True: there are no weights for width={width}; leave one out")
+            arguments["channels"] = tuple(make_divisible(c * width, 8) for c in (64, 128, 256, 512))
+        return timm.create_model(timm_name, **arguments)
+
+    def small_stem(model: Any) -> None:
+        """The usual stem for CIFAR: 3×3, stride 1, no max-pooling."""
+        old = model.conv1
+        model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm does
+        model.maxpool = nn.Identity()
+
+    return Recipe(build, policy, small_stem)
+
+
+def _bottleneck_policy(alpha: float) -> dict[str, float]:
+    return {"*": alpha, "layer4.*": 0}
+
+
+def _basic_policy(alpha: float) -> dict[str, float]:
+    # The first stage of these has no shortcut convolution that could split the stem's dense map. As in the
+    # paper's MobileNetV2, its blocks are plain at both ends and octave within.
+    return {"*": alpha, "layer1.*.conv2": 0, "layer4.*": 0}
+
+
+for _depth in (18, 34):
+    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}", _basic_policy)
+for _depth in (26, 50, 101, 152, 200):
+    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}", _bottleneck_policy)
+_REGISTRY["oct_wide_resnet50_2"] = _resnet("wide_resnet50_2", _bottleneck_policy)
+
+
+def _cifar_resnet(depth: int) -> Recipe:
+    """The ResNets for CIFAR of He et al. 2016, §4.2, with 1×1 convolutions where a shortcut changes width."""
+
+    def build(width: float = 1.0, **arguments: Any) -> nn.Module:
+        from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+
+        _check_width(width)
+        if arguments.pop("pretrained", False):
+            raise InputError(
+                f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
+            )
+        # timm rounds to eights within blocks.
+        channels = [8 * max(1, round(2 * width * factor)) for factor in (1, 2, 4)]
+        blocks = tuple(
+            ByoBlockCfg("basic", d=(depth - 2) // 6, c=c, s=1 if stage == 0 else 2, gs=0, br=1.0)
+            for stage, c in enumerate(channels)
+        )
+        model: Any = ByobNet(
+            ByoModelCfg(blocks, stem_chs=channels[0], stem_type="3x3", stem_pool=""), **arguments
+        )
+        model.stem.conv.stride = (1, 1)
+        return model
+
+    # The first stage adds to the stem's dense map, as in ResNet-18; there is no fourth to leave vanilla.
+    return Recipe(build, lambda alpha: {"*": alpha, "stages.0.*.conv2_kxk.*": 0}, small_stem=None)
+
+
+for _depth in (20, 26, 32, 44, 56):
+    _REGISTRY[f"oct_cifar_resnet{_depth}"] = _cifar_resnet(_depth)
+
+
+# ---- MobileNets (paper §4.1) ----------------------------------------------------------------------------
+
+
+def _mobilenet(generation: int, policy: Policy) -> Recipe:
+    def build(width: float = 1.0, **arguments: Any) -> nn.Module:
+        import timm
+        from timm.models import efficientnet
+
+        _check_width(width)
+        named = f"mobilenetv{generation}_{round(width * 100):03d}"
+        if timm.is_model(named) and width * 100 == round(width * 100):
+            return timm.create_model(named, **arguments)
+        if arguments.get("pretrained"):
+            raise InputError(f"pretrained=True: timm has no weights for width={width}; leave one of them out")
+        # timm names only some widths; its generators make any.
+        generate = getattr(efficientnet, f"_gen_mobilenet_v{generation}")
+        return generate(f"mobilenetv{generation}_100", channel_multiplier=width, **arguments)
+
+    def small_stem(model: Any) -> None:
+        """The stem keeps the resolution: 32 pixels end as 2×2."""
+        model.conv_stem.stride = (1, 1)
+
+    return Recipe(build, policy, small_stem)
+
+
+# V1: blocks 2 to 11 are octave, and the pointwise of the last of them merges.
+_REGISTRY["oct_mobilenet_v1"] = _mobilenet(
+    1, lambda alpha: {"*": alpha, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}
+)
+# V2: inputs and outputs of blocks are plain, the expanded width between them is octave, up to the last stage.
+_REGISTRY["oct_mobilenet_v2"] = _mobilenet(
+    2, lambda alpha: {"*": 0, "blocks.[1-4].*.conv_pw": alpha, "blocks.[1-4].*.conv_dw": alpha}
+)

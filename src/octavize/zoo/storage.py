@@ -1,0 +1,116 @@
+"""Converted networks on disk: a folder from which the octave network is built again.
+
+plan.yaml            α of every layer (and the order of channels), see `Plan.save`
+weights.safetensors  state dict
+network.json         how the vanilla network is built, and what is known of its input
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from octavize._version import __version__
+from octavize.convert.octavize import octavize
+from octavize.errors import InputError
+from octavize.files import load_weights, save_weights, write_json
+from octavize.plan import Plan
+from octavize.zoo.find import Origin
+
+PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
+FORMAT = 1
+
+
+def check_new(folder: str | Path) -> Path:
+    """Make sure that a converted network can be written without overwriting anything.
+
+    Raises:
+        InputError: `folder` is a file, or holds files already.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out is {folder}, which is a file: give a folder with --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"out is {folder}, which holds files already: give a new or an empty folder with --out"
+        )
+    return folder
+
+
+def save_converted(
+    folder: str | Path, model: nn.Module, decided: Plan, origin: Origin, facts: Mapping[str, Any]
+) -> None:
+    """Write a converted network. Files of the same names are replaced, each whole: see `check_new`.
+
+    Args:
+        model: the octave network.
+        decided: the plan it follows.
+        origin: how the vanilla network is built.
+        facts: what is known of its input, such as `mean`, `std`, `size`, `classes`; JSON values.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = ("classes", "mean", "std", "normalise", "size", "in_chans")
+    about = {
+        "format": FORMAT,
+        "origin": origin.as_dict(),
+        "input": {key: facts[key] for key in known if key in facts},
+        "version": __version__,
+    }
+    decided.save(folder / PLAN)
+    save_weights(folder / WEIGHTS, model, about)
+    write_json(folder / NETWORK, about)
+
+
+def read_about(folder: str | Path) -> dict[str, Any]:
+    """What `network.json` holds: `origin`, `input` (`mean`, `std`, `size` in pixels, `classes`), `version`.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    path = Path(folder) / NETWORK
+    if not path.is_file():
+        raise InputError(
+            f"folder {folder} has no {NETWORK}: give one that `octavize convert` or `adapt` wrote"
+        )
+    try:
+        about = json.loads(path.read_text("utf-8"))
+        Origin(**about["origin"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"network {path} is damaged: convert the network again") from None
+    if about.get("format") != FORMAT:
+        raise InputError(f"network {path} has format {about.get('format')}: this version reads {FORMAT}")
+    return about
+
+
+def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The octave network of a folder that `octavize convert` or `octavize adapt` wrote.
+
+    Args:
+        folder: holds plan.yaml, weights.safetensors and network.json.
+        model: the vanilla network, untrained will do. Needed where it came from `module:function`: a file
+            must not decide which code runs. Changed in place.
+
+    Returns:
+        The network with its weights, on the CPU, in evaluation mode. `converted.read_about(folder)` tells
+        how its input is normalised.
+
+    Raises:
+        InputError: a file is missing, damaged or of another network; or `model` is needed.
+    """
+    folder = Path(folder)
+    origin = Origin(**read_about(folder)["origin"])
+    if model is None:
+        if origin.kind == "function":
+            raise InputError(
+                f"folder {folder} holds a network made by {origin.name}, which is not run unasked: give "
+                "model=, the vanilla network that it returns"
+            )
+        model = origin.build()
+    net = octavize(model, plan=Plan.load(folder / PLAN), inplace=True)
+    load_weights(folder / WEIGHTS, net)
+    return net.cpu().eval()

@@ -1,0 +1,109 @@
+"""α by stage from measured times: the search, on times that are known."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import octavize
+from octavize import InputError
+from octavize.bench import tune as fastest
+from octavize.bench.tune import MARGIN, Choice, Tuner, combine, plan_of, stages
+from octavize.convert.planner import Planner
+from octavize.nn.conv import OctConv
+
+EXAMPLE = (1, 3, 32, 32)
+
+
+def net() -> nn.Module:
+    """Two stages: 16 pixels, then 8."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+    )
+
+
+def test_stages_are_layers_that_write_maps_of_one_size() -> None:
+    planner = Planner(net(), example=EXAMPLE)
+    assert stages(planner) == [("1", "2"), ("3", "4")]
+    plan = plan_of(planner, {("1", "2"): 0.5, ("3", "4"): 0.25})
+    assert plan.alphas["2"] == 0.5
+    assert plan.alphas["3"] == 0.25
+    assert plan_of(planner, {("3", "4"): 0.5}).alphas["1"] == 0
+
+
+def test_combinations_are_the_best_of_all() -> None:
+    random = torch.Generator().manual_seed(0)
+    draws = torch.rand(4, 4, 2, generator=random)
+    options = [[Choice((float(i),), *pair) for i, pair in enumerate(stage.tolist())] for stage in draws]
+    found = combine(options)
+    for many in itertools.product(*options):
+        macs, seconds = sum(c.macs_saved for c in many), sum(c.time_saved for c in many)
+        # one that saves as much arithmetic, within what counts as equal, is not slower
+        assert any(abs(c.macs_saved - macs) < 0.03 and c.time_saved >= seconds - 1e-9 for c in found)
+    for choice in found:
+        many = [options[i][int(alpha)] for i, alpha in enumerate(choice.alphas)]
+        assert choice.macs_saved == pytest.approx(sum(c.macs_saved for c in many))
+        assert choice.time_saved == pytest.approx(sum(c.time_saved for c in many))
+
+
+def slow_where_octave(contender: Any, setting: Any) -> Any:
+    """A stand-in for a runtime: octave layers of the first stage cost time, those of the second save it."""
+    alphas = {name: m.alpha for name, m in contender.model.named_modules() if isinstance(m, OctConv)}
+    seconds = 0.004 + 0.004 * alphas.get("2", 0) - 0.003 * alphas.get("4", 0)
+    return lambda: time.sleep(seconds)
+
+
+def test_octave_goes_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "choose_runtimes", lambda names: {names[0]: slow_where_octave})
+    planner = Planner(net(), example=EXAMPLE)
+    budget = plan_of(planner, {("3", "4"): 0.5}).macs_ratio + 0.005
+    said: list[str] = []
+    plan = Tuner(planner, "openvino", rounds=5, say=said.append).plan(budget)
+    assert budget - MARGIN <= plan.macs_ratio <= budget
+    assert plan.alphas["2"] == 0
+    assert plan.alphas["4"] == 0.5
+    assert any(line.startswith("one α") for line in said)
+
+
+def test_one_alpha_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uneven(contender: Any, setting: Any) -> Any:
+        alphas = {m.alpha for m in contender.model.modules() if isinstance(m, OctConv)}
+        return lambda: time.sleep(0.001 if len(alphas) == 1 else 0.004)
+
+    monkeypatch.setattr(fastest, "choose_runtimes", lambda names: {names[0]: uneven})
+    plan = Tuner(Planner(net(), example=EXAMPLE), "compile", rounds=3).plan(0.7)
+    assert len(set(plan.alphas.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"budget": 0.6, "target": "tensorrt"}, "target='tensorrt': give one of onnxruntime"),
+        ({"target": "openvino"}, "target='openvino' without a budget"),
+        ({"budget": 0.01, "target": "compile"}, "budget=0.01 cannot be reached"),
+        ({"budget": 0.6, "target": "compile", "alpha": 0.25}, "alpha=0.25 and budget=0.6"),
+    ],
+)
+def test_bad_input(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        octavize.octavize(net(), example=EXAMPLE, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")
+def test_in_a_runtime() -> None:
+    model = octavize.octavize(net(), budget=0.7, target="openvino", example=EXAMPLE)
+    assert any(isinstance(m, OctConv) and m.alpha > 0 for m in model.modules())
+    assert model.state_dict().keys() == net().state_dict().keys()

@@ -1,0 +1,255 @@
+"""Exported files: the same outputs as the network, whatever the batch (and the size), and what they know."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import octavize
+from helpers.deploy import octave, shaken, small
+from octavize import InputError, load_runtime
+from octavize.deploy import export as e
+from octavize.deploy.runtime import Runner
+
+NEEDS = {
+    ".pt2": (),
+    ".onnx": ("onnx", "onnxscript", "onnxruntime"),
+    ".xml": ("onnx", "onnxscript", "openvino"),
+}
+WRITERS = {".pt2": octavize.export_pt2, ".onnx": octavize.export_onnx, ".xml": octavize.export_openvino}
+ABOUT = {"classes": ["cat", "chien", "猫", "<&>"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}
+
+
+def formats(slow: bool = True) -> list[Any]:
+    """All formats, skipped where a package is missing; by default only PyTorch's is quick."""
+    found = []
+    for suffix, modules in NEEDS.items():
+        missing = [m for m in modules if find_spec(m) is None]
+        marks = [pytest.mark.skipif(bool(missing), reason=f"{missing} not installed")]
+        found.append(pytest.param(suffix, marks=marks + [pytest.mark.slow] * (slow and suffix != ".pt2")))
+    return found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Each format's file of one octave network; exporting is the slow part."""
+    made: dict[str, Path] = {}
+
+    def file(suffix: str) -> Path:
+        if suffix not in made:
+            path = tmp_path_factory.mktemp("files") / f"model{suffix}"
+            error = WRITERS[suffix](octave(), path, (1, 3, 15, 18), metadata=ABOUT)
+            assert 0 <= error < 1e-5
+            made[suffix] = path
+        return made[suffix]
+
+    return file
+
+
+@pytest.mark.parametrize("suffix", formats(slow=False))
+def test_outputs_metadata_and_refusals(suffix: str, files: Any) -> None:
+    runner = load_runtime(files(suffix), threads=1)
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3, 15, 18)
+        with torch.no_grad():
+            expected = octave()(x).numpy()
+        np.testing.assert_allclose(runner(x), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(runner(x.numpy()), runner(x))
+    assert runner.metadata == {
+        **ABOUT,
+        "alpha": 0.5,
+        "octavize": octavize.__version__,
+        "input_shape": [1, 3, 15, 18],
+        "dynamic_batch": True,
+        "dynamic_size": False,
+        "smallest_size": 1,
+    }
+    with pytest.raises(InputError, match=r"shape \(1, 3, 16, 18\), but .* takes \(any, 3, 15, 18\)"):
+        runner(torch.randn(1, 3, 16, 18))
+    left = {file.name for file in files(suffix).parent.iterdir()}
+    assert left == ({"model.xml", "model.bin"} if suffix == ".xml" else {f"model{suffix}"})
+
+
+@pytest.mark.parametrize("suffix", formats())
+def test_any_size(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"any{suffix}"
+    WRITERS[suffix](octave(), path, (1, 3, 16, 16), dynamic_size=True)
+    runner = load_runtime(path)
+    for shape in ((1, 3, 16, 16), (2, 3, 17, 31), (4, 3, 40, 9)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            np.testing.assert_allclose(runner(x), octave()(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", formats())
+@pytest.mark.parametrize("name", ["oct_mobilenet_v1_small", "oct_resnet50"])
+@pytest.mark.parametrize("alpha", [0, 0.5])
+def test_networks_of_the_registry(name: str, alpha: float, suffix: str, tmp_path: Path) -> None:
+    model = shaken(octavize.create_model(name, alpha, num_classes=5))
+    assert WRITERS[suffix](model, tmp_path / f"model{suffix}", (1, 3, 64, 64)) < 1e-4
+
+
+def test_the_network_is_left_alone(tmp_path: Path) -> None:
+    model = octave().double().train()
+    octavize.export_pt2(model, tmp_path / "model.pt2", (2, 3, 8, 8), dynamic_batch=False)
+    assert model.training
+    assert next(model.parameters()).dtype == torch.float64
+    assert load_runtime(tmp_path / "model.pt2").metadata["dynamic_batch"] is False
+
+
+def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        return octavize.octavize(small(), 0.25, example=(1, 3, 8, 8)).eval()
+
+    monkeypatch.setattr(e, "freeze_layers", wrong)
+    path = tmp_path / "model.pt2"
+    path.write_text("old")
+    with pytest.raises(InputError, match=r"is not written: its outputs differ .* more than 0.0001"):
+        octavize.export_pt2(octave(), path, (1, 3, 8, 8))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    assert path.read_text() == "old"
+
+
+class Reading(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2 if float(x.mean()) > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "settings", "words"),
+    [
+        ("model.pt", (1, 3, 8, 8), {}, r"does not end in .pt2"),
+        ("no/model.pt2", (1, 3, 8, 8), {}, "folder that does not exist"),
+        ("model.pt2", (3, 8), {}, r"input_shape=\(3, 8\)"),
+        ("model.pt2", None, {}, "input_shape=None"),
+        ("model.pt2", (1, 5, 8, 8), {}, "does not run on an input of shape"),
+        ("model.pt2", (1, 3, 8, 8), {"metadata": {"mean": object()}}, "metadata cannot be written as JSON"),
+    ],
+)
+def test_bad_input(name: str, shape: Any, settings: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        octavize.export_pt2(octave(), tmp_path / name, shape, **settings)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be exported \(.*\): report the network") as caught:
+        e.export_program(Reading(), (1, 3, 8, 8), True, False)
+    assert "\n" not in str(caught.value)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Any) -> Any:
+        return {"a": self.conv(x), "b": x}
+
+
+def test_one_output_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Two returns more than one tensor"):
+        octavize.export_pt2(Two(), tmp_path / "model.pt2", (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("alpha", "least"), [(0, 5), (0.5, 9)])
+def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> None:
+    """A CIFAR ResNet halves twice, its octave layers once more."""
+    model = octavize.create_model("oct_cifar_resnet20", alpha, num_classes=5, width=0.5).eval()
+    octavize.export_pt2(model, tmp_path / "any.pt2", (1, 3, 20, 20), dynamic_size=True)
+    runner = load_runtime(tmp_path / "any.pt2")
+    assert runner.metadata["smallest_size"] == least
+    for size in ((least, least), (least, 33)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            np.testing.assert_allclose(runner(x), model(x).numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=f"takes sizes from {least} pixels on"):
+        runner(torch.randn(1, 3, least - 1, 20))
+    with pytest.raises(InputError, match=r"leaves a map of a single pixel: .* give a larger one, such as "):
+        octavize.export_pt2(model, tmp_path / "small.pt2", (1, 3, 4, 4), dynamic_size=True)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")
+def test_threads_do_not_mix_up_answers(files: Any) -> None:
+    runner = load_runtime(files(".xml"), threads=1)
+    inputs = [torch.randn(1, 3, 15, 18) for _ in range(8)]
+    expected = [runner(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            for got, wanted in zip(pool.map(runner, inputs), expected, strict=True):
+                np.testing.assert_array_equal(got, wanted)
+
+
+def test_no_answer_of_another_batch(files: Any) -> None:
+    runner = load_runtime(files(".pt2"))
+    runner._run = lambda batch: np.zeros((2, 4), np.float32)
+    with pytest.raises(InputError, match="made 2 outputs of 3 inputs"):
+        runner(torch.randn(3, 3, 15, 18))
+
+
+def test_users_settings_do_not_matter(tmp_path: Path) -> None:
+    model = octave()
+    model.register_forward_hook(lambda module, args, output: output + 100)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            octavize.export_pt2(model, tmp_path / "model.pt2", (1, 3, 8, 8))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.5
+
+
+def test_a_frozen_network_is_exported_with_its_alpha(tmp_path: Path) -> None:
+    octavize.export_pt2(octavize.freeze(octave(0.25), (1, 3, 8, 8)), tmp_path / "model.pt2", (1, 3, 8, 8))
+    assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.25
+
+
+@pytest.mark.parametrize("about", ["no JSON", "{}", "[1]", "3"])
+def test_metadata_of_somebody_else(about: str) -> None:
+    with pytest.raises(InputError, match="was not written by octavize"):
+        Runner(Path("model.onnx"), lambda batch: batch, about)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(e.MODULES, ".onnx", ("no_such_module",))
+    with pytest.raises(
+        InputError, match=r"no_such_module is not installed: run `pip install 'octavize\[deploy\]'`"
+    ):
+        octavize.export_onnx(octave(), tmp_path / "model.onnx", (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("model.tflite", "", "is none of .onnx, .xml, .pt2"),
+        ("model.pt2", None, "does not exist"),
+        ("model.pt2", "no archive", "cannot be read"),
+    ],
+)
+def test_files_that_are_none(name: str, text: str | None, words: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_runtime(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_somebody_else(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    with pytest.raises(InputError, match="was not written by octavize"):
+        load_runtime(tmp_path / "model.pt2")
+
+
+def test_threads_are_checked(files: Any) -> None:
+    with pytest.raises(InputError, match="threads=0"):
+        load_runtime(files(".pt2"), threads=0)

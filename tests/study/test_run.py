@@ -1,0 +1,363 @@
+"""Studies end to end: what is written, what may be killed or go wrong, and who takes which run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import SoftFileLease
+
+from helpers.study import ARMS, CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
+from helpers.training import CLASSES, make_folder
+from octavize.cli.main import main
+from octavize.errors import InputError
+from octavize.files import read_json
+from octavize.study import crew, worker
+from octavize.study.arms import by_model
+from octavize.study.costs import cost_ratios
+from octavize.study.design import plan_study
+from octavize.study.queue import CLAIM, LEASE
+from octavize.study.run import analyse_study, prepare, run_study, shared
+from octavize.training.hardware import Hardware
+from octavize.training.journal import Journal
+from octavize.training.train import load_pictures
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """The folder of a whole study, run by the command's own code with a worker of its own."""
+    root = tmp_path_factory.mktemp("quiet")
+    study = tiny_study(root, **EVERY)
+    run_study(study, root / "out", data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+    return root / "out"
+
+
+def test_everything_is_written(quiet: Path) -> None:
+    results = results_of(quiet)
+    assert (results["done"], results["planned"], results["failed"]) == (8, 8, [])
+    assert [d["arm"] for d in results["differences"]] == ["octave", "thinner"] * 2
+    assert all(d["n"] == 2 for d in results["differences"])
+    first = {net["arm"]: net for net in results["networks"][:3]}
+    assert first["octave"]["macs"] < first["vanilla"]["macs"]
+    assert first["thinner"]["size"] < 16
+    assert first["thinner"]["macs"] == pytest.approx(first["octave"]["macs"], rel=0.4)
+    (energy, native) = results["energy"]
+    assert native["size"] == 16
+    assert sum(share for _, share in native["octaves"]) == pytest.approx(1, abs=1e-5)
+    assert energy["size"] == first["thinner"]["size"]
+    times = json.loads((quiet / "times.json").read_text("utf-8"))
+    assert len(times["runs"]) == 8
+    for run in times["runs"].values():
+        assert 0 < run["pictures_per_second"] < run["ceiling_per_second"]
+    assert not list(quiet.rglob(CLAIM))
+
+
+def test_costs_are_measured_once_and_while_nobody_trains(
+    quiet: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (costs,) = read_costs(quiet).values()
+    assert (costs["batch"], costs["rounds"], costs["environment"]["threads"]) == (2, 1, 1)
+    assert len(costs["networks"]) == 4  # vanilla, thinner, octave with and without biases
+    rows = cost_ratios(results_of(quiet), read_costs(quiet))
+    assert [row["arm"] for row in rows] == ["vanilla", "octave", "thinner"] * 2
+    ratios = {row["arm"]: row for row in rows[:3]}
+    assert {ratios["vanilla"][name] for name in ("macs", "params", "latency", "train_step")} == {1}
+    assert ratios["vanilla"]["batch"] == 2
+    assert ratios["octave"]["macs"] < ratios["octave"]["params"] == 1
+    assert ratios["octave"]["activation_bytes"] < 1
+    assert ratios["thinner"]["latency"] > 0
+    assert "What the networks cost" in (quiet / "report.html").read_text("utf-8")
+
+    study, path = tiny_study(quiet.parent, **EVERY), quiet / "costs.json"
+    known = path.read_bytes()
+    with monkeypatch.context() as changed:
+        changed.setattr("octavize.study.costs.measure", lambda *_, **__: pytest.fail("again"))
+        analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+        path.write_text("{", "utf-8")
+        (place, *_) = plan_study(study, by_model(read_json(quiet / "arms.json")))
+        result = place.folder(quiet) / "result.json"
+        kept = result.rename(result.with_name("kept"))
+        with SoftFileLease(place.folder(quiet) / CLAIM, lease_duration=LEASE):
+            analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+        kept.rename(result)
+        assert "What the networks cost" not in (quiet / "report.html").read_text("utf-8")
+    analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+    assert read_costs(quiet).keys() == json.loads(known).keys()
+
+
+def read_costs(out: Path) -> Any:
+    return json.loads((out / "costs.json").read_text("utf-8"))
+
+
+def test_a_second_call_trains_nothing(quiet: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [(quiet / name).read_bytes() for name in FILES]
+    monkeypatch.setattr(worker, "main", lambda *_: pytest.fail("trained again"))
+    study = tiny_study(quiet.parent, **EVERY)
+    run_study(study, quiet, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+    assert [(quiet / name).read_bytes() for name in FILES] == before
+
+
+def test_what_is_published_can_be_gone_on_with(
+    quiet: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from study_tables import publish  # pyright: ignore[reportMissingImports]
+
+    publish(quiet, tmp_path)
+    (copy,) = tmp_path.iterdir()
+    assert not list(copy.rglob("*.safetensors"))
+    monkeypatch.setattr(worker, "main", lambda *_: pytest.fail("trained again"))
+    study = tiny_study(quiet.parent, **EVERY)
+    run_study(study, copy, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+    assert [(copy / name).read_bytes() for name in FILES] == [(quiet / name).read_bytes() for name in FILES]
+    (next((copy / "runs").iterdir()) / "result.json").unlink()
+    publish(copy, tmp_path / "again")
+    assert len(list(tmp_path.glob("again/*/runs/*"))) == 7
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.csv", "times.json", "report.html"])
+def test_results_cut_short_are_written_anew(name: str, quiet: Path, data_dir: Path) -> None:
+    path = quiet / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    analyse_study(tiny_study(quiet.parent, **EVERY), quiet, data_dir=data_dir, timing=FAST, console=silent())
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.csv"])
+def test_a_run_whose_files_were_cut_short_is_trained_again(name: str, data_dir: Path, tmp_path: Path) -> None:
+    study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}}, epochs=1)
+    out = tmp_path / "out"
+    alone(study, out, data_dir)
+    before = (out / "results.json").read_bytes()
+    path = next(out.glob(f"runs/*/{name}"))
+    path.write_bytes(path.read_bytes()[: 20 if name == "result.json" else 5])
+    assert analyse_study(study, out, data_dir=data_dir, console=silent())["done"] == 0
+    alone(study, out, data_dir)
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_fails_its_run_and_no_other(data_dir: Path, tmp_path: Path) -> None:
+    arms = {"vanilla": {"alpha": 0}, "wild": {"alpha": 0.5, "lr": 1e30}, "octave": {"alpha": 0.5}}
+    study = tiny_study(tmp_path, seeds=[0], arms=arms, epochs=1)
+    results = alone(study, tmp_path / "out", data_dir)
+    assert results["done"] == 2
+    (failed,) = results["failed"]
+    assert failed["arm"] == "wild"
+    assert "diverged" in failed["reason"]
+    folder = tmp_path / "out/runs" / failed["run"]
+    assert json.loads((folder / "failed.json").read_text("utf-8"))["reason"] == failed["reason"]
+    assert failed["reason"].split(";")[0] in (tmp_path / "out/report.html").read_text("utf-8")
+    assert [d["arm"] for d in results["differences"]] == ["octave"]
+    # It stays so until it is asked to try again.
+    given: Any = {"data_dir": data_dir, "hardware": CPU, "workers": 1, "console": silent()}
+    first = (folder / "failed.json").stat().st_mtime_ns
+    run_study(study, tmp_path / "out", **given)
+    assert (folder / "failed.json").stat().st_mtime_ns == first
+    run_study(study, tmp_path / "out", retry=True, **given)
+    assert (folder / "failed.json").stat().st_mtime_ns > first
+
+
+class Killed(BaseException):
+    """Nothing in the library catches this."""
+
+
+def killed(*_: Any) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_killed_between_the_last_epoch_and_its_line(epochs: int, data_dir: Path, tmp_path: Path) -> None:
+    study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}}, epochs=epochs)
+    alone(study, tmp_path / "peace", data_dir)
+    out = tmp_path / "out"
+    plan = prepare(study, out, data_dir, CPU)
+    write = Journal.write_metrics
+    with pytest.MonkeyPatch.context() as patch:
+
+        def write_or_die(journal: Journal) -> None:
+            if len(journal.rows) == epochs:
+                raise Killed
+            write(journal)
+
+        patch.setattr(Journal, "write_metrics", write_or_die)
+        with pytest.raises(Killed):
+            worker.work(plan.runs, plan.pictures, out, CPU)
+    assert list(out.glob("runs/*/last.ckpt"))
+    alone(study, out, data_dir)
+    for name in (*FILES, "runs/*/metrics.csv"):
+        (ours,), (theirs,) = ([*folder.glob(name)] for folder in (out, tmp_path / "peace"))
+        assert without_seconds(ours) == without_seconds(theirs)
+
+
+def without_seconds(path: Path) -> list[str]:
+    """The lines of a file; of `metrics.csv` without the last column."""
+    lines = path.read_text("utf-8").splitlines()
+    return [line.rpartition(",")[0] for line in lines] if path.name == "metrics.csv" else lines
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
+def test_a_state_that_was_cut_short_is_trained_anew(name: str, data_dir: Path, tmp_path: Path) -> None:
+    study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}})
+    alone(study, tmp_path / "peace", data_dir)
+    out = tmp_path / "out"
+    plan = prepare(study, out, data_dir, CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("octavize.training.train.write_json", killed)
+        with pytest.raises(Killed):
+            worker.work(plan.runs, plan.pictures, out, CPU)
+    path = next(out.glob(f"runs/*/{name}"))
+    path.write_bytes(path.read_bytes()[:100])
+    alone(study, out, data_dir)
+    assert "cut short" in next(out.glob("runs/*/log.txt")).read_text("utf-8")
+    for file in FILES:
+        assert (out / file).read_bytes() == (tmp_path / "peace" / file).read_bytes()
+
+
+def test_trouble_of_the_machine_marks_nothing(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepare(tiny_study(tmp_path, seeds=[0]), tmp_path / "out", data_dir, CPU)
+
+    def stale(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(worker, "train_run", stale)
+    with pytest.raises(InputError, match=r"trouble of this machine.*Stale file handle"):
+        worker.work(plan.runs, plan.pictures, tmp_path / "out", CPU)
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_the_last_runs_get_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "cores", lambda: 8)
+    free = Hardware(accelerator="cpu")
+    assert crew.default_workers(free) == 8
+    assert crew.hardware_of(0, 8, free).threads == 1
+    assert crew.hardware_of(0, 3, free).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("devices", "several"), [("auto", False), (1, False), ("0,", False), ("0,1", True), (2, True)]
+)
+def test_one_device_that_is_named_is_one_device(devices: Any, several: bool) -> None:
+    assert shared(Hardware(devices=devices)) is several
+    if devices == "0,":
+        assert crew.hardware_of(3, 4, Hardware(accelerator="cpu", devices=devices)).devices == "0,"
+
+
+def test_two_jobs_on_several_devices_do_not_share_a_folder(data_dir: Path, tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path), tmp_path / "out"
+    many = Hardware(accelerator="cpu", devices=2, strategy="ddp")
+    prepare(study, out, data_dir, CPU)
+    with (
+        SoftFileLease(out / "turns.lock", lease_duration=LEASE),
+        pytest.raises(InputError, match="another command trains"),
+    ):
+        run_study(study, out, data_dir=data_dir, hardware=many, console=silent())
+
+
+def test_an_unreadable_picture_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    broken = make_folder(tmp_path / "pictures") / "train" / CLASSES[0] / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"3\.png cannot be read as a picture"):
+        run_study(
+            tiny_study(tmp_path),
+            tmp_path / "out",
+            data_dir=tmp_path / "pictures",
+            timing=FAST,
+            console=silent(),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", ["log.txt", "metrics.csv.part", "result.json.part"])
+def test_a_full_disk_stops_the_study_and_marks_nothing(name: str, data_dir: Path, tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path, seeds=[0], epochs=1), tmp_path / "out"
+    plan = prepare(study, out, data_dir, CPU)
+    folder = plan.runs[0].folder(out)
+    folder.mkdir(parents=True)
+    (folder / name).symlink_to("/dev/full")
+    with pytest.raises(InputError, match="disk is full: make room and give the same command again"):
+        worker.work(plan.runs, plan.pictures, out, CPU)
+    (folder / name).unlink(missing_ok=True)
+    results = alone(study, out, data_dir)
+    assert (results["done"], results["failed"]) == (2, [])
+
+
+@pytest.fixture(params=[120, 320])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """A file system of so many KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path, data_dir: Path, tmp_path: Path) -> None:
+    plan = prepare(tiny_study(tmp_path, seeds=[0]), small_disk / "out", data_dir, CPU)
+    with pytest.raises(InputError, match="disk is full"):
+        worker.work(plan.runs, plan.pictures, small_disk / "out", CPU)
+    assert not list(small_disk.rglob("failed.json"))
+
+
+def test_another_study_and_other_files_are_refused(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(tiny_study(tmp_path), out, data_dir, CPU)
+    with pytest.raises(InputError, match=r"a folder of another study \(batch_size\)"):
+        prepare(tiny_study(tmp_path, set={"batch_size": 3}), out, data_dir, CPU)
+    prepare(tiny_study(tmp_path, seeds=[5]), out, data_dir, CPU)  # a study may grow
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(InputError, match="holds other files"):
+        prepare(tiny_study(tmp_path), tmp_path / "other", data_dir, CPU)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="no folder of a study"):
+        analyse_study(tiny_study(tmp_path), tmp_path / "nowhere", data_dir=data_dir)
+
+
+def test_matched_arms_are_found_once_and_anew_when_asked_otherwise(data_dir: Path, tmp_path: Path) -> None:
+    out, thin = tmp_path / "out", {"alpha": 0, "match": "octave", "by": "size", "to": "time"}
+    prepare(tiny_study(tmp_path, arms={**ARMS, "thin": thin}), out, data_dir, CPU)
+    path = out / "arms.json"
+    kept = path.read_text("utf-8")
+    prepare(tiny_study(tmp_path, arms={**ARMS, "thin": thin}), out, data_dir, CPU)
+    assert path.read_text("utf-8") == kept
+    (found,) = json.loads(kept).values()
+    assert found["match"] == {"arm": "octave", "by": "size", "to": "time"}
+    prepare(tiny_study(tmp_path, arms={**ARMS, "thin": {**thin, "to": "macs"}}), out, data_dir, CPU)
+    (found,) = json.loads(path.read_text("utf-8")).values()
+    assert found["match"]["to"] == "macs"
+    assert found["settings"]["size"] < 16
+
+
+def test_the_command_lists_and_analyses(
+    quiet: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(write_study(quiet.parent, **EVERY))
+    given = ["study", path, "--out", str(quiet), "--data-dir", str(data_dir)]
+    for option, words in (("--list", "8 runs, about"), ("--analyse", "report:")):
+        with pytest.raises(SystemExit) as ended:
+            main([*given, option])
+        assert not ended.value.code
+        assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_pictures_are_loaded_at_the_size_of_the_recipe(data_dir: Path, tmp_path: Path) -> None:
+    factors = {"size": {"native": {}, "large": {"size": 24}}}
+    study = tiny_study(tmp_path, factors=factors)
+    assert load_pictures(study.recipe, data_dir).size == 16
+    assert {p.recipe.size for p in plan_study(study, {})} == {16, 24}

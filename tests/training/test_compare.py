@@ -1,0 +1,387 @@
+"""The main job end to end: runs, skipping, resuming, refusing, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from rich.console import Console
+
+from helpers.training import CLASSES, MODEL, make_folder, tiny
+from octavize.convert.norms import reestimate_norms
+from octavize.errors import InputError
+from octavize.report.naming import pretty
+from octavize.training import train as train_module
+from octavize.training.compare import compare, plan_runs
+from octavize.training.inputs import TrainingInputs
+from octavize.training.journal import COLUMNS, read_metrics
+from octavize.training.recipe import dump_recipe, load_recipe
+from octavize.training.report import headline, points, quantity, seconds
+from octavize.training.results import Timing
+from octavize.training.train import Run, load_pictures, train_run
+from octavize.zoo.checkpoint import load_checkpoint
+
+FAST = Timing(batch=2, rounds=1)
+RUN = Run(MODEL, 0.5, 3)
+RUN_OF_FINISHED = Run(MODEL, 0.5, 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """The folder of a whole comparison."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    compare(tiny(), out, data_dir=data_dir, timing=FAST, console=silent())
+    return out
+
+
+def silent() -> Console:
+    return Console(file=io.StringIO())
+
+
+def without_seconds(folder: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
+
+
+class Kill(pl.Callback):
+    """Ends the run in the middle of an epoch, as a kill would: nothing gets to clean up."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("killed")
+
+
+def test_everything_is_written(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text("utf-8"))
+    networks = results["networks"]
+    assert [(n["model"], n["alpha"], n["n"]) for n in networks] == [(MODEL, 0.0, 1), (MODEL, 0.5, 1)]
+    assert networks[1]["ratios"]["macs"] < 1
+    assert networks[1]["ratios"]["params"] == 1
+    assert networks[0]["accuracy_std"] is None
+    assert torch.__version__.startswith(results["environment"]["torch"])
+    with (finished / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["test_accuracy"]) for row in rows] == [n["accuracy_mean"] for n in networks]
+    for name in ("accuracy-macs", "accuracy-latency", f"curves-{MODEL}-loss", f"curves-{MODEL}-accuracy"):
+        assert (finished / "figures" / f"{name}.png").stat().st_size > 1000
+        assert (finished / "figures" / f"{name}.svg").stat().st_size > 1000
+    assert load_recipe(finished / "recipe.yaml") == tiny()
+    for run in plan_runs(tiny()):
+        folder = finished / "runs" / run.slug
+        files = {p.name for p in folder.iterdir()}
+        assert files == {"best.safetensors", "metrics.csv", "result.json", "tensorboard"}
+        assert tuple(read_metrics(folder)[0]) == COLUMNS
+        assert any((folder / "tensorboard").iterdir())
+
+
+def test_the_report_is_one_page_that_escapes_what_it_is_given(finished: Path) -> None:
+    page = (finished / "report.html").read_text("utf-8")
+    assert "&lt;i&gt;stripes" in page
+    assert CLASSES[0] not in page
+    assert page.count("<figure") == page.count("<svg") - 1 == 4  # and the logo
+    for outside in ("http-equiv", "<script", "<link", 'src="http', "url(http", "@import"):
+        assert outside not in page
+
+
+def network(
+    model: str, alpha: float, accuracy: float, macs: float, latency: float, n: int = 1
+) -> dict[str, Any]:
+    ratios = {"macs": macs, "latency": latency}
+    return {"model": model, "alpha": alpha, "accuracy_mean": accuracy, "ratios": ratios, "n": n}
+
+
+@pytest.mark.parametrize(
+    ("differences", "sentence"),
+    [
+        ([-0.021, -0.004], "lose 0.4 to 2.1 points of accuracy"),
+        ([0.013, 0.013], "gain 1.3 points of accuracy"),
+        ([-0.01, 0.02], "change accuracy by −1.0 to +2.0 points"),
+        ([0.0001, -0.0002], "keep the accuracy"),
+    ],
+)
+def test_the_headline_says_what_the_numbers_say(differences: list[float], sentence: str) -> None:
+    networks = []
+    for model, difference, macs in zip("ab", differences, (0.56, 0.58), strict=True):
+        networks.append(network(model, 0, 0.8, 1, 1))
+        networks.append(
+            network(model, 0.5, 0.8 + difference, macs, 0.7) | {"accuracy_difference": difference}
+        )
+    text = headline({"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}})
+    costs = "do 56 to 58 % of the vanilla arithmetic in 70 % of the time"
+    assert text.replace("\u00a0", " ") == f"At α = 0.5 the octave networks {costs} and {sentence}."
+
+
+def test_the_headline_admits_that_nothing_was_learnt() -> None:
+    networks = [network("a", 0, 0.11, 1, 1), network("a", 0.5, 0.1, 0.5, 1)]
+    text = headline({"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}})
+    assert text.startswith("Nothing learnt yet")
+
+
+def test_numbers_for_people() -> None:
+    assert [quantity(x) for x in (0, 999, 25_557_032, 2_367_143_936)] == ["0 ", "999 ", "25.6 M", "2.37 G"]
+    assert [seconds(x) for x in (4.4, 119, 600, 7500)] == ["4 s", "119 s", "10 min", "2 h 05 min"]
+    assert [points(x) for x in (-0.04, 1.24, -1.26)] == ["±0.0", "+1.2", "−1.3"]
+    assert pretty("oct_resnet50_small") == "ResNet-50, small stem"
+    assert pretty("oct_wide_resnet50_2") == "Wide ResNet-50-2"
+
+
+def test_a_second_call_trains_nothing(
+    finished: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished / "results.json").read_bytes()
+    monkeypatch.setattr(train_module, "_train", lambda *_: pytest.fail("trained again"))
+    compare(tiny(), finished, data_dir=data_dir, timing=FAST, console=silent())
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_lists_may_grow(data_dir: Path, tmp_path: Path) -> None:
+    small = tiny(alphas=[0.5], epochs=1)
+    compare(small, tmp_path, data_dir=data_dir, timing=FAST, console=silent())
+    result = tmp_path / "runs" / f"{MODEL}-alpha0.5-seed0" / "result.json"
+    before = result.stat().st_mtime_ns
+    grown = tiny(alphas=[0, 0.5], seeds=[0, 1], epochs=1)
+    results = compare(grown, tmp_path, data_dir=data_dir, timing=FAST, console=silent())
+    assert result.stat().st_mtime_ns == before
+    assert [n["n"] for n in results["networks"]] == [2, 2]
+    assert results["networks"][0]["accuracy_std"] is not None
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"networks"', "\x00\x01", None])
+@pytest.mark.parametrize("name", ["metrics.csv", "result.json", "recipe.yaml", "profile.json"])
+def test_a_damaged_file_is_named_or_written_anew(
+    name: str, damage: str | None, finished: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    in_a_run = name in ("metrics.csv", "result.json")
+    path = out / "runs" / RUN_OF_FINISHED.slug / name if in_a_run else out / name
+    path.unlink() if damage is None else path.write_text(damage)
+
+    def again() -> None:
+        compare(tiny(), out, data_dir=data_dir, timing=FAST, console=silent())
+
+    if name == "profile.json" or (name == "result.json" and damage is None):
+        again()
+        assert json.loads(path.read_text())
+        return
+    with pytest.raises(InputError, match=re.escape(str(path if in_a_run else out))):
+        again()
+
+
+def test_another_recipe_is_refused_until_restart(finished: Path, data_dir: Path) -> None:
+    other = tiny(lr=0.01)
+    kept = (finished / "recipe.yaml").read_bytes()
+    with pytest.raises(InputError, match=r"another recipe \(lr was 0.05, now 0.01\): give another --out"):
+        compare(other, finished, data_dir=data_dir, console=silent())
+    assert (finished / "recipe.yaml").read_bytes() == kept
+
+
+def test_restart_forgets(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny(lr=0.01)), "utf-8")
+    stale = tmp_path / "runs" / RUN.slug
+    stale.mkdir(parents=True)
+    compare(
+        tiny(alphas=[0.5], epochs=1), tmp_path, data_dir=data_dir, restart=True, timing=FAST, console=silent()
+    )
+    assert not stale.exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    for restart in (False, True):
+        with pytest.raises(InputError, match="holds other files: give a new or an empty folder"):
+            compare(tiny(), tmp_path, data_dir=data_dir, restart=restart, console=silent())
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_other_pictures_are_refused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="saw other pictures"):
+        compare(tiny(), finished, data_dir=make_folder(tmp_path, train=20), console=silent())
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"models": ["oct_resnet51"]}, ("oct_resnet51", "unknown")),
+        ({"optimizer": "sdg"}, ("optimizer", "'sdg'", "adamw")),
+        ({"model_arguments": {"*": {"widht": 2}}}, ("widht",)),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(
+    changes: dict[str, Any], parts: tuple[str, ...], data_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        compare(tiny(**changes), tmp_path / "out", data_dir=data_dir, console=silent())
+    assert all(part in str(caught.value) for part in parts), caught.value
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny(epochs=3)
+    pictures = load_pictures(recipe, data_dir)
+    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
+    expected = train_run(RUN, recipe, pictures, quiet, console=silent())
+    for epoch in (0, 1, 2):
+        with pytest.raises(RuntimeError, match="killed"):
+            train_run(RUN, recipe, pictures, killed, console=silent(), callbacks=[Kill(epoch)])
+        assert not (killed / "result.json").exists()
+    result = train_run(RUN, recipe, pictures, killed, console=silent())
+    assert without_seconds(killed) == without_seconds(quiet)
+    assert [row["epoch"] for row in read_metrics(killed)] == [1, 2, 3]
+    assert (killed / "best.safetensors").read_bytes() == (quiet / "best.safetensors").read_bytes()
+    for field in ("test_accuracy", "test_loss", "best_epoch"):
+        assert result[field] == expected[field]
+
+
+def test_a_run_killed_after_its_last_epoch_is_only_evaluated(data_dir: Path, tmp_path: Path) -> None:
+    class KillTest(pl.Callback):
+        def on_test_start(self, *args: Any) -> None:
+            raise RuntimeError("killed")
+
+    recipe = tiny(epochs=1)
+    pictures = load_pictures(recipe, data_dir)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_run(RUN, recipe, pictures, tmp_path, console=silent(), callbacks=[KillTest()])
+    before = (tmp_path / "metrics.csv").read_bytes()
+    result = train_run(RUN, recipe, pictures, tmp_path, console=silent())
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    assert result["best_epoch"] == 1
+
+
+def test_sigkill_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    recipe = tiny(epochs=25, alphas=[0.5], limit_train=16, lr=0.001)
+    path.write_text(dump_recipe(recipe), "utf-8")
+    octavize = str(Path(sys.executable).with_name("octavize"))
+    command = [octavize, "train", MODEL, "--out", str(out)]
+    command += ["--recipe", str(path), "--data-dir", str(data_dir), "--accelerator", "cpu", "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (out / "last.ckpt").exists()
+    assert not (out / "result.json").exists()
+    # The rest in this process, to save its start: the same code from the same folder.
+    pictures = load_pictures(recipe, data_dir)
+    run = Run(MODEL, 0.5, 0)
+    told = io.StringIO()
+    train_run(run, recipe, pictures, out, console=Console(file=told))
+    assert "going on after epoch" in told.getvalue()
+    train_run(run, recipe, pictures, tmp_path / "quiet", console=silent())
+    assert without_seconds(out) == without_seconds(tmp_path / "quiet")
+
+
+def test_seeds_differ_and_repeat(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny(epochs=1)
+    pictures = load_pictures(recipe, data_dir)
+    losses = []
+    for number, seed in enumerate((0, 0, 1)):
+        folder = tmp_path / str(number)
+        train_run(Run(MODEL, 0.5, seed), recipe, pictures, folder, console=silent())
+        losses.append(read_metrics(folder)[0]["train_loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_measured_statistics_are_kept_and_change_no_step(data_dir: Path, tmp_path: Path) -> None:
+    pictures = load_pictures(tiny(), data_dir)
+    losses, weights = [], []
+    for count in (0, 20):
+        recipe, folder = tiny(norm_pictures=count, epochs=1), tmp_path / str(count)
+        train_run(RUN, recipe, pictures, folder, console=silent())
+        losses.append(read_metrics(folder)[0])
+        weights.append(load_checkpoint(folder / "best.safetensors")[0])
+    running, measured = weights
+    assert losses[0]["train_loss"] == losses[1]["train_loss"]
+    assert losses[0]["val_loss"] != losses[1]["val_loss"]
+    assert all(torch.equal(a, b) for a, b in zip(running.parameters(), measured.parameters(), strict=True))
+    reestimate_norms(running, TrainingInputs(pictures, tiny(), 20))
+    for (name, a), b in zip(running.named_buffers(), measured.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_a_setting_that_came_later_renames_no_run() -> None:
+    assert "norm_pictures" not in train_module.fingerprint(tiny(), RUN)
+    assert train_module.fingerprint(tiny(norm_pictures=20), RUN)["norm_pictures"] == 20
+
+
+def test_divergence_stops_the_run(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny(lr=1e30, schedule="constant", warmup_epochs=0)
+    pictures = load_pictures(recipe, data_dir)
+    with pytest.raises(InputError, match=r"lr is 1e\+30 .* diverged .* lower --lr"):
+        train_run(RUN, recipe, pictures, tmp_path, console=silent())
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "momentum", "lamb"])
+def test_other_optimisers_and_schedules(optimizer: str, data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny(
+        optimizer=optimizer, schedule="linear", epochs=1, lr=0.001, label_smoothing=0.1, warmup_epochs=0
+    )
+    train_run(RUN, recipe, load_pictures(recipe, data_dir), tmp_path, console=silent())
+    assert read_metrics(tmp_path)[0]["lr"] < 0.001
+
+
+def test_weight_decay_spares_norms_and_biases() -> None:
+    from octavize.training.module import make_optimizer
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    optimizer = make_optimizer(model, tiny(weight_decay=0.1), MODEL)
+    decays = {g["weight_decay"]: [tuple(p.shape) for p in g["params"]] for g in optimizer.param_groups}
+    assert decays == {0.0: [(4,), (4,), (4,)], 0.1: [(4, 3, 3, 3)]}
+
+
+def test_the_schedule_climbs_and_falls() -> None:
+    from octavize.training.module import make_schedule
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, "cosine", total=10, warmup=3)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes(data_dir: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    path.write_text(dump_recipe(tiny(epochs=1, batch_size=8)), "utf-8")
+    octavize = str(Path(sys.executable).with_name("octavize"))
+    command = [octavize, "compare", "--out", str(out), "--recipe", str(path)]
+    command += ["--data-dir", str(data_dir), "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "results.json").read_text("utf-8"))["environment"]["processes"] == 2

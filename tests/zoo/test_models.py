@@ -1,0 +1,326 @@
+"""The named networks: the paper's arithmetic to the unit, and the vanilla networks at α = 0."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import efficientnet
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from torch import nn
+
+from octavize import DenseFallbackWarning, InputError, OctConv2d, create_model, list_models, octavize
+from octavize.convert.trace import trace
+
+pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
+
+PICTURE = (1, 3, 224, 224)
+
+
+def on_meta(name: str, alpha: float = 0.5, **arguments: Any) -> nn.Module:
+    """A network without values: nothing is initialised or computed."""
+    with torch.device("meta"):
+        return create_model(name, alpha, **arguments)
+
+
+def macs(model: nn.Module) -> int:
+    return trace(model, PICTURE).macs
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+# ---- multiply–accumulates ---------------------------------------------------------------------------------
+
+ALPHAS = (0, 0.125, 0.25, 0.5, 0.75)
+GIGA_MACS = {
+    "oct_resnet26": (2.342, 2.087, 1.858, 1.480, 1.208),
+    "oct_resnet50": (4.089, 3.565, 3.104, 2.367, 1.880),
+    "oct_resnet101": (7.801, 6.625, 5.598, 3.991, 2.982),
+    "oct_resnet152": (11.514, 9.685, 8.092, 5.615, 4.084),
+    "oct_resnet200": (15.007, 12.564, 10.439, 7.144, 5.121),
+}
+
+
+DEEP = ("oct_resnet152", "oct_resnet200")
+FIGURES = [(name, alpha) for name in GIGA_MACS for alpha in ALPHAS]
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"),
+    [
+        pytest.param(name, alpha, marks=pytest.mark.slow if name in DEEP and alpha != 0.5 else ())
+        for name, alpha in FIGURES
+    ],
+)
+def test_giga_macs_of_the_resnets(name: str, alpha: float) -> None:
+    model = on_meta(name, alpha)
+    assert round(macs(model) / 1e9, 3) == GIGA_MACS[name][ALPHAS.index(alpha)]
+
+
+@pytest.mark.parametrize("name", ["oct_resnet26", "oct_mobilenet_v1", "oct_mobilenet_v2"])
+def test_alpha_does_not_change_the_parameters(name: str) -> None:
+    counts = {parameters(on_meta(name, alpha)) for alpha in (*ALPHAS, 1)}
+    assert len(counts) == 1
+
+
+def test_figures_to_the_unit() -> None:
+    resnet = on_meta("oct_resnet50", 0.5)
+    assert macs(resnet) == 2_367_143_936
+    assert parameters(resnet) == 25_557_032
+    assert macs(on_meta("oct_mobilenet_v1", 0.5, num_classes=10)) == 317_153_920
+    assert macs(on_meta("oct_mobilenet_v1", 0, num_classes=10)) == 567_726_592
+    assert macs(on_meta("oct_resnet50", 0.5, num_classes=10)) == 2_365_116_416
+    assert macs(on_meta("oct_resnet50", 0, num_classes=10)) == 4_087_156_736
+
+
+def test_mega_macs_of_mobilenet_v1() -> None:
+    def mega(alpha: float, width: float = 1.0) -> float:
+        return round(macs(on_meta("oct_mobilenet_v1", alpha, width=width)) / 1e6, 1)
+
+    assert mega(0.5) == 318.2
+    assert mega(0) == 568.7
+    assert mega(0.375, width=0.75) == 211.4
+
+
+def official_mobilenet_v2() -> nn.Module:
+    """The network of the official code, whose first block has an expansion layer too; timm's has none."""
+    blocks = [
+        "ir_r1_k3_s1_e1_c16", "ir_r2_k3_s2_e6_c24", "ir_r3_k3_s2_e6_c32", "ir_r4_k3_s2_e6_c64",
+        "ir_r3_k3_s1_e6_c96", "ir_r3_k3_s2_e6_c160", "ir_r1_k3_s1_e6_c320",
+    ]  # fmt: skip
+    return efficientnet.EfficientNet(
+        decode_arch_def([[block] for block in blocks]),
+        num_features=1280,
+        stem_size=32,
+        round_chs_fn=round_channels,
+        act_layer=nn.ReLU6,
+    )
+
+
+@pytest.mark.parametrize(("alpha", "mega"), [(0, 313.6), (0.375, 254.0)])
+def test_mega_macs_of_the_official_mobilenet_v2(alpha: float, mega: float) -> None:
+    with torch.device("meta"):
+        vanilla = official_mobilenet_v2()
+    policy = {"*": 0, "blocks.[0-4].*.conv_pw": alpha, "blocks.[0-4].*.conv_dw": alpha}
+    octave = octavize(vanilla, policy, example=PICTURE, strict=True)
+    assert round(macs(octave) / 1e6, 1) == mega
+    assert parameters(octave) == parameters(vanilla)
+
+
+def test_mobilenet_v2_of_the_registry() -> None:
+    assert round(macs(on_meta("oct_mobilenet_v2", 0)) / 1e6, 1) == 300.8
+    assert macs(on_meta("oct_mobilenet_v2", 0.375)) < 255e6
+
+
+def test_the_papers_policy() -> None:
+    """The stem is vanilla, the first octave layers read plain maps, the last stage is plain and merges."""
+    layers = {layer.name: layer for layer in trace(on_meta("oct_resnet50"), PICTURE).layers}
+    assert layers["conv1"].kind == "Conv2d"
+    first = layers["layer1.0.conv1"]
+    assert (first.input, first.output) == (
+        ((1, 64, 56, 56), None),
+        ((1, 32, 56, 56), (1, 32, 28, 28)),
+    )
+    assert layers["layer4.0.conv1"].input == ((1, 512, 14, 14), (1, 512, 7, 7))
+    assert layers["layer4.0.downsample.0"].input == ((1, 512, 14, 14), (1, 512, 7, 7))
+    plain = [layer for name, layer in layers.items() if name.startswith("layer4.")]
+    assert all(layer.output[1] is None for layer in plain)
+    layers = {layer.name: layer for layer in trace(on_meta("oct_mobilenet_v1"), PICTURE).layers}
+    assert layers["blocks.3.5.conv_pw"].input[1] is not None
+    assert layers["blocks.3.5.conv_pw"].output[1] is None
+    assert all(layer.output[1] is None for name, layer in layers.items() if name.startswith("blocks.4"))
+
+
+# ---- α = 0 is timm's network ------------------------------------------------------------------------------
+
+TIMM_NAMES = {
+    "oct_resnet18": "resnet18",
+    "oct_resnet26": "resnet26",
+    "oct_resnet34": "resnet34",
+    "oct_resnet50": "resnet50",
+    "oct_mobilenet_v1": "mobilenetv1_100",
+    "oct_mobilenet_v2": "mobilenetv2_100",
+}
+
+
+@pytest.mark.parametrize("name", TIMM_NAMES)
+def test_alpha_0_is_timms_network_bit_for_bit(name: str) -> None:
+    torch.manual_seed(1)
+    vanilla = timm.create_model(TIMM_NAMES[name], num_classes=7).eval()
+    torch.manual_seed(1)
+    octave = create_model(name, 0, num_classes=7).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(octave(x), vanilla(x)), "the same seed"
+        other = create_model(name, 0.5, num_classes=7)
+        other.load_state_dict(vanilla.state_dict())
+        octave = create_model(name, 0, num_classes=7).eval()
+        octave.load_state_dict(other.state_dict())
+        assert torch.equal(octave(x), vanilla(x)), "its state dict, by way of an octave network"
+
+
+# ---- every name -------------------------------------------------------------------------------------------
+
+
+def test_names() -> None:
+    names = list_models()
+    assert names == sorted(names)
+    families = ["mobilenet_v1", "mobilenet_v2", "wide_resnet50_2"]
+    families += [f"resnet{n}" for n in (18, 26, 34, 50, 101, 152, 200)]
+    with_small = {f"oct_{f}{small}" for f in families for small in ("", "_small")}
+    assert set(names) == with_small | {f"oct_cifar_resnet{n}" for n in (20, 26, 32, 44, 56)}
+    assert list_models("oct_resnet5*") == ["oct_resnet50", "oct_resnet50_small"]
+    assert list_models("nothing*") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"),
+    [
+        (name, alpha)
+        for name in list_models()
+        for alpha in ((0.5,) if "00" in name or "52" in name else (0.25, 1))
+    ],
+)
+def test_every_network_runs_and_every_parameter_gets_a_gradient(name: str, alpha: float) -> None:
+    """On the meta device, where even the deep ones take no time; strict, so no fallback is hidden."""
+    model = on_meta(name, alpha, num_classes=5).train()
+    y = model(torch.empty(2, 3, 65, 65, device="meta"))
+    assert y.shape == (2, 5)
+    y.sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["oct_resnet18", "oct_resnet26", "oct_resnet18_small", "oct_mobilenet_v1", "oct_mobilenet_v2_small"],
+)
+def test_networks_learn_on_small_pictures(name: str) -> None:
+    torch.manual_seed(0)
+    # timm starts the last batch norm of a residual branch at zero, which stops gradients within it.
+    start = {"zero_init_last": False} if "resnet" in name else {}
+    model = create_model(name, 0.5, num_classes=5, **start).train()
+    y = model(torch.randn(4, 3, 32, 32))
+    y.square().sum().backward()
+    for parameter_name, p in model.named_parameters():
+        assert p.grad is not None, parameter_name
+        assert p.grad.isfinite().all(), parameter_name
+        assert p.grad.abs().sum() > 0, parameter_name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_really_computes(name: str) -> None:
+    model = create_model(name, 0.5, num_classes=5).train()
+    y = model(torch.randn(2, 3, 64, 64))
+    y.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", [f"oct_{n}_small" for n in ("resnet18", "resnet50", "mobilenet_v1", "mobilenet_v2")]
+)
+def test_small_stems_keep_the_resolution(name: str) -> None:
+    model = on_meta(name, 0.5, num_classes=5)
+    layers = trace(model, (1, 3, 32, 32)).layers
+    assert layers[0].output[0][2:] == (32, 32)
+    assert layers[0].reads_input
+    side = 2 if "mobilenet" in name else 4
+    assert layers[-2].output[0][2:] == (side, side)
+    if "resnet" in name:
+        assert layers[0].params == 64 * 3 * 9
+        vanilla = on_meta(name.removesuffix("_small"), num_classes=5)
+        assert parameters(vanilla) - parameters(model) == 64 * 3 * (49 - 9)
+
+
+def test_small_networks_at_alpha_0_start_like_the_octave_ones() -> None:
+    """The two arms of a comparison begin with the same weights."""
+    for name in ("oct_resnet26_small", "oct_mobilenet_v1_small"):
+        torch.manual_seed(3)
+        vanilla = create_model(name, 0, num_classes=5).state_dict()
+        torch.manual_seed(3)
+        octave = create_model(name, 0.5, num_classes=5).state_dict()
+        assert list(vanilla) == list(octave)
+        assert all(torch.equal(vanilla[key], octave[key]) for key in vanilla)
+
+
+def test_arguments_reach_the_builder() -> None:
+    model = create_model("oct_mobilenet_v2", 0.5, num_classes=3, in_chans=1, width=0.35, drop_rate=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DenseFallbackWarning)
+        assert model(torch.randn(2, 1, 40, 40)).shape == (2, 3)
+    small = on_meta("oct_resnet26_small", 0.5, in_chans=1)
+    assert small(torch.empty(1, 1, 32, 32, device="meta")).shape == (1, 1000)
+    for width in (0.25, 0.5, 0.75, 1.4, 2):
+        for version in (1, 2):
+            net = on_meta(f"oct_mobilenet_v{version}", 0.5, width=width).eval()
+            assert net(torch.empty(1, 3, 32, 32, device="meta")).shape == (1, 1000)
+    wide = {w: parameters(on_meta("oct_mobilenet_v1", width=w)) for w in (0.5, 1, 1.4)}
+    assert wide[0.5] < wide[1] < wide[1.4]
+
+
+@pytest.mark.parametrize("width", [0.5, 0.75, 1.0, 1.4])
+def test_width_is_that_of_timms_named_networks(width: float) -> None:
+    with torch.device("meta"):
+        vanilla = timm.create_model(f"mobilenetv2_{round(100 * width):03d}")
+    octave = on_meta("oct_mobilenet_v2", 0.5, width=width)
+    assert {k: v.shape for k, v in vanilla.state_dict().items()} == {
+        k: v.shape for k, v in octave.state_dict().items()
+    }
+
+
+# ---- bad arguments ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("oct_resnet5", "oct_resnet50"),
+        ("resnet50", "oct_resnet50"),
+        ("oct_mobilenet", "oct_mobilenet_v1"),
+        ("oct_resnet50_smal", "oct_resnet50_small"),
+        ("oct_resnet50_small_small", "oct_resnet50_small"),
+        ("?", "oct_resnet18"),
+        ("", "oct_resnet18"),
+    ],
+)
+def test_unknown_name_gets_suggestions(name: str, suggestion: str) -> None:
+    with pytest.raises(InputError, match=f"is unknown.*{suggestion}"):
+        create_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "word"),
+    [
+        ("oct_resnet50", {"alpha": 1.5}, "alpha=1.5"),
+        ("oct_resnet50", {"alpha": "0.5"}, "alpha='0.5'"),
+        ("oct_resnet26", {"colour": "red"}, "colour"),
+        ("oct_resnet26", {"width": 0.5, "pretrained": True}, "width"),
+        ("oct_resnet26", {"width": 0}, "width"),
+        ("oct_mobilenet_v1", {"colour": "red"}, "colour"),
+        ("oct_mobilenet_v1", {"width": 0}, "width"),
+        ("oct_mobilenet_v1", {"width": -1}, "width"),
+        ("oct_mobilenet_v1", {"width": "wide"}, "width"),
+        ("oct_resnet26", {"num_classes": -3}, "num_classes"),
+        ("oct_resnet26", {"num_classes": "ten"}, "num_classes"),
+        ("oct_resnet26", {"in_chans": 0}, "in_chans"),
+        ("oct_mobilenet_v1", {"width": 0.75, "pretrained": True}, "pretrained"),
+    ],
+)
+def test_bad_arguments(name: str, arguments: dict[str, Any], word: str) -> None:
+    with pytest.raises(InputError, match=word) as caught:
+        create_model(name, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_strict_by_default() -> None:
+    model = on_meta("oct_resnet26")
+    layers = [m for m in model.modules() if isinstance(m, OctConv2d)]
+    assert all(layer.strict for layer in layers)
+    assert not any(
+        m.strict for m in on_meta("oct_resnet26", strict=False).modules() if isinstance(m, OctConv2d)
+    )

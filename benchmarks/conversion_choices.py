@@ -42,7 +42,7 @@ def main() -> None:
     for job in jobs(options, console):
         prepare_process(job.hardware)
         recipe, settings = job.recipe(), Adaptation()
-        shape = input_shape(recipe, job.pictures)
+        shape = input_shape(recipe, job.images)
         for alpha, channels, downsample in product(options.alpha, CHANNELS, STRIDES):
             blank = {"seed": None, "epochs": 0, "channels": f"{channels}, {downsample}", "alpha": alpha}
             first = {"source": job.label, "model": job.model, "stage": "converted", **blank}
@@ -58,7 +58,7 @@ def main() -> None:
             if channels == "arbitrary":
                 decided = plan(model, **wanted)
             else:
-                loader = TrainingInputs(job.pictures, recipe, settings.calibration_pictures)
+                loader = TrainingInputs(job.images, recipe, settings.calibration_images)
                 score, by_budget, _ = channels.partition(" by budget")
                 if by_budget:
                     wanted["budget"] = plan(model, **wanted).macs_ratio
@@ -67,9 +67,9 @@ def main() -> None:
             model = octavize(model, plan=decided, inplace=True)
             for row in (first, second):
                 if row is second:
-                    loader = TrainingInputs(job.pictures, recipe, settings.norm_pictures)
-                    reestimate_norms(model, loader, max_pictures=settings.norm_pictures)
-                found = evaluate(model, recipe, job.pictures, job.hardware, row["stage"])
+                    loader = TrainingInputs(job.images, recipe, settings.norm_images)
+                    reestimate_norms(model, loader, max_images=settings.norm_images)
+                found = evaluate(model, recipe, job.images, job.hardware, row["stage"])
                 accuracy = {k: found[k] for k in ("test_accuracy", "val_accuracy")}
                 if row not in rows:
                     rows.add({**row, "macs": decided.macs_after, **accuracy})

@@ -26,20 +26,20 @@ from rich.console import Console
 
 from octavize.bench.environment import environment
 from octavize.convert.planner import plan
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
 from octavize.training.adapt import fine_tune, fine_tuning_recipe
 from octavize.training.hardware import Hardware, prepare_process
 from octavize.training.prepare import Adaptation, as_trained, evaluate, input_shape, prepare_in, with_facts
 from octavize.training.recipe import Recipe, load_recipe
-from octavize.training.train import Run, load_pictures, read_result, train_run
+from octavize.training.train import Run, load_images, read_result, train_run
 from octavize.zoo.find import Vanilla, find_vanilla
 
 ROWS = "rows.jsonl"
 Row = dict[str, Any]
 KEY = ("source", "stage", "alpha", "channels", "seed", "epochs")
-"""What a row is recognised by."""
+"""What a row is recognized by."""
 
 
 class Rows:
@@ -82,7 +82,7 @@ class Job:
     source: Vanilla
     trained: Recipe
     """The recipe of its own training."""
-    pictures: Pictures
+    images: Images
     hardware: Hardware
     out: Path
     console: Console
@@ -105,7 +105,7 @@ def measure_all(job: Job, rows: Rows, options: argparse.Namespace) -> None:
     """All rows of one network: the cheap ones first, then seed by seed."""
     vanilla = job.row("vanilla")
     if vanilla not in rows:
-        stage = evaluate(job.source.model, job.recipe(), job.pictures, job.hardware, "vanilla")
+        stage = evaluate(job.source.model, job.recipe(), job.images, job.hardware, "vanilla")
         add(job, rows, vanilla, stage)
     cases = list(adaptations(options))
     for adaptation in cases:
@@ -137,7 +137,7 @@ def measure_conversion(job: Job, rows: Rows, adaptation: Adaptation) -> None:
         return
     start = time.perf_counter()
     made = prepare_in(
-        start_folder(job, adaptation), job.source, adaptation, job.recipe(), job.pictures, job.hardware
+        start_folder(job, adaptation), job.source, adaptation, job.recipe(), job.images, job.hardware
     )
     seconds = time.perf_counter() - start
     for row, stage in zip(wanted, made.stages, strict=True):
@@ -154,12 +154,10 @@ def measure_fine_tuning(
         return
     recipe = job.recipe(seed, epochs=epochs, lr=lr)
     job.console.print(f"[bold]{describe(row)}[/bold]", highlight=False)
-    made = prepare_in(
-        start_folder(job, adaptation), job.source, adaptation, recipe, job.pictures, job.hardware
-    )
+    made = prepare_in(start_folder(job, adaptation), job.source, adaptation, recipe, job.images, job.hardware)
     folder = job.out / "work" / job.label / f"{slug(adaptation)}-epochs{epochs}-seed{seed}"
     fine = fine_tune(
-        made.model, job.source.model, recipe, adaptation, job.pictures, folder, job.hardware, job.console,
+        made.model, job.source.model, recipe, adaptation, job.images, folder, job.hardware, job.console,
         every_epoch=False,
     )  # fmt: skip
     add(job, rows, row, fine, macs=made.plan.macs_after, seconds=fine["train_seconds"])
@@ -176,7 +174,7 @@ def train_from_scratch(job: Job, rows: Rows, alpha: float, seed: int, more: int)
     recipe = replace(job.trained, models=(job.model,), alphas=(alpha,), seeds=(seed,), epochs=epochs)
     folder = job.out / "work" / job.label / f"scratch-alpha{alpha:g}-epochs{epochs}-seed{seed}"
     result = train_run(
-        Run(job.model, alpha, seed), recipe, job.pictures, folder, hardware=job.hardware, console=job.console
+        Run(job.model, alpha, seed), recipe, job.images, folder, hardware=job.hardware, console=job.console
     )
     add(job, rows, row, result, macs=macs_of(job, alpha), seconds=result["train_seconds"])
 
@@ -195,8 +193,8 @@ def read_scratch(job: Job, rows: Rows, folders: list[Path]) -> None:
 
 
 def macs_of(job: Job, alpha: float) -> int:
-    """Multiply–accumulates of one picture."""
-    shape = input_shape(job.recipe(), job.pictures)
+    """Multiply–accumulates of one image."""
+    shape = input_shape(job.recipe(), job.images)
     return plan(job.source.model, job.source.origin.alpha(alpha), example=shape).macs_after
 
 
@@ -223,9 +221,9 @@ def start_folder(job: Job, adaptation: Adaptation) -> Path:
 
 
 def jobs(options: argparse.Namespace, console: Console) -> Iterator[Job]:
-    """The networks, whose pictures are decoded once as long as their recipes agree on them."""
+    """The networks, whose images are decoded once as long as their recipes agree on them."""
     hardware = Hardware(accelerator=options.accelerator, devices=1, threads=options.threads)
-    loaded: dict[str, Pictures] = {}
+    loaded: dict[str, Images] = {}
     for folder in options.runs:
         source = find_vanilla(str(folder))
         if source.recipe is None:
@@ -235,9 +233,9 @@ def jobs(options: argparse.Namespace, console: Console) -> Iterator[Job]:
             trained = replace(trained, limit_train=options.limit_train)
         needed = (trained.data, trained.size, trained.val_fraction, trained.limit_train)
         if str(needed) not in loaded:
-            loaded[str(needed)] = load_pictures(trained, options.data_dir)
-        pictures = as_trained(loaded[str(needed)], source.facts)
-        yield Job(folder.name, source, trained, pictures, hardware, options.out, console)
+            loaded[str(needed)] = load_images(trained, options.data_dir)
+        images = as_trained(loaded[str(needed)], source.facts)
+        yield Job(folder.name, source, trained, images, hardware, options.out, console)
 
 
 def check_settings(options: argparse.Namespace) -> None:
@@ -268,7 +266,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "runs", nargs="+", type=Path, help="folders of vanilla runs (octavize train --alpha 0)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/convert-trained"))
-    parser.add_argument("--data-dir", type=Path, help="where the pictures lie")
+    parser.add_argument("--data-dir", type=Path, help="where the images lie")
     parser.add_argument("--alpha", nargs="+", type=float, default=[0.125, 0.25, 0.5])
     choices = ("arbitrary", "calibrated")
     parser.add_argument("--channels", nargs="+", choices=choices, default=list(choices))
@@ -278,7 +276,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--distil", type=float, default=0.5, help="weight of the teacher, 0 to 1")
     parser.add_argument("--scratch", nargs="+", type=Path, default=[], help="octave runs from scratch")
     parser.add_argument("--train-scratch", action="store_true", help="train them if they are not there")
-    parser.add_argument("--limit-train", type=int, help="only so many training pictures (to try it out)")
+    parser.add_argument("--limit-train", type=int, help="only so many training images (to try it out)")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--threads", type=int)
     return parser.parse_args(arguments)

@@ -21,7 +21,7 @@ import matplotlib
 from matplotlib.lines import Line2D
 
 from convert_trained import ROWS, Row, read_rows
-from octavize.report.figures import MARKERS, STYLE, add_legend, blank_figure, colour, save_figure
+from octavize.report.figures import MARKERS, STYLE, add_legend, blank_figure, color, save_figure
 from octavize.report.naming import pretty
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +105,7 @@ def _figure(rows: list[Row]) -> Any:
     vanilla = next(row for row in rows if row["stage"] == "vanilla")
     alphas = sorted({row["alpha"] for row in rows} - {0.0})
     choices = sorted({row["channels"] for row in rows if row["channels"]})
-    axes.axhline(100 * vanilla["test_accuracy"], color=colour(0), linestyle=(0, (4, 2)))
+    axes.axhline(100 * vanilla["test_accuracy"], color=color(0), linestyle=(0, (4, 2)))
     for position, alpha in enumerate(alphas, 1):
         for number, channels in enumerate(choices):
             own = [r for r in rows if r["alpha"] == alpha and r["channels"] == channels]
@@ -115,13 +115,13 @@ def _figure(rows: list[Row]) -> Any:
                 100 * statistics.fmean(r["test_accuracy"] for r in line if r["epochs"] == e) for e in points
             ]
             style: Any = "-" if channels == "calibrated" else (0, (1, 1.5))
-            axes.plot(points, means, color=colour(position), marker=MARKERS[number], linestyle=style)
+            axes.plot(points, means, color=color(position), marker=MARKERS[number], linestyle=style)
     axes.set_xlabel("epochs of fine-tuning; 0: norms measured anew")
     axes.set_ylabel("test accuracy, %")
     axes.set_xticks(sorted({0} | {r["epochs"] for r in rows if r["stage"] == "adapted"}))
-    handles = [Line2D([], [], color=colour(0), linestyle=(0, (4, 2)), label="vanilla")]
+    handles = [Line2D([], [], color=color(0), linestyle=(0, (4, 2)), label="vanilla")]
     handles += [
-        Line2D([], [], color=colour(i), linewidth=4, label=f"α = {a:g}") for i, a in enumerate(alphas, 1)
+        Line2D([], [], color=color(i), linewidth=4, label=f"α = {a:g}") for i, a in enumerate(alphas, 1)
     ]
     handles += [
         Line2D([], [], color="#64748b", linestyle="", marker=MARKERS[i], label=c)

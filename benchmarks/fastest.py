@@ -17,13 +17,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from octavize.budget import fit_budget
 from rich.console import Console
 
 from marked import between, check, write
 from octavize.bench.environment import environment
-from octavize.bench.ratios import saving_realised
+from octavize.bench.ratios import saving_realized
 from octavize.bench.tune import TARGETS, Tuner
-from octavize.budget import fit_budget
 from octavize.convert.planner import Planner
 from octavize.files import write_json
 from octavize.plan import Plan
@@ -57,7 +57,7 @@ def measure(name: str, target: str) -> None:
             "alphas": sorted(set(plan.alphas.values())),
             "mac_ratio": plan.macs_ratio,
             "time_ratio": ratios[f"{way} {alpha:g}"],
-            "saving_realised": saving_realised(ratios[f"{way} {alpha:g}"], plan.macs_ratio),
+            "saving_realized": saving_realized(ratios[f"{way} {alpha:g}"], plan.macs_ratio),
             "n": ROUNDS,
         }
         for (way, alpha), plan in plans.items()
@@ -92,8 +92,8 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def cell(row: dict[str, Any]) -> str:
-    """MACs, time, and the saving realised."""
-    return f"{row['mac_ratio']:.3f} → × {row['time_ratio']:.3f}, {row['saving_realised']:.0%}"
+    """MACs, time, and the saving realized."""
+    return f"{row['mac_ratio']:.3f} → × {row['time_ratio']:.3f}, {row['saving_realized']:.0%}"
 
 
 def main() -> None:

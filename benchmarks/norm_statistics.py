@@ -2,9 +2,9 @@
 
     python benchmarks/norm_statistics.py rate --data-dir cifar
 
-Trains runs of a study, and after every epoch reads training and validation pictures twice with the same
+Trains runs of a study, and after every epoch reads training and validation images twice with the same
 weights: with the running statistics that training left, as every evaluation does, and with statistics
-measured on training pictures. Where the second is far better, the weights were good. Start it again after a
+measured on training images. Where the second is far better, the weights were good. Start it again after a
 kill, or several times at once: each takes the next free run. The runs are those of `octavize study` and may
 be copied into its folder.
 """
@@ -32,11 +32,11 @@ from octavize.study.queue import Queue, StillOurs
 from octavize.training.hardware import Hardware
 from octavize.training.inputs import CHUNK, TrainingInputs
 from octavize.training.module import Classifier, Meter
-from octavize.training.train import load_pictures, read_result, train_run
+from octavize.training.train import load_images, read_result, train_run
 
 NORMS = "norms.jsonl"
-PICTURES = 4096
-"""Training pictures that statistics are measured on, and that are read for the training accuracy."""
+IMAGES = 4096
+"""Training images that statistics are measured on, and that are read for the training accuracy."""
 
 
 class NormWatch(pl.Callback):
@@ -45,8 +45,8 @@ class NormWatch(pl.Callback):
     Nothing that training goes on from is changed: statistics and modes come back, no random number is drawn.
     """
 
-    def __init__(self, path: Path, pictures: int = PICTURES) -> None:
-        self.path, self.count = path, pictures
+    def __init__(self, path: Path, images: int = IMAGES) -> None:
+        self.path, self.count = path, images
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -54,11 +54,11 @@ class NormWatch(pl.Callback):
             return
         model, training = pl_module.model, pl_module.model.training
         kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        seen = TrainingInputs(pl_module.pictures, pl_module.recipe, self.count)
+        seen = TrainingInputs(pl_module.images, pl_module.recipe, self.count)
         row: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
             row["running"] = {"train": read(pl_module, seen), "val": read(pl_module, validation(pl_module))}
-            reestimate_norms(model, seen, max_pictures=self.count)
+            reestimate_norms(model, seen, max_images=self.count)
             row["measured"] = {"train": read(pl_module, seen), "val": read(pl_module, validation(pl_module))}
         for name, buffer in model.named_buffers():
             buffer.copy_(kept[name])
@@ -68,15 +68,15 @@ class NormWatch(pl.Callback):
 
 
 def validation(module: Classifier) -> Iterator[tuple[Tensor, Tensor]]:
-    """All validation pictures as the network sees them."""
-    for chunk in torch.arange(len(module.pictures.val)).split(CHUNK):
-        pictures, labels = module.pictures.val.__getitems__(chunk)
-        yield module.inputs(pictures), labels
+    """All validation images as the network sees them."""
+    for chunk in torch.arange(len(module.images.val)).split(CHUNK):
+        images, labels = module.images.val.__getitems__(chunk)
+        yield module.inputs(images), labels
 
 
 def read(module: Classifier, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Mean loss and accuracy."""
-    model, meter = module.model.eval(), Meter(len(module.pictures.classes))
+    model, meter = module.model.eval(), Meter(len(module.images.classes))
     for inputs, labels in batches:
         scores = model(inputs.to(memory_format=torch.channels_last))
         meter.update(F.cross_entropy(scores, labels, reduction="none"), scores, labels)
@@ -102,7 +102,7 @@ def collect(study: str, places: list[Planned], out: Path, known: list[dict[str, 
     keys = ("study", "setting", "run")
     found = {tuple(run[key] for key in keys) for run in runs}
     others = [run for run in known if tuple(run[key] for key in keys) not in found]
-    return {"pictures": PICTURES, "runs": [*others, *runs]}
+    return {"images": IMAGES, "runs": [*others, *runs]}
 
 
 def main() -> None:
@@ -121,9 +121,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options, console = parser.parse_args(), Console()
     results = options.results or options.out / "norms.json"
-    known = read_json(results) or {"pictures": PICTURES, "runs": []}
-    if known.get("pictures") != PICTURES:
-        parser.error(f"--results {results} is not what {PICTURES} pictures gave: give a new file")
+    known = read_json(results) or {"images": IMAGES, "runs": []}
+    if known.get("images") != IMAGES:
+        parser.error(f"--results {results} is not what {IMAGES} images gave: give a new file")
     given = {"data": options.data, "limit_train": options.limit_train}
     study = load_study(options.study, options.seed, **given)
     places = [
@@ -132,7 +132,7 @@ def main() -> None:
         if (not options.model or place.model in options.model)
         and (not options.cell or place.cell.name in options.cell)
     ]
-    pictures = load_pictures(study.recipe, options.data_dir)
+    images = load_images(study.recipe, options.data_dir)
     hardware = Hardware(threads=options.threads)
     queue = Queue(options.out, places)
     while taken := queue.take(5.0):
@@ -141,7 +141,7 @@ def main() -> None:
         console.print(place.slug, highlight=False)
         watching = [StillOurs(claim), NormWatch(folder / NORMS)]
         train_run(
-            place.run, place.recipe, pictures, folder, hardware=hardware, console=console, callbacks=watching
+            place.run, place.recipe, images, folder, hardware=hardware, console=console, callbacks=watching
         )
         claim.release()
     write_json(results, collect(study.name, places, options.out, known["runs"]))

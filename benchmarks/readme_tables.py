@@ -32,7 +32,7 @@ WORDS = {
         "vanilla": "vanilla",
         "octave": "octave",
         "cifar": (
-            "CIFAR-10 (JPEG), {train:,} training and {val:,} validation pictures, {size} pixels, recipe `cifar`, {runs}; "
+            "CIFAR-10 (JPEG), {train:,} training and {val:,} validation images, {size} pixels, recipe `cifar`, {runs}; "
             "epochs {epochs}. MobileNetV1 has a stride-1 stem; ResNet-50 keeps its ImageNet stem, so it sees {size} "
             "pixels as 8 × 8. × is to vanilla. Times: {processor}, torch {torch}, {threads} thread(s), batch {batch}, medians "
             "of {rounds} interleaved rounds, their × of the rounds' ratios. [Report](docs/results/cifar10-jpeg/report.html) · "

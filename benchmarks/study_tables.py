@@ -55,11 +55,11 @@ WORDS = {
         "measured_difference": "octave − vanilla, measured (95 %)",
         "norms_about": (
             "Validation accuracy ± standard deviation over seeds, "
-            "differences in points; statistics measured on {pictures:,} training pictures; torch {torch}, "
+            "differences in points; statistics measured on {images:,} training images; torch {torch}, "
             "{precision}, {threads} thread(s) a run."
         ),
         "about": (
-            "{train:,} training and {val:,} validation pictures, {test:,} test pictures; {done} of {planned} "
+            "{train:,} training and {val:,} validation images, {test:,} test images; {done} of {planned} "
             "runs, {failed} failed, seeds {seeds}; {processor}, torch {torch}, {precision}, {threads} "
             "thread(s) a run. ± is the standard deviation over seeds; n is given where not all seeds count."
         ),
@@ -88,7 +88,7 @@ WORDS = {
         "measured_difference": "octave − vanilla，实测统计（95 %）",
         "norms_about": (
             "验证准确率 ± 种子间标准差，差值以百分点计；"
-            "统计量在 {pictures:,} 张训练图像上实测；torch {torch}，{precision}，每次训练 {threads} 线程。"
+            "统计量在 {images:,} 张训练图像上实测；torch {torch}，{precision}，每次训练 {threads} 线程。"
         ),
         "about": (
             "训练图像 {train:,} 张，验证图像 {val:,} 张，测试图像 {test:,} 张；"
@@ -262,7 +262,7 @@ def norms(found: dict[str, Any], words: Words) -> str:
         parts.append(f"**{setting}**, {words['of_seeds'].format(seeds)}\n\n{norms_of(runs, words)}")
     where = [run["environment"] for run in found["runs"]]
     about = words["norms_about"].format(
-        pictures=found["pictures"],
+        images=found["images"],
         **{
             key: " / ".join(dict.fromkeys(str(e[key]) for e in where))
             for key in ("torch", "precision", "threads")

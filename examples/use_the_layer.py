@@ -10,7 +10,7 @@ from octavize import OctConv2d
 
 
 class Net(nn.Module):
-    """Three layers. The first splits the picture into frequencies, the last merges them (alpha=0)."""
+    """Three layers. The first splits the image into frequencies, the last merges them (alpha=0)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("readme_tables.py", "realised_saving.py", "fastest.py", "study_tables.py")
+SCRIPTS = ("readme_tables.py", "realized_saving.py", "fastest.py", "study_tables.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -4,6 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from octavize._version import __version__ as __version__
+from octavize.errors import InputError as InputError
+from octavize.plan import Decision as Decision
+from octavize.plan import Plan as Plan
 
 if TYPE_CHECKING:
     from octavize.calibration.calibrate import calibrate
@@ -17,12 +20,10 @@ if TYPE_CHECKING:
     from octavize.deploy.formats.pt2 import export_pt2
     from octavize.deploy.freeze import freeze
     from octavize.deploy.runtime import load_runtime
-    from octavize.errors import InputError
     from octavize.nn.conv import OctConv1d, OctConv2d, OctConv3d
     from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
     from octavize.nn.dispatch import DenseFallbackWarning, oct_rule
     from octavize.nn.tensor import OctTensor
-    from octavize.plan import Decision, Plan
     from octavize.zoo.models import create_model, list_models
     from octavize.zoo.storage import load_converted
 
@@ -67,8 +68,6 @@ _HOME = {
     "OctTensor": "nn.tensor",
     "oct_rule": "nn.dispatch",
     "oct_handler": "convert.swap",
-    "Decision": "plan",
-    "Plan": "plan",
     "plan": "convert.planner",
     "octavize": "convert.octavize",
     "Reordering": "calibration.reorder",
@@ -82,8 +81,9 @@ _HOME = {
     "export_openvino": "deploy.formats.openvino",
     "export_pt2": "deploy.formats.pt2",
     "load_runtime": "deploy.runtime",
-    "InputError": "errors",
 }
+
+del plan  # the module, now loaded: the name is the function's
 
 
 def __getattr__(name: str) -> Any:

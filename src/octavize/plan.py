@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from octavize.errors import InputError
+from octavize.errors import InputError, require_extra
 from octavize.files import write_text
-from octavize.nn.conv import check_downsample
+from octavize.geometry import check_downsample
 from octavize.split import check_alpha
 
 
@@ -83,6 +82,9 @@ class Plan:
         head = (
             "# alpha: share of low output channels; null keeps a layer vanilla. All else is for the reader.\n"
         )
+        require_extra("yaml", "cli")
+        import yaml
+
         values = asdict(self) | {"input_shape": list(self.input_shape)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
         write_text(Path(path), head + text)
@@ -94,6 +96,9 @@ class Plan:
         Raises:
             InputError: the file is missing, no YAML, or not a plan.
         """
+        require_extra("yaml", "cli")
+        import yaml
+
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             decisions = [Decision(**entry) for entry in values.pop("decisions")]
@@ -163,3 +168,49 @@ def _is_share(alpha: Any) -> bool:
 
 def some(names: Iterable[str]) -> str:
     return ", ".join(list(names)[:3])
+
+
+# ---- α from a budget of arithmetic ----------------------------------------------------------------------
+
+STEPS = 64
+
+
+def check_budget(budget: float) -> float:
+    """Return the budget as a float.
+
+    Raises:
+        InputError: it is not a number above 0 and up to 1.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < budget <= 1:
+        raise InputError(
+            f"budget={budget!r}: give the octave network's share of the vanilla network's MACs, such as 0.6"
+        )
+    return float(budget)
+
+
+def fit_budget(budget: float, make: Callable[[float], Plan]) -> Plan:
+    """The first of the plans `make(0)`, `make(1/64)` … `make(1)`, ever cheaper, that fits the budget.
+
+    Args:
+        budget: MACs of the octave network as a share of the vanilla network's.
+        make: a plan, from a number between 0 (vanilla) and 1 (everything low that can be).
+
+    Raises:
+        InputError: even `make(1)` does not fit.
+    """
+    budget = check_budget(budget)
+    cheapest = make(1.0)
+    if cheapest.macs_ratio > budget:
+        raise InputError(
+            f"budget={budget:g} cannot be reached: with every channel low that can be, this network takes "
+            f"{cheapest.macs_ratio:.3f} of the vanilla MACs; give at least that"
+        )
+    fits, too_dear, best = STEPS, -1, cheapest
+    while fits - too_dear > 1:
+        middle = (fits + too_dear) // 2
+        tried = make(middle / STEPS)
+        if tried.macs_ratio <= budget:
+            fits, best = middle, tried
+        else:
+            too_dear = middle
+    return best

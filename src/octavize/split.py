@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
 from octavize.errors import InputError
 
 Runs = tuple[int, ...]
@@ -59,7 +56,7 @@ def default_octave_dims(spatial_dims: int) -> int:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of neighbouring channels of one frequency."""
+    """A stretch of neighboring channels of one frequency."""
 
     is_low: bool
     start: int  # first channel, in logical order
@@ -161,43 +158,6 @@ def _index_in_half(runs: Runs) -> list[int]:
         index.append(used[low])
         used[low] += 1
     return index
-
-
-_FEW = 8  # so many pieces are cheaper to concatenate than to index
-
-
-def cut(values: Tensor, runs: Runs, dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Cut `values`, which has one entry a channel along `dim`, into its (high, low) parts.
-
-    For the usual two runs both parts are views, so writing into them writes into `values`.
-    """
-    if len(runs) == 2:
-        high, low = values.split(list(runs), dim)  # not narrow(): its backward fills and adds whole weights
-        return high, low
-    if len(runs) > _FEW:
-        return take(values, channels_of(runs, False), dim), take(values, channels_of(runs, True), dim)
-    high = [values.narrow(dim, s.start, s.count) for s in segments(runs) if not s.is_low]
-    low = [values.narrow(dim, s.start, s.count) for s in segments(runs) if s.is_low]
-    empty = values.narrow(dim, 0, 0)
-    return torch.cat(high or [empty], dim), torch.cat(low or [empty], dim)
-
-
-def uncut(high: Tensor, low: Tensor, runs: Runs, dim: int = 1) -> Tensor:
-    """The inverse of `cut`: bring two parts of equal size into logical channel order."""
-    if runs[1] == 0 and len(runs) == 2:
-        return high
-    if len(runs) > _FEW:
-        return take(torch.cat([high, low], dim), logical_order(runs), dim)
-    parts = [(low if s.is_low else high).narrow(dim, s.half_start, s.count) for s in segments(runs)]
-    return torch.cat(parts, dim)
-
-
-def take(values: Tensor, index: Sequence[int], dim: int) -> Tensor:
-    """The entries of `values` at `index` along `dim`: a view where they are neighbours."""
-    start = index[0] if index else 0
-    if tuple(index) == tuple(range(start, start + len(index))):
-        return values.narrow(dim, start, len(index))
-    return values.index_select(dim, torch.tensor(index, dtype=torch.long, device=values.device))
 
 
 def with_low_divisible(runs: Runs, groups: int) -> Runs:

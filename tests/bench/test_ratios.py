@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.helpers.deploy import octave, small
 from torch import nn
 
-from helpers.deploy import octave, small
 from octavize import InputError, create_model
 from octavize.bench import contenders as networks
 from octavize.bench import ratios as b
@@ -60,9 +60,9 @@ def test_ratios_are_right_on_a_machine_that_slows_down() -> None:
     rows = b.rows_of(interleave(calls, 21, clock=clock), contenders())
     assert [row["time_ratio"] for row in rows] == pytest.approx([1, 0.606, 1.122], rel=2e-3)
     assert [row["mac_ratio"] for row in rows] == [1, 0.6, 0.8]
-    assert rows[0]["saving_realised"] is None
-    assert rows[1]["saving_realised"] == pytest.approx(0.985, rel=1e-2)
-    assert rows[2]["saving_realised"] < 0
+    assert rows[0]["saving_realized"] is None
+    assert rows[1]["saving_realized"] == pytest.approx(0.985, rel=1e-2)
+    assert rows[2]["saving_realized"] < 0
     assert {row["n"] for row in rows} == {21}
 
 
@@ -132,7 +132,7 @@ def test_alternatives_of_the_same_arithmetic() -> None:
     assert networks.narrower("oct_resnet9", 32, 10**8) is None  # there is no such network
 
 
-def test_a_network_of_one_size_has_no_smaller_pictures() -> None:
+def test_a_network_of_one_size_has_no_smaller_images() -> None:
     fixed = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 16 * 16, 2))
     cheaper = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 3, padding=1))
     with pytest.raises(InputError, match="leave out --same-macs"):
@@ -174,7 +174,7 @@ def test_table_and_figure(tmp_path: Path) -> None:
 
 def test_a_panel_without_a_runtime_is_drawn_to_scale(tmp_path: Path) -> None:
     """A runtime that was measured in one place only has no line elsewhere, and one name in the legend."""
-    shared = {"alpha": 0.5, "batch": 1, "saving_realised": 0.5}
+    shared = {"alpha": 0.5, "batch": 1, "saving_realized": 0.5}
     places = [("eager", 1), ("frozen", 1), ("eager", 2)]
     rows = [{**shared, "runtime": runtime, "threads": threads} for runtime, threads in places]
     draw({"rows": rows}, tmp_path / "figure.svg", "a title")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.training import MODEL, make_folder, tiny
 
-from helpers.training import MODEL, make_folder, tiny
 from octavize.cli.main import main
 from octavize.training.recipe import dump_recipe
 
@@ -34,7 +34,7 @@ def test_the_guide_says_what_the_results_say() -> None:
 
 @pytest.mark.slow
 def test_rows_are_measured_once(tmp_path: Path) -> None:
-    data, out, vanilla = make_folder(tmp_path / "pictures"), tmp_path / "out", tmp_path / "net"
+    data, out, vanilla = make_folder(tmp_path / "images"), tmp_path / "out", tmp_path / "net"
     (tmp_path / "tiny.yaml").write_text(dump_recipe(tiny(epochs=1, alphas=[0])), "utf-8")
     with pytest.raises(SystemExit):
         main(

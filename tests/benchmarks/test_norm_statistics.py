@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.study import silent, write_study
+from tests.helpers.training import MODEL, make_folder, tiny
 
-from helpers.study import silent, write_study
-from helpers.training import MODEL, make_folder, tiny
 from octavize.training.journal import read_metrics
-from octavize.training.train import Run, load_pictures, train_run
+from octavize.training.train import Run, load_images, train_run
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def norm_statistics(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_watching_changes_nothing(norm_statistics: Any, tmp_path: Path) -> None:
     recipe, run = tiny(lr=0.001), Run(MODEL, 0.5, 1)
-    pictures = load_pictures(recipe, make_folder(tmp_path / "pictures"))
+    images = load_images(recipe, make_folder(tmp_path / "images"))
     watched, alone = tmp_path / "watched", tmp_path / "alone"
-    watch = norm_statistics.NormWatch(watched / norm_statistics.NORMS, pictures=20)
+    watch = norm_statistics.NormWatch(watched / norm_statistics.NORMS, images=20)
     results = [
-        train_run(run, recipe, pictures, watched, console=silent(), callbacks=[watch]),
-        train_run(run, recipe, pictures, alone, console=silent()),
+        train_run(run, recipe, images, watched, console=silent(), callbacks=[watch]),
+        train_run(run, recipe, images, alone, console=silent()),
     ]
     assert results[0]["test_loss"] == results[1]["test_loss"]
     metrics, plain = read_metrics(watched), read_metrics(alone)
@@ -46,7 +46,7 @@ def test_its_runs_are_the_studys(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data, out = make_folder(tmp_path / "pictures"), tmp_path / "out"
+    data, out = make_folder(tmp_path / "images"), tmp_path / "out"
     study = write_study(tmp_path, epochs=1)
     command = f"x {study} --seed 0 --data folder --data-dir {data} --out {out} --threads 1"
     monkeypatch.setattr("sys.argv", command.split())
@@ -68,10 +68,10 @@ def test_its_runs_are_the_studys(
     monkeypatch.setattr(norm_statistics, "rows_by_epoch", lambda folder: [])  # nothing was read
     norm_statistics.main()
     assert json.loads((out / "norms.json").read_text("utf-8"))["runs"] == [*others, first, second]
-    monkeypatch.setattr(norm_statistics, "PICTURES", 5)
+    monkeypatch.setattr(norm_statistics, "IMAGES", 5)
     with pytest.raises(SystemExit):
         norm_statistics.main()
-    assert "is not what 5 pictures gave: give a new file" in capsys.readouterr().err
+    assert "is not what 5 images gave: give a new file" in capsys.readouterr().err
 
 
 def row(epoch: int, accuracy: float) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def test_tables_of_what_is_there_so_far(norm_statistics: Any) -> None:
     about = {"model": MODEL, "study": "tiny", "setting": "s", "seed": 0, "environment": where}
     vanilla = {**about, "arm": "vanilla", "epochs": [row(1, 0.25), row(2, 0.5)]}
     octave = {**about, "arm": "octave", "epochs": [row(1, 0.5)], "environment": {**where, "torch": "2.10"}}
-    alone = study_tables.norms({"pictures": 8, "runs": [vanilla]}, words)
+    alone = study_tables.norms({"images": 8, "runs": [vanilla]}, words)
     assert "| 2 | 50.00% | 50.00% |" in alone
     assert "octave" not in alone
-    both = study_tables.norms({"pictures": 8, "runs": [octave, vanilla]}, words).splitlines()
+    both = study_tables.norms({"images": 8, "runs": [octave, vanilla]}, words).splitlines()
     assert any(line.startswith("| 1 | 25.00% | 25.00% | 50.00% | 50.00% | +25.0") for line in both)
     assert "| 2 | 50.00% | 50.00% |  |  |  |  |" in both
     assert "torch 2.10 / 2.9" in both[-1]
     other = {**vanilla, "study": "other", "epochs": [row(1, 0.75)]}
-    apart = study_tables.norms({"pictures": 8, "runs": [vanilla, other]}, words)
+    apart = study_tables.norms({"images": 8, "runs": [vanilla, other]}, words)
     assert "| 1 | 25.00% | 25.00% |" in apart
     assert "| 1 | 75.00% | 75.00% |" in apart

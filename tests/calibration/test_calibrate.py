@@ -14,9 +14,9 @@ from octavize.calibration.reorder import Channels, Reordering, reorder
 from octavize.errors import InputError
 
 
-def reorder_channels(model, loader, low, *, example, score="damage", max_pictures=2000) -> Reordering:
+def reorder_channels(model, loader, low, *, example, score="damage", max_images=2000) -> Reordering:
     channels = Channels(model, find_coupling(model, example))
-    energies = measure_energy(model, loader, max_pictures=max_pictures)
+    energies = measure_energy(model, loader, max_images=max_images)
     return reorder(channels, energies, low, score=score, example=example)
 
 
@@ -86,8 +86,8 @@ def test_calls_and_batches_add_up():
     conv = nn.Conv2d(2, 2, 3, padding=1)
     x = torch.randn(6, 2, 8, 8)
     whole = measure_energy(nn.Sequential(conv), [x]).convolutions["0"]
-    parts = measure_energy(nn.Sequential(conv), [(x[:4], 0), [x[4:]], {"image": x}], max_pictures=6)
-    assert parts.pictures == 6
+    parts = measure_energy(nn.Sequential(conv), [(x[:4], 0), [x[4:]], {"image": x}], max_images=6)
+    assert parts.images == 6
     torch.testing.assert_close(parts.convolutions["0"].lost, whole.lost)
     torch.testing.assert_close(parts.convolutions["0"].damage(), whole.damage())
 
@@ -119,7 +119,7 @@ class Separable(nn.Module):
         return self.read(self.norm(self.make(x)))
 
 
-def pictures(n: int = 2) -> torch.Tensor:
+def images(n: int = 2) -> torch.Tensor:
     """(n, 2, 8, 8): one channel that loses nothing by being low, and one that loses all."""
     return torch.stack([torch.ones(8, 8), checkerboard(8)]).expand(n, 2, 8, 8)
 
@@ -127,7 +127,7 @@ def pictures(n: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("score", ["damage", "share"])
 def test_channels_that_lose_least_come_last(score):
     model = Separable(sharp=[1, 4, 6, 7])
-    x = pictures()
+    x = images()
     expected = model.eval()(x)
     model.train()
     report = reorder_channels(model, [x], {"make": 4}, example=(1, 2, 8, 8), score=score)
@@ -139,14 +139,14 @@ def test_channels_that_lose_least_come_last(score):
     assert made.after == pytest.approx(0, abs=1e-6)
     assert made.before > 0.4
     assert (made.name, made.channels, made.low, made.movable) == ("make", 8, 4, 8)
-    assert report.pictures == 2
+    assert report.images == 2
     assert "make" in str(report)
-    assert "2 pictures" in str(report)
+    assert "2 images" in str(report)
 
 
 def test_octave_after_reordering_loses_nothing_where_the_low_half_is_smooth():
     model = Separable(sharp=[1, 4, 6, 7]).eval()
-    x = pictures()
+    x = images()
     head = nn.Sequential(nn.Conv2d(2, 2, 1), model).eval()  # what reads the input is not octave
     nn.init.dirac_(head[0].weight)
     nn.init.zeros_(head[0].bias)
@@ -168,7 +168,7 @@ def test_octave_after_reordering_loses_nothing_where_the_low_half_is_smooth():
 def test_channels_that_are_not_low_stay():
     model = Separable(sharp=[1, 4, 6, 7])
     before = copy.deepcopy(model.state_dict())
-    reorder_channels(model, [pictures()], {"make": 0}, example=(1, 2, 8, 8))
+    reorder_channels(model, [images()], {"make": 0}, example=(1, 2, 8, 8))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
@@ -189,7 +189,7 @@ def test_what_all_consumers_lose_counts():
             return self.one(y * self.scale) + F.adaptive_avg_pool2d(self.two(y), 1)
 
     model = Net()
-    reorder_channels(model, [pictures()], {"make": 2}, example=(1, 2, 8, 8), score="share")
+    reorder_channels(model, [images()], {"make": 2}, example=(1, 2, 8, 8), score="share")
     assert (model.make.weight[2:, 1] == 0).all()
 
 
@@ -213,8 +213,8 @@ def test_residual_network_keeps_its_function():
 
 BAD_LOADERS = [
     (3, "loader is a int: give an iterable of batches"),
-    ([], "loader yields no picture: give one with at least one batch"),
-    ([torch.empty(0, 2, 8, 8)], "loader yields no picture"),
+    ([], "loader yields no image: give one with at least one batch"),
+    ([torch.empty(0, 2, 8, 8)], "loader yields no image"),
     (["a.png"], "loader yields a str: give batches that are a tensor"),
     ([(1, 2)], "loader yields a tuple: give batches"),
     ([{"x": torch.ones(1, 2, 8, 8)}], r"loader yields a dict with keys \['x'\]: give .*'pixel_values'"),
@@ -235,7 +235,7 @@ BAD_ARGUMENTS = [
     ({"low": {"make": 9}}, r"low\['make'\]=9: give a whole number from 0 to its 8 channels"),
     ({"low": {"make": 0.5}}, r"low\['make'\]=0.5: give a whole number"),
     ({"score": "best"}, "score='best' is unknown: choose one of 'damage', 'share'"),
-    ({"max_pictures": 0}, "max_pictures=0: give a whole number above 0"),
+    ({"max_images": 0}, "max_images=0: give a whole number above 0"),
 ]
 
 
@@ -243,7 +243,7 @@ BAD_ARGUMENTS = [
 def test_bad_arguments_are_named(arguments, message):
     arguments = {"low": {"make": 4}, "example": (1, 2, 8, 8), **arguments}
     with pytest.raises(InputError, match=message):
-        reorder_channels(Separable([0]), [pictures()], **arguments)
+        reorder_channels(Separable([0]), [images()], **arguments)
 
 
 def test_an_order_that_would_change_the_network_is_refused(monkeypatch):
@@ -251,7 +251,7 @@ def test_an_order_that_would_change_the_network_is_refused(monkeypatch):
     before = copy.deepcopy(model.state_dict())
     monkeypatch.setattr("octavize.calibration.reorder.permute", lambda net, *_: net.make.weight.mul_(2))
     with pytest.raises(RuntimeError, match=r"Separable was left alone: .* output would differ by"):
-        reorder_channels(model, [pictures()], {"make": 4}, example=(1, 2, 8, 8))
+        reorder_channels(model, [images()], {"make": 4}, example=(1, 2, 8, 8))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
@@ -303,7 +303,7 @@ def test_a_plan_is_followed_and_reported():
     followed, report = calibrate(model, smooth_and_sharp(), plan=made)
     assert followed == made
     assert all(c.after <= c.before + 1e-9 for c in report.convolutions)
-    assert report.pictures == 8
+    assert report.images == 8
 
 
 def test_a_budget_gives_the_channels_that_lose_least():
@@ -334,11 +334,11 @@ def test_bad_budgets_and_loaders_are_named(arguments, message):
         octavize(small_resnet(), example=EXAMPLE, **arguments)
 
 
-def test_pictures_that_the_network_does_not_take_are_named():
+def test_images_that_the_network_does_not_take_are_named():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1))
-    for pictures in (torch.randn(2, 1, 8, 8), torch.randn(5, 3, 8)):
+    for images in (torch.randn(2, 1, 8, 8), torch.randn(5, 3, 8)):
         with pytest.raises(InputError, match="does not run"):
-            octavize(net, calibrate=[pictures], example=(1, 3, 8, 8))
+            octavize(net, calibrate=[images], example=(1, 3, 8, 8))
 
 
 def test_a_plan_brings_its_input_shape():

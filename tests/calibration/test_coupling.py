@@ -26,7 +26,7 @@ TIMM = """
 SLOW = [*TORCHVISION.split(), *[f"timm:{name}" for name in TIMM.split()], "oct_mobilenet_v1"]
 NETWORKS = [*FAST, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]]
 SIDE = {"inception_v3": 96, "oct_cifar_resnet20": 32}
-# Convolutions that make the network's output; and a network whose every weight is standardised, so computed.
+# Convolutions that make the network's output; and a network whose every weight is standardized, so computed.
 STAY = {
     "squeezenet1_1": "classifier.1",
     "timm:dla34": "fc",
@@ -47,7 +47,7 @@ def build(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def randomised(model: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     """In float64, every channel told from every other: also where a fresh network has zeros and ones."""
     model = model.double().eval()
     generator = torch.Generator().manual_seed(1)
@@ -74,7 +74,7 @@ def shuffled(model: nn.Module, coupling: Coupling) -> nn.Module:
 @torch.no_grad()
 def check(model: nn.Module, *shape: int) -> Coupling:
     """The network computes the same when every interchangeable set is shuffled."""
-    model = randomised(model)
+    model = randomized(model)
     coupling = find_coupling(model, shape)
     x = torch.randn(2, *shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     expected, actual = model(x), shuffled(model, coupling)(x)
@@ -153,7 +153,7 @@ def test_tied_weights():
 
 def test_memory_shared_by_two_parameters_stays():
     model = Net(lambda m, x: m.c(torch.relu(m.b(m.a(x)))), a=conv(3, 6), b=conv(6, 6), c=conv(6, 6))
-    randomised(model)
+    randomized(model)
     model.c.weight = nn.Parameter(model.b.weight.data)
     coupling = find_coupling(model, (1, 3, 8, 8))
     assert counts(coupling, "b") == [1] * 6

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.helpers.training import MODEL, make_folder, tiny
 from torch import nn
 
-from helpers.training import MODEL, make_folder, tiny
 from octavize import InputError, create_model, load_converted, octavize
 from octavize.cli.main import main
-from octavize.files import save_weights
 from octavize.training.recipe import dump_recipe
 from octavize.zoo.checkpoint import build_model
 from octavize.zoo.find import find_vanilla, load_state
 from octavize.zoo.models import policy_of
+from octavize.zoo.weights import save_weights
 
 OWN = "oct_cifar_resnet20"
 NETS = """
@@ -231,7 +231,7 @@ def test_a_plan_of_another_network(nets: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_adapt_a_run_and_its_octave_network(capsys: pytest.CaptureFixture[str]) -> None:
-    data = make_folder(Path("pictures"))
+    data = make_folder(Path("images"))
     Path("tiny.yaml").write_text(dump_recipe(tiny(epochs=1)), "utf-8")
     machine = ("--data-dir", data, "--accelerator", "cpu", "--threads", 1)
     assert (
@@ -249,7 +249,7 @@ def test_adapt_a_run_and_its_octave_network(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_adapt_a_network_of_ones_own(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
-    data = make_folder(Path("pictures"))
+    data = make_folder(Path("images"))
     torch.save(find_vanilla(f"{nets}:build").model.state_dict(), "mine.pth")
     command = ["adapt", f"{nets}:build", "--weights", "mine.pth", "--arbitrary", "--no-distil", "--out", "o"]
     command += ["--data", "folder", "--data-dir", data, "--size", 16, "--epochs", 1, "--accelerator", "cpu"]

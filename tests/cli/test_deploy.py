@@ -14,7 +14,7 @@ from PIL import Image
 from octavize import create_model, load_runtime
 from octavize.cli.main import main
 from octavize.deploy.predict import prepare
-from octavize.files import save_weights
+from octavize.zoo.weights import save_weights
 
 NAME = "oct_mobilenet_v1_small"
 FACTS: dict[str, Any] = {
@@ -25,7 +25,7 @@ FACTS: dict[str, Any] = {
     "arguments": {"width": 0.125},
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.2, 0.1],
-    "normalise": True,
+    "normalize": True,
     "size": 16,
 }
 
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     return tmp_path / "a.png"
@@ -148,7 +148,7 @@ def test_training_of_a_network_with_auxiliary_classifiers_is_timed(
     code, _, err = run(
         capsys, "bench", "timm:skresnet18", *arguments[1:], "--batch", 1, "--alpha", 0.5, "--rounds", 1
     )
-    assert "in training mode, give larger pictures (--size) or more of them (--batch)" in err
+    assert "in training mode, give larger images (--size) or more of them (--batch)" in err
     Path("segmenters.py").write_text(
         "from torch import nn\n"
         "def build():\n"
@@ -159,22 +159,22 @@ def test_training_of_a_network_with_auxiliary_classifiers_is_timed(
     assert "training is timed of classifiers" in err.splitlines()[-1]
 
 
-def test_predict(trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict(trained: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = trained / "model.pt2"
-    code, out, _ = run(capsys, "predict", model, picture, picture, "--top", 2, "--json")
+    code, out, _ = run(capsys, "predict", model, image, image, "--top", 2, "--json")
     assert code == 0
     first, second = json.loads(out)
     assert first == second
-    assert first["picture"] == str(picture)
+    assert first["image"] == str(image)
     chances = [found["probability"] for found in first["predictions"]]
     assert chances == sorted(chances, reverse=True)
     with torch.no_grad():
-        x = prepare(load_runtime(model), picture)
+        x = prepare(load_runtime(model), image)
         logits = torch.from_numpy(load_runtime(model)(x))[0]
     best = int(logits.argmax())
     assert first["predictions"][0]["class"] == FACTS["classes"][best]
     assert chances[0] == pytest.approx(float(logits.softmax(0)[best]), abs=1e-6)
-    code, out, _ = run(capsys, "predict", model, picture)
+    code, out, _ = run(capsys, "predict", model, image)
     assert code == 0
     assert all(name in out for name in FACTS["classes"])
     assert "%" in out
@@ -190,7 +190,7 @@ def test_predict(trained: Path, picture: Path, capsys: pytest.CaptureFixture[str
         (("export", "no.safetensors", "--to", "m.pt2"), ("no.safetensors does not exist",)),
         (("predict", "no.pt2", "a.png"), ("no.pt2 does not exist",)),
         (("predict", "RUN/model.pt2", "no.png"), ("no.png does not exist",)),
-        (("predict", "RUN/model.pt2", "RUN/best.safetensors"), ("cannot be read as a picture",)),
+        (("predict", "RUN/model.pt2", "RUN/best.safetensors"), ("cannot be read as an image",)),
         (("bench", NAME, "--runtime", "tvm"), ("'tvm' is unknown",)),
         (("bench", "no-such"), ("'no-such' is unknown",)),
         (("predict", "RUN/model.pt2", "RUN"), ("is no file",)),
@@ -220,7 +220,7 @@ def test_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ("--out", tmp_path / "b.json", "--figure", tmp_path / "b.svg")
     code, out, _ = run(capsys, "bench", "oct_cifar_resnet20", *settings, *runtimes, *files)
     assert code == 0
-    assert "realised" in out
+    assert "realized" in out
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["model"] == "oct_cifar_resnet20"
     assert {(row["runtime"], row["batch"]) for row in found["rows"]} == {

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torchvision
 from PIL import Image
+from tests.helpers.training import MODEL, make_folder, tiny
 
-from helpers.training import MODEL, make_folder, tiny
 from octavize.cli.main import main
 from octavize.cli.options import per_model, spread
 from octavize.errors import InputError
@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("pictures"))
+    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_list_ends_where_its_values_end() -> None:
     assert spread(["--alpha=0", "0.5", "name"]) == ["--alpha=0", "--alpha", "0.5", "name"]
 
 
-def test_bands_does_not_overwrite_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bands_does_not_overwrite_its_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "p.png"
     Image.new("RGB", (16, 16)).save(path)
     before = path.read_bytes()
@@ -184,7 +184,7 @@ def test_a_plan_is_made_for_the_size_that_is_asked_for(
     [
         (
             ("profile", "inception_v3", "--size", 75),
-            "in training mode, give larger pictures (--size) or more of them",
+            "in training mode, give larger images (--size) or more of them",
         ),
         (("profile", "torchvision:r3d_18"), "is unknown: give a name of torchvision's"),
         (("profile", "timm:resnet5O"), "did you mean resnet50"),
@@ -241,9 +241,9 @@ def test_profile_layers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture, out = tmp_path / "p.png", tmp_path / "bands.png"
-    Image.radial_gradient("L").convert("RGB").resize((48, 40)).save(picture)
-    code, printed, _ = run(capsys, "bands", picture, "--out", out)
+    image, out = tmp_path / "p.png", tmp_path / "bands.png"
+    Image.radial_gradient("L").convert("RGB").resize((48, 40)).save(image)
+    code, printed, _ = run(capsys, "bands", image, "--out", out)
     assert code == 0
     assert "%" in printed
     assert out.stat().st_size > 1000

@@ -7,7 +7,7 @@ pixels are alike within each cell of 2 × 2. Only the layers in which the freque
   paper's equations (`reference.octave_convolve`) and repeats the pixels of what is low in its output;
 * a pooling layer acts on the low channels at their own resolution.
 
-Normalisation, activation, residual sums, attention, concatenation, splits and shuffles are torch's own. On
+Normalization, activation, residual sums, attention, concatenation, splits and shuffles are torch's own. On
 even sizes the two networks must then agree in every value and in every gradient.
 """
 
@@ -22,9 +22,9 @@ import pytest
 import timm
 import torch
 import torchvision
+from tests.helpers.reference import octave_convolve, repeat_pixels
 from torch import Tensor, nn
 
-from helpers.reference import octave_convolve, repeat_pixels
 from octavize import OctTensor, octavize
 from octavize.nn.conv import OctConv
 

@@ -15,8 +15,8 @@ from octavize.nn.conv import OctConv2d
 from octavize.nn.tensor import OctTensor
 
 torch.manual_seed(0)
-PICTURES = torch.randn(23, 3, 8, 8)
-BATCHES = list(PICTURES.split(5))  # the last one holds 3
+IMAGES = torch.randn(23, 3, 8, 8)
+BATCHES = list(IMAGES.split(5))  # the last one holds 3
 
 
 class Net(nn.Module):
@@ -94,7 +94,7 @@ def test_flags_momenta_hooks_and_weights_come_back(frozen: bool) -> None:
     assert all(torch.equal(v, again[k]) for k, v in net.state_dict().items())
 
 
-def test_after_it_evaluation_normalises_the_pictures_it_saw() -> None:
+def test_after_it_evaluation_normalizes_the_images_it_saw() -> None:
     pytest.importorskip("timm")
     net = octavize(create_model("oct_mobilenet_v1", 0, width=0.25, num_classes=4), 0.5).eval()
     x = torch.randn(8, 3, 64, 64)
@@ -115,7 +115,7 @@ def test_a_layer_out_of_reach_keeps_its_statistics() -> None:
     assert net.unused.running_mean.tolist() == [3] * 4
 
 
-def test_so_many_pictures_and_no_more() -> None:
+def test_so_many_images_and_no_more() -> None:
     read: list[int] = []
 
     def loader() -> Any:
@@ -125,9 +125,9 @@ def test_so_many_pictures_and_no_more() -> None:
 
     net, other = Net(), Net()
     other.load_state_dict(net.state_dict())
-    assert reestimate_norms(net, loader(), max_pictures=7) == 7
+    assert reestimate_norms(net, loader(), max_images=7) == 7
     assert read == [0, 1]
-    reestimate_norms(other, [PICTURES[:5], PICTURES[5:7]])
+    reestimate_norms(other, [IMAGES[:5], IMAGES[5:7]])
     torch.testing.assert_close(net.norm.running_var, other.norm.running_var)
 
 
@@ -140,14 +140,14 @@ def test_a_network_without_batch_norm_reads_nothing() -> None:
     ("loader", "words"),
     [
         (3, ("loader is a int", "DataLoader")),
-        ([], ("loader yields no picture",)),
-        ([{"cat": PICTURES}], ("loader yields a dict", "pixel_values")),
+        ([], ("loader yields no image",)),
+        ([{"cat": IMAGES}], ("loader yields a dict", "pixel_values")),
         ([()], ("loader yields a tuple",)),
         ([("cat.png", 1)], ("loader yields a tuple",)),
-        ([PICTURES[0, 0]], ("shape (8, 8)", "batches (N, C, …)")),
-        ([(255 * PICTURES).byte()], ("torch.uint8", "floating point")),
-        ([PICTURES * float("nan")], ("not finite",)),
-        ([PICTURES[:, :2]], ("shape (23, 2, 8, 8)", "Net does not run")),
+        ([IMAGES[0, 0]], ("shape (8, 8)", "batches (N, C, …)")),
+        ([(255 * IMAGES).byte()], ("torch.uint8", "floating point")),
+        ([IMAGES * float("nan")], ("not finite",)),
+        ([IMAGES[:, :2]], ("shape (23, 2, 8, 8)", "Net does not run")),
     ],
 )
 def test_bad_loaders_cost_one_line_and_change_nothing(loader: Any, words: tuple[str, ...]) -> None:
@@ -162,14 +162,14 @@ def test_bad_loaders_cost_one_line_and_change_nothing(loader: Any, words: tuple[
 
 
 @pytest.mark.parametrize("count", [0, 1, True, 2.5, None])
-def test_bad_number_of_pictures(count: Any) -> None:
-    with pytest.raises(InputError, match="max_pictures="):
-        reestimate_norms(Net(), BATCHES, max_pictures=count)
+def test_bad_number_of_images(count: Any) -> None:
+    with pytest.raises(InputError, match="max_images="):
+        reestimate_norms(Net(), BATCHES, max_images=count)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_pictures_take_the_dtype_of_the_network(dtype: torch.dtype) -> None:
-    assert reestimate_norms(Net().to(dtype), BATCHES) == len(PICTURES)
+def test_images_take_the_dtype_of_the_network(dtype: torch.dtype) -> None:
+    assert reestimate_norms(Net().to(dtype), BATCHES) == len(IMAGES)
 
 
 def test_a_norm_called_by_keyword() -> None:
@@ -182,9 +182,9 @@ def test_a_norm_called_by_keyword() -> None:
             return self.norm(input=x)
 
     net = Keyword()
-    assert reestimate_norms(net, BATCHES) == len(PICTURES)
+    assert reestimate_norms(net, BATCHES) == len(IMAGES)
     assert net.norm.running_mean is not None
-    torch.testing.assert_close(net.norm.running_mean, PICTURES.mean((0, 2, 3)))
+    torch.testing.assert_close(net.norm.running_mean, IMAGES.mean((0, 2, 3)))
 
 
 def test_names_are_no_networks() -> None:

@@ -502,7 +502,7 @@ def test_forward_that_makes_tensors_without_a_device() -> None:
     assert plan(Net(), example=(1, 3, 8, 8)).alphas == {"next": 0.5}
 
 
-def test_parametrised_weights() -> None:
+def test_parametrized_weights() -> None:
     net = net3()
     torch.nn.utils.parametrizations.weight_norm(net.get_submodule("layer0.0"))
     decided = plan(net, example=(1, 3, 8, 8))

@@ -200,43 +200,43 @@ def test_a_layer_that_writes_one_pixel_merges() -> None:
 # ---- handlers ---------------------------------------------------------------------------------------------
 
 
-class Standardised(nn.Conv2d):
-    def standardise(self, w: Tensor) -> Tensor:
+class Standardized(nn.Conv2d):
+    def standardize(self, w: Tensor) -> Tensor:
         mean, std = w.mean((1, 2, 3), keepdim=True), w.std((1, 2, 3), keepdim=True)
         return (w - mean) / std
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.standardise(self.weight), self.bias, padding=self.padding)
+        return nn.functional.conv2d(x, self.standardize(self.weight), self.bias, padding=self.padding)
 
 
-class OctStandardised(OctConv2d, Standardised):
+class OctStandardized(OctConv2d, Standardized):
     def kernel(self) -> Tensor:
-        return self.standardise(self.weight)
+        return self.standardize(self.weight)
 
 
 def test_a_handler_makes_a_subclass_octave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swap_module, "_HANDLERS", dict(swap_module._HANDLERS))
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
-        Standardised(8, 8, 3, padding=1),
+        Standardized(8, 8, 3, padding=1),
         nn.Conv2d(8, 4, 1),
         nn.AdaptiveAvgPool2d(1),
     )
     example = (1, 3, 8, 8)
     assert "without an @oct_handler" in plan(net, example=example).decisions[1].reason
 
-    @oct_handler(Standardised)
+    @oct_handler(Standardized)
     def handle(layer: Any, alpha: float, **settings: Any) -> nn.Module:
-        layer.__class__ = OctStandardised
+        layer.__class__ = OctStandardized
         layer.become_octave(alpha, **settings)
         return layer
 
     assert plan(net, example=example).decisions[1].reason == "octave"
     octave = octavize(net, 0.5, example=example)
-    assert type(net[1]) is Standardised
-    assert type(octave[1]) is OctStandardised
+    assert type(net[1]) is Standardized
+    assert type(octave[1]) is OctStandardized
     plain = OctConv2d(8, 8, 3, padding=1, alpha=0.5)
-    plain.load_state_dict({"weight": net[1].standardise(net[1].weight), "bias": net[1].bias})
+    plain.load_state_dict({"weight": net[1].standardize(net[1].weight), "bias": net[1].bias})
     x = torch.randn(1, 8, 8, 8)
     assert torch.equal(octave[1](x).low, plain(x).low)
 
@@ -244,13 +244,13 @@ def test_a_handler_makes_a_subclass_octave(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_handler_may_return_another_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swap_module, "_HANDLERS", dict(swap_module._HANDLERS))
 
-    @oct_handler(Standardised)
+    @oct_handler(Standardized)
     def handle(layer: Any, alpha: float, **settings: Any) -> nn.Module:
         new = OctConv2d(8, 8, 3, padding=1, alpha=alpha, **settings)
         new.load_state_dict(layer.state_dict())
         return new
 
-    shared = Standardised(8, 8, 3, padding=1)
+    shared = Standardized(8, 8, 3, padding=1)
     net = nn.Sequential(nn.Conv2d(3, 8, 1), shared, shared, nn.AdaptiveAvgPool2d(1))
     octave = octavize(net, 0.5, example=(1, 3, 8, 8))
     assert type(octave[1]) is OctConv2d
@@ -327,7 +327,7 @@ def test_an_impossible_alpha_is_named_before_anything_changes() -> None:
 
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
-def test_parametrised_layers_stay_parametrised(name: str) -> None:
+def test_parametrized_layers_stay_parametrized(name: str) -> None:
     net = chain()
     getattr(parametrizations, name)(net[1])
     net.eval()

@@ -1,4 +1,4 @@
-"""Energy per octave on pictures whose spectrum is known, the two bands, and the figure."""
+"""Energy per octave on images whose spectrum is known, the two bands, and the figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from octavize.data.bands import dataset_energy, draw_bands, octave_energy, read_picture, split_bands
+from octavize.data.bands import dataset_energy, draw_bands, octave_energy, read_image, split_bands
 from octavize.data.images import Split
 from octavize.errors import InputError
 
@@ -23,10 +23,10 @@ def cosine(frequency: float, height: int = 64, width: int = 64, rows: bool = Fal
     return wave[:, None].expand(height, width) if rows else wave.expand(height, width)
 
 
-def slow_shares(grey: np.ndarray) -> list[float]:
+def slow_shares(gray: np.ndarray) -> list[float]:
     """The definition read aloud: mirror, transform, look at every frequency in turn."""
-    height, width = grey.shape
-    tile = np.block([[grey, grey[:, ::-1]], [grey[::-1], grey[::-1, ::-1]]]) - grey.mean()
+    height, width = gray.shape
+    tile = np.block([[gray, gray[:, ::-1]], [gray[::-1], gray[::-1, ::-1]]]) - gray.mean()
     power = np.abs(np.fft.fft2(tile)) ** 2
     last = max(0, int(np.floor(np.log2(max(height, width)))) - 1)
     sums = np.zeros(last + 1)
@@ -41,9 +41,9 @@ def slow_shares(grey: np.ndarray) -> list[float]:
 
 @pytest.mark.parametrize("shape", [(16, 16), (9, 14), (7, 7), (2, 2), (3, 20)])
 def test_octave_energy_agrees_with_the_definition(shape: tuple[int, int]) -> None:
-    grey = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
-    shares = [share for _, share in octave_energy(grey)]
-    assert shares == pytest.approx(slow_shares(grey.double().numpy()), abs=1e-5)
+    gray = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+    shares = [share for _, share in octave_energy(gray)]
+    assert shares == pytest.approx(slow_shares(gray.double().numpy()), abs=1e-5)
 
 
 @pytest.mark.parametrize("rows", [False, True])
@@ -86,36 +86,36 @@ def test_enlarging_empties_the_top_octaves() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 255.0, 3e5])
-def test_flat_pictures_have_no_energy(value: float) -> None:
+def test_flat_images_have_no_energy(value: float) -> None:
     assert {share for _, share in octave_energy(torch.full((3, 33, 65), value))} == {0.0}
 
 
-def test_dataset_energy_is_the_mean_over_pictures() -> None:
-    pictures = torch.randint(0, 256, (300, 3, 16, 16), dtype=torch.uint8)
-    pictures[::2] //= 8  # contrast must not weigh
-    split = Split(pictures, torch.zeros(300).long())
-    each = torch.tensor([[share for _, share in octave_energy(p)] for p in pictures], dtype=torch.float64)
+def test_dataset_energy_is_the_mean_over_images() -> None:
+    images = torch.randint(0, 256, (300, 3, 16, 16), dtype=torch.uint8)
+    images[::2] //= 8  # contrast must not weigh
+    split = Split(images, torch.zeros(300).long())
+    each = torch.tensor([[share for _, share in octave_energy(p)] for p in images], dtype=torch.float64)
     assert [s for _, s in dataset_energy(split)] == pytest.approx(each.mean(0).tolist(), abs=1e-6)
     assert [s for _, s in dataset_energy(split, limit=3)] == pytest.approx(
         each[[0, 100, 200]].mean(0).tolist(), abs=1e-6
     )
 
 
-def test_dataset_energy_leaves_flat_pictures_out() -> None:
-    pictures = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)
-    pictures[1] = 7
-    both = dict(dataset_energy(Split(pictures, torch.zeros(2).long())))
-    assert both == pytest.approx(dict(dataset_energy(Split(pictures[:1], torch.zeros(1).long()))), abs=1e-6)
-    assert sum(s for _, s in dataset_energy(Split(pictures[1:], torch.zeros(1).long()))) == 0
+def test_dataset_energy_leaves_flat_images_out() -> None:
+    images = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)
+    images[1] = 7
+    both = dict(dataset_energy(Split(images, torch.zeros(2).long())))
+    assert both == pytest.approx(dict(dataset_energy(Split(images[:1], torch.zeros(1).long()))), abs=1e-6)
+    assert sum(s for _, s in dataset_energy(Split(images[1:], torch.zeros(1).long()))) == 0
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 8), (3, 5, 9), (1, 1), (2, 3, 7, 7)])
 def test_bands_add_up_and_low_is_the_window_mean(shape: tuple[int, ...]) -> None:
-    picture = torch.randint(0, 256, shape, dtype=torch.uint8)
-    low, high = split_bands(picture)
-    assert low.shape == high.shape == picture.shape
-    torch.testing.assert_close(low + high, picture.float())
-    flat, flat_low = picture.float().reshape(-1, *shape[-2:]), low.reshape(-1, *shape[-2:])
+    image = torch.randint(0, 256, shape, dtype=torch.uint8)
+    low, high = split_bands(image)
+    assert low.shape == high.shape == image.shape
+    torch.testing.assert_close(low + high, image.float())
+    flat, flat_low = image.float().reshape(-1, *shape[-2:]), low.reshape(-1, *shape[-2:])
     for y in range(shape[-2]):
         for x in range(shape[-1]):
             window = flat[:, y // 2 * 2 : y // 2 * 2 + 2, x // 2 * 2 : x // 2 * 2 + 2]
@@ -138,7 +138,7 @@ def test_draw_bands_writes_a_figure(tmp_path: Path, size: tuple[int, int], suffi
     assert shares == octave_energy(torch.from_numpy(noise).permute(2, 0, 1))
 
 
-def test_draw_bands_accepts_a_flat_grey_picture(tmp_path: Path) -> None:
+def test_draw_bands_accepts_a_flat_gray_image(tmp_path: Path) -> None:
     Image.new("L", (9, 9), 50).save(tmp_path / "in.png")
     assert {share for _, share in draw_bands(tmp_path / "in.png", tmp_path / "out.png")} == {0.0}
 
@@ -152,19 +152,19 @@ def test_draw_bands_leaves_pyplot_alone(tmp_path: Path) -> None:
     assert plt.get_fignums() == before
 
 
-def test_read_picture(tmp_path: Path) -> None:
+def test_read_image(tmp_path: Path) -> None:
     Image.new("RGB", (5, 3), (1, 2, 3)).save(tmp_path / "in.png")
-    picture = read_picture(tmp_path / "in.png")
-    assert picture.shape == (3, 3, 5)
-    assert picture[:, 0, 0].tolist() == [1, 2, 3]
+    image = read_image(tmp_path / "in.png")
+    assert image.shape == (3, 3, 5)
+    assert image[:, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_bad_input(tmp_path: Path) -> None:
     missing, broken = tmp_path / "missing.png", tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(InputError, match=re.escape(f"{missing} does not exist")):
         draw_bands(missing, tmp_path / "out.png")
-    with pytest.raises(InputError, match=re.escape(f"{broken} cannot be read as a picture")):
+    with pytest.raises(InputError, match=re.escape(f"{broken} cannot be read as an image")):
         draw_bands(broken, tmp_path / "out.png")
     Image.new("RGB", (5, 3)).save(tmp_path / "in.png")
     with pytest.raises(InputError, match=r"out=.*out\.docx has no known suffix: use \.png"):
@@ -179,4 +179,4 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="limit=0 is out of range"):
         dataset_energy(split, limit=0)
     with pytest.raises(InputError, match="split is empty"):
-        dataset_energy(Split(split.pictures[:0], split.labels[:0]))
+        dataset_energy(Split(split.images[:0], split.labels[:0]))

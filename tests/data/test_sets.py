@@ -32,17 +32,17 @@ def fails(*parts: str):
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_textures_are_balanced_and_standardised(size: int) -> None:
-    pictures = load_data("textures", size=size)
+def test_textures_are_balanced_and_standardized(size: int) -> None:
+    images = load_data("textures", size=size)
     counts = textures.COUNTS[size]
-    assert (pictures.channels, pictures.size, len(pictures.classes)) == (1, size, 10)
+    assert (images.channels, images.size, len(images.classes)) == (1, size, 10)
     for name in textures.SPLITS:
-        split = getattr(pictures, name)
-        assert split.pictures.shape == (10 * counts[name], 1, size, size)
-        assert split.pictures.dtype == torch.uint8
+        split = getattr(images, name)
+        assert split.images.shape == (10 * counts[name], 1, size, size)
+        assert split.images.dtype == torch.uint8
         assert split.labels.dtype == torch.int64
         assert split.labels.bincount().tolist() == [counts[name]] * 10
-        values = split.pictures.double().flatten(1)
+        values = split.images.double().flatten(1)
         # Zero mean and unit deviation (42.5 levels); bright or dark spots beyond ±3 deviations are clipped.
         assert (values.mean(1) - 127.5).abs().max() < 5
         assert values.std(1).max() < 43
@@ -58,16 +58,16 @@ def test_textures_load_fast() -> None:
 
 def test_textures_do_not_depend_on_the_random_state() -> None:
     torch.manual_seed(1)
-    first = load_data("textures").train.pictures
+    first = load_data("textures").train.images
     torch.manual_seed(2)
-    assert torch.equal(first, load_data("textures").train.pictures)
+    assert torch.equal(first, load_data("textures").train.images)
 
 
 def test_textures_are_the_same_bytes_everywhere() -> None:
-    pictures = load_data("textures")
+    images = load_data("textures")
     digest = hashlib.sha256()
     for name in textures.SPLITS:
-        digest.update(getattr(pictures, name).pictures.numpy().tobytes())
+        digest.update(getattr(images, name).images.numpy().tobytes())
     assert digest.hexdigest()[:16] == "9f18e9a4f740ca17"
 
 
@@ -95,24 +95,24 @@ def test_patches_come_from_their_boxes() -> None:
     top, left, side = boxes[0]
     patch = textures.photograph("brick")[top : top + side, left : left + side].astype(float)
     expected = np.clip(np.rint(((patch - patch.mean()) / patch.std() + 3) / 6 * 255), 0, 255)
-    assert np.array_equal(load_data("textures").test.pictures[0, 0].numpy(), expected)
+    assert np.array_equal(load_data("textures").test.images[0, 0].numpy(), expected)
 
 
-def test_standardise_ignores_brightness_and_contrast() -> None:
+def test_standardize_ignores_brightness_and_contrast() -> None:
     patch = torch.randint(0, 60, (3, 8, 8), dtype=torch.uint8)
-    levels, std = textures.standardise(patch)
-    assert torch.equal(levels, textures.standardise(patch * 3 + 20)[0])
+    levels, std = textures.standardize(patch)
+    assert torch.equal(levels, textures.standardize(patch * 3 + 20)[0])
     assert torch.allclose(std, patch.double().flatten(1).std(1, correction=0))
-    flat, zero = textures.standardise(torch.full((1, 4, 4), 9, dtype=torch.uint8))
+    flat, zero = textures.standardize(torch.full((1, 4, 4), 9, dtype=torch.uint8))
     assert (flat == 128).all()
     assert zero.item() == 0
 
 
 def test_flat_patches_are_skipped() -> None:
-    picture = torch.zeros(8, 16, dtype=torch.uint8)
-    picture[::2, 8:] = 200
+    image = torch.zeros(8, 16, dtype=torch.uint8)
+    image[::2, 8:] = 200
     flat, striped = textures.Box(0, 0, 8), textures.Box(0, 8, 8)
-    assert textures._take(picture, [flat, striped], 1).float().std() > 0
+    assert textures._take(image, [flat, striped], 1).float().std() > 0
 
 
 # --- splits ------------------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ def test_split_feeds_a_data_loader_batch_by_batch() -> None:
     batches = list(DataLoader(split, batch_size=4, shuffle=True, collate_fn=as_batch))
     assert [len(labels) for _, labels in batches] == [4, 4, 2]
     assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(10))
-    for pictures, labels in batches:
-        assert torch.equal(pictures.flatten().long(), labels)
+    for images, labels in batches:
+        assert torch.equal(images.flatten().long(), labels)
     assert split[3][1] == 3
 
 
@@ -137,9 +137,9 @@ def test_hold_out_is_stratified_and_fixed() -> None:
 
 
 def test_limit_train_keeps_equally_many_per_class() -> None:
-    pictures = load_data("textures", limit_train=57)
-    assert pictures.train.labels.bincount().tolist() == [5] * 10
-    assert len(pictures.test) == 1000
+    images = load_data("textures", limit_train=57)
+    assert images.train.labels.bincount().tolist() == [5] * 10
+    assert len(images.test) == 1000
 
 
 def test_statistics_are_those_of_the_train_split() -> None:
@@ -178,7 +178,7 @@ def test_bad_arguments(arguments: dict, parts: list[str]) -> None:
 
 
 def write_cifar10(root: Path, per_batch: int = 20) -> dict[str, np.ndarray]:
-    """CIFAR-10's own files, made of random pictures."""
+    """CIFAR-10's own files, made of random images."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -202,14 +202,14 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_cifar10_is_read_as_torchvision_stores_it(tmp_path: Path) -> None:
     made = write_cifar10(tmp_path)
-    pictures = load_data("cifar10", data_dir=tmp_path, val_fraction=0.2)
-    assert pictures.classes == [f"class{i}" for i in range(10)]
-    assert (pictures.channels, pictures.size) == (3, 32)
-    assert torch.equal(pictures.test.pictures.flatten(1), torch.from_numpy(made["test_batch"]))
-    assert pictures.val.labels.bincount().tolist() == [2] * 10
-    assert pictures.train.labels.bincount().tolist() == [8] * 10
-    # Train and validation together are the five batches, each picture once.
-    parts = torch.cat([pictures.train.pictures, pictures.val.pictures]).flatten(1).numpy()
+    images = load_data("cifar10", data_dir=tmp_path, val_fraction=0.2)
+    assert images.classes == [f"class{i}" for i in range(10)]
+    assert (images.channels, images.size) == (3, 32)
+    assert torch.equal(images.test.images.flatten(1), torch.from_numpy(made["test_batch"]))
+    assert images.val.labels.bincount().tolist() == [2] * 10
+    assert images.train.labels.bincount().tolist() == [8] * 10
+    # Train and validation together are the five batches, each image once.
+    parts = torch.cat([images.train.images, images.val.images]).flatten(1).numpy()
     whole = np.concatenate([made[f"data_batch_{i}"] for i in range(1, 6)])
     assert sorted(map(bytes, parts)) == sorted(map(bytes, whole))
 
@@ -220,7 +220,7 @@ def test_cifar10_limit_keeps_validation(tmp_path: Path) -> None:
     whole = load_data("cifar10", data_dir=tmp_path)
     short = load_data("cifar10", data_dir=tmp_path, limit_train=20)
     assert short.train.labels.bincount().tolist() == [2] * 10
-    assert torch.equal(short.val.pictures, whole.val.pictures)
+    assert torch.equal(short.val.images, whole.val.images)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -237,13 +237,13 @@ def test_cifar_without_files_and_network(name: str, tmp_path: Path, monkeypatch:
 # --- folders -----------------------------------------------------------------------------------------
 
 
-def paint(path: Path, colour: object, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
+def paint(path: Path, color: object, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)  # pyright: ignore[reportArgumentType]
+    Image.new(mode, size, color).save(path)  # pyright: ignore[reportArgumentType]
 
 
 def make_folder(root: Path, splits: tuple[str, ...] = ("train", "val", "test"), count: int = 5) -> Path:
-    """Class a is red, class b is blue; the green channel numbers the pictures."""
+    """Class a is red, class b is blue; the green channel numbers the images."""
     for split in splits:
         for i in range(count):
             paint(root / split / "a" / f"{i}.png", (255, i, 0))
@@ -253,31 +253,31 @@ def make_folder(root: Path, splits: tuple[str, ...] = ("train", "val", "test"), 
 
 def test_folder_with_three_splits(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    (tmp_path / "train" / "a" / "notes.txt").write_text("not a picture")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / ".cache").mkdir()
-    pictures = load_data("folder", data_dir=tmp_path)
-    assert pictures.classes == ["a", "b"]
-    assert (pictures.channels, pictures.size) == (3, 8)
-    assert [len(s) for s in (pictures.train, pictures.val, pictures.test)] == [10, 10, 10]
-    assert pictures.train.labels.tolist() == [0] * 5 + [1] * 5
-    assert pictures.train.pictures[:, 1, 0, 0].tolist() == [0, 1, 2, 3, 4] * 2
-    assert (pictures.train.pictures[:5, 0] == 255).all()
-    assert pictures.mean == pytest.approx((0.5, 2 / 255, 0.5))
+    images = load_data("folder", data_dir=tmp_path)
+    assert images.classes == ["a", "b"]
+    assert (images.channels, images.size) == (3, 8)
+    assert [len(s) for s in (images.train, images.val, images.test)] == [10, 10, 10]
+    assert images.train.labels.tolist() == [0] * 5 + [1] * 5
+    assert images.train.images[:, 1, 0, 0].tolist() == [0, 1, 2, 3, 4] * 2
+    assert (images.train.images[:5, 0] == 255).all()
+    assert images.mean == pytest.approx((0.5, 2 / 255, 0.5))
 
 
 @pytest.mark.parametrize("given", ["val", "test"])
 def test_folder_with_two_splits_holds_validation_out_of_train(tmp_path: Path, given: str) -> None:
     make_folder(tmp_path, ("train", given))
-    pictures = load_data("folder", data_dir=tmp_path, val_fraction=0.2)
-    assert [len(s) for s in (pictures.train, pictures.val, pictures.test)] == [8, 2, 10]
-    assert pictures.val.labels.tolist() == [0, 1]
-    both = torch.cat([pictures.train.pictures, pictures.val.pictures])
+    images = load_data("folder", data_dir=tmp_path, val_fraction=0.2)
+    assert [len(s) for s in (images.train, images.val, images.test)] == [8, 2, 10]
+    assert images.val.labels.tolist() == [0, 1]
+    both = torch.cat([images.train.images, images.val.images])
     assert sorted(both[:, 1, 0, 0].tolist()) == sorted([0, 1, 2, 3, 4] * 2)
 
 
 def test_folder_limit_train(tmp_path: Path) -> None:
-    pictures = load_data("folder", data_dir=make_folder(tmp_path), limit_train=5)
-    assert pictures.train.labels.tolist() == [0, 0, 1, 1]
+    images = load_data("folder", data_dir=make_folder(tmp_path), limit_train=5)
+    assert images.train.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_other_shapes_are_resized_and_cropped_in_the_centre(tmp_path: Path) -> None:
@@ -285,13 +285,13 @@ def test_other_shapes_are_resized_and_cropped_in_the_centre(tmp_path: Path) -> N
     strip = np.zeros((10, 30, 3), np.uint8)
     strip[:, 10:20] = 200
     Image.fromarray(strip).save(tmp_path / "train" / "a" / "0.png")
-    picture = load_data("folder", data_dir=tmp_path, size=5).train.pictures[0]
-    assert picture.shape == (3, 5, 5)
-    assert (picture[:, :, 1:4] == 200).all()
+    image = load_data("folder", data_dir=tmp_path, size=5).train.images[0]
+    assert image.shape == (3, 5, 5)
+    assert (image[:, :, 1:4] == 200).all()
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
+    ("mode", "color", "expected"),
     [
         ("L", 90, (90, 90, 90)),
         ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
@@ -300,8 +300,8 @@ def test_other_shapes_are_resized_and_cropped_in_the_centre(tmp_path: Path) -> N
         ("1", 1, (255, 255, 255)),
     ],
 )
-def test_modes_become_rgb(tmp_path: Path, mode: str, colour: object, expected: tuple[int, ...]) -> None:
-    paint(tmp_path / "p.png", colour, mode=mode)
+def test_modes_become_rgb(tmp_path: Path, mode: str, color: object, expected: tuple[int, ...]) -> None:
+    paint(tmp_path / "p.png", color, mode=mode)
     assert decode.decode(tmp_path / "p.png", 8)[:, 4, 4].tolist() == list(expected)
 
 
@@ -320,7 +320,7 @@ def test_float_pixels_are_refused_and_eight_bits_in_thirty_two_kept(tmp_path: Pa
     assert decode.decode(tmp_path / "q.tiff", 8)[:, 4, 4].tolist() == [90, 90, 90]
 
 
-def test_only_the_middle_of_a_long_picture_is_resized(tmp_path: Path) -> None:
+def test_only_the_middle_of_a_long_image_is_resized(tmp_path: Path) -> None:
     image = Image.new("RGB", (20_000, 1))
     image.paste((200, 100, 50), (9_990, 0, 10_010, 1))
     image.save(tmp_path / "long.png")
@@ -385,12 +385,12 @@ def test_folder_empty_or_of_one_class(tmp_path: Path) -> None:
         load_data("folder", data_dir=tmp_path)
 
 
-def test_class_without_pictures(tmp_path: Path) -> None:
+def test_class_without_images(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "train" / "c").mkdir()
     (tmp_path / "val" / "c").mkdir()
     (tmp_path / "test" / "c").mkdir()
-    with fails(f"{tmp_path / 'train' / 'c'} holds no pictures"):
+    with fails(f"{tmp_path / 'train' / 'c'} holds no images"):
         load_data("folder", data_dir=tmp_path)
 
 
@@ -401,8 +401,8 @@ def test_classes_that_differ(tmp_path: Path) -> None:
         load_data("folder", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture at all", "truncated"])
-def test_broken_picture_is_named(tmp_path: Path, content: bytes | str) -> None:
+@pytest.mark.parametrize("content", [b"", b"no image at all", "truncated"])
+def test_broken_image_is_named(tmp_path: Path, content: bytes | str) -> None:
     make_folder(tmp_path)
     broken = tmp_path / "train" / "b" / "3.png"
     if isinstance(content, str):
@@ -410,11 +410,11 @@ def test_broken_picture_is_named(tmp_path: Path, content: bytes | str) -> None:
         Image.fromarray(noise).save(broken)
         content = broken.read_bytes()[:3000]
     broken.write_bytes(content)
-    with fails(str(broken), "cannot be read as a picture"):
+    with fails(str(broken), "cannot be read as an image"):
         load_data("folder", data_dir=tmp_path)
 
 
-def test_size_is_needed_when_pictures_are_not_square(tmp_path: Path) -> None:
+def test_size_is_needed_when_images_are_not_square(tmp_path: Path) -> None:
     make_folder(tmp_path)
     paint(tmp_path / "train" / "a" / "0.png", (1, 2, 3), size=(12, 10))
     with fails("size is not given", "0.png", "12×10", "size=10"):
@@ -425,5 +425,5 @@ def test_size_is_needed_when_pictures_are_not_square(tmp_path: Path) -> None:
 
 def test_class_too_small_to_hold_out(tmp_path: Path) -> None:
     make_folder(tmp_path, ("train", "test"), count=1)
-    with fails("val_fraction=0.1", "class 'a'", "1 pictures"):
+    with fails("val_fraction=0.1", "class 'a'", "1 images"):
         load_data("folder", data_dir=tmp_path)

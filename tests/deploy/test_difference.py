@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.helpers.deploy import shaken
 from torch import nn
 from torch.nn.utils import prune
 
 import octavize
-from helpers.deploy import shaken
 from octavize import InputError, OctConv2d
 from octavize.deploy.difference import difference
 
@@ -51,7 +51,7 @@ class Output:
 
 
 class Opened(nn.Module):
-    """Returns what was normalised and what was not, in a dataclass."""
+    """Returns what was normalized and what was not, in a dataclass."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers.deploy import octave, shaken, small
 from torch import nn
 
 import octavize
-from helpers.deploy import octave, shaken, small
 from octavize import InputError, load_runtime
 from octavize.deploy import export as e
 from octavize.deploy.runtime import Runner

@@ -13,10 +13,10 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from tests.helpers.deploy import octave, shaken
 from torch import nn
 
 import octavize
-from helpers.deploy import octave, shaken
 from octavize.deploy.flat import CONVOLUTION, SUMS, add_upsampled_
 from octavize.deploy.network import FrozenNetwork
 

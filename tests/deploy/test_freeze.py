@@ -11,11 +11,11 @@ import pytest
 import timm
 import torch
 import torchvision
+from tests.helpers.deploy import octave, shaken, small
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import octavize
-from helpers.deploy import octave, shaken, small
 from octavize import InputError, OctConv2d, OctTensor, freeze
 from octavize.deploy.frozen import JOINS, FrozenOctConv
 from octavize.deploy.packed import PackedConv2d

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from tests.helpers.training import MODEL, tiny
 
-from helpers.training import MODEL, tiny
 from octavize.study import worker
 from octavize.study.model import Study, load_study
-from octavize.study.run import analyse_study, prepare
+from octavize.study.run import analyze_study, prepare
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import dump_recipe
 from octavize.training.results import Timing
@@ -54,5 +54,5 @@ def results_of(out: Path) -> dict[str, Any]:
 def alone(study: Any, out: Path, data_dir: Path) -> dict[str, Any]:
     """The study in this process: what a worker does, and then the report."""
     plan = prepare(study, out, data_dir, CPU)
-    worker.work(plan.runs, plan.pictures, out, CPU)
-    return analyse_study(study, out, data_dir=data_dir, timing=FAST, console=silent())
+    worker.work(plan.runs, plan.images, out, CPU)
+    return analyze_study(study, out, data_dir=data_dir, timing=FAST, console=silent())

@@ -15,7 +15,7 @@ CLASSES = ("<i>stripes", "waves")
 
 
 def make_folder(root: Path, train: int = 16, test: int = 6) -> Path:
-    """A picture folder of two classes that differ in direction: (16, 16) RGB."""
+    """An image folder of two classes that differ in direction: (16, 16) RGB."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):
         for label, name in enumerate(CLASSES):
@@ -23,8 +23,8 @@ def make_folder(root: Path, train: int = 16, test: int = 6) -> Path:
             folder.mkdir(parents=True)
             for i in range(count):
                 wave = np.sin(np.arange(16) * 0.8 + random.uniform(0, 6))[None].repeat(16, 0)
-                picture = 120 + 60 * (wave if label else wave.T) + random.normal(0, 10, (16, 16))
-                pixels = picture.clip(0, 255).astype(np.uint8)[..., None].repeat(3, 2)
+                image = 120 + 60 * (wave if label else wave.T) + random.normal(0, 10, (16, 16))
+                pixels = image.clip(0, 255).astype(np.uint8)[..., None].repeat(3, 2)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return root
 

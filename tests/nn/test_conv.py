@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tests.helpers.reference import dense, low_count, octave_convolve
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.reference import dense, low_count, octave_convolve
 from octavize import InputError, OctConv1d, OctConv2d, OctConv3d, OctTensor, octavize
 from octavize.convert.trace import trace
 
@@ -375,7 +375,7 @@ def test_alpha_0_merges_with_any_geometry_or_refuses(arguments: dict[str, Any]) 
 
 @pytest.mark.parametrize("alpha", [0, 0.25, 0.5, 1])
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_state_dict_and_initialisation_are_the_vanilla_ones(rank: int, alpha: float) -> None:
+def test_state_dict_and_initialization_are_the_vanilla_ones(rank: int, alpha: float) -> None:
     torch.manual_seed(3)
     vanilla = VANILLA[rank](4, 6, 3, padding=1)
     torch.manual_seed(3)
@@ -500,7 +500,7 @@ def test_autocast_of_a_depthwise_layer(alpha: float) -> None:
     assert {half.dtype for half in halves_of(y)} == {torch.bfloat16}
 
 
-def test_a_batch_without_pictures() -> None:
+def test_a_batch_without_images() -> None:
     y = OctConv2d(4, 4, 3, padding=1, alpha=0.5)(torch.randn(0, 4, 6, 6))
     assert y.high.shape == (0, 2, 6, 6)
     assert y.low.shape == (0, 2, 3, 3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import reference
 import torch
+from tests.helpers import reference
 from torch import Tensor, nn
 
 import octavize

@@ -31,7 +31,7 @@ def network(name: str, train: bool = False) -> nn.Module:
     return create_model(name, 0.5, num_classes=5, **NETWORKS[name], **start).train(train)
 
 
-def picture(n: int = 2, size: int = 48) -> Tensor:
+def image(n: int = 2, size: int = 48) -> Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -61,14 +61,14 @@ def test_compiles_as_one_graph(name: str, train: bool) -> None:
     twin = copy.deepcopy(model)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager" if train else "eager")
     if train:
-        y, gradients = step(compiled, picture())
-        expected, wanted = step(twin, picture())
+        y, gradients = step(compiled, image())
+        expected, wanted = step(twin, image())
         close({n.removeprefix("_orig_mod."): g for n, g in gradients.items()}, wanted)
         for (key, a), b in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
             torch.testing.assert_close(a, b, msg=key)
     else:
         with torch.no_grad():
-            y, expected = compiled(picture()), twin(picture())
+            y, expected = compiled(image()), twin(image())
     torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -78,25 +78,25 @@ def test_compiles_with_inductor(name: str) -> None:
     torch._dynamo.reset()
     model = network(name)
     with torch.no_grad():
-        y = torch.compile(model, fullgraph=True)(picture())
-        torch.testing.assert_close(y, model(picture()), rtol=1e-3, atol=1e-4)
+        y = torch.compile(model, fullgraph=True)(image())
+        torch.testing.assert_close(y, model(image()), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_exports(name: str) -> None:
     model = network(name)
-    program = torch.export.export(model, (picture(),))
+    program = torch.export.export(model, (image(),))
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(picture()), model(picture()))
+        torch.testing.assert_close(program.module()(image()), model(image()))
     assert {n for n, _ in program.named_parameters()} == {n for n, _ in model.named_parameters()}
 
 
 def test_exports_with_a_free_batch_size() -> None:
     model = network("oct_mobilenet_v1")
     batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(model, (picture(3),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(model, (image(3),), dynamic_shapes=({0: batch},))
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(picture(5)), model(picture(5)))
+        torch.testing.assert_close(program.module()(image(5)), model(image(5)))
 
 
 def test_exports_arithmetic_with_a_free_size() -> None:
@@ -113,8 +113,8 @@ def test_exports_arithmetic_with_a_free_size() -> None:
 
     model = Scaled().eval()
     batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(model, (picture(3, 8),), dynamic_shapes=({0: batch},))
-    torch.testing.assert_close(program.module()(picture(5, 8)), model(picture(5, 8)))
+    program = torch.export.export(model, (image(3, 8),), dynamic_shapes=({0: batch},))
+    torch.testing.assert_close(program.module()(image(5, 8)), model(image(5, 8)))
 
 
 # ---- copies and files -------------------------------------------------------------------------------------
@@ -134,10 +134,10 @@ def test_copies_compute_the_same(name: str, how: str) -> None:
         file.seek(0)
         twin = torch.load(file, weights_only=False)
     with torch.no_grad():
-        assert torch.equal(twin(picture()), model(picture()))
+        assert torch.equal(twin(image()), model(image()))
     assert [m.alpha for m in twin.modules() if isinstance(m, OctConv2d)]
-    y, gradients = step(twin.train(), picture())
-    expected, wanted = step(model.train(), picture())
+    y, gradients = step(twin.train(), image())
+    expected, wanted = step(model.train(), image())
     assert torch.equal(y, expected)
     close(gradients, wanted)
 
@@ -150,7 +150,7 @@ def test_state_dict_on_disk_is_the_vanilla_one(tmp_path: Path) -> None:
     vanilla.load_state_dict(weights)
     again = octavize(vanilla, {"*": 0.5, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}).eval()
     with torch.no_grad():
-        assert torch.equal(again(picture()), model(picture()))
+        assert torch.equal(again(image()), model(image()))
 
 
 # ---- modes ------------------------------------------------------------------------------------------------
@@ -160,9 +160,9 @@ def test_state_dict_on_disk_is_the_vanilla_one(tmp_path: Path) -> None:
 def test_inference_mode(name: str) -> None:
     model = network(name)
     with torch.no_grad():
-        expected = model(picture())
+        expected = model(image())
     with torch.inference_mode():
-        y = model(picture())
+        y = model(image())
     assert torch.equal(y, expected)
 
 
@@ -172,12 +172,12 @@ def test_channels_last_and_autocast(name: str, train: bool) -> None:
     model = network(name, train)
     twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        expected = model(picture())
+        expected = model(image())
         torch.testing.assert_close(
-            twin(picture().to(memory_format=torch.channels_last)), expected, rtol=1e-3, atol=1e-4
+            twin(image().to(memory_format=torch.channels_last)), expected, rtol=1e-3, atol=1e-4
         )
     with torch.autocast("cpu", torch.bfloat16):
-        y, gradients = step(twin, picture())
+        y, gradients = step(twin, image())
     assert y.dtype == torch.bfloat16
     assert all(g.isfinite().all() for g in gradients.values())
 
@@ -191,9 +191,9 @@ def test_timms_gradient_checkpointing(name: str) -> None:
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.eval()  # the second forward would update running statistics again
-    y, wanted = step(model, picture())
+    y, wanted = step(model, image())
     model.set_grad_checkpointing(True)
-    again, gradients = step(model, picture())
+    again, gradients = step(model, image())
     torch.testing.assert_close(again, y)
     close(gradients, wanted)
 
@@ -204,7 +204,7 @@ def test_checkpoint_of_a_block_that_reads_an_octave_map() -> None:
     first, second = OctConv2d(4, 8, 3, padding=1, alpha=0.5), OctConv2d(8, 8, 3, padding=1, alpha=0.5)
 
     def gradients(block: Any) -> list[Tensor]:
-        x = first(picture(1, 8)[:, [0, 1, 2, 0]])
+        x = first(image(1, 8)[:, [0, 1, 2, 0]])
         y = block(x)
         assert isinstance(y, OctTensor)
         parameters = [*first.parameters(), *second.parameters()]
@@ -224,7 +224,7 @@ def _train_one_half(rank: int, name: str, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     model = DistributedDataParallel(network(name))
-    _, gradients = step(model, picture(4)[2 * rank : 2 * rank + 2])
+    _, gradients = step(model, image(4)[2 * rank : 2 * rank + 2])
     torch.save({n.removeprefix("module."): g for n, g in gradients.items()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -236,7 +236,7 @@ def test_two_processes_have_the_gradient_of_the_joined_batch(name: str, tmp_path
         port = s.getsockname()[1]
     torch.multiprocessing.spawn(_train_one_half, (name, port, str(tmp_path)), nprocs=2)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    # In evaluation mode batch norm does not mix pictures, so the mean over processes is half the joined sum.
-    _, joined = step(network(name), picture(4))
+    # In evaluation mode batch norm does not mix images, so the mean over processes is half the joined sum.
+    _, joined = step(network(name), image(4))
     close(ours, theirs, 0)
     close(ours, {n: g / 2 for n, g in joined.items()})

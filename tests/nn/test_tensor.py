@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.helpers.reference import average, dense
 from torch import Tensor, nn
 
-from helpers.reference import average, dense
 from octavize import DenseFallbackWarning, InputError, OctConv2d, OctTensor, oct_rule
 from octavize.nn import dispatch as dispatch_module
 
@@ -628,9 +628,9 @@ def test_keyword_arguments_reach_the_rules(x: OctTensor) -> None:
 
 def test_iteration_is_over_the_batch(x: OctTensor) -> None:
     with pytest.warns(DenseFallbackWarning):
-        pictures = list(x)
-    assert len(pictures) == 2
-    assert torch.equal(torch.stack(pictures), x.to_dense())
+        images = list(x)
+    assert len(images) == 2
+    assert torch.equal(torch.stack(images), x.to_dense())
 
 
 def test_gradient_through_methods_and_functions() -> None:

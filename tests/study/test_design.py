@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.study import tiny_study
 
-from helpers.study import tiny_study
 from octavize.errors import InputError
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.model import SHIPPED, load_study, merged
@@ -42,8 +42,8 @@ def test_the_article_is_the_article_except_for_size() -> None:
     octave = next(p for p in plan_study(study, {}) if p.arm == "octave" and p.cell == first).recipe
     assert (octave.optimizer, octave.lr, octave.schedule, octave.epochs) == ("adam", 1e-3, "constant", 6)
     assert octave.batch_size_of(study.models[0]) == 768 // 2  # half the epochs, as many steps
-    assert (octave.octave_bias, octave.normalise, octave.flip, octave.crop_padding) == (True, False, False, 0)
-    assert (octave.initialiser, octave.depthwise_initialiser) == ("framework", "framework")
+    assert (octave.octave_bias, octave.normalize, octave.flip, octave.crop_padding) == (True, False, False, 0)
+    assert (octave.initializer, octave.depthwise_initializer) == ("framework", "framework")
 
 
 def test_a_full_grid(tmp_path: Path) -> None:
@@ -95,13 +95,13 @@ def test_places_that_differ_in_nothing_the_network_has_share_a_run(tmp_path: Pat
     slugs = by_arm(plan_study(study, {}))
     assert {arm: len(found) for arm, found in slugs.items()} == {"vanilla": 1, "octave": 4}
     assert len(distinct(plan_study(study, {}))) == 5
-    initial = {"initial": {"framework": {"initialiser": "framework"}, "he": {"initialiser": "he"}}}
+    initial = {"initial": {"framework": {"initializer": "framework"}, "he": {"initializer": "he"}}}
     drawn = tiny_study(tmp_path, factors=initial, seeds=[0])
     assert {arm: len(found) for arm, found in by_arm(plan_study(drawn, {})).items()} == {
         "vanilla": 1,
         "octave": 2,
     }
-    depthwise = {"depthwise": {"he": {"depthwise_initialiser": "he"}, "builder": {}}}
+    depthwise = {"depthwise": {"he": {"depthwise_initializer": "he"}, "builder": {}}}
     without = tiny_study(tmp_path, factors=depthwise, seeds=[0], models=["oct_cifar_resnet20"])
     assert {arm: len(found) for arm, found in by_arm(plan_study(without, {})).items()} == {
         "vanilla": 1,
@@ -149,7 +149,7 @@ def test_arms_factors_and_matches_are_merged(tmp_path: Path) -> None:
         ),
         ({"factors": FACTORS, "design": {"kind": "list", "cells": [{"speed": 1}]}}, "none of the factors"),
         ({"seeds": [1, 1]}, "give each value once"),
-        ({"colour": "red"}, "unknown entry 'colour'"),
+        ({"color": "red"}, "unknown entry 'color'"),
         ({"set": {"epochs": 0}}, "epochs is 0"),
         ({"recipe": "nothing"}, "recipe nothing does not exist"),
         ({"recipe": {"epochs": 1}}, "recipe {'epochs': 1}: give a name or the path"),
@@ -162,7 +162,7 @@ def test_arms_factors_and_matches_are_merged(tmp_path: Path) -> None:
         ({"arms": {"vanilla": {"alpha": "x"}}}, "arm vanilla: alpha is 'x'"),
         ({"arms": {"vanilla": {"arguments": [1]}}}, "arm vanilla: arguments is [1]: give a mapping"),
         ({"arms": {"a": {"arguments": {"exchange": "none"}}}}, "has exchange among the arguments"),
-        ({"arms": {"a": {"limit_train": 3}}}, "arm a sets limit_train: all runs see the same pictures"),
+        ({"arms": {"a": {"limit_train": 3}}}, "arm a sets limit_train: all runs see the same images"),
         (
             {"set": {"model_arguments": {"*": {"downsample": "stride"}}}},
             "model_arguments of * has downsample",

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from filelock import SoftFileLease
+from tests.helpers.study import CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
+from tests.helpers.training import make_folder
 
-from helpers.study import CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
-from helpers.training import make_folder
 from octavize.study import worker
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.model import load_study
@@ -27,7 +27,7 @@ from octavize.study.run import prepare, run_study
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("pictures"))
+    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 # ---- claims -----------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_process_that_lost_its_run_stops(data_dir: Path, tmp_path: Path) -> No
     place = plan.runs[0]
     lost: Any = Gone()
     place.folder(tmp_path / "out").mkdir(parents=True)
-    worker.train(place, plan.pictures, tmp_path / "out", CPU, StillOurs(lost))
+    worker.train(place, plan.images, tmp_path / "out", CPU, StillOurs(lost))
     folder = place.folder(tmp_path / "out")
     assert finished(folder) is None
     assert not (folder / "failed.json").exists()

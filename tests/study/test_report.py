@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers.study import CPU, FAST, silent, tiny_study
+from tests.helpers.training import CLASSES, make_folder
 
-from helpers.study import CPU, FAST, silent, tiny_study
-from helpers.training import CLASSES, make_folder
 from octavize.study import worker
 from octavize.study.report import headline, interval
-from octavize.study.run import analyse_study, prepare
+from octavize.study.run import analyze_study, prepare
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -43,7 +43,7 @@ window.onload = () => {{
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study with every part of the report: factors, effects, a failed run, odd names."""
     root = tmp_path_factory.mktemp("report")
-    data_dir = make_folder(root / "pictures")
+    data_dir = make_folder(root / "images")
     study = tiny_study(
         root,
         epochs=2,
@@ -52,8 +52,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         factors={"rate & <i>schedule": {"constant": {}, "linear": {"schedule": "linear", "epochs": 6}}},
     )
     plan = prepare(study, root / "out", data_dir, CPU)
-    worker.work(plan.runs, plan.pictures, root / "out", CPU)
-    analyse_study(study, root / "out", data_dir=data_dir, timing=FAST, console=silent())
+    worker.work(plan.runs, plan.images, root / "out", CPU)
+    analyze_study(study, root / "out", data_dir=data_dir, timing=FAST, console=silent())
     return root / "out"
 
 

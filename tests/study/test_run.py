@@ -11,9 +11,20 @@ from typing import Any
 
 import pytest
 from filelock import SoftFileLease
+from tests.helpers.study import (
+    ARMS,
+    CPU,
+    EVERY,
+    FAST,
+    FILES,
+    alone,
+    results_of,
+    silent,
+    tiny_study,
+    write_study,
+)
+from tests.helpers.training import CLASSES, make_folder
 
-from helpers.study import ARMS, CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
-from helpers.training import CLASSES, make_folder
 from octavize.cli.main import main
 from octavize.errors import InputError
 from octavize.files import read_json
@@ -22,15 +33,15 @@ from octavize.study.arms import by_model
 from octavize.study.costs import cost_ratios
 from octavize.study.design import plan_study
 from octavize.study.queue import CLAIM, LEASE
-from octavize.study.run import analyse_study, prepare, run_study, shared
+from octavize.study.run import analyze_study, prepare, run_study, shared
 from octavize.training.hardware import Hardware
 from octavize.training.journal import Journal
-from octavize.training.train import load_pictures
+from octavize.training.train import load_images
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("pictures"))
+    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +69,7 @@ def test_everything_is_written(quiet: Path) -> None:
     times = json.loads((quiet / "times.json").read_text("utf-8"))
     assert len(times["runs"]) == 8
     for run in times["runs"].values():
-        assert 0 < run["pictures_per_second"] < run["ceiling_per_second"]
+        assert 0 < run["images_per_second"] < run["ceiling_per_second"]
     assert not list(quiet.rglob(CLAIM))
 
 
@@ -82,16 +93,16 @@ def test_costs_are_measured_once_and_while_nobody_trains(
     known = path.read_bytes()
     with monkeypatch.context() as changed:
         changed.setattr("octavize.study.costs.measure", lambda *_, **__: pytest.fail("again"))
-        analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+        analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
         path.write_text("{", "utf-8")
         (place, *_) = plan_study(study, by_model(read_json(quiet / "arms.json")))
         result = place.folder(quiet) / "result.json"
         kept = result.rename(result.with_name("kept"))
         with SoftFileLease(place.folder(quiet) / CLAIM, lease_duration=LEASE):
-            analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+            analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
         kept.rename(result)
         assert "What the networks cost" not in (quiet / "report.html").read_text("utf-8")
-    analyse_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+    analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
     assert read_costs(quiet).keys() == json.loads(known).keys()
 
 
@@ -130,7 +141,7 @@ def test_results_cut_short_are_written_anew(name: str, quiet: Path, data_dir: Pa
     path = quiet / name
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    analyse_study(tiny_study(quiet.parent, **EVERY), quiet, data_dir=data_dir, timing=FAST, console=silent())
+    analyze_study(tiny_study(quiet.parent, **EVERY), quiet, data_dir=data_dir, timing=FAST, console=silent())
     assert path.read_bytes() == whole
 
 
@@ -142,7 +153,7 @@ def test_a_run_whose_files_were_cut_short_is_trained_again(name: str, data_dir: 
     before = (out / "results.json").read_bytes()
     path = next(out.glob(f"runs/*/{name}"))
     path.write_bytes(path.read_bytes()[: 20 if name == "result.json" else 5])
-    assert analyse_study(study, out, data_dir=data_dir, console=silent())["done"] == 0
+    assert analyze_study(study, out, data_dir=data_dir, console=silent())["done"] == 0
     alone(study, out, data_dir)
     assert (out / "results.json").read_bytes() == before
 
@@ -192,7 +203,7 @@ def test_killed_between_the_last_epoch_and_its_line(epochs: int, data_dir: Path,
 
         patch.setattr(Journal, "write_metrics", write_or_die)
         with pytest.raises(Killed):
-            worker.work(plan.runs, plan.pictures, out, CPU)
+            worker.work(plan.runs, plan.images, out, CPU)
     assert list(out.glob("runs/*/last.ckpt"))
     alone(study, out, data_dir)
     for name in (*FILES, "runs/*/metrics.csv"):
@@ -215,7 +226,7 @@ def test_a_state_that_was_cut_short_is_trained_anew(name: str, data_dir: Path, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("octavize.training.train.write_json", killed)
         with pytest.raises(Killed):
-            worker.work(plan.runs, plan.pictures, out, CPU)
+            worker.work(plan.runs, plan.images, out, CPU)
     path = next(out.glob(f"runs/*/{name}"))
     path.write_bytes(path.read_bytes()[:100])
     alone(study, out, data_dir)
@@ -234,7 +245,7 @@ def test_trouble_of_the_machine_marks_nothing(
 
     monkeypatch.setattr(worker, "train_run", stale)
     with pytest.raises(InputError, match=r"trouble of this machine.*Stale file handle"):
-        worker.work(plan.runs, plan.pictures, tmp_path / "out", CPU)
+        worker.work(plan.runs, plan.images, tmp_path / "out", CPU)
     assert not list(tmp_path.rglob("failed.json"))
 
 
@@ -266,14 +277,14 @@ def test_two_jobs_on_several_devices_do_not_share_a_folder(data_dir: Path, tmp_p
         run_study(study, out, data_dir=data_dir, hardware=many, console=silent())
 
 
-def test_an_unreadable_picture_is_named_before_anything_is_trained(tmp_path: Path) -> None:
-    broken = make_folder(tmp_path / "pictures") / "train" / CLASSES[0] / "3.png"
+def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    broken = make_folder(tmp_path / "images") / "train" / CLASSES[0] / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(InputError, match=r"3\.png cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"3\.png cannot be read as an image"):
         run_study(
             tiny_study(tmp_path),
             tmp_path / "out",
-            data_dir=tmp_path / "pictures",
+            data_dir=tmp_path / "images",
             timing=FAST,
             console=silent(),
         )
@@ -289,7 +300,7 @@ def test_a_full_disk_stops_the_study_and_marks_nothing(name: str, data_dir: Path
     folder.mkdir(parents=True)
     (folder / name).symlink_to("/dev/full")
     with pytest.raises(InputError, match="disk is full: make room and give the same command again"):
-        worker.work(plan.runs, plan.pictures, out, CPU)
+        worker.work(plan.runs, plan.images, out, CPU)
     (folder / name).unlink(missing_ok=True)
     results = alone(study, out, data_dir)
     assert (results["done"], results["failed"]) == (2, [])
@@ -310,7 +321,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 def test_a_disk_that_is_really_full(small_disk: Path, data_dir: Path, tmp_path: Path) -> None:
     plan = prepare(tiny_study(tmp_path, seeds=[0]), small_disk / "out", data_dir, CPU)
     with pytest.raises(InputError, match="disk is full"):
-        worker.work(plan.runs, plan.pictures, small_disk / "out", CPU)
+        worker.work(plan.runs, plan.images, small_disk / "out", CPU)
     assert not list(small_disk.rglob("failed.json"))
 
 
@@ -326,7 +337,7 @@ def test_another_study_and_other_files_are_refused(data_dir: Path, tmp_path: Pat
         prepare(tiny_study(tmp_path), tmp_path / "other", data_dir, CPU)
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
     with pytest.raises(InputError, match="no folder of a study"):
-        analyse_study(tiny_study(tmp_path), tmp_path / "nowhere", data_dir=data_dir)
+        analyze_study(tiny_study(tmp_path), tmp_path / "nowhere", data_dir=data_dir)
 
 
 def test_matched_arms_are_found_once_and_anew_when_asked_otherwise(data_dir: Path, tmp_path: Path) -> None:
@@ -349,15 +360,15 @@ def test_the_command_lists_and_analyses(
 ) -> None:
     path = str(write_study(quiet.parent, **EVERY))
     given = ["study", path, "--out", str(quiet), "--data-dir", str(data_dir)]
-    for option, words in (("--list", "8 runs, about"), ("--analyse", "report:")):
+    for option, words in (("--list", "8 runs, about"), ("--analyze", "report:")):
         with pytest.raises(SystemExit) as ended:
             main([*given, option])
         assert not ended.value.code
         assert words in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_pictures_are_loaded_at_the_size_of_the_recipe(data_dir: Path, tmp_path: Path) -> None:
+def test_the_images_are_loaded_at_the_size_of_the_recipe(data_dir: Path, tmp_path: Path) -> None:
     factors = {"size": {"native": {}, "large": {"size": 24}}}
     study = tiny_study(tmp_path, factors=factors)
-    assert load_pictures(study.recipe, data_dir).size == 16
+    assert load_images(study.recipe, data_dir).size == 16
     assert {p.recipe.size for p in plan_study(study, {})} == {16, 24}

@@ -15,9 +15,9 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from tests.helpers.training import MODEL, make_folder, tiny
 from torch import Tensor, nn
 
-from helpers.training import MODEL, make_folder, tiny
 from octavize import InputError, load_converted
 from octavize.training import adapt as adapt_module
 from octavize.training import prepare as prepare_module
@@ -27,10 +27,10 @@ from octavize.training.inputs import TrainingInputs
 from octavize.training.journal import read_metrics
 from octavize.training.prepare import Adaptation
 from octavize.training.recipe import dump_recipe
-from octavize.training.train import Run, load_pictures, train_run
+from octavize.training.train import Run, load_images, train_run
 from octavize.zoo.find import Vanilla, find_vanilla
 
-HOW = Adaptation(alpha=0.5, calibrate=False, norm_pictures=16)
+HOW = Adaptation(alpha=0.5, calibrate=False, norm_images=16)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,14 +43,14 @@ def _one_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("pictures"))
+    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a vanilla run."""
     out, recipe = tmp_path_factory.mktemp("vanilla") / "run", tiny(alphas=[0])
-    train_run(Run(MODEL, 0, 0), recipe, load_pictures(recipe, data_dir), out, console=silent())
+    train_run(Run(MODEL, 0, 0), recipe, load_images(recipe, data_dir), out, console=silent())
     (out / "recipe.yaml").write_text(dump_recipe(recipe), "utf-8")
     return out
 
@@ -115,8 +115,8 @@ def test_the_network_comes_back(source: Vanilla, data_dir: Path, tmp_path: Path)
     net = load_converted(tmp_path / "out")
     kept = load_file(tmp_path / "out" / "weights.safetensors")
     assert all(torch.equal(v, kept[k]) for k, v in net.state_dict().items())
-    pictures = load_pictures(tiny(), data_dir)
-    stage = prepare_module.evaluate(net, recipe(), pictures, adapt_module.HERE, "again")
+    images = load_images(tiny(), data_dir)
+    stage = prepare_module.evaluate(net, recipe(), images, adapt_module.HERE, "again")
     assert stage["test_accuracy"] == results["test_accuracy"]
 
 
@@ -133,13 +133,13 @@ def test_fine_tuning_trains_in_training_mode(source: Vanilla, data_dir: Path, tm
         for k, v in load_file(tmp_path / "out" / "training" / "best.safetensors").items()
         if k.endswith("num_batches_tracked")
     }
-    # One batch of 16 pictures to measure the norms anew, then as many as there are steps.
-    pictures = load_pictures(tiny(), data_dir)
-    assert set(counts.values()) == {1 + len(pictures.train) // recipe().batch_size}
+    # One batch of 16 images to measure the norms anew, then as many as there are steps.
+    images = load_images(tiny(), data_dir)
+    assert set(counts.values()) == {1 + len(images.train) // recipe().batch_size}
 
 
 def test_calibrated_channels_and_a_budget(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
-    results = go(source, tmp_path / "out", data_dir, Adaptation(alpha=None, budget=0.8, norm_pictures=16))
+    results = go(source, tmp_path / "out", data_dir, Adaptation(alpha=None, budget=0.8, norm_images=16))
     assert results["macs_after"] <= 0.8 * results["macs_before"]
     kept = load_file(tmp_path / "out" / "weights.safetensors")
     assert all(torch.equal(v, kept[k]) for k, v in load_converted(tmp_path / "out").state_dict().items())
@@ -219,7 +219,7 @@ def test_a_damaged_file_is_named(name: str, source: Vanilla, data_dir: Path, tmp
         go(source, tmp_path, data_dir, epochs=1)
 
 
-def test_pictures_of_other_classes_are_refused(source: Vanilla, tmp_path: Path) -> None:
+def test_images_of_other_classes_are_refused(source: Vanilla, tmp_path: Path) -> None:
     other = replace(recipe(), data="textures", size=32)
     stranger = replace(source, facts={**source.facts, "size": 32})
     with pytest.raises(InputError, match="was trained on"):
@@ -244,7 +244,7 @@ def test_a_network_without_anything_to_convert(data_dir: Path, tmp_path: Path) -
         ({"alpha": None}, "alpha and budget are both missing"),
         ({"distil": 2}, "distil is 2"),
         ({"temperature": 0}, "temperature is 0"),
-        ({"norm_pictures": -1}, "norm_pictures is -1"),
+        ({"norm_images": -1}, "norm_images is -1"),
         ({"alpha": None, "budget": -1}, "budget=-1"),
         ({"alpha": None, "budget": math.inf}, "budget=inf"),
         ({"budget": 0.6}, "alpha is 0.5 and budget is 0.6: give one"),
@@ -267,11 +267,9 @@ def test_soft_loss_by_hand() -> None:
 
 
 def test_the_gradient_reaches_the_student_alone(source: Vanilla, data_dir: Path) -> None:
-    pictures = load_pictures(recipe(), data_dir)
+    images = load_images(recipe(), data_dir)
     student = find_vanilla(str(source.recipe.parent)).model  # type: ignore[union-attr]
-    module = Distiller(
-        student, pictures, recipe(), MODEL, 0, teacher=source.model, weight=1.0, temperature=2.0
-    )
+    module = Distiller(student, images, recipe(), MODEL, 0, teacher=source.model, weight=1.0, temperature=2.0)
     nn.init.normal_(module.model.get_parameter("classifier.weight"))
     teacher = module._teacher[0]
     assert teacher is not None
@@ -288,17 +286,17 @@ def test_the_gradient_reaches_the_student_alone(source: Vanilla, data_dir: Path)
 
 
 def test_without_a_teacher_it_is_cross_entropy(source: Vanilla, data_dir: Path) -> None:
-    pictures = load_pictures(recipe(), data_dir)
+    images = load_images(recipe(), data_dir)
     settings: dict[str, Any] = {"weight": 0.0, "temperature": 2.0}
-    module = Distiller(source.model, pictures, recipe(), MODEL, 0, teacher=source.model, **settings)
+    module = Distiller(source.model, images, recipe(), MODEL, 0, teacher=source.model, **settings)
     scores, labels = torch.randn(4, 2), torch.tensor([0, 1, 0, 1])
     expected = nn.functional.cross_entropy(scores, labels)
     torch.testing.assert_close(module.training_loss(torch.empty(0), scores, labels), expected)
 
 
 def test_training_inputs_mix_the_classes_and_repeat(data_dir: Path) -> None:
-    pictures = load_pictures(tiny(), data_dir)
-    loader = TrainingInputs(pictures, tiny(), 12)
+    images = load_images(tiny(), data_dir)
+    loader = TrainingInputs(images, tiny(), 12)
     first: list[tuple[Tensor, Tensor]] = list(loader)
     assert sum(len(labels) for _, labels in first) == 12
     assert set(torch.cat([labels for _, labels in first]).tolist()) == {0, 1}

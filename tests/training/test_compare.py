@@ -19,8 +19,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from rich.console import Console
+from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
-from helpers.training import CLASSES, MODEL, make_folder, tiny
 from octavize.convert.norms import reestimate_norms
 from octavize.errors import InputError
 from octavize.report.naming import pretty
@@ -31,7 +31,7 @@ from octavize.training.journal import COLUMNS, read_metrics
 from octavize.training.recipe import dump_recipe, load_recipe
 from octavize.training.report import headline, points, quantity, seconds
 from octavize.training.results import Timing
-from octavize.training.train import Run, load_pictures, train_run
+from octavize.training.train import Run, load_images, train_run
 from octavize.zoo.checkpoint import load_checkpoint
 
 FAST = Timing(batch=2, rounds=1)
@@ -49,7 +49,7 @@ def _one_thread() -> Any:
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("pictures"))
+    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +139,10 @@ def test_the_headline_says_what_the_numbers_say(differences: list[float], senten
     assert text.replace("\u00a0", " ") == f"At α = 0.5 the octave networks {costs} and {sentence}."
 
 
-def test_the_headline_admits_that_nothing_was_learnt() -> None:
+def test_the_headline_admits_that_nothing_was_learned() -> None:
     networks = [network("a", 0, 0.11, 1, 1), network("a", 0.5, 0.1, 0.5, 1)]
     text = headline({"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}})
-    assert text.startswith("Nothing learnt yet")
+    assert text.startswith("Nothing learned yet")
 
 
 def test_numbers_for_people() -> None:
@@ -222,8 +222,8 @@ def test_a_folder_with_other_files_is_left_alone(data_dir: Path, tmp_path: Path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_other_pictures_are_refused(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="saw other pictures"):
+def test_other_images_are_refused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="saw other images"):
         compare(tiny(), finished, data_dir=make_folder(tmp_path, train=20), console=silent())
 
 
@@ -246,14 +246,14 @@ def test_mistakes_are_found_before_anything_is_written(
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(data_dir: Path, tmp_path: Path) -> None:
     recipe = tiny(epochs=3)
-    pictures = load_pictures(recipe, data_dir)
+    images = load_images(recipe, data_dir)
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
-    expected = train_run(RUN, recipe, pictures, quiet, console=silent())
+    expected = train_run(RUN, recipe, images, quiet, console=silent())
     for epoch in (0, 1, 2):
         with pytest.raises(RuntimeError, match="killed"):
-            train_run(RUN, recipe, pictures, killed, console=silent(), callbacks=[Kill(epoch)])
+            train_run(RUN, recipe, images, killed, console=silent(), callbacks=[Kill(epoch)])
         assert not (killed / "result.json").exists()
-    result = train_run(RUN, recipe, pictures, killed, console=silent())
+    result = train_run(RUN, recipe, images, killed, console=silent())
     assert without_seconds(killed) == without_seconds(quiet)
     assert [row["epoch"] for row in read_metrics(killed)] == [1, 2, 3]
     assert (killed / "best.safetensors").read_bytes() == (quiet / "best.safetensors").read_bytes()
@@ -267,11 +267,11 @@ def test_a_run_killed_after_its_last_epoch_is_only_evaluated(data_dir: Path, tmp
             raise RuntimeError("killed")
 
     recipe = tiny(epochs=1)
-    pictures = load_pictures(recipe, data_dir)
+    images = load_images(recipe, data_dir)
     with pytest.raises(RuntimeError, match="killed"):
-        train_run(RUN, recipe, pictures, tmp_path, console=silent(), callbacks=[KillTest()])
+        train_run(RUN, recipe, images, tmp_path, console=silent(), callbacks=[KillTest()])
     before = (tmp_path / "metrics.csv").read_bytes()
-    result = train_run(RUN, recipe, pictures, tmp_path, console=silent())
+    result = train_run(RUN, recipe, images, tmp_path, console=silent())
     assert (tmp_path / "metrics.csv").read_bytes() == before
     assert result["best_epoch"] == 1
 
@@ -292,62 +292,62 @@ def test_sigkill_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> N
     assert (out / "last.ckpt").exists()
     assert not (out / "result.json").exists()
     # The rest in this process, to save its start: the same code from the same folder.
-    pictures = load_pictures(recipe, data_dir)
+    images = load_images(recipe, data_dir)
     run = Run(MODEL, 0.5, 0)
     told = io.StringIO()
-    train_run(run, recipe, pictures, out, console=Console(file=told))
+    train_run(run, recipe, images, out, console=Console(file=told))
     assert "going on after epoch" in told.getvalue()
-    train_run(run, recipe, pictures, tmp_path / "quiet", console=silent())
+    train_run(run, recipe, images, tmp_path / "quiet", console=silent())
     assert without_seconds(out) == without_seconds(tmp_path / "quiet")
 
 
 def test_seeds_differ_and_repeat(data_dir: Path, tmp_path: Path) -> None:
     recipe = tiny(epochs=1)
-    pictures = load_pictures(recipe, data_dir)
+    images = load_images(recipe, data_dir)
     losses = []
     for number, seed in enumerate((0, 0, 1)):
         folder = tmp_path / str(number)
-        train_run(Run(MODEL, 0.5, seed), recipe, pictures, folder, console=silent())
+        train_run(Run(MODEL, 0.5, seed), recipe, images, folder, console=silent())
         losses.append(read_metrics(folder)[0]["train_loss"])
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_measured_statistics_are_kept_and_change_no_step(data_dir: Path, tmp_path: Path) -> None:
-    pictures = load_pictures(tiny(), data_dir)
+    images = load_images(tiny(), data_dir)
     losses, weights = [], []
     for count in (0, 20):
-        recipe, folder = tiny(norm_pictures=count, epochs=1), tmp_path / str(count)
-        train_run(RUN, recipe, pictures, folder, console=silent())
+        recipe, folder = tiny(norm_images=count, epochs=1), tmp_path / str(count)
+        train_run(RUN, recipe, images, folder, console=silent())
         losses.append(read_metrics(folder)[0])
         weights.append(load_checkpoint(folder / "best.safetensors")[0])
     running, measured = weights
     assert losses[0]["train_loss"] == losses[1]["train_loss"]
     assert losses[0]["val_loss"] != losses[1]["val_loss"]
     assert all(torch.equal(a, b) for a, b in zip(running.parameters(), measured.parameters(), strict=True))
-    reestimate_norms(running, TrainingInputs(pictures, tiny(), 20))
+    reestimate_norms(running, TrainingInputs(images, tiny(), 20))
     for (name, a), b in zip(running.named_buffers(), measured.buffers(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
 
 
 def test_a_setting_that_came_later_renames_no_run() -> None:
-    assert "norm_pictures" not in train_module.fingerprint(tiny(), RUN)
-    assert train_module.fingerprint(tiny(norm_pictures=20), RUN)["norm_pictures"] == 20
+    assert "norm_images" not in train_module.fingerprint(tiny(), RUN)
+    assert train_module.fingerprint(tiny(norm_images=20), RUN)["norm_images"] == 20
 
 
 def test_divergence_stops_the_run(data_dir: Path, tmp_path: Path) -> None:
     recipe = tiny(lr=1e30, schedule="constant", warmup_epochs=0)
-    pictures = load_pictures(recipe, data_dir)
+    images = load_images(recipe, data_dir)
     with pytest.raises(InputError, match=r"lr is 1e\+30 .* diverged .* lower --lr"):
-        train_run(RUN, recipe, pictures, tmp_path, console=silent())
+        train_run(RUN, recipe, images, tmp_path, console=silent())
     assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum", "lamb"])
-def test_other_optimisers_and_schedules(optimizer: str, data_dir: Path, tmp_path: Path) -> None:
+def test_other_optimizers_and_schedules(optimizer: str, data_dir: Path, tmp_path: Path) -> None:
     recipe = tiny(
         optimizer=optimizer, schedule="linear", epochs=1, lr=0.001, label_smoothing=0.1, warmup_epochs=0
     )
-    train_run(RUN, recipe, load_pictures(recipe, data_dir), tmp_path, console=silent())
+    train_run(RUN, recipe, load_images(recipe, data_dir), tmp_path, console=silent())
     assert read_metrics(tmp_path)[0]["lr"] < 0.001
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from octavize import OctConv2d, create_model
-from octavize.files import save_weights
-from octavize.training.initialize import add_path_biases, initialise
+from octavize.training.initialize import add_path_biases, initialize
 from octavize.zoo.checkpoint import build_model, load_checkpoint
+from octavize.zoo.weights import save_weights
 
 
 def biases(model: nn.Module) -> int:
@@ -82,7 +82,7 @@ def deviation(layer: Any, rows: slice = slice(None), columns: slice = slice(None
 def mobilenet(alpha: float, ordinary: str, depthwise: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = create_model("oct_mobilenet_v1", alpha, num_classes=2)
-    initialise(model, ordinary, depthwise)
+    initialize(model, ordinary, depthwise)
     return dict(model.named_modules())
 
 
@@ -120,7 +120,7 @@ def test_the_framework_draws_each_path_by_its_own_channels() -> None:
 
 def test_the_framework_draws_grouped_paths_too() -> None:
     model = create_model("oct_resnet26", 0.5, cardinality=4, base_width=32)
-    initialise(model, "framework", "framework")
+    initialize(model, "framework", "framework")
     layer = next(m for m in model.modules() if isinstance(m, OctConv2d) and m.groups == 4)
     high, low = layer.weight.chunk(2, dim=1)  # of either path half the channels of a group
     expected = math.sqrt(2 / (9 * high.shape[1]))

@@ -12,7 +12,7 @@ from octavize.training.module import Meter, finite_or_none
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_picture_counts_alike(dtype: torch.dtype) -> None:
+def test_every_image_counts_alike(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     scores, labels = torch.randn(700, 10, dtype=dtype), torch.randint(0, 10, (700,))
     losses = F.cross_entropy(scores, labels, reduction="none")

@@ -24,7 +24,7 @@ def test_article_is_the_article() -> None:
     recipe = load_recipe("article")
     assert (recipe.data, recipe.size, recipe.optimizer, recipe.lr) == ("cifar10", 224, "adam", 1e-3)
     assert (recipe.schedule, recipe.epochs, recipe.label_smoothing) == ("constant", 12, 0)
-    assert (recipe.normalise, recipe.flip, recipe.crop_padding) == (False, False, 0)
+    assert (recipe.normalize, recipe.flip, recipe.crop_padding) == (False, False, 0)
     assert recipe.batch_size_of("oct_mobilenet_v1") == 768
     assert recipe.batch_size_of("oct_resnet50") == 256
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
-from helpers.training import CLASSES, MODEL, make_folder, tiny
 from octavize.errors import InputError
-from octavize.files import save_weights
-from octavize.training.train import Run, load_pictures, train_run
+from octavize.training.train import Run, load_images, train_run
 from octavize.zoo.checkpoint import build_model, check_resumable, load_checkpoint
 from octavize.zoo.models import create_model
+from octavize.zoo.weights import save_weights
 
 FACTS = {
     "model": MODEL,
@@ -51,9 +51,9 @@ def test_weights_come_back_with_their_network(tmp_path: Path) -> None:
     model = build_model(MODEL, 0.5, 2, 1, {"width": 0.125}).to(memory_format=torch.channels_last).eval()
     save_weights(tmp_path / "w.safetensors", model, FACTS)
     loaded, metadata = load_checkpoint(tmp_path / "w.safetensors")
-    pictures = torch.randn(2, 1, 32, 32)
+    images = torch.randn(2, 1, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(pictures), model(pictures))
+        torch.testing.assert_close(loaded(images), model(images))
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     assert metadata == FACTS
     assert not loaded.training
@@ -61,13 +61,13 @@ def test_weights_come_back_with_their_network(tmp_path: Path) -> None:
 
 def test_a_training_run_leaves_all_facts(tmp_path: Path) -> None:
     recipe = tiny(epochs=1)
-    pictures = load_pictures(recipe, make_folder(tmp_path / "data"))
+    images = load_images(recipe, make_folder(tmp_path / "data"))
     out = tmp_path / "out"
-    train_run(Run(MODEL, 0.5, 0), recipe, pictures, out, console=Console(file=io.StringIO()))
+    train_run(Run(MODEL, 0.5, 0), recipe, images, out, console=Console(file=io.StringIO()))
     model, metadata = load_checkpoint(out / "best.safetensors")
     assert metadata["classes"] == list(CLASSES)
-    assert (metadata["size"], metadata["in_chans"], metadata["normalise"]) == (16, 3, True)
-    assert metadata["mean"] == list(pictures.mean)
+    assert (metadata["size"], metadata["in_chans"], metadata["normalize"]) == (16, 3, True)
+    assert metadata["mean"] == list(images.mean)
     assert metadata["version"]
     assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 2)
 
@@ -127,12 +127,12 @@ def test_a_checkpoint_of_another_program_or_run(tmp_path: Path) -> None:
 
 def test_a_run_does_not_resume_from_a_truncated_checkpoint(tmp_path: Path) -> None:
     recipe = tiny(epochs=1)
-    pictures = load_pictures(recipe, make_folder(tmp_path / "data"))
+    images = load_images(recipe, make_folder(tmp_path / "data"))
     out = tmp_path / "out"
     out.mkdir()
     (out / "last.ckpt").write_bytes(_torch_bytes({"octavize": {}})[:-40])
     with pytest.raises(InputError, match=r"last\.ckpt is cut short"):
-        train_run(Run(MODEL, 0.5, 0), recipe, pictures, out, console=Console(file=io.StringIO()))
+        train_run(Run(MODEL, 0.5, 0), recipe, images, out, console=Console(file=io.StringIO()))
     assert [p.name for p in out.iterdir()] == ["last.ckpt"]
 
 

@@ -17,17 +17,17 @@ from octavize.convert.trace import trace
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
 
-PICTURE = (1, 3, 224, 224)
+IMAGE = (1, 3, 224, 224)
 
 
 def on_meta(name: str, alpha: float = 0.5, **arguments: Any) -> nn.Module:
-    """A network without values: nothing is initialised or computed."""
+    """A network without values: nothing is initialized or computed."""
     with torch.device("meta"):
         return create_model(name, alpha, **arguments)
 
 
 def macs(model: nn.Module) -> int:
-    return trace(model, PICTURE).macs
+    return trace(model, IMAGE).macs
 
 
 def parameters(model: nn.Module) -> int:
@@ -107,7 +107,7 @@ def test_mega_macs_of_the_official_mobilenet_v2(alpha: float, mega: float) -> No
     with torch.device("meta"):
         vanilla = official_mobilenet_v2()
     policy = {"*": 0, "blocks.[0-4].*.conv_pw": alpha, "blocks.[0-4].*.conv_dw": alpha}
-    octave = octavize(vanilla, policy, example=PICTURE, strict=True)
+    octave = octavize(vanilla, policy, example=IMAGE, strict=True)
     assert round(macs(octave) / 1e6, 1) == mega
     assert parameters(octave) == parameters(vanilla)
 
@@ -119,7 +119,7 @@ def test_mobilenet_v2_of_the_registry() -> None:
 
 def test_the_papers_policy() -> None:
     """The stem is vanilla, the first octave layers read plain maps, the last stage is plain and merges."""
-    layers = {layer.name: layer for layer in trace(on_meta("oct_resnet50"), PICTURE).layers}
+    layers = {layer.name: layer for layer in trace(on_meta("oct_resnet50"), IMAGE).layers}
     assert layers["conv1"].kind == "Conv2d"
     first = layers["layer1.0.conv1"]
     assert (first.input, first.output) == (
@@ -130,7 +130,7 @@ def test_the_papers_policy() -> None:
     assert layers["layer4.0.downsample.0"].input == ((1, 512, 14, 14), (1, 512, 7, 7))
     plain = [layer for name, layer in layers.items() if name.startswith("layer4.")]
     assert all(layer.output[1] is None for layer in plain)
-    layers = {layer.name: layer for layer in trace(on_meta("oct_mobilenet_v1"), PICTURE).layers}
+    layers = {layer.name: layer for layer in trace(on_meta("oct_mobilenet_v1"), IMAGE).layers}
     assert layers["blocks.3.5.conv_pw"].input[1] is not None
     assert layers["blocks.3.5.conv_pw"].output[1] is None
     assert all(layer.output[1] is None for name, layer in layers.items() if name.startswith("blocks.4"))
@@ -199,7 +199,7 @@ def test_every_network_runs_and_every_parameter_gets_a_gradient(name: str, alpha
     "name",
     ["oct_resnet18", "oct_resnet26", "oct_resnet18_small", "oct_mobilenet_v1", "oct_mobilenet_v2_small"],
 )
-def test_networks_learn_on_small_pictures(name: str) -> None:
+def test_networks_learn_on_small_images(name: str) -> None:
     torch.manual_seed(0)
     # timm starts the last batch norm of a residual branch at zero, which stops gradients within it.
     start = {"zero_init_last": False} if "resnet" in name else {}
@@ -298,10 +298,10 @@ def test_unknown_name_gets_suggestions(name: str, suggestion: str) -> None:
     [
         ("oct_resnet50", {"alpha": 1.5}, "alpha=1.5"),
         ("oct_resnet50", {"alpha": "0.5"}, "alpha='0.5'"),
-        ("oct_resnet26", {"colour": "red"}, "colour"),
+        ("oct_resnet26", {"color": "red"}, "color"),
         ("oct_resnet26", {"width": 0.5, "pretrained": True}, "width"),
         ("oct_resnet26", {"width": 0}, "width"),
-        ("oct_mobilenet_v1", {"colour": "red"}, "colour"),
+        ("oct_mobilenet_v1", {"color": "red"}, "color"),
         ("oct_mobilenet_v1", {"width": 0}, "width"),
         ("oct_mobilenet_v1", {"width": -1}, "width"),
         ("oct_mobilenet_v1", {"width": "wide"}, "width"),

@@ -39,7 +39,7 @@ ZOO = [
     )
     for network in networks()
 ]
-# All of their convolutions standardise their weights, in a class of their own, and stay vanilla.
+# All of their convolutions standardize their weights, in a class of their own, and stay vanilla.
 OWN_CONVOLUTIONS = {"nf_resnet26", "resnetv2_50x1_bit", "dm_nfnet_f0"}
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -57,7 +57,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Network, nn.Module, nn.Module]
 everything = pytest.mark.parametrize("pair", ZOO, indirect=True, scope="module")
 
 
-def picture(network: Network, n: int = 2) -> Tensor:
+def image(network: Network, n: int = 2) -> Tensor:
     return torch.randn(n, *network.small[1:], generator=torch.Generator().manual_seed(1))
 
 
@@ -86,8 +86,8 @@ def test_forward_and_gradients(pair: tuple[Network, nn.Module, nn.Module]) -> No
     """Every parameter that gets a gradient in the vanilla network gets one; none of them stays zero."""
     network, vanilla, octave = pair
     with torch.no_grad():
-        got = outputs(octave.eval()(picture(network)))
-        wanted = outputs(vanilla.eval()(picture(network)))
+        got = outputs(octave.eval()(image(network)))
+        wanted = outputs(vanilla.eval()(image(network)))
     assert [(type(y), y.shape) for y in got] == [(type(y), y.shape) for y in wanted]
     assert all(y.isfinite().all() for y in got)
     reached = [gradients(copy.deepcopy(net), network) for net in (vanilla, octave)]
@@ -98,7 +98,7 @@ def gradients(model: nn.Module, network: Network) -> set[str]:
     """The parameters with a gradient that is not zero, after a step in training mode."""
     torch.manual_seed(0)
     loss = torch.zeros(())
-    for i, y in enumerate(outputs(model.train()(picture(network)))):
+    for i, y in enumerate(outputs(model.train()(image(network)))):
         loss = loss + (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(i))).sum()
     loss.backward()
     return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -120,7 +120,7 @@ def exported(model: nn.Module, x: Tensor) -> Any:
 def test_graph_is_whole(pair: tuple[Network, nn.Module, nn.Module], way: Any) -> None:
     """In one graph, wherever the vanilla network is."""
     network, vanilla, octave = pair
-    x = picture(network)
+    x = image(network)
     with torch.no_grad():
         wanted = outputs(octave.eval()(x))
     try:
@@ -156,7 +156,7 @@ def test_channels_change_places_and_the_function_stays(
     for value in model.state_dict().values():  # fresh statistics and biases would hide mistakes
         if value.is_floating_point() and value.dim() == 1:
             value.copy_(0.5 + torch.rand(value.shape, generator=generator, dtype=torch.float64))
-    x = picture(network).double()
+    x = image(network).double()
     with torch.no_grad():
         before = outputs(model(x))
         coupling = find_coupling(model, network.small)

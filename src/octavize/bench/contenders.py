@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from octavize.bench.profile import count_macs
-from octavize.convert.trace import TraceError, picture_shape
+from octavize.convert.trace import TraceError, image_shape
 from octavize.errors import InputError
 from octavize.zoo.models import create_model
 
@@ -18,22 +18,22 @@ VANILLA = "vanilla"
 
 @dataclass(frozen=True)
 class Contender:
-    """A network to time. `picture` is its input's (C, H, W), `macs` are of one of them."""
+    """A network to time. `image` is its input's (C, H, W), `macs` are of one of them."""
 
     name: str
     model: nn.Module
-    picture: tuple[int, ...]
+    image: tuple[int, ...]
     macs: int
     alpha: float = 0.0
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Of an input: (batch, C, H, W)."""
-        return (batch, *self.picture)
+        return (batch, *self.image)
 
     @property
     def size(self) -> int:
-        """Side of the picture in pixels."""
-        return self.picture[-1]
+        """Side of the image in pixels."""
+        return self.image[-1]
 
 
 def contenders_of(
@@ -43,8 +43,8 @@ def contenders_of(
 
     Args:
         build: makes the network of an α.
-        size: side of the pictures in pixels.
-        same_macs: after each, the vanilla network on smaller pictures that cost as much arithmetic.
+        size: side of the images in pixels.
+        same_macs: after each, the vanilla network on smaller images that cost as much arithmetic.
     """
     vanilla = build(0.0)
     found = [_contender(VANILLA, vanilla, size)]
@@ -93,7 +93,7 @@ def with_narrower(name: str, contenders: Sequence[Contender], size: int) -> list
 
 
 def size_for(model: nn.Module, size: int, macs: int) -> int:
-    """The side of the pictures on which a network costs nearest to `macs`."""
+    """The side of the images on which a network costs nearest to `macs`."""
     whole = _macs(model, size)
     guess = round(size * (macs / whole) ** 0.5)
     near = range(max(guess - size // 28, 1), min(guess + size // 28, size) + 1)
@@ -101,8 +101,8 @@ def size_for(model: nn.Module, size: int, macs: int) -> int:
 
 
 def _contender(name: str, model: nn.Module, size: int, alpha: float = 0.0) -> Contender:
-    return Contender(name, model, picture_shape(model, size)[1:], _macs(model, size), alpha)
+    return Contender(name, model, image_shape(model, size)[1:], _macs(model, size), alpha)
 
 
 def _macs(model: nn.Module, size: int) -> int:
-    return count_macs(model, picture_shape(model, size))
+    return count_macs(model, image_shape(model, size))

@@ -3,13 +3,13 @@
 Definitions, the same for every network:
 
 * **params**: trainable and frozen parameters; buffers are not counted.
-* **macs**: multiply–accumulates of convolutions and matrix products for one picture, by torch's flop counter.
-  Normalisation, activation, pooling, up-sampling and additions are left out, as in the paper.
-* **activation_bytes**: what autograd keeps for the backward pass, for one picture: each storage once,
+* **macs**: multiply–accumulates of convolutions and matrix products for one image, by torch's flop counter.
+  Normalization, activation, pooling, up-sampling and additions are left out, as in the paper.
+* **activation_bytes**: what autograd keeps for the backward pass, for one image: each storage once,
   parameters not counted, in the network's dtype, training mode.
 * **latency_ms**: median time of one forward pass of the whole batch in evaluation mode, channels-last, the
   networks taking turns in one process; the ratio is the median of the rounds' ratios to the first network.
-* **train_step_ms**: the same for forward, loss and backward in training mode, without the optimiser's step.
+* **train_step_ms**: the same for forward, loss and backward in training mode, without the optimizer's step.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from octavize.convert.trace import (
     check_network,
     dtype_of,
     explained,
+    image_shape,
     leaves,
-    picture_shape,
     to_meta,
     trace,
     without_devices,
@@ -47,7 +47,7 @@ from octavize.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-IN_TRAINING = "in training mode, give larger pictures (--size) or more of them (--batch)"
+IN_TRAINING = "in training mode, give larger images (--size) or more of them (--batch)"
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ def count_params(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiply–accumulates for one picture of `input_shape`, (N, C, H, W); N does not matter."""
+    """Multiply–accumulates for one image of `input_shape`, (N, C, H, W); N does not matter."""
     return trace(model, (1, *input_shape[1:])).macs
 
 
 def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Bytes that autograd keeps for backward, for one picture of `input_shape`; nothing is computed.
+    """Bytes that autograd keeps for backward, for one image of `input_shape`; nothing is computed.
 
     Raises:
-        InputError: the network does not run on such pictures in training mode.
+        InputError: the network does not run on such images in training mode.
     """
     meta = to_meta(model).train()
     known = {p.untyped_storage()._cdata for p in meta.parameters()}
@@ -88,7 +88,7 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    # Two pictures: batch norm cannot train on one value a channel.
+    # Two images: batch norm cannot train on one value a channel.
     x = torch.empty((2, *input_shape[1:]), device="meta", dtype=dtype_of(meta))
 
     def run() -> None:
@@ -123,7 +123,7 @@ def measure(
         progress: show a progress bar on stderr.
 
     Returns:
-        For each name its `Profile`. MACs and memory are of one picture, times of one batch.
+        For each name its `Profile`. MACs and memory are of one image, times of one batch.
 
     Raises:
         InputError: no networks, less than one round, or a network that does not run on such an input.
@@ -183,7 +183,7 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
     """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times.
 
     Of a network with auxiliary classifiers, the loss is that of the first of its outputs. The call raises
-    `InputError` if the network does not run on such pictures in training mode, or is no classifier.
+    `InputError` if the network does not run on such images in training mode, or is no classifier.
     """
     model, x = _channels_last(model, shape)
     model.train()
@@ -277,18 +277,18 @@ def profile_models(
     Args:
         builders: by name, what makes the network of an α.
         alphas: shares of low channels.
-        size: side of the pictures in pixels; they have the channels that the networks take.
+        size: side of the images in pixels; they have the channels that the networks take.
         batch, rounds, threads, progress: see `measure`.
 
     Raises:
-        InputError: no networks, no α, or a network that does not run on such pictures.
+        InputError: no networks, no α, or a network that does not run on such images.
     """
     if not builders or not alphas:
         raise InputError(f"builders={dict(builders)}, alphas={list(alphas)}: give at least one of each")
     rows: list[dict[str, Any]] = []
     for name, build in builders.items():
         models = {f"{alpha:g}": build(alpha) for alpha in alphas}
-        shape = picture_shape(next(iter(models.values())), size, batch)
+        shape = image_shape(next(iter(models.values())), size, batch)
         profiles = measure(models, shape, rounds=rounds, threads=threads, progress=progress)
         rows += [
             {"model": name, "alpha": float(alpha), "channels": shape[1]}
@@ -319,7 +319,7 @@ def profile_models(
 
 def layer_table(model: nn.Module, title: str, *, size: int = 224) -> ProfileTable:
     """The convolutions and fully connected layers of a network, in the order in which they run."""
-    shape = picture_shape(model, size)
+    shape = image_shape(model, size)
     return table_of_layers(trace(model, shape), title, shape)
 
 

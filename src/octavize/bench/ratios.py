@@ -1,6 +1,6 @@
 """How much of the arithmetic that octave saves is also saved in time, runtime by runtime.
 
-    saving realised = (1 − time ratio) / (1 − ratio of multiply–accumulates)
+    saving realized = (1 − time ratio) / (1 − ratio of multiply–accumulates)
 
 each against the vanilla network in the same runtime. The networks take turns in one process, so that whatever
 else the machine does meets all of them; a time ratio is the median of the rounds' ratios.
@@ -27,7 +27,7 @@ from octavize.errors import InputError
 Row = dict[str, Any]
 
 
-def saving_realised(time_ratio: float, mac_ratio: float) -> float | None:
+def saving_realized(time_ratio: float, mac_ratio: float) -> float | None:
     """The share of the saved arithmetic that is saved in time; None where no arithmetic is saved."""
     return None if mac_ratio >= 1 else (1 - time_ratio) / (1 - mac_ratio)
 
@@ -48,7 +48,7 @@ def rows_of(seconds: Mapping[str, Sequence[float]], contenders: Sequence[Contend
                 "mac_ratio": mac_ratio,
                 "median_ms": 1e3 * statistics.median(seconds[c.name]),
                 "time_ratio": time_ratio,
-                "saving_realised": saving_realised(time_ratio, mac_ratio),
+                "saving_realized": saving_realized(time_ratio, mac_ratio),
                 "n": len(seconds[c.name]),
             }
         )

@@ -24,19 +24,19 @@ def table(results: dict[str, Any], title: str) -> Group:
 
 
 def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:
-    """Time, its ratio to vanilla's, that of the arithmetic, and the saving realised."""
+    """Time, its ratio to vanilla's, that of the arithmetic, and the saving realized."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     title = f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for i, column in enumerate(("runtime", "network", "ms", "×", "MACs ×", "realised")):
+    for i, column in enumerate(("runtime", "network", "ms", "×", "MACs ×", "realized")):
         shown.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
     before = None
     for row in rows:
         if (row["batch"], row["threads"]) != (batch, threads):
             continue
-        runtime, saving = row["runtime"], row["saving_realised"]
+        runtime, saving = row["runtime"], row["saving_realized"]
         if before not in (None, runtime):
             shown.add_section()
         shown.add_row(
@@ -52,7 +52,7 @@ def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:
 
 
 def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
-    """Saving realised against α, a line a runtime, a panel for each batch and number of threads.
+    """Saving realized against α, a line a runtime, a panel for each batch and number of threads.
 
     Args:
         path: .png, .svg or .pdf.
@@ -61,9 +61,9 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from octavize.report.figures import HEIGHT, STYLE, WIDTH, colour
+    from octavize.report.figures import HEIGHT, STYLE, WIDTH, color
 
-    rows = [row for row in results["rows"] if row["alpha"] > 0 and row["saving_realised"] is not None]
+    rows = [row for row in results["rows"] if row["alpha"] > 0 and row["saving_realized"] is not None]
     panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
     runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
     with rc_context(STYLE):
@@ -73,15 +73,15 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
             panel.axhline(100, color="#475569", linewidth=0.8, linestyle="--")
             for i, runtime in enumerate(runtimes):
                 own = [
-                    (row["alpha"], 100 * row["saving_realised"])
+                    (row["alpha"], 100 * row["saving_realized"])
                     for row in rows
                     if (row["runtime"], row["batch"], row["threads"]) == (runtime, batch, threads)
                 ]
                 if own:
-                    panel.plot(*zip(*sorted(own), strict=True), "o-", color=colour(i + 1), label=runtime)
+                    panel.plot(*zip(*sorted(own), strict=True), "o-", color=color(i + 1), label=runtime)
             panel.set_title(f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
             panel.set_xlabel("α")
-        axes[0].set_ylabel("saving realised, %")
+        axes[0].set_ylabel("saving realized, %")
         shown = (panel.get_legend_handles_labels() for panel in axes)
         lines = {label: line for found in shown for line, label in zip(*found, strict=True)}
         if rows:

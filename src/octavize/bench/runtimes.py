@@ -53,7 +53,7 @@ def _eager(c: Contender, setting: Setting) -> Call:
 
 
 def _training(c: Contender, setting: Setting) -> Call:
-    """Forward, loss and backward in training mode, channels-last, without the optimiser's step."""
+    """Forward, loss and backward in training mode, channels-last, without the optimizer's step."""
     with torch.inference_mode(False):
         step = training_step(copy.deepcopy(c.model).to(setting.device), c.shape(setting.batch))
 

@@ -19,11 +19,10 @@ from typing import Any
 from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import Setting, choose_runtimes
-from octavize.budget import fit_budget
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Planner
 from octavize.errors import InputError
-from octavize.plan import Plan
+from octavize.plan import Plan, fit_budget
 
 TARGETS = ("onnxruntime", "openvino", "compile")
 LEVELS = (0.25, 0.5, 0.75)
@@ -50,7 +49,7 @@ class Tuner:
     Args:
         planner: of the network.
         target: `onnxruntime`, `openvino` or `compile`; in float32 on the CPU.
-        batch: pictures a call.
+        batch: images a call.
         threads: of a call; None is one a core.
         rounds: timed calls of each network.
         say: is told every line of progress; None prints them where stderr is a terminal.

@@ -4,3 +4,5 @@
 channels may change places, from the labels (`label*.py`) that one run of the network carries along;
 `reorder.py` puts them in order.
 """
+
+from octavize.calibration import label_layers as label_layers  # registers how layers carry channels

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavize.budget import alphas_by_cost, check_budget, fit_budget
 from octavize.calibration.coupling import find_coupling
-from octavize.calibration.energy import MAX_PICTURES, Energies, Score, check_score, measure_energy
+from octavize.calibration.energy import MAX_IMAGES, Energies, Score, check_score, measure_energy
 from octavize.calibration.reorder import Channels, Reordering, reorder
 from octavize.convert.planner import DEFAULT_ALPHA, Alpha, Planner, check_one_of, check_plan
 from octavize.nn.conv import is_depthwise
-from octavize.plan import Plan
+from octavize.plan import Plan, check_budget, fit_budget
 from octavize.split import low_channels
 
 
@@ -28,7 +27,7 @@ def calibrate(
     downsample: str = "stride",
     example: Tensor | Sequence[int] | None = None,
     score: Score = "damage",
-    max_pictures: int = MAX_PICTURES,
+    max_images: int = MAX_IMAGES,
 ) -> tuple[Plan, Reordering]:
     """Plan a trained network and reorder its channels, in place, so that those that lose least become low.
 
@@ -37,7 +36,7 @@ def calibrate(
 
     Args:
         model: a trained vanilla network.
-        loader: batches of prepared pictures, see `calibration.energy.measure_energy`.
+        loader: batches of prepared images, see `calibration.energy.measure_energy`.
         alpha, example: see `octavize.plan`.
         downsample: see `OctConv2d`; trained weights keep more of what they know by `stride`.
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. α may differ
@@ -45,7 +44,7 @@ def calibrate(
         plan: a plan to follow, in place of alpha or budget.
         score: what a channel loses: "damage", the error it is predicted to make in the layers that read it,
             or "share", its own energy above half the sampling rate.
-        max_pictures: how many pictures of the loader to use.
+        max_images: how many images of the loader to use.
 
     Returns:
         The plan, and what the reordering is predicted to keep.
@@ -60,13 +59,13 @@ def calibrate(
         example = plan.input_shape if example is None else example  # the network may take no other
     planner = Planner(model, downsample=downsample, example=example)
     if plan is None and budget is None:
-        plan = planner.plan(alpha)  # mistakes show before the pictures are read, which takes longer
+        plan = planner.plan(alpha)  # mistakes show before the images are read, which takes longer
     elif plan is None:
         assert budget is not None
         check_one_of(alpha, budget)
         check_budget(budget)
     channels = Channels(model, find_coupling(model, planner.shape))
-    energies = measure_energy(model, loader, max_pictures=max_pictures)
+    energies = measure_energy(model, loader, max_images=max_images)
     if plan is None:
         assert budget is not None
         plan = fit_budget(budget, _planned_by_cost(planner, channels, energies, score))
@@ -133,3 +132,24 @@ def _macs_by_block(channels: Channels, plan: Plan) -> Tensor:
                 share = torch.full((len(labels),), decision.macs_before / 2 / len(labels)).double()
                 total.index_add_(0, channels.coupling.block[labels], share)
     return total
+
+
+def alphas_by_cost(
+    families: Mapping[str, int], cost: Mapping[int, Tensor], saving: Mapping[int, float], level: float
+) -> dict[str, float]:
+    """α of each layer when the share `level` of all channels is low: those that lose least for their MACs.
+
+    Args:
+        families: for each layer, the family of layers whose outputs are added up and so share their α.
+        cost: for each family, what each of its channels loses by being low, (C,).
+        saving: for each family, the MACs of one of its channels.
+        level: share of all channels that are low, from 0 to 1.
+    """
+    if not cost:
+        return {}
+    price = {family: values / max(saving[family], 1.0) for family, values in cost.items()}
+    every = torch.cat(list(price.values())).sort().values
+    count = round(level * len(every))
+    threshold = every[count - 1] if count else torch.tensor(-1.0)
+    alpha = {family: float((values <= threshold).double().mean()) for family, values in price.items()}
+    return {name: alpha[family] for name, family in families.items()}

@@ -1,6 +1,6 @@
 """Which channels of a network may change places, and the change itself.
 
-A channel has a place in many parameters: in the rows of the convolution that makes it, in the normalisation
+A channel has a place in many parameters: in the rows of the convolution that makes it, in the normalization
 after it, in the columns of every layer that reads it; and residual additions make one channel of several.
 `find_coupling` watches one run of the network to learn what has to move together, `permute` moves it. The
 function of the network stays the same.
@@ -82,7 +82,7 @@ class Coupling:
 
 
 def example_input(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Tensor:
-    """A picture of noise of the shape, type and device that a network reads."""
+    """An image of noise of the shape, type and device that a network reads."""
     shape = example_shape(model, example)
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))

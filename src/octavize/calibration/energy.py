@@ -1,4 +1,4 @@
-"""What each channel of a network would lose by being low, measured on pictures.
+"""What each channel of a network would lose by being low, measured on images.
 
 A low channel is kept at half resolution: of a map x it leaves U(P(x)), the 2×2 averages repeated. Its loss is
 ‖x − U(P(x))‖², the energy above half the sampling rate. It is measured where it hurts: at the input of every
@@ -18,20 +18,20 @@ from torch import Tensor, nn
 
 from octavize.calibration.coupling import stand_in
 from octavize.convert.trace import CONVOLUTIONS
-from octavize.data.loaders import pictures_of, run_on
+from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError
 from octavize.nn.resample import halve, upsample
 from octavize.split import default_octave_dims
 
 Score = Literal["damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)
-MAX_PICTURES = 2000
+MAX_IMAGES = 2000
 TINY = 1e-300  # in place of the energy of a map that is all zero
 
 
 @dataclass
 class InputEnergy:
-    """Energies at one convolution, summed over pictures, pixels and calls, in float64.
+    """Energies at one convolution, summed over images, pixels and calls, in float64.
 
     `lost` and `total` are (C_in,): ‖x − U(P(x))‖² and ‖x‖² of each channel it reads. `made` is ‖y‖² of its
     output; `pixels_in` and `pixels_out` count pixels of one channel; `weight` is (C_in,), the squared norm of
@@ -60,10 +60,10 @@ class InputEnergy:
 
 @dataclass
 class Energies:
-    """Energies at every convolution that ran, by name, and how many pictures they were measured on."""
+    """Energies at every convolution that ran, by name, and how many images they were measured on."""
 
     convolutions: dict[str, InputEnergy] = field(default_factory=dict)
-    pictures: int = 0
+    images: int = 0
 
     def scores(self, score: Score = "damage") -> dict[str, Tensor]:
         """The chosen score of each channel that each convolution reads: name → (C_in,)."""
@@ -82,26 +82,26 @@ def check_score(score: str) -> str:
 
 
 @torch.no_grad()
-def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_pictures: int = MAX_PICTURES) -> Energies:
-    """Run a network on pictures and measure the energies at the inputs of its convolutions.
+def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_images: int = MAX_IMAGES) -> Energies:
+    """Run a network on images and measure the energies at the inputs of its convolutions.
 
     Args:
         model: a vanilla network. It runs in evaluation mode and without its users' hooks.
-        loader: batches of prepared pictures, see `octavize.data.loaders.pictures_of`.
-        max_pictures: stop after so many.
+        loader: batches of prepared images, see `octavize.data.loaders.images_of`.
+        max_images: stop after so many.
 
     Raises:
         InputError: a batch of another kind or on which the network does not run, a loader that yields
-            nothing, or `max_pictures` below 1.
+            nothing, or `max_images` below 1.
     """
-    if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 1:
-        raise InputError(f"max_pictures={max_pictures!r}: give a whole number above 0")
+    if isinstance(max_images, bool) or not isinstance(max_images, int) or max_images < 1:
+        raise InputError(f"max_images={max_images!r}: give a whole number above 0")
     found = Energies()
     net = stand_in(model)
     with _listening(net, found.convolutions):
-        for pictures in pictures_of(loader, max_pictures):
-            run_on(net, pictures)
-            found.pictures += len(pictures)
+        for images in images_of(loader, max_images):
+            run_on(net, images)
+            found.images += len(images)
     return found
 
 
@@ -141,9 +141,9 @@ def _measure(energy: InputEnergy, x: Tensor, y: Tensor, spatial: int) -> None:
 
 def _energy(x: Tensor) -> Tensor:
     """Sum of squares of each channel of (N, C, *size): (C,) float64 on the CPU."""
-    # A picture's sums fit in float32; the sum over thousands of pictures is kept in float64.
-    by_picture = x.float() if x.dtype != torch.float64 else x
-    return by_picture.square().flatten(2).sum(2).double().sum(0).cpu()
+    # An image's sums fit in float32; the sum over thousands of images is kept in float64.
+    by_image = x.float() if x.dtype != torch.float64 else x
+    return by_image.square().flatten(2).sum(2).double().sum(0).cpu()
 
 
 def _column_norms(conv: Any) -> Tensor:

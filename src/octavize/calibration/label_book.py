@@ -151,7 +151,7 @@ class Book:
         """The labels of the channels (C,) of a map ([N,] C, *size) with `spatial` axes.
 
         Raises:
-            NotUnderstood: the labels of a channel differ over space, or from picture to picture.
+            NotUnderstood: the labels of a channel differ over space, or from image to image.
         """
         labels = self.over(tensor, range(tensor.dim() - spatial, tensor.dim()))
         labels = labels.reshape(-1, tensor.shape[tensor.dim() - spatial - 1])

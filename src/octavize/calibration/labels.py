@@ -71,7 +71,7 @@ class Ledger:
         b = torch.tensor(NEUTRAL) if b is None else b
         shape = torch.broadcast_shapes(a.shape, b.shape)
         a, b = a.expand(shape), b.expand(shape)
-        # Neighbours are mostly pixels of one channel: taken as one, they spare `unique` the sorting.
+        # Neighbors are mostly pixels of one channel: taken as one, they spare `unique` the sorting.
         runs, run = (a.flatten() * self.count + b.flatten()).unique_consecutive(return_inverse=True)
         pairs, pair = runs.unique(return_inverse=True)
         left, right = pairs // self.count, pairs % self.count

@@ -43,7 +43,7 @@ class Reordering:
     """What reordering did; printing it gives a table."""
 
     convolutions: list[Reordered]
-    pictures: int
+    images: int
     score: str
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Reordering:
             "  ".join([row[0].ljust(width[0]), *(row[i].rjust(width[i]) for i in range(1, 5))])
             for row in rows
         ]
-        return "\n".join([*lines, f"measured on {self.pictures:,} pictures, ordered by {self.score}"])
+        return "\n".join([*lines, f"measured on {self.images:,} images, ordered by {self.score}"])
 
 
 def reorder(
@@ -92,7 +92,7 @@ def reorder(
     _verify(model, coupling, order, example_input(model, example))
     report = _report(channels, energies, low, order)
     permute(model, coupling, order)
-    return Reordering(report, energies.pictures, score)
+    return Reordering(report, energies.images, score)
 
 
 def _check_low(model: nn.Module, low: Mapping[str, int]) -> None:

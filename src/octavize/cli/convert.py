@@ -111,11 +111,10 @@ def convert(
 
     [cyan]octavize convert resnet50 --pretrained --budget 0.75 --target openvino --out fast-r50[/cyan]
     """
-    from octavize.budget import fit_budget
     from octavize.convert.octavize import octavize
     from octavize.convert.planner import Planner
-    from octavize.convert.trace import picture_shape
-    from octavize.plan import Plan
+    from octavize.convert.trace import image_shape
+    from octavize.plan import Plan, fit_budget
     from octavize.zoo.find import find_vanilla
     from octavize.zoo.storage import check_new, save_converted
 
@@ -128,7 +127,7 @@ def convert(
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
     side = size or source.facts.get("size")
     if decided is None:
-        shape = None if side is None else picture_shape(source.model, side)
+        shape = None if side is None else image_shape(source.model, side)
         planner = Planner(source.model, downsample=downsample, example=shape)
         if budget is None:
             decided = planner.plan(source.origin.alpha(0.5 if alpha is None else alpha))
@@ -157,7 +156,7 @@ def adapt(
     mean: Annotated[
         Statistics,
         typer.Option(
-            help="Of the pictures (0 to 1) the network was trained on, per channel; measured if not known.",
+            help="Of the images (0 to 1) the network was trained on, per channel; measured if not known.",
             metavar="R G B",
             rich_help_panel=SOURCE,
         ),
@@ -173,7 +172,7 @@ def adapt(
         bool,
         typer.Option(
             "--calibrate/--arbitrary",
-            help="Choose on training pictures which channels become low, or take the last ones.",
+            help="Choose on training images which channels become low, or take the last ones.",
             rich_help_panel=CONVERSION,
         ),
     ] = True,
@@ -189,10 +188,10 @@ def adapt(
     temperature: Annotated[
         float, typer.Option(help="Softens the teacher's answers.", rich_help_panel=CONVERSION)
     ] = 2.0,
-    norm_pictures: Annotated[
+    norm_images: Annotated[
         int,
         typer.Option(
-            help="Pictures on which batch norm is measured anew; 0 for not at all.",
+            help="Images on which batch norm is measured anew; 0 for not at all.",
             min=0,
             rich_help_panel=CONVERSION,
         ),
@@ -227,7 +226,7 @@ def adapt(
 ) -> None:
     """Make a trained network octave and bring its accuracy back.
 
-    The network is converted, its batch norms are measured anew on training pictures, it is fine-tuned with
+    The network is converted, its batch norms are measured anew on training images, it is fine-tuned with
     its vanilla self as the teacher. Data and settings are those of the run that trained it, unless given;
     fine-tuning takes 3 epochs at a fifth of its learning rate. The folder gets the octave network, and
     results.json, results.csv and a figure with the accuracy at every stage. Call it again after an
@@ -277,7 +276,7 @@ def adapt(
         calibrate=calibrate,
         distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,
-        norm_pictures=norm_pictures,
+        norm_images=norm_images,
     )
     hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
     with o.resumable():

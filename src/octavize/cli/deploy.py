@@ -32,13 +32,13 @@ def export(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the pictures in pixels; by default that of training, else 224.",
+            help="Side of the images in pixels; by default that of training, else 224.",
             min=1,
             rich_help_panel=FILE,
         ),
     ] = None,
     dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Take pictures of any size.", rich_help_panel=FILE)
+        bool, typer.Option("--dynamic-size", help="Take images of any size.", rich_help_panel=FILE)
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.", rich_help_panel=FILE)
@@ -58,8 +58,8 @@ def export(
 ) -> None:
     """Write a network for another runtime, and compare the file with the network.
 
-    Batch norms are folded in. The file takes any number of pictures at once; it knows its classes, how
-    pictures are normalised, and α.
+    Batch norms are folded in. The file takes any number of images at once; it knows its classes, how
+    images are normalized, and α.
 
     [bold]Examples[/bold]
 
@@ -89,17 +89,17 @@ def export(
     sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"parity: largest error {error:.1e} of the largest output")
-    console.print(f"written: [bold]{to}[/bold], for any number of pictures of {sizes}")
+    console.print(f"written: [bold]{to}[/bold], for any number of images of {sizes}")
 
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="File that `octavize export` wrote.")],
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES...", help="Picture files.")],
-    top: Annotated[int, typer.Option(help="Classes to show for each picture.", min=1)] = 5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")],
+    top: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 5,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify pictures with an exported network.
+    """Classify images with an exported network.
 
     [bold]Examples[/bold]
 
@@ -110,15 +110,15 @@ def predict(
     from octavize.deploy.predict import predict as run
     from octavize.deploy.runtime import load_runtime
 
-    answers = run(load_runtime(model, threads), pictures, top)
+    answers = run(load_runtime(model, threads), images, top)
     if as_json:
-        rows = [{"picture": str(p), "predictions": a} for p, a in zip(pictures, answers, strict=True)]
+        rows = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
-    table = Table("picture", "class", "probability")
-    for picture, answer in zip(pictures, answers, strict=True):
+    table = Table("image", "class", "probability")
+    for image, answer in zip(images, answers, strict=True):
         for i, found in enumerate(answer):
-            table.add_row("" if i else str(picture), found["class"], f"{found['probability']:.1%}")
+            table.add_row("" if i else str(image), found["class"], f"{found['probability']:.1%}")
     Console(highlight=False, markup=False).print(table)
 
 
@@ -143,17 +143,17 @@ def bench(
         ),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(metavar="N...", help="Pictures per call. \\[default: 1 8]")
+        list[int] | None, typer.Option(metavar="N...", help="Images per call. \\[default: 1 8]")
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option(metavar="N...", help="CPU threads. \\[default: 1 and all]")
     ] = None,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.", min=1)] = 224,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=1)] = 224,
     rounds: Annotated[int, typer.Option(help="Timed calls of each network, taking turns.", min=1)] = 20,
     same_macs: Annotated[
         bool,
         typer.Option(
-            "--same-macs", help="Also vanilla at the picture size, and the width, with the same arithmetic."
+            "--same-macs", help="Also vanilla at the image size, and the width, with the same arithmetic."
         ),
     ] = False,
     together: Annotated[
@@ -166,7 +166,7 @@ def bench(
 ) -> None:
     """Time vanilla and octave in each runtime: how much of the saved arithmetic is saved in time.
 
-    Saving realised is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla
+    Saving realized is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla
     network in the same runtime. Networks take turns in one process; leave the machine idle meanwhile.
 
     [bold]Examples[/bold]

@@ -143,7 +143,7 @@ def train(
     seed: Annotated[
         list[int] | None,
         typer.Option(
-            help="Fixes initial weights, order of pictures and augmentation. \\[default: 0]",
+            help="Fixes initial weights, order of images and augmentation. \\[default: 0]",
             rich_help_panel=o.RUNS,
         ),
     ] = None,
@@ -206,12 +206,12 @@ def train(
 
 @command
 def bands(
-    picture: Annotated[Path, typer.Argument(help="Any picture file.")],
+    image: Annotated[Path, typer.Argument(help="Any image file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Figure to write: .png, .svg or .pdf.")] = Path(
         "bands.png"
     ),
 ) -> None:
-    """Split a picture into its low and its high band, and show the share of energy in each octave.
+    """Split an image into its low and its high band, and show the share of energy in each octave.
 
     [bold]Example[/bold]
 
@@ -220,7 +220,7 @@ def bands(
     from octavize.data.bands import draw_bands
 
     shown = Table("octave", "share of energy")
-    for octave, share in draw_bands(picture, out):
+    for octave, share in draw_bands(image, out):
         shown.add_row(octave, f"{share:.2%}")
     console = Console(highlight=False)
     console.print(shown)
@@ -258,7 +258,7 @@ def profile(
         typer.Option(metavar="SHARE...", help="Shares of low-frequency channels. Several: --alpha 0 0.5"),
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=1)] = 224,
-    batch: Annotated[int, typer.Option(help="Pictures per timed call.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Images per timed call.", min=1)] = 1,
     num_classes: Annotated[
         int | None, typer.Option(help="Classes of the last layer; by default the network's own.", min=1)
     ] = None,

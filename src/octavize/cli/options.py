@@ -80,19 +80,19 @@ Data = Annotated[
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Where the pictures lie; CIFAR is downloaded to it when it is not there yet.",
+        help="Where the images lie; CIFAR is downloaded to it when it is not there yet.",
         rich_help_panel=TRAINING,
     ),
 ]
 Size = Annotated[
     int | None,
-    typer.Option(help="Side of the pictures the network sees, in pixels.", rich_help_panel=TRAINING),
+    typer.Option(help="Side of the images the network sees, in pixels.", rich_help_panel=TRAINING),
 ]
 Epochs = Annotated[
     list[str] | None,
     typer.Option(
         "--epochs",
-        help="Passes over the training pictures; per network: --epochs 'oct_mob*=8' 'oct_res*=6'",
+        help="Passes over the training images; per network: --epochs 'oct_mob*=8' 'oct_res*=6'",
         metavar="N...",
         rich_help_panel=TRAINING,
     ),
@@ -101,7 +101,7 @@ BatchSize = Annotated[
     list[str] | None,
     typer.Option(
         "--batch-size",
-        help="Pictures per step over all devices; per network as for --epochs.",
+        help="Images per step over all devices; per network as for --epochs.",
         metavar="N...",
         rich_help_panel=TRAINING,
     ),
@@ -126,7 +126,7 @@ Schedule = Annotated[
     typer.Option(help="Learning rate over time: constant, cosine or linear.", rich_help_panel=TRAINING),
 ]
 LimitTrain = Annotated[
-    int | None, typer.Option(help="Use only so many training pictures.", rich_help_panel=TRAINING)
+    int | None, typer.Option(help="Use only so many training images.", rich_help_panel=TRAINING)
 ]
 Settings = Annotated[
     list[str] | None,

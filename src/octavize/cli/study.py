@@ -24,9 +24,9 @@ def study(
         bool,
         typer.Option("--list", help="Only show the runs and how long they take.", rich_help_panel=o.RUNS),
     ] = False,
-    analyse: Annotated[
+    analyze: Annotated[
         bool,
-        typer.Option("--analyse", help="Only write the report of what is there.", rich_help_panel=o.RUNS),
+        typer.Option("--analyze", help="Only write the report of what is there.", rich_help_panel=o.RUNS),
     ] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Train runs that failed anew.", rich_help_panel=o.RUNS)
@@ -53,7 +53,7 @@ def study(
 
     Every arm is trained under every setting with every seed. The same command goes on after a kill, and takes
     part when it is started again, also on another machine that shares the run folder. The run folder gets
-    report.html, results.csv, results.json and figures, at any time with --analyse.
+    report.html, results.csv, results.json and figures, at any time with --analyze.
 
     [bold]Examples[/bold]
 
@@ -61,15 +61,15 @@ def study(
 
     [cyan]octavize study alpha --data-dir ~/data --workers 8[/cyan]
 
-    [cyan]octavize study mine.yaml --out runs/mine --analyse[/cyan]
+    [cyan]octavize study mine.yaml --out runs/mine --analyze[/cyan]
     """
     o.require_experiment()
     from octavize.study.listing import listing
     from octavize.study.model import load_study
-    from octavize.study.run import analyse_study, run_study
+    from octavize.study.run import analyze_study, run_study
 
-    if list_runs and analyse:
-        raise InputError("--list and --analyse are both given: choose one")
+    if list_runs and analyze:
+        raise InputError("--list and --analyze are both given: choose one")
     given = o.overrides(
         epochs=None, batch_size=None, lr=None, settings=settings, data=data, limit_train=limit_train,
         precision=precision,
@@ -82,8 +82,8 @@ def study(
         table, told = listing(chosen, folder, data_dir, hardware, workers)
         console.print(table)
         console.print(told, highlight=False)
-    elif analyse:
-        analyse_study(chosen, folder, data_dir=data_dir, console=console)
+    elif analyze:
+        analyze_study(chosen, folder, data_dir=data_dir, console=console)
     else:
         with o.resumable():
             run_study(

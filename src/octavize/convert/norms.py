@@ -1,7 +1,7 @@
-"""Batch norm after conversion: running statistics measured anew on real pictures.
+"""Batch norm after conversion: running statistics measured anew on real images.
 
 A converted network carries the running statistics of the vanilla one, but its channels have other means and
-variances: low channels are averages. No gradient is needed to mend that, only a few thousand pictures.
+variances: low channels are averages. No gradient is needed to mend that, only a few thousand images.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from octavize.convert.trace import check_network
-from octavize.data.loaders import pictures_of, run_on
+from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_pictures: int = 4096) -> int:
-    """Replace the running statistics of all batch norms by averages over the pictures of a loader.
+def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_images: int = 4096) -> int:
+    """Replace the running statistics of all batch norms by averages over the images of a loader.
 
     Each layer gets the plain average of its batches' means and (unbiased) variances, weighted by the number
-    of pictures in each, as it sees them while it normalises with the batch's own statistics (the "precise
+    of images in each, as it sees them while it normalizes with the batch's own statistics (the "precise
     batch norm" of Wu & Johnson 2021). Everything else (dropout, stochastic depth, …) is in evaluation mode
     meanwhile. Afterwards every module's `training` flag and every `momentum` is what it was; a layer that no
-    picture reached keeps its statistics, and after an error all do.
+    image reached keeps its statistics, and after an error all do.
 
     Args:
         model: any network, octave or not; changed in place. Batch norms are torch's and their subclasses,
             such as timm's `BatchNormAct2d`; those without running statistics are left alone.
-        loader: batches of the network's input, see `data.loaders.pictures_of`. Shuffled, so that a batch holds a
-            mixture of the classes. They are moved to the network's device and dtype.
-        max_pictures: stop after so many.
+        loader: batches of the network's input, see `data.loaders.images_of`. Shuffled, so that a batch is a
+            mixture of classes. They are moved to the network's device and dtype.
+        max_images: stop after so many.
 
     Returns:
-        The number of pictures used; 0, without reading the loader, for a network without batch norm.
+        The number of images used; 0, without reading the loader, for a network without batch norm.
 
     Raises:
         InputError: the loader yields nothing or something else, the network does not run on its batches, or
-            `max_pictures` is below 2.
+            `max_images` is below 2.
     """
-    if isinstance(max_pictures, bool) or not isinstance(max_pictures, int) or max_pictures < 2:
-        raise InputError(f"max_pictures={max_pictures!r}: give a whole number of at least 2, such as 4096")
+    if isinstance(max_images, bool) or not isinstance(max_images, int) or max_images < 2:
+        raise InputError(f"max_images={max_images!r}: give a whole number of at least 2, such as 4096")
     check_network(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
     used = 0
     with torch.no_grad(), _averaging(model, norms):
-        for pictures in pictures_of(loader, max_pictures):
-            run_on(model, pictures)
-            used += len(pictures)
+        for images in images_of(loader, max_images):
+            run_on(model, images)
+            used += len(images)
     return used
 
 
@@ -69,7 +69,7 @@ def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     seen = dict.fromkeys(norms, 0)
 
     def weigh(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # The running average moves by this batch's share of all pictures so far: the first replaces what was
+        # The running average moves by this batch's share of all images so far: the first replaces what was
         # there. Counted per call, so that a layer that is used twice averages both uses.
         assert isinstance(norm, _BatchNorm)
         count = (args[0] if args else kwargs["input"]).shape[0]

@@ -41,7 +41,7 @@ def octavize(
         downsample: how layers of stride 2 reach their high output, see `OctConv2d`. Default: `pool`, as in
             the paper, but `stride` with `calibrate`, since trained weights keep more by it.
         plan: a plan to apply as it is, perhaps edited; it takes the place of the five.
-        calibrate: for trained networks: batches of prepared pictures, such as a DataLoader. The channels that
+        calibrate: for trained networks: batches of prepared images, such as a DataLoader. The channels that
             lose least by it become low, instead of the last ones, see `octavize.calibrate`. Its state dict is
             that of a vanilla network that computes the same as `model`, in another order of channels.
         strict: the network refuses to compute a function without an octave rule on the dense map.

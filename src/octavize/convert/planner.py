@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from octavize.budget import fit_budget
 from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
     CONVOLUTIONS,
@@ -25,8 +24,9 @@ from octavize.convert.trace import (
     trace,
 )
 from octavize.errors import InputError
-from octavize.nn.conv import check_downsample, geometry_problem, is_depthwise
-from octavize.plan import Decision, Plan, some
+from octavize.geometry import check_downsample
+from octavize.nn.conv import geometry_of, is_depthwise
+from octavize.plan import Decision, Plan, fit_budget, some
 from octavize.split import check_alpha, default_octave_dims, low_channels
 
 DEFAULT_ALPHA = 0.5
@@ -212,7 +212,7 @@ def _single_pixel(module: nn.Module, shapes: tuple[Shape, Shape | None]) -> bool
 def _geometry_problem(module: nn.Module) -> str | None:
     """Why the geometry of a convolution cannot be octave, or None."""
     assert isinstance(module, CONVOLUTIONS)
-    return geometry_problem(module, default_octave_dims(len(module.kernel_size)))
+    return geometry_of(module).problem(default_octave_dims(len(module.kernel_size)))
 
 
 def _alphas(alpha: Alpha, convolutions: Mapping[str, nn.Module]) -> dict[str, float]:

@@ -35,14 +35,14 @@ def oct_handler(*kinds: type[nn.Module]) -> Callable[[Handler], Handler]:
     the same object, changed. Parameters must keep their names and shapes.
 
     Example:
-        A convolution with standardised weights, as in NFNets:
+        A convolution with standardized weights, as in NFNets:
 
-        >>> class OctStandardised(OctConv2d, Standardised):
+        >>> class OctStandardized(OctConv2d, Standardized):
         ...     def kernel(self):
-        ...         return self.standardise(self.weight)
-        >>> @oct_handler(Standardised)
+        ...         return self.standardize(self.weight)
+        >>> @oct_handler(Standardized)
         ... def handle(layer, alpha, **settings):
-        ...     layer.__class__ = OctStandardised
+        ...     layer.__class__ = OctStandardized
         ...     layer.become_octave(alpha, **settings)
         ...     return layer
     """

@@ -136,8 +136,8 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     return (1, first.in_channels, *[side] * len(first.kernel_size))
 
 
-def picture_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
-    """(N, C, H, W) of square pictures of `size` pixels, with the channels that the network reads.
+def image_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
+    """(N, C, H, W) of square images of `size` pixels, with the channels that the network reads.
 
     Raises:
         InputError: it reads sound or video.
@@ -146,7 +146,7 @@ def picture_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
     if len(shape) != 4:
         raise InputError(
             f"model {type(model).__name__} seems, by its first convolution, to read inputs of shape {shape} "
-            "and no pictures: use octavize in Python, where example= gives any shape"
+            "and no images: use octavize in Python, where example= gives any shape"
         )
     return (batch, shape[1], size, size)
 

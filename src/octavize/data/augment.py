@@ -1,6 +1,6 @@
-"""Normalisation and augmentation of whole batches, on whatever device the pictures are on.
+"""Normalization and augmentation of whole batches, on whatever device the images are on.
 
-Nothing here loops over pictures: a batch is padded once and every picture reads its own window of it through
+Nothing here loops over images: a batch is padded once and every image reads its own window of it through
 one advanced-indexing gather.
 """
 
@@ -17,36 +17,36 @@ from octavize.errors import InputError
 
 
 def to_input(
-    pictures: Tensor,
+    images: Tensor,
     mean: Sequence[float],
     std: Sequence[float],
     size: int | None = None,
-    normalise: bool = True,
+    normalize: bool = True,
 ) -> Tensor:
-    """uint8 pictures as network input.
+    """uint8 images as network input.
 
     Args:
-        pictures: (N, C, H, W) uint8.
-        mean, std: per channel, for pictures scaled to 0..1.
+        images: (N, C, H, W) uint8.
+        mean, std: per channel, for images scaled to 0..1.
         size: side of the result in pixels, by antialiased bilinear resizing; None keeps (H, W).
-        normalise: subtract `mean` and divide by `std`; False leaves 0..1.
+        normalize: subtract `mean` and divide by `std`; False leaves 0..1.
 
     Returns:
-        (N, C, size, size) float32, channels-last in memory, on the device of `pictures`.
+        (N, C, size, size) float32, channels-last in memory, on the device of `images`.
 
     Raises:
         InputError: `mean` or `std` do not fit the channels, or `size` is below 1.
     """
-    _check_pictures(pictures)
-    check_statistics(mean, std, pictures.shape[1])
+    _check_images(images)
+    check_statistics(mean, std, images.shape[1])
     _check_size(size)
-    values = pictures.to(torch.float32).contiguous(memory_format=torch.channels_last)
-    if size is not None and pictures.shape[2:] != (size, size):
-        # Resizing is linear and its weights add up to 1, so normalising afterwards changes nothing.
+    values = images.to(torch.float32).contiguous(memory_format=torch.channels_last)
+    if size is not None and images.shape[2:] != (size, size):
+        # Resizing is linear and its weights add up to 1, so normalizing afterwards changes nothing.
         values = F.interpolate(
             values, size=(size, size), mode="bilinear", align_corners=False, antialias=True
         )
-    if normalise:
+    if normalize:
         # (v / 255 - mean) / std in one multiplication and one addition.
         scale = torch.tensor([1 / (255 * s) for s in std], device=values.device).view(1, -1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=values.device)
@@ -57,33 +57,33 @@ def to_input(
 
 
 def crop_and_flip(
-    pictures: Tensor,
+    images: Tensor,
     padding: int = 4,
     flip: bool = True,
     generator: torch.Generator | None = None,
     *,
     fill: Sequence[float] | None = None,
 ) -> Tensor:
-    """Each picture shifted by its own random offset and mirrored, or not, on its own.
+    """Each image shifted by its own random offset and mirrored, or not, on its own.
 
     Args:
-        pictures: (N, C, H, W), any dtype.
+        images: (N, C, H, W), any dtype.
         padding: pixels of border on each side; the crop offset is uniform over 0..2·padding, rows and columns
             independently. 0 is no crop.
-        flip: mirror each picture left to right with probability one half.
+        flip: mirror each image left to right with probability one half.
         generator: where the random numbers come from (a CPU generator serves every device); None is torch's
             global one.
-        fill: value of the border per channel, in the pictures' own units; None is 0.
+        fill: value of the border per channel, in the images' own units; None is 0.
 
     Returns:
-        (N, C, H, W), dtype and device of `pictures`.
+        (N, C, H, W), dtype and device of `images`.
 
     Raises:
         InputError: `padding` is negative or `fill` does not fit the channels.
     """
-    _check_pictures(pictures)
+    _check_images(images)
     _check_padding(padding)
-    count, _, height, width = pictures.shape
+    count, _, height, width = images.shape
     device = generator.device if generator is not None else torch.device("cpu")
     # Always drawn, so that switching the crop or the flip off does not shift the other's random numbers.
     offsets = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=device)
@@ -93,31 +93,29 @@ def crop_and_flip(
     if flip:
         columns = torch.where(mirrored, width - 1 - columns, columns)
     columns = columns + offsets[1]
-    padded = _pad(pictures, padding, fill).permute(
-        0, 2, 3, 1
-    )  # channels last: the gather copies whole pixels
-    picture = torch.arange(count, device=pictures.device)[:, None, None]
-    rows, columns = rows.to(pictures.device), columns.to(pictures.device)
-    return padded[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    padded = _pad(images, padding, fill).permute(0, 2, 3, 1)  # channels last: the gather copies whole pixels
+    image = torch.arange(count, device=images.device)[:, None, None]
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _pad(pictures: Tensor, padding: int, fill: Sequence[float] | None) -> Tensor:
+def _pad(images: Tensor, padding: int, fill: Sequence[float] | None) -> Tensor:
     """A border of `padding` pixels, `fill` per channel (rounded where the dtype is an integer)."""
-    count, channels, height, width = pictures.shape
+    count, channels, height, width = images.shape
     values = [0.0] * channels if fill is None else list(fill)
     if len(values) != channels:
-        raise InputError(f"fill has {len(values)} values for pictures of {channels} channels: give one each")
-    if not pictures.dtype.is_floating_point:
+        raise InputError(f"fill has {len(values)} values for images of {channels} channels: give one each")
+    if not images.dtype.is_floating_point:
         values = [float(round(value)) for value in values]
-    border = torch.tensor(values, device=pictures.device).to(pictures.dtype).view(1, -1, 1, 1)
+    border = torch.tensor(values, device=images.device).to(images.dtype).view(1, -1, 1, 1)
     padded = border.repeat(count, 1, height + 2 * padding, width + 2 * padding)
-    padded[:, :, padding : padding + height, padding : padding + width] = pictures
+    padded[:, :, padding : padding + height, padding : padding + width] = images
     return padded
 
 
-def _check_pictures(pictures: Tensor) -> None:
-    if pictures.ndim != 4:
-        raise InputError(f"pictures has shape {tuple(pictures.shape)}: give a batch (N, C, H, W)")
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4:
+        raise InputError(f"images has shape {tuple(images.shape)}: give a batch (N, C, H, W)")
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
@@ -129,7 +127,7 @@ def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int 
     if not all(map(math.isfinite, (*mean, *std))):
         raise InputError(f"mean={tuple(mean)} and std={tuple(std)} must be finite numbers")
     if not all(value > 0 for value in std):
-        raise InputError(f"std={tuple(std)} must be above 0: measure it on pictures that have contrast")
+        raise InputError(f"std={tuple(std)} must be above 0: measure it on images that have contrast")
 
 
 def _check_size(size: int | None) -> None:

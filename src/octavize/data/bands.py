@@ -1,12 +1,12 @@
-"""How much of a picture is low frequency: the observation that octave convolution starts from.
+"""How much of an image is low frequency: the observation that octave convolution starts from.
 
-Spatial frequency is counted in cycles per pixel; the highest a picture can carry along a row or a column is
+Spatial frequency is counted in cycles per pixel; the highest an image can carry along a row or a column is
 1/2. An octave halves it: 1/4 to 1/2, 1/8 to 1/4, and so on. A component belongs to the octave of its larger
 coordinate, max(|f_row|, |f_column|), so the octaves are square rings that cover the whole plane, and the
 part below 1/4 is exactly what half the resolution can carry.
 
-No window is applied before the Fourier transform: a window would weigh the middle of the picture more than
-its border. Instead the picture is mirrored into a seamless tile (the extension of the discrete cosine
+No window is applied before the Fourier transform: a window would weigh the middle of the image more than
+its border. Instead the image is mirrored into a seamless tile (the extension of the discrete cosine
 transform), so that the jump between opposite borders adds no high frequencies.
 """
 
@@ -27,82 +27,82 @@ if TYPE_CHECKING:
 
     from octavize.data.images import AnySplit
 
-# ITU-R 601 luma, what Pillow's grey uses too.
+# ITU-R 601 luma, what Pillow's gray uses too.
 LUMA = (0.299, 0.587, 0.114)
 CHUNK = 256
 
 Shares = list[tuple[str, float]]
 
 
-def octave_energy(picture: Tensor) -> Shares:
+def octave_energy(image: Tensor) -> Shares:
     """Share of the spectral energy (mean removed) in every octave, highest frequencies first.
 
     Args:
-        picture: (H, W), (1, H, W) or (3, H, W), any dtype and scale.
+        image: (H, W), (1, H, W) or (3, H, W), any dtype and scale.
 
     Returns:
         (name, share) per octave, e.g. ("1/4–1/2", 0.03) in cycles per pixel; the last one reaches down to 0.
-        Shares add up to 1, or are all 0 for a picture without contrast.
+        Shares add up to 1, or are all 0 for an image without contrast.
 
     Raises:
-        InputError: `picture` has another shape or is smaller than 2×2.
+        InputError: `image` has another shape or is smaller than 2×2.
     """
-    grey = _grey(picture if picture.ndim == 3 else picture[None])
-    return _named(_energy(grey[None])[0])
+    gray = _gray(image if image.ndim == 3 else image[None])
+    return _named(_energy(gray[None])[0])
 
 
 def dataset_energy(split: AnySplit, limit: int | None = 2048) -> Shares:
-    """The same, averaged over the pictures of a split: each picture counts alike, whatever its contrast.
+    """The same, averaged over the images of a split: each image counts alike, whatever its contrast.
 
     Args:
         split: of `load_data`.
-        limit: at most so many pictures, evenly spaced; None takes all.
+        limit: at most so many images, evenly spaced; None takes all.
 
     Raises:
         InputError: `limit` is below 1 or the split is empty.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} is out of range: give a number of pictures, or None for all")
+        raise InputError(f"limit={limit} is out of range: give a number of images, or None for all")
     if len(split) == 0:
-        raise InputError("split is empty: give at least one picture")
+        raise InputError("split is empty: give at least one image")
     count = len(split) if limit is None else min(limit, len(split))
     index = torch.arange(count) * len(split) // count
-    parts = [_energy(_grey(split.__getitems__(chunk)[0])) for chunk in index.split(CHUNK)]
+    parts = [_energy(_gray(split.__getitems__(chunk)[0])) for chunk in index.split(CHUNK)]
     shares = torch.cat(parts)
-    # A picture without contrast has no spectrum to average.
+    # An image without contrast has no spectrum to average.
     shares = shares[shares.sum(1) > 0]
     return _named(shares.mean(0) if len(shares) else parts[0][0])
 
 
-def split_bands(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """The low and the high half of a picture, as octave convolution sees them.
+def split_bands(image: Tensor) -> tuple[Tensor, Tensor]:
+    """The low and the high half of an image, as octave convolution sees them.
 
-    low = U(P(picture)): 2×2 average pooling, then nearest up-sampling; for odd sizes the last window holds
-    only the pixels there are, and the result is cropped. high = picture − low. They add up to the picture.
+    low = U(P(image)): 2×2 average pooling, then nearest up-sampling; for odd sizes the last window holds
+    only the pixels there are, and the result is cropped. high = image − low. They add up to the image.
 
     Args:
-        picture: (..., H, W); integers are taken as float32.
+        image: (..., H, W); integers are taken as float32.
 
     Returns:
-        low and high, the shape of `picture`, floating point.
+        low and high, the shape of `image`, floating point.
 
     Raises:
-        InputError: `picture` has fewer than two dimensions.
+        InputError: `image` has fewer than two dimensions.
     """
-    if picture.ndim < 2:
-        raise InputError(f"picture has shape {tuple(picture.shape)}: give (..., H, W)")
-    values = picture if picture.is_floating_point() else picture.to(torch.float32)
+    if image.ndim < 2:
+        raise InputError(f"image has shape {tuple(image.shape)}: give (..., H, W)")
+    values = image if image.is_floating_point() else image.to(torch.float32)
     height, width = values.shape[-2:]
     flat = values.reshape(1, -1, height, width)
     low = upsample(halve(flat, 2), (height, width)).reshape(values.shape)
     return low, values - low
 
 
-def read_picture(path: str | Path) -> Tensor:
-    """A picture file as (3, H, W) uint8.
+def read_image(path: str | Path) -> Tensor:
+    """An image file as (3, H, W) uint8.
 
     Raises:
-        InputError: the file is missing or is no picture; the message names its path.
+        InputError: the file is missing or is no image; the message names its path.
     """
     require_extra("PIL", "experiment")
     import numpy as np
@@ -110,15 +110,15 @@ def read_picture(path: str | Path) -> Tensor:
     from octavize.data.decode import open_rgb
 
     if not Path(path).is_file():
-        raise InputError(f"picture {path} does not exist: give the path of a picture file")
+        raise InputError(f"image {path} does not exist: give the path of an image file")
     return torch.from_numpy(np.array(open_rgb(Path(path)))).permute(2, 0, 1)
 
 
 def draw_bands(path_in: str | Path, path_out: str | Path) -> Shares:
-    """Draw a picture, its low and high band and its energy per octave.
+    """Draw an image, its low and high band and its energy per octave.
 
     Args:
-        path_in: any picture file.
+        path_in: any image file.
         path_out: figure to write; its suffix (.png, .svg, .pdf) chooses the format.
 
     Returns:
@@ -136,14 +136,14 @@ def draw_bands(path_in: str | Path, path_out: str | Path) -> Shares:
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"out={out} has no known suffix: use .png, .svg or .pdf")
     if out.exists() and out.resolve() == Path(path_in).resolve():
-        raise InputError(f"out={out} is the picture itself, which would be overwritten: give another --out")
-    picture = read_picture(path_in)
-    shares = octave_energy(picture)
-    low, high = split_bands(picture)
+        raise InputError(f"out={out} is the image itself, which would be overwritten: give another --out")
+    image = read_image(path_in)
+    shares = octave_energy(image)
+    low, high = split_bands(image)
     stretched, gain = _stretch(high)
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     share_high = shares[0][1]
-    # Wide pictures two by two, tall ones side by side; extreme shapes only get more margin.
+    # Wide images two by two, tall ones side by side; extreme shapes only get more margin.
     aspect = min(max(height / width, 0.4), 2.0)
     rows, columns, wide = (2, 2, 5.5) if aspect < 0.85 else (1, 4, 3.4)
     figure = Figure(figsize=(columns * wide, rows * (wide * aspect + 0.8)))
@@ -151,18 +151,18 @@ def draw_bands(path_in: str | Path, path_out: str | Path) -> Shares:
     # A canvas of its own: pyplot's global state and the user's backend stay untouched.
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns).flatten()
-    _show(axes[0], picture, "Original", f"{width} × {height} pixels")
+    _show(axes[0], image, "Original", f"{width} × {height} pixels")
     _show(axes[1], low, "Low: 2×2 average", "a quarter of the samples")
-    _show(axes[2], stretched, "High: original − low", f"mid-grey is 0, contrast × {gain:.2g}")
+    _show(axes[2], stretched, "High: original − low", f"mid-gray is 0, contrast × {gain:.2g}")
     _bars(axes[3], shares, f"{share_high:.1%} lies above 1/4 cycle per pixel")
-    axes[3].set_box_aspect(max(aspect, 0.5))  # the shape of the pictures, so that titles line up
+    axes[3].set_box_aspect(max(aspect, 0.5))  # the shape of the images, so that titles line up
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     return shares
 
 
 def _stretch(high: Tensor) -> tuple[Tensor, float]:
-    """The high band around mid-grey, with the contrast that lets 99 % of it fit; and that factor."""
+    """The high band around mid-gray, with the contrast that lets 99 % of it fit; and that factor."""
     # kthvalue rather than quantile, which refuses more than 16 million values.
     spread = high.abs().flatten()
     spread = spread.kthvalue(max(1, round(0.99 * spread.numel()))).values.item()
@@ -170,8 +170,8 @@ def _stretch(high: Tensor) -> tuple[Tensor, float]:
     return high * gain + 127.5, gain
 
 
-def _show(axes: Axes, picture: Tensor, title: str, note: str) -> None:
-    axes.imshow(picture.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy(), interpolation="none")
+def _show(axes: Axes, image: Tensor, title: str, note: str) -> None:
+    axes.imshow(image.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy(), interpolation="none")
     axes.set_title(title, fontsize=12, pad=8)
     axes.set_xlabel(note, fontsize=10, labelpad=8, color="0.35")
     axes.set_xticks([])
@@ -181,10 +181,10 @@ def _show(axes: Axes, picture: Tensor, title: str, note: str) -> None:
 
 
 def _bars(axes: Axes, shares: Shares, note: str) -> None:
-    """Horizontal bars, highest octave on top in its own colour (the one that half resolution loses)."""
+    """Horizontal bars, highest octave on top in its own color (the one that half resolution loses)."""
     names, values = [name for name, _ in shares], [share for _, share in shares]
-    colours = ["#c8553d", *["#4a7ba6"] * (len(names) - 1)]
-    axes.barh(range(len(names)), values, color=colours, height=0.7)
+    colors = ["#c8553d", *["#4a7ba6"] * (len(names) - 1)]
+    axes.barh(range(len(names)), values, color=colors, height=0.7)
     axes.set_yticks(range(len(names)), names, fontsize=10)
     axes.invert_yaxis()
     axes.set_xlim(0, max(max(values), 1e-9) * 1.22)  # room for the figures beside the bars
@@ -199,40 +199,40 @@ def _bars(axes: Axes, shares: Shares, note: str) -> None:
         spine.set_visible(False)
 
 
-def _grey(pictures: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """(..., C, H, W) with C of 1 or 3 to (..., H, W) float32."""
-    if pictures.ndim < 3 or pictures.shape[-3] not in (1, 3) or min(pictures.shape[-2:]) < 2:
+    if images.ndim < 3 or images.shape[-3] not in (1, 3) or min(images.shape[-2:]) < 2:
         raise InputError(
-            f"picture has shape {tuple(pictures.shape)}: give (H, W), (1, H, W) or (3, H, W), at least 2×2"
+            f"image has shape {tuple(images.shape)}: give (H, W), (1, H, W) or (3, H, W), at least 2×2"
         )
-    values = pictures.to(torch.float32)
-    if pictures.shape[-3] == 1:
+    values = images.to(torch.float32)
+    if images.shape[-3] == 1:
         return values[..., 0, :, :]
     weights = torch.tensor(LUMA, device=values.device).view(3, 1, 1)
     return (values * weights).sum(-3)
 
 
-def _energy(grey: Tensor) -> Tensor:
-    """(N, H, W) to shares (N, octaves), highest octave first; zeros for a picture without contrast."""
-    count, height, width = grey.shape
-    centred = grey - grey.mean((1, 2), keepdim=True)
+def _energy(gray: Tensor) -> Tensor:
+    """(N, H, W) to shares (N, octaves), highest octave first; zeros for an image without contrast."""
+    count, height, width = gray.shape
+    centered = gray - gray.mean((1, 2), keepdim=True)
     # Mirrored to twice the size: a seamless tile. Its spectrum is symmetric, so a quarter of it is enough.
-    tile = torch.cat([centred, centred.flip(1)], 1)
+    tile = torch.cat([centered, centered.flip(1)], 1)
     tile = torch.cat([tile, tile.flip(2)], 2)
     power = torch.fft.rfft2(tile).abs().square()[:, : height + 1, : width + 1]
-    octave = _octaves(height, width).to(grey.device)
+    octave = _octaves(height, width).to(gray.device)
     weight = _multiplicity(height)[:, None] * _multiplicity(width)[None, :]
-    weighted = (power.double() * weight.to(grey.device)).reshape(count, -1)
-    sums = torch.zeros(count, int(octave.max()) + 1, dtype=torch.float64, device=grey.device)
+    weighted = (power.double() * weight.to(gray.device)).reshape(count, -1)
+    sums = torch.zeros(count, int(octave.max()) + 1, dtype=torch.float64, device=gray.device)
     sums.index_add_(1, octave.flatten(), weighted)
     total = sums.sum(1, keepdim=True)
-    # Rounding leaves a trace of energy in a flat picture; relative to its brightness that is nothing.
-    floor = 1e-10 * grey.double().square().sum((1, 2))[:, None] * 16 * height * width
+    # Rounding leaves a trace of energy in a flat image; relative to its brightness that is nothing.
+    floor = 1e-10 * gray.double().square().sum((1, 2))[:, None] * 16 * height * width
     return torch.where(total > floor, sums / total.clamp(min=1e-300), torch.zeros_like(sums))
 
 
 def _multiplicity(size: int) -> Tensor:
-    """How often each of the frequencies 0..size occurs along one axis of the mirrored picture."""
+    """How often each of the frequencies 0..size occurs along one axis of the mirrored image."""
     counts = torch.full((size + 1,), 2.0, dtype=torch.float64)
     counts[0] = counts[-1] = 1.0
     return counts

@@ -1,4 +1,4 @@
-"""Picture files to uint8 tensors, a pool of threads at a time (Pillow works outside Python's lock)."""
+"""Image files to uint8 tensors, a pool of threads at a time (Pillow works outside Python's lock)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PATIENCE = 2.0
 
 
 def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) -> Tensor:
-    """Decode pictures with a pool of threads: (N, 3, size, size) uint8, in the order of `paths`.
+    """Decode images with a pool of threads: (N, 3, size, size) uint8, in the order of `paths`.
 
     Args:
-        paths: picture files.
+        paths: image files.
         size: side of the result, pixels.
         progress: text of a progress bar on stderr, shown once decoding takes longer than two seconds.
 
     Raises:
-        InputError: a picture is broken; the message names its path.
+        InputError: an image is broken; the message names its path.
     """
-    pictures = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
+    images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
 
     def read(i: int) -> None:
-        pictures[i] = decode(paths[i], size)
+        images[i] = decode(paths[i], size)
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
@@ -45,9 +45,9 @@ def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) ->
         for _ in done if progress is None else _with_progress(done, len(paths), progress):
             pass
     finally:
-        # After a broken picture the rest need not be read.
+        # After a broken image the rest need not be read.
         pool.shutdown(cancel_futures=True)
-    return pictures
+    return images
 
 
 def _with_progress(steps: Iterable[None], total: int, text: str) -> Iterable[None]:
@@ -70,50 +70,50 @@ def _with_progress(steps: Iterable[None], total: int, text: str) -> Iterable[Non
 
 
 def decode(path: Path, size: int) -> Tensor:
-    """One picture as (3, size, size) uint8: shorter side resized to `size` (antialiased), centre crop.
+    """One image as (3, size, size) uint8: shorter side resized to `size` (antialiased), center crop.
 
     Raises:
-        InputError: the picture is broken; the message names its path.
+        InputError: the image is broken; the message names its path.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
-    picture = open_rgb(path)
-    if max(picture.size) > LONGEST * min(picture.size):
-        picture = ImageOps.fit(picture, _shortened(picture.size), method=Image.Resampling.NEAREST)
-    if picture.size != (size, size):
-        scale = size / min(picture.size)
-        width, height = (max(size, round(side * scale)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    image = open_rgb(path)
+    if max(image.size) > LONGEST * min(image.size):
+        image = ImageOps.fit(image, _shortened(image.size), method=Image.Resampling.NEAREST)
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _shortened(size: tuple[int, int]) -> tuple[int, int]:
-    """The middle of a picture that is too long to be resized as a whole."""
+    """The middle of an image that is too long to be resized as a whole."""
     width, height = (min(side, LONGEST * min(size)) for side in size)
     return width, height
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """Decode a file to RGB: grey repeated, CMYK converted, alpha dropped, 16 bits reduced to 8."""
+    """Decode a file to RGB: gray repeated, CMYK converted, alpha dropped, 16 bits reduced to 8."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            brightest: Any = picture.getextrema()[1] if picture.mode == "I" else 0
-            if picture.mode == "F" or brightest > 65535:
+            image = ImageOps.exif_transpose(opened)
+            brightest: Any = image.getextrema()[1] if image.mode == "I" else 0
+            if image.mode == "F" or brightest > 65535:
                 raise ValueError("its pixels are neither 8-bit nor 16-bit")
-            if brightest > 255 or picture.mode.startswith("I;"):
-                # 16-bit grey; converting it directly would clip at 255
-                picture = picture.convert("I").point(lambda level: level * (1 / 256)).convert("L")
-            return picture.convert("RGB")
+            if brightest > 255 or image.mode.startswith("I;"):
+                # 16-bit gray; converting it directly would clip at 255
+                image = image.convert("I").point(lambda level: level * (1 / 256)).convert("L")
+            return image.convert("RGB")
     # Pillow's readers raise many kinds (OSError, SyntaxError, struct.error, DecompressionBombError, ...).
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as a picture ({one_line(error)}): mend or remove it"
+            f"{path} cannot be read as an image ({one_line(error)}): mend or remove it"
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from octavize.data.decode import decode_all, open_rgb
-from octavize.data.images import AnySplit, LazySplit, Pictures, Split, assemble, hold_out, limit
+from octavize.data.images import AnySplit, Images, LazySplit, Split, assemble, hold_out, limit
 from octavize.errors import InputError, require_extra
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
@@ -19,7 +19,7 @@ EAGER_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class _Files:
-    """Picture files of one split and the label of each."""
+    """Image files of one split and the label of each."""
 
     paths: list[Path]
     labels: list[int]
@@ -31,11 +31,11 @@ class _Files:
 
 def load_folder(
     size: int | None, data_dir: str | Path | None, val_fraction: float, limit_train: int | None
-) -> Pictures:
+) -> Images:
     """The folder as three splits; see `load_data`."""
     require_extra("PIL", "experiment")
     if size is not None and size < 1:
-        raise InputError(f"size={size} is not supported: give the side of a picture in pixels, e.g. 64")
+        raise InputError(f"size={size} is not supported: give the side of an image in pixels, e.g. 64")
     if data_dir is None:
         raise InputError("data_dir is not given: data=folder needs the folder that holds train/<class>/")
     root = Path(data_dir).expanduser()
@@ -44,7 +44,7 @@ def load_folder(
     given = [split for split in ("val", "test") if (root / split).is_dir()]
     if not (root / "train").is_dir() or not given:
         missing = "val/<class>/ or test/<class>/" if (root / "train").is_dir() else "train/<class>/"
-        raise InputError(f"data_dir={root} has no {missing}: add it, one folder of pictures per class")
+        raise InputError(f"data_dir={root} has no {missing}: add it, one folder of images per class")
     classes = _class_names(root / "train")
     train = _list_files(root / "train", classes)
     others = {split: _list_files(root / split, classes) for split in given}
@@ -65,17 +65,17 @@ def load_folder(
 def _class_names(folder: Path) -> list[str]:
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
-        raise InputError(f"data_dir: {folder} is empty: put one folder of pictures per class into it")
+        raise InputError(f"data_dir: {folder} is empty: put one folder of images per class into it")
     if len(classes) == 1:
         raise InputError(f"data_dir: {folder} has only one class ({classes[0]}): two or more are needed")
     return classes
 
 
 def _list_files(folder: Path, classes: list[str]) -> _Files:
-    """All pictures of a split, sorted by class and name.
+    """All images of a split, sorted by class and name.
 
     Raises:
-        InputError: other classes than those of train, or a class without pictures.
+        InputError: other classes than those of train, or a class without images.
     """
     if folder.name != "train":
         _check_same_classes(folder, classes)
@@ -88,7 +88,7 @@ def _list_files(folder: Path, classes: list[str]) -> _Files:
             if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
         )
         if not found:
-            raise InputError(f"data_dir: {folder / name} holds no pictures: add some or remove the class")
+            raise InputError(f"data_dir: {folder / name} holds no images: add some or remove the class")
         paths += found
         labels += [label] * len(found)
     return _Files(paths, labels)
@@ -106,13 +106,13 @@ def _check_same_classes(folder: Path, classes: list[str]) -> None:
 
 
 def _first_size(path: Path) -> int:
-    picture = open_rgb(path)
-    if picture.width != picture.height:
+    image = open_rgb(path)
+    if image.width != image.height:
         raise InputError(
-            f"size is not given and {path} is not square ({picture.width}×{picture.height}): "
-            f"give size, e.g. size={min(picture.size)}"
+            f"size is not given and {path} is not square ({image.width}×{image.height}): "
+            f"give size, e.g. size={min(image.size)}"
         )
-    return picture.width
+    return image.width
 
 
 def _read_split(files: _Files, size: int, label: str) -> AnySplit:

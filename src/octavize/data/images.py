@@ -1,9 +1,9 @@
-"""A data set for the experiments: three splits of uint8 tensors, and which picture goes into which.
+"""A data set for the experiments: three splits of uint8 tensors, and which image goes into which.
 
 A split answers a whole batch of indices at once, which is what a `DataLoader` asks for when the data set
 has `__getitems__`; the batch arrives ready, so collating is the identity:
 
-    DataLoader(pictures.train, batch_size=128, shuffle=True, collate_fn=as_batch)
+    DataLoader(images.train, batch_size=128, shuffle=True, collate_fn=as_batch)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from octavize.data.decode import decode, decode_all
 from octavize.data.textures import stable_order
 from octavize.errors import InputError
 
-# Mean and deviation of a split that does not fit in memory come from so many pictures, evenly spaced.
+# Mean and deviation of a split that does not fit in memory come from so many images, evenly spaced.
 LAZY_SAMPLE = 2048
 STATS_CHUNK = 1024
 
@@ -30,29 +30,29 @@ class Split:
     """One split in memory.
 
     Attributes:
-        pictures: (N, C, H, W) uint8.
-        labels: (N,) int64, indices into `Pictures.classes`.
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, indices into `Images.classes`.
     """
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One picture (C, H, W) and its label ()."""
-        return self.pictures[index], self.labels[index]
+        """One image (C, H, W) and its label ()."""
+        return self.images[index], self.labels[index]
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """A batch in one gather: pictures (B, C, H, W) uint8 and labels (B,) int64."""
+        """A batch in one gather: images (B, C, H, W) uint8 and labels (B,) int64."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return self.pictures[index], self.labels[index]
+        return self.images[index], self.labels[index]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one picture."""
-        return self.pictures.shape[1], self.pictures.shape[2], self.pictures.shape[3]
+        """(channels, height, width) of one image."""
+        return self.images.shape[1], self.images.shape[2], self.images.shape[3]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,9 @@ class LazySplit:
     """One split too large for memory: like `Split`, but each batch is decoded when asked for.
 
     Attributes:
-        paths: N picture files.
-        labels: (N,) int64, indices into `Pictures.classes`.
-        size: side of a decoded picture, pixels.
+        paths: N image files.
+        labels: (N,) int64, indices into `Images.classes`.
+        size: side of a decoded image, pixels.
     """
 
     paths: list[Path]
@@ -73,21 +73,21 @@ class LazySplit:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One picture (3, size, size) and its label (). Raises InputError for a broken picture."""
+        """One image (3, size, size) and its label (). Raises InputError for a broken image."""
         return decode(self.paths[index], self.size), self.labels[index]
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """A batch decoded by a pool of threads: pictures (B, 3, size, size) uint8 and labels (B,) int64.
+        """A batch decoded by a pool of threads: images (B, 3, size, size) uint8 and labels (B,) int64.
 
         Raises:
-            InputError: a picture is broken; the message names its path.
+            InputError: an image is broken; the message names its path.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         return decode_all([self.paths[i] for i in index.tolist()], self.size), self.labels[index]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one picture."""
+        """(channels, height, width) of one image."""
         return 3, self.size, self.size
 
 
@@ -95,14 +95,14 @@ AnySplit: TypeAlias = Split | LazySplit
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class Images:
     """A data set.
 
     Attributes:
         name: as given to `load_data`.
         classes: names, in the order of the labels.
         train, val, test: the splits; `val` is what decisions are made on, `test` is for the final figure.
-        mean, std: per channel, of the train pictures scaled to 0..1.
+        mean, std: per channel, of the train images scaled to 0..1.
     """
 
     name: str
@@ -115,12 +115,12 @@ class Pictures:
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for colour."""
+        """1 for gray, 3 for color."""
         return self.train.shape[0]
 
     @property
     def size(self) -> int:
-        """Side of a picture, pixels."""
+        """Side of an image, pixels."""
         return self.train.shape[1]
 
 
@@ -130,7 +130,7 @@ def as_batch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def hold_out(labels: Sequence[int], fraction: float, classes: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Indices of train and validation: `fraction` of every class, at least one picture, always the same ones.
+    """Indices of train and validation: `fraction` of every class, at least one image, always the same ones.
 
     Raises:
         InputError: a class is too small to give to both.
@@ -142,7 +142,7 @@ def hold_out(labels: Sequence[int], fraction: float, classes: Sequence[str]) -> 
         if count >= len(members):
             raise InputError(
                 f"val_fraction={fraction} leaves nothing to train on in class {classes[label]!r} "
-                f"({len(members)} pictures): lower it or add pictures"
+                f"({len(members)} images): lower it or add images"
             )
         val += members[:count]
         train += members[count:]
@@ -153,12 +153,12 @@ def limit(indices: Sequence[int], labels: Sequence[int], total: int | None, n_cl
     """At most `total` of `indices`, equally many per class; `labels` belongs to the whole split.
 
     Raises:
-        InputError: `total` is less than one picture per class.
+        InputError: `total` is less than one image per class.
     """
     if total is None:
         return list(indices)
     if total < n_classes:
-        raise InputError(f"limit_train={total} is less than one picture for each of {n_classes} classes")
+        raise InputError(f"limit_train={total} is less than one image for each of {n_classes} classes")
     groups = _members([labels[i] for i in indices], n_classes)
     count = min(total // n_classes, *(len(group) for group in groups))
     return sorted(indices[i] for group in groups for i in group[:count])
@@ -173,7 +173,7 @@ def _members(labels: Sequence[int], n_classes: int) -> list[list[int]]:
 
 
 def channel_stats(split: AnySplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, pictures scaled to 0..1 (a sample of a `LazySplit`)."""
+    """Mean and standard deviation per channel, images scaled to 0..1 (a sample of a `LazySplit`)."""
     step = 1 if isinstance(split, Split) else max(1, len(split) // LAZY_SAMPLE)
     index = torch.arange(0, len(split), step)
     channels = split.shape[0]
@@ -185,12 +185,12 @@ def channel_stats(split: AnySplit) -> tuple[tuple[float, ...], tuple[float, ...]
     count = len(index) * split.shape[1] * split.shape[2]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
-    # A channel without any contrast must not make the normalisation divide by zero.
+    # A channel without any contrast must not make the normalization divide by zero.
     std = torch.where(std > 0, std, torch.full_like(std, 255.0))
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
-def assemble(name: str, classes: list[str], train: AnySplit, val: AnySplit, test: AnySplit) -> Pictures:
-    """The data set of these splits, with the mean and deviation of the train pictures."""
+def assemble(name: str, classes: list[str], train: AnySplit, val: AnySplit, test: AnySplit) -> Images:
+    """The data set of these splits, with the mean and deviation of the train images."""
     mean, std = channel_stats(train)
-    return Pictures(name, classes, train, val, test, mean, std)
+    return Images(name, classes, train, val, test, mean, std)

@@ -1,4 +1,4 @@
-"""Pictures out of whatever a loader yields."""
+"""Images out of whatever a loader yields."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from octavize.errors import InputError
 KEYS = ("image", "input", "pixel_values")
 
 
-def pictures_of(loader: Iterable[Any], limit: int) -> Iterator[Tensor]:
-    """The pictures of a loader, batch by batch, with or without labels beside them.
+def images_of(loader: Iterable[Any], limit: int) -> Iterator[Tensor]:
+    """The images of a loader, batch by batch, with or without labels beside them.
 
     Args:
         loader: yields batches (N, C, …) of floating point; or tuples or lists that begin with one; or
             mappings that hold one as "image", "input" or "pixel_values".
-        limit: stop after so many pictures; the last batch is cut to fit.
+        limit: stop after so many images; the last batch is cut to fit.
 
     Raises:
-        InputError: not iterable, a batch of another kind, or no picture at all.
+        InputError: not iterable, a batch of another kind, or no image at all.
     """
     if not isinstance(loader, Iterable):
         raise InputError(
@@ -29,17 +29,17 @@ def pictures_of(loader: Iterable[Any], limit: int) -> Iterator[Tensor]:
         )
     used = 0
     for batch in [loader] if isinstance(loader, Tensor) else loader:
-        pictures = _pictures(batch)[: limit - used]
-        used += len(pictures)
-        if len(pictures):
-            yield pictures
+        images = _images(batch)[: limit - used]
+        used += len(images)
+        if len(images):
+            yield images
         if used >= limit:
             return
     if used == 0:
-        raise InputError("loader yields no picture: give one with at least one batch (N, C, H, W)")
+        raise InputError("loader yields no image: give one with at least one batch (N, C, H, W)")
 
 
-def _pictures(batch: Any) -> Tensor:
+def _images(batch: Any) -> Tensor:
     found = batch
     if isinstance(batch, (tuple, list)) and batch:
         found = batch[0]
@@ -57,26 +57,24 @@ def _pictures(batch: Any) -> Tensor:
             "point, prepared as for training"
         )
     if not found.isfinite().all():
-        raise InputError(
-            "loader yields pictures with values that are not finite: leave them out or mend them"
-        )
+        raise InputError("loader yields images with values that are not finite: leave them out or mend them")
     return found
 
 
-def run_on(model: nn.Module, pictures: Tensor) -> None:
-    """Run a network on pictures of a loader, moved to its device and dtype.
+def run_on(model: nn.Module, images: Tensor) -> None:
+    """Run a network on images of a loader, moved to its device and dtype.
 
     Raises:
         InputError: it does not run on them.
     """
-    place = next((p for p in model.parameters() if p.is_floating_point()), pictures)
+    place = next((p for p in model.parameters() if p.is_floating_point()), images)
     try:
-        model(pictures.to(place))
+        model(images.to(place))
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"loader yields batches of shape {tuple(pictures.shape)}, on which {type(model).__name__} does "
-            f"not run ({reason}): give pictures of the network's own size, several to a batch"
+            f"loader yields batches of shape {tuple(images.shape)}, on which {type(model).__name__} does "
+            f"not run ({reason}): give images of the network's own size, several to a batch"
         ) from error

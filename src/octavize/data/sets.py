@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octavize.data.decode import one_line
 from octavize.data.folder import load_folder
-from octavize.data.images import Pictures, Split, assemble, hold_out, limit
+from octavize.data.images import Images, Split, assemble, hold_out, limit
 from octavize.data.textures import PHOTOGRAPHS, texture_patches
 from octavize.errors import InputError, require_extra
 
@@ -29,19 +29,19 @@ def load_data(
     data_dir: str | Path | None = None,
     val_fraction: float = 0.1,
     limit_train: int | None = None,
-) -> Pictures:
+) -> Images:
     """Load a data set as three splits.
 
     Args:
         name: `textures`, `cifar10`, `cifar100` or `folder`.
-        size: side of a picture in pixels. textures: 32 (default) or 64. CIFAR: 32 only (enlarge on the device
-            with `augment.to_input`). folder: anything; other pictures are resized by their shorter side and
-            centre-cropped; default the size of the first picture, which then has to be square.
+        size: side of an image in pixels. textures: 32 (default) or 64. CIFAR: 32 only (enlarge on the device
+            with `augment.to_input`). folder: anything; other images are resized by their shorter side and
+            center-cropped; default the size of the first image, which then has to be square.
         data_dir: where the files are. CIFAR: default `~/.cache/octavize`, downloaded to when absent.
             folder: required. textures: not used.
         val_fraction: share of each train class held out for validation, between 0 and 1; always the same
-            pictures. Not used where validation is given: textures, and a folder with both val and test.
-        limit_train: at most so many train pictures in all, equally many per class (validation and test keep
+            images. Not used where validation is given: textures, and a folder with both val and test.
+        limit_train: at most so many train images in all, equally many per class (validation and test keep
             theirs). None keeps everything.
 
     Raises:
@@ -54,7 +54,7 @@ def load_data(
             f"val_fraction={val_fraction} is out of range: give a share between 0 and 1, e.g. 0.1"
         )
     if limit_train is not None and limit_train < 1:
-        raise InputError(f"limit_train={limit_train} is out of range: give at least one picture per class")
+        raise InputError(f"limit_train={limit_train} is out of range: give at least one image per class")
     if name == "textures":
         return _load_textures(32 if size is None else size, limit_train)
     if name == "folder":
@@ -62,7 +62,7 @@ def load_data(
     return _load_cifar(name, size, data_dir, val_fraction, limit_train)
 
 
-def _load_textures(size: int, limit_train: int | None) -> Pictures:
+def _load_textures(size: int, limit_train: int | None) -> Images:
     splits = {split: Split(*tensors) for split, tensors in texture_patches(size).items()}
     train = splits["train"]
     keep = limit(range(len(train)), train.labels.tolist(), limit_train, len(PHOTOGRAPHS))
@@ -72,28 +72,26 @@ def _load_textures(size: int, limit_train: int | None) -> Pictures:
 
 def _load_cifar(
     name: str, size: int | None, data_dir: str | Path | None, val_fraction: float, limit_train: int | None
-) -> Pictures:
+) -> Images:
     if size not in (None, 32):
-        raise InputError(
-            f"size={size} is not supported by {name}: its pictures are 32 pixels; leave size out"
-        )
+        raise InputError(f"size={size} is not supported by {name}: its images are 32 pixels; leave size out")
     root = Path(DEFAULT_DATA_DIR if data_dir is None else data_dir).expanduser()
-    pictures, labels, classes = _read_cifar(name, root, train=True)
+    images, labels, classes = _read_cifar(name, root, train=True)
     train, val = hold_out(labels, val_fraction, classes)
     train = limit(train, labels, limit_train, len(classes))
-    whole = Split(pictures, torch.tensor(labels))
-    test_pictures, test_labels, _ = _read_cifar(name, root, train=False)
+    whole = Split(images, torch.tensor(labels))
+    test_images, test_labels, _ = _read_cifar(name, root, train=False)
     return assemble(
         name,
         classes,
         Split(*whole.__getitems__(train)),
         Split(*whole.__getitems__(val)),
-        Split(test_pictures, torch.tensor(test_labels)),
+        Split(test_images, torch.tensor(test_labels)),
     )
 
 
 def _read_cifar(name: str, root: Path, *, train: bool) -> tuple[Tensor, list[int], list[str]]:
-    """Pictures (N, 3, 32, 32) uint8, labels and class names, downloaded into `root` when not there."""
+    """Images (N, 3, 32, 32) uint8, labels and class names, downloaded into `root` when not there."""
     require_extra("torchvision", "experiment")
     from torchvision import datasets
 
@@ -108,5 +106,5 @@ def _read_cifar(name: str, root: Path, *, train: bool) -> tuple[Tensor, list[int
                 f"data_dir={root} holds no complete {name} and the download failed ({one_line(error)}): "
                 f"put the folder {dataset_class.base_folder} or the file {dataset_class.filename} into {root}"
             ) from error
-    pictures = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return pictures, list(dataset.targets), list(dataset.classes)
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return images, list(dataset.targets), list(dataset.classes)

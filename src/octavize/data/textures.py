@@ -9,7 +9,7 @@
 
 Each photograph is cut into blocks of 2·size pixels; a whole block belongs to one split, and a patch never
 leaves its block, so no pixel is shared between train, validation and test. Inside one split patches may
-overlap. Every patch is grey and standardised on its own, so brightness, colour and contrast give nothing
+overlap. Every patch is gray and standardized on its own, so brightness, color and contrast give nothing
 away: a network has to look at the texture.
 
 Which block and which patch goes where follows from SHA-256, and the arithmetic is exact in integers up to
@@ -40,9 +40,9 @@ COUNTS: dict[int, dict[str, int]] = {
     32: {"train": 400, "val": 60, "test": 100},
     64: {"train": 200, "val": 60, "test": 100},
 }
-# A patch whose grey levels (0..255) spread less than this is flat: standardising it would only show noise.
+# A patch whose gray levels (0..255) spread less than this is flat: standardizing it would only show noise.
 FLAT_STD = 1.0
-# Grey levels are stored over ±3 standard deviations of the patch.
+# Gray levels are stored over ±3 standard deviations of the patch.
 STD_RANGE = 3.0
 
 
@@ -60,10 +60,10 @@ def stable_order(count: int, tag: str) -> list[int]:
 
 
 def photograph(name: str) -> npt.NDArray[np.uint8]:
-    """One of `PHOTOGRAPHS` in grey, (height, width) uint8.
+    """One of `PHOTOGRAPHS` in gray, (height, width) uint8.
 
     Raises:
-        InputError: scikit-image or Pillow is missing, or the wheel no longer carries the picture.
+        InputError: scikit-image or Pillow is missing, or the wheel no longer carries the image.
     """
     for module in ("skimage", "PIL"):
         require_extra(module, "experiment")
@@ -75,8 +75,8 @@ def photograph(name: str) -> npt.NDArray[np.uint8]:
     path = Path(next(iter(folders or [""]))) / "data" / f"{name}.png"
     if not path.is_file():
         raise InputError(f"textures: {path} is missing: reinstall scikit-image with pip (0.24 or newer)")
-    with Image.open(path) as picture:
-        return np.array(picture.convert("L"))
+    with Image.open(path) as image:
+        return np.array(image.convert("L"))
 
 
 def patch_boxes(height: int, width: int, size: int, tag: str) -> dict[str, list[Box]]:
@@ -114,55 +114,55 @@ def _boxes_in(blocks: list[Box], size: int, step: int, tag: str) -> list[Box]:
     return [boxes[i] for i in stable_order(len(boxes), tag)]
 
 
-def standardise(patches: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Patch by patch zero mean and unit deviation, stored as uint8 over ±3 deviations.
 
     Args:
         patches: (N, H, W) uint8.
 
     Returns:
-        the standardised patches, (N, H, W) uint8 (a flat patch comes out as mid-grey), and the standard
-        deviation each had before, (N,) float64 in grey levels.
+        the standardized patches, (N, H, W) uint8 (a flat patch comes out as mid-gray), and the standard
+        deviation each had before, (N,) float64 in gray levels.
     """
     count = patches.shape[1] * patches.shape[2]
     exact = patches.flatten(1).long()
     # Integer sums: the order of addition, hence the platform, cannot matter.
     total, squares = exact.sum(1), (exact * exact).sum(1)
     std = (count * squares - total * total).double().sqrt() / count
-    centred = (count * exact - total[:, None]).double() / count
-    scaled = centred / std.clamp(min=1e-6)[:, None]
+    centered = (count * exact - total[:, None]).double() / count
+    scaled = centered / std.clamp(min=1e-6)[:, None]
     levels = ((scaled + STD_RANGE) * (255 / (2 * STD_RANGE))).round().clamp(0, 255)
     return levels.to(torch.uint8).view_as(patches), std
 
 
 def texture_patches(size: int = 32) -> dict[str, tuple[Tensor, Tensor]]:
-    """Every split as (pictures (N, 1, size, size) uint8, labels (N,) int64), classes one after the other.
+    """Every split as (images (N, 1, size, size) uint8, labels (N,) int64), classes one after the other.
 
     Raises:
         InputError: `size` is neither 32 nor 64.
     """
     if size not in COUNTS:
         raise InputError(f"size={size} is not supported by textures: use 32 or 64")
-    pictures: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
+    images: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for name in PHOTOGRAPHS:
-        picture = torch.from_numpy(photograph(name))
-        height, width = picture.shape
+        image = torch.from_numpy(photograph(name))
+        height, width = image.shape
         boxes = patch_boxes(height, width, size, name)
         for split in SPLITS:
-            pictures[split].append(_take(picture, boxes[split], COUNTS[size][split]))
+            images[split].append(_take(image, boxes[split], COUNTS[size][split]))
     return {
         split: (
-            torch.cat(pictures[split])[:, None],
+            torch.cat(images[split])[:, None],
             torch.arange(len(PHOTOGRAPHS)).repeat_interleave(COUNTS[size][split]),
         )
         for split in SPLITS
     }
 
 
-def _take(picture: Tensor, boxes: list[Box], count: int) -> Tensor:
-    """The first `count` patches that are not flat, standardised: (count, size, size) uint8."""
+def _take(image: Tensor, boxes: list[Box], count: int) -> Tensor:
+    """The first `count` patches that are not flat, standardized: (count, size, size) uint8."""
     # Twice as many as asked for are enough to find `count` that are not flat.
     boxes = boxes[: 2 * count]
-    patches = torch.stack([picture[b.top : b.top + b.size, b.left : b.left + b.size] for b in boxes])
-    levels, std = standardise(patches)
+    patches = torch.stack([image[b.top : b.top + b.size, b.left : b.left + b.size] for b in boxes])
+    levels, std = standardize(patches)
     return levels[std >= FLAT_STD][:count]

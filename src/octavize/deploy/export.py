@@ -81,7 +81,7 @@ def export(
 
 
 def smallest_size(model: nn.Module, shape: Sequence[int]) -> int:
-    """The smallest side of a picture, in pixels, that leaves every map more than one pixel.
+    """The smallest side of an image, in pixels, that leaves every map more than one pixel.
 
     An octave pools a pixel alone with nothing, a length of one is broadcast: torch.export decides on it once
     for all sizes. Maps that are one pixel at any size, as in squeeze-and-excitation, do not count.

@@ -41,7 +41,7 @@ def freeze(
       vanilla weight at every call. Those that are fed plain tensors at alpha 0 become torch's convolutions.
     * Weights of 2-D convolutions are laid out channels-last and, on the CPU, for oneDNN: once, not at every
       call, at the price of a second copy.
-    * For pictures of the size of `example`, the network runs as one list of calls, see `flat.py`.
+    * For images of the size of `example`, the network runs as one list of calls, see `flat.py`.
 
     What belongs to which is found by one run on the meta device, see `watch.py`. Left as they are: transposed
     convolutions; layers of a class with a `forward` of its own; octave layers that are fed in several splits;
@@ -49,7 +49,7 @@ def freeze(
 
     Args:
         model: any network, octave or not. Left alone.
-        example: an input or its shape, (1, 3, 224, 224); read off the network where it can be. Pictures of
+        example: an input or its shape, (1, 3, 224, 224); read off the network where it can be. Images of
             another size are only slower, but what changes the split of channels is refused later.
         join: which paths of octave layers are joined, see `frozen.py`: `low_out` is fastest in PyTorch as a
             rule. One for all, or by name pattern, the last that matches counts:
@@ -161,7 +161,7 @@ def _affine(norm: nn.Module) -> Affine | None:
 
 
 def _besides(norm: Any) -> nn.Module | None:
-    """What the module of a batch norm does after normalising: nothing, or timm's dropout and activation.
+    """What the module of a batch norm does after normalizing: nothing, or timm's dropout and activation.
 
     None for a class with a `forward` of its own: it may do anything.
     """

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from octavize.deploy.packed import PackedConv2d
 from octavize.errors import InputError
+from octavize.nn.channels import cut
 from octavize.nn.conv import OctConv
 from octavize.nn.resample import halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
-from octavize.split import Runs, cut, low_size, with_low_divisible
+from octavize.split import Runs, low_size, with_low_divisible
 
 JOINS = ("none", "low_in", "low_out")
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "alpha")

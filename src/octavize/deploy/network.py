@@ -37,7 +37,7 @@ class _Calls:
 class FrozenNetwork(nn.Module):
     """A network of frozen layers, and the list of its calls.
 
-    The list is for float32 pictures of the size of `shape` on the CPU, in batches of any size: a batch of
+    The list is for float32 images of the size of `shape` on the CPU, in batches of any size: a batch of
     another size than the last costs the time to copy the weights. Everything else (another size or device,
     gradients, autocast, compilers, networks that cannot be exported) runs through the layers.
 

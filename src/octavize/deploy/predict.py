@@ -1,4 +1,4 @@
-"""Pictures through an exported file: prepared as in training, answered with names and probabilities."""
+"""Images through an exported file: prepared as in training, answered with names and probabilities."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Prediction = dict[str, Any]
 """`class`, `index`, `probability` (0 … 1)."""
 
 
-def predict(runner: Runner, pictures: Sequence[str | Path], top: int = 5) -> list[list[Prediction]]:
-    """The likeliest classes of each picture, the likeliest first.
+def predict(runner: Runner, images: Sequence[str | Path], top: int = 5) -> list[list[Prediction]]:
+    """The likeliest classes of each image, the likeliest first.
 
-    The shorter side is resized to the network's size and the centre cut out, as for the pictures it was
+    The shorter side is resized to the network's size and the center cut out, as for the images it was
     trained on; mean and deviation are those in the file, or ImageNet's where it has none.
 
     Raises:
-        InputError: a picture cannot be read, or the file takes no pictures in grey or colour.
+        InputError: an image cannot be read, or the file takes no images in gray or color.
     """
     if top < 1:
         raise InputError(f"top={top}: give at least 1")
     names = runner.metadata.get("classes") or []
     answers = []
-    for picture in pictures:
-        logits = torch.from_numpy(runner(prepare(runner, Path(picture)))).float()
+    for image in images:
+        logits = torch.from_numpy(runner(prepare(runner, Path(image)))).float()
         if logits.dim() != 2:
             raise InputError(f"model {runner.path} answers with {tuple(logits.shape)}: give a classifier")
         if names and (not isinstance(names, list) or len(names) != logits.shape[1]):
@@ -49,25 +49,25 @@ def predict(runner: Runner, pictures: Sequence[str | Path], top: int = 5) -> lis
     return answers
 
 
-def prepare(runner: Runner, picture: Path) -> Tensor:
-    """One picture as input of the network: (1, C, size, size)."""
+def prepare(runner: Runner, image: Path) -> Tensor:
+    """One image as input of the network: (1, C, size, size)."""
     require_extra("PIL", "experiment")
     from octavize.data.augment import to_input
     from octavize.data.decode import decode
 
     about = runner.metadata
     if len(about["input_shape"]) != 4:
-        raise InputError(f"model {runner.path} takes {about['input_shape']}: no pictures")
+        raise InputError(f"model {runner.path} takes {about['input_shape']}: no images")
     channels, height, width = about["input_shape"][1:]
     if channels not in (1, 3):
-        raise InputError(f"model {runner.path} takes {channels} channels: pictures have 1 or 3")
+        raise InputError(f"model {runner.path} takes {channels} channels: images have 1 or 3")
     if height != width:
         raise InputError(f"model {runner.path} takes {height} × {width} pixels: only square ones are made")
-    if not picture.is_file():
-        what = "is no file" if picture.exists() else "does not exist"
-        raise InputError(f"picture {picture} {what}: give the path of a picture file")
-    pixels = decode(picture, height)[None]
+    if not image.is_file():
+        what = "is no file" if image.exists() else "does not exist"
+        raise InputError(f"image {image} {what}: give the path of an image file")
+    pixels = decode(image, height)[None]
     if channels == 1:
         pixels = pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
     mean, std = (about.get(key) or IMAGENET[key][:channels] for key in ("mean", "std"))
-    return to_input(pixels, mean, std, normalise=about.get("normalise", True))
+    return to_input(pixels, mean, std, normalize=about.get("normalize", True))

@@ -51,7 +51,7 @@ class Runner:
             ) from error
         if len(output) != len(values):
             raise InputError(
-                f"model {self.path} made {len(output)} outputs of {len(values)} inputs: its pictures may be "
+                f"model {self.path} made {len(output)} outputs of {len(values)} inputs: its images may be "
                 "too small, or the batch empty"
             )
         return output

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from octavize.convert.trace import picture_shape
+from octavize.convert.trace import image_shape
 from octavize.errors import InputError
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.find import BEST, RUN, find_origin, is_name
 from octavize.zoo.storage import NETWORK, load_converted, read_about
 
-_FACTS = ("model", "alpha", "classes", "mean", "std", "normalise", "size", "in_chans")
+_FACTS = ("model", "alpha", "classes", "mean", "std", "normalize", "size", "in_chans")
 
 
 def find_network(
@@ -27,10 +27,10 @@ def find_network(
             come without trained weights.
         alpha: share of low channels; only for a name, 0.5 there by default.
         num_classes: of the classifier; likewise, by default the builder's own number.
-        size: side in pixels of the pictures that a name's network is planned for; None is its own.
+        size: side in pixels of the images that a name's network is planned for; None is its own.
 
     Returns:
-        The network, and as far as they are known `model`, `alpha`, `classes`, `mean`, `std`, `normalise`,
+        The network, and as far as they are known `model`, `alpha`, `classes`, `mean`, `std`, `normalize`,
         `size` (pixels), `in_chans`.
 
     Raises:
@@ -50,7 +50,7 @@ def find_network(
         raise InputError(f"source {name} holds neither {BEST} nor {NETWORK}: give the folder of a run")
     share = 0.5 if alpha is None else alpha
     model = find_origin(name, num_classes=num_classes, otherwise=RUN).octave(share, size)
-    return model, {"model": name, "alpha": share, "in_chans": picture_shape(model, size or 224)[1]}
+    return model, {"model": name, "alpha": share, "in_chans": image_shape(model, size or 224)[1]}
 
 
 def _refuse(name: str, alpha: float | None, num_classes: int | None) -> None:

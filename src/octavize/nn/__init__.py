@@ -1,0 +1,9 @@
+"""Octave maps, the rules by which torch's functions act on them, and the layers that make them.
+
+Importing anything from here registers every rule: whoever has an OctTensor has the rules for it.
+"""
+
+from octavize.nn import tensor as tensor
+from octavize.nn.rules import channels as channels
+from octavize.nn.rules import elementwise as elementwise
+from octavize.nn.rules import spatial as spatial

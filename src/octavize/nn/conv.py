@@ -1,6 +1,6 @@
 """Octave convolution: torch's convolutions, with one more number.
 
-An `OctConv2d` *is* a `Conv2d`: the same weight and bias, the same state dict, the same initialisation.
+An `OctConv2d` *is* a `Conv2d`: the same weight and bias, the same state dict, the same initialization.
 `alpha` only says how many output channels are low, and so where the weight is cut. With W cut into W_hh,
 W_hl, W_lh and W_ll (source → target), P the 2×2 average and U nearest up-sampling, the paper's layer is
 
@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from octavize.errors import InputError
+from octavize.geometry import Geometry, check_downsample, check_exchange
+from octavize.nn.channels import cut
 from octavize.nn.recompute import made_again
 from octavize.nn.resample import halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
-from octavize.split import check_alpha, cut, default_octave_dims, low_channels, low_size, with_low_divisible
+from octavize.split import check_alpha, default_octave_dims, low_channels, low_size, with_low_divisible
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-DOWNSAMPLE = ("pool", "stride")
-EXCHANGE = ("both", "low_to_high", "high_to_low", "none")
 
 
 class OctConv(_ConvNd):
@@ -79,7 +79,7 @@ class OctConv(_ConvNd):
             )
         self.downsample = check_downsample(downsample)
         self.exchange = check_exchange(exchange)
-        problem = geometry_problem(self, self.octave_dims)
+        problem = geometry_of(self).problem(self.octave_dims)
         if problem is not None and self.alpha > 0:
             raise InputError(problem)
         self.keeps_size = problem is None
@@ -277,68 +277,25 @@ class OctConv(_ConvNd):
 Path = tuple[Any, ...]  # (half, weight) or (half, weight, stride)
 
 
-def check_downsample(downsample: str) -> str:
-    """Return `downsample`.
-
-    Raises:
-        InputError: it is not one of the two ways.
-    """
-    if downsample not in DOWNSAMPLE:
-        raise InputError(f"downsample={downsample!r}: give 'pool' (the paper) or 'stride'")
-    return downsample
-
-
-def check_exchange(exchange: str) -> str:
-    """Return `exchange`.
-
-    Raises:
-        InputError: it is not one of the four ways.
-    """
-    if exchange not in EXCHANGE:
-        raise InputError(f"exchange={exchange!r}: give one of {', '.join(EXCHANGE)}")
-    return exchange
-
-
 def is_depthwise(layer: Any) -> bool:
     """Whether every output channel of a convolution reads one input channel."""
     return layer.groups == layer.in_channels > 1
 
 
-def geometry_problem(conv: _ConvNd, octave_dims: int) -> str | None:
-    """Why a layer of this geometry cannot be octave, or None.
-
-    An octave layer must map size to ⌈size / stride⌉, or stride · size if it is transposed, along each octave
-    axis for every size: otherwise the halves drift apart.
-    """
-    if conv.transposed:
-        return _transposed_problem(conv, octave_dims)
-    if any(stride not in (1, 2) for stride in conv.stride[-octave_dims:]):
-        return f"stride={conv.stride} cannot be octave: strides of 1 and 2 can"
-    if conv.padding == "same":
-        return None
-    padding = (0,) * len(conv.kernel_size) if conv.padding == "valid" else conv.padding
-    for axis in range(-octave_dims, 0):
-        kernel, dilation, pad = conv.kernel_size[axis], conv.dilation[axis], int(padding[axis])
-        lost = dilation * (kernel - 1)
-        if 2 * pad != lost:
-            needed = f"padding={lost // 2}" if lost % 2 == 0 else "an odd kernel, or padding='same'"
-            return (
-                f"kernel_size={conv.kernel_size} with padding={conv.padding} and dilation={conv.dilation} "
-                f"does not keep the map's size, so its halves would drift apart: octave needs {needed}"
-            )
-    return None
-
-
-def _transposed_problem(conv: _ConvNd, octave_dims: int) -> str | None:
-    for axis in range(-octave_dims, 0):
-        reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
-        if reach + conv.output_padding[axis] - 2 * int(conv.padding[axis]) != conv.stride[axis]:
-            return (
-                f"kernel_size={conv.kernel_size} with stride={conv.stride}, padding={conv.padding} and "
-                f"output_padding={conv.output_padding} does not multiply the map's size by the stride, so "
-                "its halves would drift apart"
-            )
-    return None
+def geometry_of(conv: _ConvNd) -> Geometry:
+    """The numbers of one of torch's convolutions."""
+    padding = conv.padding if isinstance(conv.padding, str) else tuple(int(n) for n in conv.padding)
+    return Geometry(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        padding,
+        conv.dilation,
+        conv.groups,
+        conv.transposed,
+        conv.output_padding,
+    )
 
 
 class OctConv1d(OctConv, nn.Conv1d):

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize.errors import InputError
+from octavize.nn.channels import cut
 from octavize.nn.conv import OctConv, Path
 from octavize.nn.resample import upsample
 from octavize.nn.tensor import OctTensor
-from octavize.split import cut, low_size, with_low_divisible
+from octavize.split import low_size, with_low_divisible
 
 _CONV: dict[int, Callable[..., Tensor]] = {
     1: F.conv_transpose1d,

@@ -13,21 +13,11 @@ import torch
 from torch import Tensor
 
 from octavize.errors import InputError
+from octavize.nn.channels import cut, take, uncut
 from octavize.nn.dispatch import RULES, Octave
 from octavize.nn.recompute import in_transform, version_of, who_saves
 from octavize.nn.resample import fits, halve, upsample
-from octavize.split import (
-    Runs,
-    check_alpha,
-    cut,
-    default_octave_dims,
-    kept_low,
-    low_channels,
-    low_size,
-    places,
-    take,
-    uncut,
-)
+from octavize.split import Runs, check_alpha, default_octave_dims, kept_low, low_channels, low_size, places
 
 # Properties in which the halves agree.
 _SHARED_PROPERTIES = frozenset(
@@ -261,6 +251,3 @@ class OctTensor(Octave):
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     return a[1] is b[1] and (a[0], *a[2:]) == (b[0], *b[2:])  # tensors compare value by value
-
-
-# Last, since rules build on all of the above: whoever has an OctTensor has the rules for it.

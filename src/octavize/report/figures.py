@@ -19,7 +19,7 @@ from octavize.training.journal import Row, read_metrics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Vanilla is the quiet one. The others are told apart by colour-blind readers too.
+# Vanilla is the quiet one. The others are told apart by color-blind readers too.
 COLOURS = ("#475569", "#e8590c", "#0d9488", "#7c3aed", "#db2777", "#2563eb", "#65a30d", "#f59e0b", "#92400e")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, FAINT = "#1e293b", "#e2e8f0"
@@ -44,7 +44,7 @@ WIDTH, HEIGHT = 5.2, 3.5
 """Of one figure, in inches: two stand side by side on a screen, one fills a phone."""
 
 
-def colour(position: int) -> str:
+def color(position: int) -> str:
     """Of the network with the n-th smallest α, here and in the report."""
     return COLOURS[position % len(COLOURS)]
 
@@ -76,8 +76,8 @@ def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
                 drawn[name] = save_figure(draw_curves(curves, quantity, list(curves)), folder / name)
         batch = results["profile"]["input_shape"][0]
         for name, field, label in (
-            ("accuracy-macs", "macs", "multiply–accumulates per picture, millions"),
-            ("accuracy-latency", "latency_ms", f"measured latency of {batch} pictures, ms"),
+            ("accuracy-macs", "macs", "multiply–accumulates per image, millions"),
+            ("accuracy-latency", "latency_ms", f"measured latency of {batch} images, ms"),
         ):
             drawn[name] = save_figure(_trade_off(results["networks"], alphas, field, label), folder / name)
     return drawn
@@ -89,12 +89,12 @@ def draw_curves(curves: dict[str, list[list[Row]]], quantity: str, names: Sequen
     Args:
         curves: by the name of a network, a list per seed of the lines of its `metrics.csv`.
         quantity: `accuracy` or `loss`.
-        names: of all networks, also of those without a curve yet: each keeps its colour.
+        names: of all networks, also of those without a curve yet: each keeps its color.
     """
     figure, axes = blank_figure()
     handles = []
     for name, seeds in curves.items():
-        ink = colour(names.index(name))
+        ink = color(names.index(name))
         _line(axes, seeds, f"train_{quantity}", ink, dashed=True)
         _line(axes, seeds, f"val_{quantity}", ink, dashed=False)
         handles.append(Line2D([], [], color=ink, linewidth=2, label=name))
@@ -148,14 +148,14 @@ def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, 
             spread = 100 * n["accuracy_std"] if n["accuracy_std"] is not None else None
             axes.errorbar(
                 at, accuracy, yerr=spread, marker=MARKERS[number % len(MARKERS)], markersize=8, capsize=3,
-                color=colour(alphas.index(n["alpha"])), zorder=2,
+                color=color(alphas.index(n["alpha"])), zorder=2,
             )  # fmt: skip
     cost_axis(axes, costs)
     axes.set_xlabel(label)
     axes.set_ylabel("test accuracy, %")
     axes.margins(x=0.12, y=0.18)
     handles = [
-        Line2D([], [], color=colour(i), linewidth=5, label=network_name(a)) for i, a in enumerate(alphas)
+        Line2D([], [], color=color(i), linewidth=5, label=network_name(a)) for i, a in enumerate(alphas)
     ] + [
         Line2D(
             [],

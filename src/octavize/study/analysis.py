@@ -17,7 +17,7 @@ from scipy import stats
 
 from octavize.data.augment import to_input
 from octavize.data.bands import dataset_energy
-from octavize.data.images import Pictures, Split
+from octavize.data.images import Images, Split
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, network_key
 from octavize.study.model import Cell, Study
@@ -27,7 +27,7 @@ from octavize.training.train import describe_data
 LEVEL = 0.95
 """Of the confidence intervals."""
 SAMPLE = 256
-"""Pictures whose spectrum is averaged."""
+"""Images whose spectrum is averaged."""
 
 BySeed = dict[int, float]
 Accuracies = dict[tuple[str, str, str], BySeed]
@@ -36,9 +36,9 @@ Names = dict[tuple[str, str, str], set[str]]
 """By the same, the names of the runs."""
 
 
-def analyse(study: Study, places: Sequence[Planned], pictures: Pictures, out: Path) -> dict[str, Any]:
+def analyze(study: Study, places: Sequence[Planned], images: Images, out: Path) -> dict[str, Any]:
     """What `results.json` holds, from the runs that are finished in `out`."""
-    macs = all_macs(places, pictures)
+    macs = all_macs(places, images)
     runs = [_run(place, out, macs) for place in places]
     accuracies, names = collect(runs), run_names(runs)
     return {
@@ -51,8 +51,8 @@ def analyse(study: Study, places: Sequence[Planned], pictures: Pictures, out: Pa
         "factors": {f: {k: dict(v) for k, v in levels.items()} for f, levels in study.factors.items()},
         "cells": [{"name": c.name, "base": c.base, "levels": c.levels} for c in study.cells],
         "recipe": study.recipe.as_dict(),
-        "data": describe_data(pictures),
-        "energy": energies(places, pictures),
+        "data": describe_data(images),
+        "energy": energies(places, images),
         "planned": len({place.slug for place in places}),
         "done": len({run["run"] for run in runs if run["test_accuracy"] is not None}),
         "failed": list({run["run"]: run for run in runs if run["reason"]}.values()),
@@ -239,15 +239,15 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"n": n, "mean": mean, "std": std, "low": mean - half, "high": mean + half}
 
 
-def energies(places: Iterable[Planned], pictures: Pictures) -> list[dict[str, Any]]:
-    """Share of the spectral energy in each octave of the pictures as networks see them, for each size."""
-    sizes = sorted({place.recipe.size or pictures.size for place in places})
-    return [{"size": size, "octaves": _energy(pictures, size)} for size in sizes]
+def energies(places: Iterable[Planned], images: Images) -> list[dict[str, Any]]:
+    """Share of the spectral energy in each octave of the images as networks see them, for each size."""
+    sizes = sorted({place.recipe.size or images.size for place in places})
+    return [{"size": size, "octaves": _energy(images, size)} for size in sizes]
 
 
-def _energy(pictures: Pictures, size: int) -> list[list[Any]]:
-    count = min(SAMPLE, len(pictures.train))
-    index = torch.arange(count) * len(pictures.train) // count
-    seen, labels = pictures.train.__getitems__(index)
-    seen = to_input(seen, pictures.mean, pictures.std, size=size, normalise=False)
+def _energy(images: Images, size: int) -> list[list[Any]]:
+    count = min(SAMPLE, len(images.train))
+    index = torch.arange(count) * len(images.train) // count
+    seen, labels = images.train.__getitems__(index)
+    seen = to_input(seen, images.mean, images.std, size=size, normalize=False)
     return [[name, round(share, 7)] for name, share in dataset_energy(Split(seen, labels))]

@@ -1,4 +1,4 @@
-"""What a user would do instead: the reference network, thinner or on smaller pictures, at another arm's cost.
+"""What a user would do instead: the reference network, thinner or on smaller images, at another arm's cost.
 
 Found once and kept in `arms.json`, since a measured time is never the same twice.
 """
@@ -14,7 +14,7 @@ from torch import nn
 
 from octavize.bench.contenders import size_for, width_for
 from octavize.bench.profile import count_macs, measure
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
 from octavize.study.model import Match, Settings, Study, merged, one_network
@@ -24,7 +24,7 @@ from octavize.training.train import input_shape
 from octavize.zoo.checkpoint import build_model
 
 BATCH, ROUNDS, STEPS = 64, 10, 6
-"""Pictures a timed call, timed calls of each network, and halvings of the range in a search for a time."""
+"""Images a timed call, timed calls of each network, and halvings of the range in a search for a time."""
 NEAR = 0.05
 """Share of the cost to be reached by which a matched arm may miss it without a word."""
 
@@ -35,12 +35,12 @@ Resolved = dict[str, dict[str, dict[str, Any]]]
 """By model and arm the settings that a matched arm stands for."""
 
 
-def resolve_in(out: Path, study: Study, pictures: Pictures) -> Found:
+def resolve_in(out: Path, study: Study, images: Images) -> Found:
     """`resolve`, or what it found before in this folder, whichever process asks first."""
     path = out / "arms.json"
     with lease(path.with_name("arms.lock")):
         known: dict[str, Any] = read_json(path) or {}
-        found = resolve(study, pictures, known)
+        found = resolve(study, images, known)
         if any(known.get(arm) != settings for arm, settings in found.items()):
             write_json(path, known | found)
     return found
@@ -54,7 +54,7 @@ def by_model(found: Found) -> Resolved:
     return resolved
 
 
-def resolve(study: Study, pictures: Pictures, known: Found | None = None, *, time: bool = True) -> Found:
+def resolve(study: Study, images: Images, known: Found | None = None, *, time: bool = True) -> Found:
     """The width or the size of every matched arm, for every model, under the settings of the first cell.
 
     Args:
@@ -75,7 +75,7 @@ def resolve(study: Study, pictures: Pictures, known: Found | None = None, *, tim
                 asked |= {"first": first, "start": start, "aim": dict(aim)}
                 one = (known or {}).get(f"{model} {arm.name}", {})
                 if any(one.get(key) != value for key, value in asked.items()):
-                    settings, cost = _find(study, arm.match, first, start, aim, pictures, time)
+                    settings, cost = _find(study, arm.match, first, start, aim, images, time)
                     one = {**asked, "settings": settings, "cost": cost}
                 found[f"{model} {arm.name}"] = one
     return found
@@ -102,30 +102,30 @@ def _find(
     first: Settings,
     start: dict[str, Any],
     aimed: Settings,
-    pictures: Pictures,
+    images: Images,
     time: bool,
 ) -> tuple[dict[str, Any], float]:
     """`start`, cheaper until it costs as `aimed`, both over the settings `first`; and the ratio of costs."""
     aim = one_network(study.recipe, merged(first, aimed), 0)
     plain = one_network(study.recipe, merged(first, start), 0)
-    macs = macs_of(aim, pictures)
+    macs = macs_of(aim, images)
 
     def at(cost: int) -> dict[str, Any]:
-        return merged(start, _cheaper(match.by, plain, cost, pictures))
+        return merged(start, _cheaper(match.by, plain, cost, images))
 
     if match.to == "macs" or not time:
         found = at(macs)
-        return found, macs_of(one_network(study.recipe, merged(first, found), 0), pictures) / macs
+        return found, macs_of(one_network(study.recipe, merged(first, found), 0), images) / macs
 
     def ratio(settings: Settings) -> float:
         """Of its time to the time to be reached, taking turns."""
         ours = one_network(study.recipe, merged(first, settings), 0)
-        return time_ratio(aim, ours, pictures)
+        return time_ratio(aim, ours, images)
 
     cost = ratio(start)
     if cost <= 1:  # it is as fast as it is
         return start, cost
-    found = _search(at, ratio, macs // 4, macs_of(plain, pictures))
+    found = _search(at, ratio, macs // 4, macs_of(plain, images))
     return found, ratio(found)
 
 
@@ -139,15 +139,15 @@ def _search(
     return at(low)
 
 
-def _cheaper(by: str, plain: Recipe, macs: int, pictures: Pictures) -> dict[str, Any]:
+def _cheaper(by: str, plain: Recipe, macs: int, images: Images) -> dict[str, Any]:
     """The setting that brings a network down to so many MACs."""
-    model, side = plain.models[0], plain.size or pictures.size
+    model, side = plain.models[0], plain.size or images.size
     if by == "size":
-        return {"size": size_for(network(plain, pictures), side, macs)}
+        return {"size": size_for(network(plain, images), side, macs)}
     arguments = plain.arguments_of(model)
 
     def at(width: float) -> nn.Module:
-        return network(replace(plain, model_arguments={model: {**arguments, "width": width}}), pictures)
+        return network(replace(plain, model_arguments={model: {**arguments, "width": width}}), images)
 
     try:
         width = width_for(at, side, macs, most=arguments.get("width", 1.0))
@@ -158,21 +158,21 @@ def _cheaper(by: str, plain: Recipe, macs: int, pictures: Pictures) -> dict[str,
     return {"arguments": {"width": width}}
 
 
-def time_ratio(aim: Recipe, ours: Recipe, pictures: Pictures) -> float:
+def time_ratio(aim: Recipe, ours: Recipe, images: Images) -> float:
     """Time of a forward pass, on one thread, of one network to that of another, each at its own size."""
     recipes = {"aim": aim, "ours": ours}
-    networks = {name: network(recipe, pictures) for name, recipe in recipes.items()}
-    shapes = {name: input_shape(recipe, pictures, BATCH) for name, recipe in recipes.items()}
+    networks = {name: network(recipe, images) for name, recipe in recipes.items()}
+    shapes = {name: input_shape(recipe, images, BATCH) for name, recipe in recipes.items()}
     return measure(networks, shapes, rounds=ROUNDS, threads=1)["ours"].latency_ratio
 
 
-def network(recipe: Recipe, pictures: Pictures) -> nn.Module:
-    """The network of a recipe of one, as it is built for these pictures."""
+def network(recipe: Recipe, images: Images) -> nn.Module:
+    """The network of a recipe of one, as it is built for these images."""
     model = recipe.models[0]
     arguments = recipe.arguments_of(model)
-    return build_model(model, recipe.alphas[0], len(pictures.classes), pictures.channels, arguments)
+    return build_model(model, recipe.alphas[0], len(images.classes), images.channels, arguments)
 
 
-def macs_of(recipe: Recipe, pictures: Pictures) -> int:
-    """Multiply–accumulates of the forward pass of one picture."""
-    return count_macs(network(recipe, pictures), input_shape(recipe, pictures))
+def macs_of(recipe: Recipe, images: Images) -> int:
+    """Multiply–accumulates of the forward pass of one image."""
+    return count_macs(network(recipe, images), input_shape(recipe, images))

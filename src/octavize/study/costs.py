@@ -10,7 +10,7 @@ from rich.console import Console
 
 from octavize.bench.environment import environment
 from octavize.bench.profile import measure
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.files import known_json, write_json
 from octavize.study.arms import macs_of, network
 from octavize.study.design import Planned
@@ -31,9 +31,7 @@ Costs = dict[str, dict[str, Any]]
 """By model: `networks`, with fields of `Profile` by `network_key`, and the conditions of the measurement."""
 
 
-def costs_in(
-    out: Path, places: Sequence[Planned], pictures: Pictures, timing: Timing, console: Console
-) -> Costs:
+def costs_in(out: Path, places: Sequence[Planned], images: Images, timing: Timing, console: Console) -> Costs:
     """Costs of the networks that have a finished run, as `costs.json` keeps them.
 
     All networks of a model take turns, so that ratios between them mean something; a new one, or another
@@ -46,7 +44,7 @@ def costs_in(
     for model in dict.fromkeys(place.model for place in trained):
         recipes = {network_key(place.recipe): place.recipe for place in trained if place.model == model}
         conditions = {
-            "batch": _batch(recipes.values(), pictures, timing),
+            "batch": _batch(recipes.values(), images, timing),
             "rounds": timing.rounds,
             "environment": {**environment(), "threads": THREADS},
         }
@@ -57,21 +55,21 @@ def costs_in(
             console.print("costs are not measured: a run is being trained", highlight=False)
             break
         console.print(f"measuring what networks cost: {model}", highlight=False)
-        networks = _measured(recipes, pictures, conditions["batch"], timing.rounds)
+        networks = _measured(recipes, images, conditions["batch"], timing.rounds)
         costs[model] = {**conditions, "networks": networks}
         write_json(path, costs)
     return costs
 
 
-def _batch(recipes: Iterable[Recipe], pictures: Pictures, timing: Timing) -> int:
-    """Fewer pictures than asked for where networks are so large that a training step would take long."""
-    macs = max(macs_of(recipe, pictures) for recipe in recipes)
+def _batch(recipes: Iterable[Recipe], images: Images, timing: Timing) -> int:
+    """Fewer images than asked for where networks are so large that a training step would take long."""
+    macs = max(macs_of(recipe, images) for recipe in recipes)
     return max(2, min(timing.batch, int(MOST_MACS / (TRAINING * macs))))
 
 
-def _measured(recipes: dict[str, Recipe], pictures: Pictures, batch: int, rounds: int) -> dict[str, Any]:
-    networks = {key: network(recipe, pictures) for key, recipe in recipes.items()}
-    shapes = {key: input_shape(recipe, pictures, batch) for key, recipe in recipes.items()}
+def _measured(recipes: dict[str, Recipe], images: Images, batch: int, rounds: int) -> dict[str, Any]:
+    networks = {key: network(recipe, images) for key, recipe in recipes.items()}
+    shapes = {key: input_shape(recipe, images, batch) for key, recipe in recipes.items()}
     profiles = measure(networks, shapes, rounds=rounds, threads=THREADS, train=True)
     return {key: {name: getattr(profile, name) for name in KEPT} for key, profile in profiles.items()}
 
@@ -80,7 +78,7 @@ def cost_ratios(results: dict[str, Any], costs: Costs) -> list[dict[str, Any]]:
     """What each network of a study costs, as a share of what the reference arm costs under the same settings.
 
     Args:
-        results: of `analyse`.
+        results: of `analyze`.
 
     Returns:
         For each of `results["networks"]` that was measured, `cell`, `model`, `arm`, `network`, the `batch` of

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.study import worker
 from octavize.study.design import Planned
@@ -32,8 +32,8 @@ class Crew:
 
     Args:
         runs, out: as of `worker.work`.
-        recipe: whose pictures they are.
-        pictures: for what is known of them; every worker loads its own.
+        recipe: whose images they are.
+        images: for what is known of them; every worker loads its own.
         data_dir: where they lie.
         hardware: of one run.
         workers: how many; by default one for each GPU or core.
@@ -43,15 +43,15 @@ class Crew:
         self,
         runs: Sequence[Planned],
         recipe: Recipe,
-        pictures: Pictures,
+        images: Images,
         out: Path,
         data_dir: str | Path | None,
         hardware: Hardware,
         workers: int | None,
     ) -> None:
-        self.runs, self.recipe, self.pictures, self.out = list(runs), recipe, pictures, out
+        self.runs, self.recipe, self.images, self.out = list(runs), recipe, images, out
         self.data_dir, self.hardware = data_dir, hardware
-        self.macs = all_macs(runs, pictures)
+        self.macs = all_macs(runs, images)
         self.wanted = workers or default_workers(hardware)
         self.context = multiprocessing.get_context("spawn")
         self.messages = self.context.SimpleQueue()
@@ -78,7 +78,7 @@ class Crew:
             self._stop()
 
     def _look(self) -> Progress:
-        return look(self.runs, self.out, self.pictures, self.macs)
+        return look(self.runs, self.out, self.images, self.macs)
 
     def _start(self, number: int) -> BaseProcess:
         # Few runs left do not mean more threads for each: a run's results depend on its threads.

@@ -162,10 +162,10 @@ def _without_idle(recipe: Recipe) -> Recipe:
     idle: list[str] = []
     if recipe.alphas == (0.0,):
         idle += OCTAVE_SWITCHES
-        if recipe.initialiser == "he":  # vanilla layers have one path: weights drawn path by path are He's
-            recipe = replace(recipe, initialiser="framework")
+        if recipe.initializer == "he":  # vanilla layers have one path: weights drawn path by path are He's
+            recipe = replace(recipe, initializer="framework")
     if not _has_depthwise(recipe.models[0]):
-        idle.append("depthwise_initialiser")
+        idle.append("depthwise_initializer")
     return replace(recipe, **{name: getattr(Recipe, name) for name in idle})
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from octavize.bench.profile import wait
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.study.arms import macs_of, network
 from octavize.study.design import Planned
@@ -25,13 +25,13 @@ from octavize.training.train import input_shape
 TRAINING = 3
 """A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""
 MOST_MACS = 4e9
-"""Of a timed step: networks of large pictures are timed on smaller batches."""
+"""Of a timed step: networks of large images are timed on smaller batches."""
 STEPS = 3
 SIDE = 768
 """Of the matrices whose product shows what the machine can do."""
 
 Speeds = dict[str, float]
-"""Training pictures a second by `network_key`."""
+"""Training images a second by `network_key`."""
 
 
 def network_key(recipe: Recipe) -> str:
@@ -41,14 +41,14 @@ def network_key(recipe: Recipe) -> str:
     return f"{model} α={recipe.alphas[0]:g} {arguments} {recipe.size} {recipe.precision}"
 
 
-def all_macs(places: Sequence[Planned], pictures: Pictures) -> dict[str, int]:
+def all_macs(places: Sequence[Planned], images: Images) -> dict[str, int]:
     """MACs by `network_key`; each network is counted once."""
     recipes = {network_key(place.recipe): place.recipe for place in places}
-    return {key: macs_of(recipe, pictures) for key, recipe in recipes.items()}
+    return {key: macs_of(recipe, images) for key, recipe in recipes.items()}
 
 
-def trained_speeds(places: Sequence[Planned], out: Path, pictures: Pictures) -> Speeds:
-    """Pictures a second, by network, of the epochs that runs have trained so far."""
+def trained_speeds(places: Sequence[Planned], out: Path, images: Images) -> Speeds:
+    """Images a second, by network, of the epochs that runs have trained so far."""
     times: dict[str, list[float]] = {}
     for place in places:
         try:
@@ -56,22 +56,20 @@ def trained_speeds(places: Sequence[Planned], out: Path, pictures: Pictures) -> 
         except InputError:
             continue
         times.setdefault(network_key(place.recipe), []).extend(row["seconds"] for row in rows)
-    return {key: len(pictures.train) / statistics.median(seconds) for key, seconds in times.items()}
+    return {key: len(images.train) / statistics.median(seconds) for key, seconds in times.items()}
 
 
-def timed_speeds(
-    places: Sequence[Planned], pictures: Pictures, known: Speeds, device: torch.device
-) -> Speeds:
+def timed_speeds(places: Sequence[Planned], images: Images, known: Speeds, device: torch.device) -> Speeds:
     """Those of the networks that are not known yet, from a few training steps on noise."""
     recipes = {network_key(place.recipe): place.recipe for place in places}
-    return known | {k: _timed_speed(r, pictures, device) for k, r in recipes.items() if k not in known}
+    return known | {k: _timed_speed(r, images, device) for k, r in recipes.items() if k not in known}
 
 
-def _timed_speed(recipe: Recipe, pictures: Pictures, device: torch.device) -> float:
-    most = max(2, int(MOST_MACS / (TRAINING * macs_of(recipe, pictures))))
+def _timed_speed(recipe: Recipe, images: Images, device: torch.device) -> float:
+    most = max(2, int(MOST_MACS / (TRAINING * macs_of(recipe, images))))
     batch = min(recipe.batch_size_of(recipe.models[0]), most)
-    model = network(recipe, pictures).to(device).to(memory_format=torch.channels_last).train()
-    x = torch.randn(input_shape(recipe, pictures, batch), device=device)
+    model = network(recipe, images).to(device).to(memory_format=torch.channels_last).train()
+    x = torch.randn(input_shape(recipe, images, batch), device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
 
@@ -87,13 +85,13 @@ def _timed_speed(recipe: Recipe, pictures: Pictures, device: torch.device) -> fl
     return batch / min(step() for _ in range(STEPS))
 
 
-def seconds_of(recipe: Recipe, pictures: Pictures, speeds: Speeds, macs: Mapping[str, int]) -> float | None:
+def seconds_of(recipe: Recipe, images: Images, speeds: Speeds, macs: Mapping[str, int]) -> float | None:
     """Training time of a run. A network that was never timed is as fast by its MACs as the others are."""
     key = network_key(recipe)
     speed = speeds.get(key)
     if speed is None and speeds:
         speed = statistics.fmean(s * macs[k] for k, s in speeds.items() if k in macs) / macs[key]
-    work = len(pictures.train) + len(pictures.val) / TRAINING
+    work = len(images.train) + len(images.val) / TRAINING
     return None if speed is None else recipe.epochs_of(recipe.models[0]) * work / speed
 
 
@@ -110,7 +108,7 @@ def peak_macs(precision: str, device: torch.device) -> float:
 
 
 def ceiling(macs: int, peak: float) -> float:
-    """Training pictures a second that the MACs allow: what matrix products alone would reach."""
+    """Training images a second that the MACs allow: what matrix products alone would reach."""
     return peak / (TRAINING * macs)
 
 

@@ -16,7 +16,7 @@ from octavize.report.figures import (
     WIDTH,
     add_legend,
     blank_figure,
-    colour,
+    color,
     cost_axis,
     draw_curves,
     save_figure,
@@ -100,7 +100,7 @@ def forest(rows: Sequence[tuple[str, dict[str, Any], str]], arms: Sequence[str],
     axes = figure.add_subplot()
     axes.axvline(0, color="#94a3b8", linewidth=1)
     for number, (_, row, arm) in enumerate(rows):
-        ink, mean = colour(arms.index(arm)), 100 * row["mean"]
+        ink, mean = color(arms.index(arm)), 100 * row["mean"]
         seeds = [100 * value for value in row["values"].values()]
         axes.plot(seeds, [number] * len(seeds), ".", color=ink, alpha=0.4, markersize=5)
         if row["low"] is not None:
@@ -114,7 +114,7 @@ def forest(rows: Sequence[tuple[str, dict[str, Any], str]], arms: Sequence[str],
 
 
 def accuracy_macs(results: dict[str, Any], model: str) -> Figure:
-    """Test accuracy of a model against its MACs in the base cells: a colour an arm, a marker a cell."""
+    """Test accuracy of a model against its MACs in the base cells: a color an arm, a marker a cell."""
     figure, axes = blank_figure()
     own = [net for net in results["networks"] if net["model"] == model]
     shown = [net for net in own if net["cell"] in base_cells(results)] or own
@@ -124,14 +124,14 @@ def accuracy_macs(results: dict[str, Any], model: str) -> Figure:
         spread = None if net["low"] is None else 100 * (net["high"] - net["mean"])
         axes.errorbar(
             net["macs"] / 1e6, 100 * net["mean"], yerr=spread, marker=_marker(cells.index(net["cell"])),
-            markersize=7, capsize=3, color=colour(results["arms"].index(net["arm"])),
+            markersize=7, capsize=3, color=color(results["arms"].index(net["arm"])),
         )  # fmt: skip
     cost_axis(axes, [net["macs"] / 1e6 for net in shown])
-    axes.set_xlabel("multiply–accumulates per picture, millions")
+    axes.set_xlabel("multiply–accumulates per image, millions")
     axes.set_ylabel("test accuracy, %")
     axes.margins(x=0.12, y=0.18)
-    colours = [(arm, colour(results["arms"].index(arm))) for arm in arms]
-    handles = [Line2D([], [], color=ink, linewidth=5, label=arm) for arm, ink in colours]
+    colors = [(arm, color(results["arms"].index(arm))) for arm in arms]
+    handles = [Line2D([], [], color=ink, linewidth=5, label=arm) for arm, ink in colors]
     if len(cells) > 1:
         handles += [
             Line2D([], [], color="#64748b", linestyle="", marker=_marker(i), markersize=7, label=cell)

@@ -17,7 +17,7 @@ from octavize.study.model import Study
 from octavize.study.queue import ended
 from octavize.training.hardware import Hardware, device_of, prepare_process
 from octavize.training.report import quantity, seconds
-from octavize.training.train import load_pictures
+from octavize.training.train import load_images
 
 
 def listing(
@@ -30,12 +30,12 @@ def listing(
     """
     workers = workers or default_workers(hardware)
     prepare_process(hardware_of(0, workers, hardware))  # a step is timed as a worker would train it
-    pictures = load_pictures(study.recipe, data_dir)
-    found = resolve(study, pictures, read_json(out / "arms.json"), time=False)
+    images = load_images(study.recipe, data_dir)
+    found = resolve(study, images, read_json(out / "arms.json"), time=False)
     runs = distinct(plan_study(study, by_model(found)))
-    macs = all_macs(runs, pictures)
-    speeds = timed_speeds(runs, pictures, trained_speeds(runs, out, pictures), device_of(hardware))
-    times = {run.slug: seconds_of(run.recipe, pictures, speeds, macs) or 0.0 for run in runs}
+    macs = all_macs(runs, images)
+    speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
+    times = {run.slug: seconds_of(run.recipe, images, speeds, macs) or 0.0 for run in runs}
     table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")
     table.add_column("network")

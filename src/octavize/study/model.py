@@ -51,7 +51,7 @@ class Match:
     arm: str
     """The arm whose cost is to be reached."""
     by: str
-    """`width` (fewer channels) or `size` (smaller pictures)."""
+    """`width` (fewer channels) or `size` (smaller images)."""
     to: str
     """`macs`, or `time` of a forward pass as measured on this machine."""
 
@@ -251,7 +251,7 @@ def _check_settings(study: Study, settings: Settings, where: str) -> None:
             raise InputError(f"{where} sets {key}: use model, alpha and arguments, which are of one network")
     for key in OF_ALL_RUNS:
         if key in settings:
-            raise InputError(f"{where} sets {key}: all runs see the same pictures, so give it under set")
+            raise InputError(f"{where} sets {key}: all runs see the same images, so give it under set")
     _check_arguments(settings.get("arguments", {}), where)
     check_names((k for k in settings if k not in ONE_NETWORK), where)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.study.design import Planned
 from octavize.study.estimate import seconds_of, trained_speeds
@@ -36,14 +36,14 @@ class Progress:
         return self.done + self.failed == self.total
 
 
-def look(places: Sequence[Planned], out: Path, pictures: Pictures, macs: dict[str, int]) -> Progress:
+def look(places: Sequence[Planned], out: Path, images: Images, macs: dict[str, int]) -> Progress:
     """The state of a study's folder.
 
     Args:
         places: one for every run.
         macs: by `network_key`, to tell the time of networks that nothing is known of yet.
     """
-    speeds = trained_speeds(places, out, pictures)
+    speeds = trained_speeds(places, out, images)
     done, failed, running, left = 0, 0, [], []
     for place in places:
         folder = place.folder(out)
@@ -56,7 +56,7 @@ def look(places: Sequence[Planned], out: Path, pictures: Pictures, macs: dict[st
         epochs, whole = _epochs(folder), place.recipe.epochs_of(place.run.model)
         if holder(folder):
             running.append(f"{place.run} ({place.cell.name}): epoch {epochs + 1}/{whole}")
-        time = seconds_of(place.recipe, pictures, speeds, macs)
+        time = seconds_of(place.recipe, images, speeds, macs)
         left.append(None if time is None else time * (1 - epochs / whole))
     known = [time for time in left if time is not None]
     total = sum(known) / max(1, len(running)) if len(known) == len(left) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from octavize.files import write_json, write_text
-from octavize.report.figures import colour
+from octavize.report.figures import color
 from octavize.report.naming import pretty
 from octavize.study.costs import Costs, cost_ratios
 from octavize.study.figures import curve_titles, draw_figures
@@ -50,7 +50,7 @@ def write_report(
             (f"{pretty(model)}, {cell}", f"curves-{i}")
             for i, (cell, model) in enumerate(curve_titles(results))
         ],
-        colours={arm: colour(i) for i, arm in enumerate(results["arms"])},
+        colors={arm: color(i) for i, arm in enumerate(results["arms"])},
         speeds=speeds(results, times),
         interval=interval,
     )
@@ -100,11 +100,11 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def speeds(results: dict[str, Any], times: Times) -> dict[str, dict[str, float | None]]:
-    """By a network's first run: median pictures a second of its runs, and the ceiling by its MACs."""
+    """By a network's first run: median images a second of its runs, and the ceiling by its MACs."""
     found: dict[str, dict[str, float | None]] = {}
     for net in results["networks"]:
         own = [times["runs"][run] for run in net["runs"]]
-        keys = ("train_seconds", "pictures_per_second", "ceiling_per_second", "share")
+        keys = ("train_seconds", "images_per_second", "ceiling_per_second", "share")
         found[net["runs"][0]] = {key: _median([one[key] for one in own]) for key in keys}
     return found
 

@@ -1,4 +1,4 @@
-"""`octavize study`: plan, train what is missing, analyse what is there.
+"""`octavize study`: plan, train what is missing, analyze what is there.
 
 study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
@@ -24,10 +24,10 @@ from typing import Any
 from filelock import SoftFileLease, Timeout
 from rich.console import Console
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import write_text
-from octavize.study.analysis import analyse
+from octavize.study.analysis import analyze
 from octavize.study.arms import Found, by_model, resolve_in, told
 from octavize.study.costs import costs_in
 from octavize.study.crew import Crew
@@ -40,15 +40,15 @@ from octavize.training.compare import check_data, check_networks, check_settings
 from octavize.training.hardware import HERE, Hardware, is_first_process, named_device
 from octavize.training.recipe import dump_recipe, load_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing
-from octavize.training.train import load_pictures, train_run
+from octavize.training.train import load_images, train_run
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study with its pictures, its matched arms, its places in the grid, and one place for every run."""
+    """A study with its images, its matched arms, its places in the grid, and one place for every run."""
 
     study: Study
-    pictures: Pictures
+    images: Images
     matched: Found
     places: list[Planned]
     runs: list[Planned]
@@ -71,7 +71,7 @@ def run_study(
 
     Args:
         out: folder to write to; made if need be.
-        data_dir: where the pictures lie, for the data sets that need it.
+        data_dir: where the images lie, for the data sets that need it.
         hardware: of one run. Several devices or nodes, or a strategy, train one run at a time on all of them.
         workers: processes; by default one for each core or GPU, with its share of the threads.
         retry: forget the runs that have failed, and train them anew.
@@ -103,11 +103,11 @@ def run_study(
         with _alone(out):
             _take_turns(plan, out, hardware, console)
     else:
-        Crew(plan.runs, study.recipe, plan.pictures, out, data_dir, hardware, workers).train(console)
+        Crew(plan.runs, study.recipe, plan.images, out, data_dir, hardware, workers).train(console)
     return report(plan, out, timing, console) if is_first_process() else {}
 
 
-def analyse_study(
+def analyze_study(
     study: Study,
     out: str | Path,
     *,
@@ -133,18 +133,18 @@ def prepare(study: Study, out: Path, data_dir: str | Path | None, hardware: Hard
         InputError: see `run_study`.
     """
     check_settings(study.recipe, replace(hardware, devices="auto", nodes=1, strategy="auto"))
-    pictures = load_pictures(study.recipe, data_dir)
+    images = load_images(study.recipe, data_dir)
     claim_folder(out, study)
-    matched = resolve_in(out, study, pictures)
+    matched = resolve_in(out, study, images)
     places = plan_study(study, by_model(matched))
     runs = distinct(places)
-    check_runs(runs, pictures)
-    check_data((folder for place in runs if finished(folder := place.folder(out))), pictures)
-    return Prepared(study, pictures, matched, places, runs)
+    check_runs(runs, images)
+    check_data((folder for place in runs if finished(folder := place.folder(out))), images)
+    return Prepared(study, images, matched, places, runs)
 
 
-def check_runs(runs: Sequence[Planned], pictures: Pictures) -> None:
-    """Raises InputError for a model, an optimiser or a builder argument that does not fit."""
+def check_runs(runs: Sequence[Planned], images: Images) -> None:
+    """Raises InputError for a model, an optimizer or a builder argument that does not fit."""
     seen: list[Any] = []
     for place in runs:
         recipe = place.recipe
@@ -152,7 +152,7 @@ def check_runs(runs: Sequence[Planned], pictures: Pictures) -> None:
         if kind not in seen:
             seen.append(kind)
             check_settings(recipe, HERE)
-            check_networks(recipe, pictures)
+            check_networks(recipe, images)
 
 
 def claim_folder(out: Path, study: Study) -> None:
@@ -186,10 +186,10 @@ def report(plan: Prepared, out: Path, timing: Timing, console: Console) -> dict[
     from octavize.study.report import write_report, write_results
 
     with lease(out / "report.lock"):
-        results = analyse(plan.study, plan.places, plan.pictures, out)
+        results = analyze(plan.study, plan.places, plan.images, out)
         times = times_of(results, out)
         write_results(results, times, out)  # before anything that takes long
-        costs = costs_in(out, plan.places, plan.pictures, timing, console)
+        costs = costs_in(out, plan.places, plan.images, timing, console)
         write_report(results, times, costs, told(plan.matched), out)
     for failed in results["failed"]:
         console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}", highlight=False)
@@ -232,7 +232,7 @@ def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console)
             console.print(f"[bold]{place.run}[/bold] ({place.cell.name})", highlight=False)
             folder = place.folder(out)
             try:
-                train_run(place.run, place.recipe, plan.pictures, folder, hardware=hardware, console=console)
+                train_run(place.run, place.recipe, plan.images, folder, hardware=hardware, console=console)
             except Exception as error:
                 if is_first_process() and is_of_run(error):
                     mark(folder, error)  # the next start leaves it out

@@ -16,10 +16,10 @@ Times = dict[str, Any]
 
 
 def times_of(results: dict[str, Any], out: Path) -> Times:
-    """What `times.json` holds: the machine, and for each finished run its seconds and pictures a second.
+    """What `times.json` holds: the machine, and for each finished run its seconds and images a second.
 
     Args:
-        results: of `analyse`.
+        results: of `analyze`.
         out: the study's folder.
     """
     runs: dict[str, Any] = {}
@@ -33,9 +33,9 @@ def times_of(results: dict[str, Any], out: Path) -> Times:
     return {"environment": where or environment(), "train_seconds": total, "runs": runs}
 
 
-def _speed(run: dict[str, Any], result: dict[str, Any], folder: Path, pictures: int) -> Times:
+def _speed(run: dict[str, Any], result: dict[str, Any], folder: Path, images: int) -> Times:
     seconds = result["train_seconds"]
-    speed = pictures * result["epochs"] / seconds if seconds else None
+    speed = images * result["epochs"] / seconds if seconds else None
     try:
         machine = read_json(folder / MACHINE) or {}
     except InputError:  # cut short; training again would not be worth it
@@ -44,7 +44,7 @@ def _speed(run: dict[str, Any], result: dict[str, Any], folder: Path, pictures: 
     return {
         "host": machine.get("host"),
         "train_seconds": seconds,
-        "pictures_per_second": speed,
+        "images_per_second": speed,
         "ceiling_per_second": most,
         "share": speed / most if speed and most else None,
     }

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import write_json
 from octavize.study.design import Planned
@@ -25,7 +25,7 @@ from octavize.study.estimate import peak_macs
 from octavize.study.queue import FAILED, Queue, StillOurs, finished
 from octavize.training.hardware import Hardware, device_of, prepare_process
 from octavize.training.recipe import Recipe
-from octavize.training.train import drop_damaged, load_pictures, train_run
+from octavize.training.train import drop_damaged, load_images, train_run
 
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_")
 MACHINE = "machine.json"
@@ -50,7 +50,7 @@ def main(
     try:
         # A worker must not write across the progress that its parent shows.
         with (out / "workers.log").open("a", buffering=1, encoding="utf-8") as log, redirect_stderr(log):
-            work(places, load_pictures(recipe, data_dir), out, hardware)
+            work(places, load_images(recipe, data_dir), out, hardware)
     except (InputError, OSError) as error:
         messages.put(str(disk_full(out) if is_full(error) else error))
         raise SystemExit(2) from None
@@ -73,9 +73,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def work(
-    places: Sequence[Planned], pictures: Pictures, out: Path, hardware: Hardware, wait: float = 2.0
-) -> None:
+def work(places: Sequence[Planned], images: Images, out: Path, hardware: Hardware, wait: float = 2.0) -> None:
     """Train runs until every one is finished or has failed.
 
     Raises:
@@ -86,13 +84,13 @@ def work(
     while taken := queue.take(wait):
         place, claim = taken
         try:
-            train(place, pictures, out, hardware, StillOurs(claim))
+            train(place, images, out, hardware, StillOurs(claim))
         finally:
             with suppress(OSError):
                 claim.release()
 
 
-def train(place: Planned, pictures: Pictures, out: Path, hardware: Hardware, still_ours: StillOurs) -> None:
+def train(place: Planned, images: Images, out: Path, hardware: Hardware, still_ours: StillOurs) -> None:
     """Train one run; what goes wrong is written into its folder.
 
     Raises:
@@ -108,7 +106,7 @@ def train(place: Planned, pictures: Pictures, out: Path, hardware: Hardware, sti
             console = Console(file=log, width=100)
             write_json(folder / MACHINE, machine(place.recipe.precision, device_of(hardware)))
             train_run(
-                place.run, place.recipe, pictures, folder, hardware=hardware, console=console,
+                place.run, place.recipe, images, folder, hardware=hardware, console=console,
                 callbacks=[still_ours],
             )  # fmt: skip
     except Exception as error:

@@ -21,9 +21,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
-from octavize.files import read_json, read_metadata, write_json
+from octavize.files import read_json, write_json
 from octavize.plan import Plan
 from octavize.training.adapt_report import stage_name, table, write_report
 from octavize.training.distil import Distiller, EpochTests
@@ -50,9 +50,10 @@ from octavize.training.prepare import (
     with_facts,
 )
 from octavize.training.recipe import Recipe, check_names
-from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_pictures, teller
+from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_images, teller
 from octavize.zoo.find import Vanilla
 from octavize.zoo.storage import NETWORK, PLAN, WEIGHTS, save_converted
+from octavize.zoo.weights import read_metadata
 
 ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"
 OUTPUTS = (
@@ -102,7 +103,7 @@ def adapt(
         source: the trained vanilla network; it is the teacher too.
         recipe: of `fine_tuning_recipe`, with one model and one seed.
         out: folder to write to.
-        data_dir: where the pictures lie, for the data sets that need it.
+        data_dir: where the images lie, for the data sets that need it.
         restart: forget what `out` holds.
 
     Returns:
@@ -116,27 +117,25 @@ def adapt(
     check_hardware(hardware, recipe.precision)
     prepare_process(hardware)
     recipe = with_facts(recipe, source.facts)
-    pictures = as_trained(load_pictures(recipe, data_dir), source.facts)
-    check_fits(source.model, recipe, pictures)
-    asked = _asked(source, recipe, adaptation, pictures)
+    images = as_trained(load_images(recipe, data_dir), source.facts)
+    check_fits(source.model, recipe, images)
+    asked = _asked(source, recipe, adaptation, images)
     _claim(out, asked, restart=restart)
     results = read_json(out / RESULTS)
     if results is None:
         console.print("[bold]converting[/bold]")
-        before = _vanilla_stage(source, recipe, pictures, out, hardware)
-        prepared = prepare_in(out, source, adaptation, recipe, pictures, hardware)
+        before = _vanilla_stage(source, recipe, images, out, hardware)
+        prepared = prepare_in(out, source, adaptation, recipe, images, hardware)
         stages = [before, *prepared.stages]
         for stage in stages:
             console.print(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}", highlight=False)
         folder = out / TRAINING
-        fine = fine_tune(
-            prepared.model, source.model, recipe, adaptation, pictures, folder, hardware, console
-        )
+        fine = fine_tune(prepared.model, source.model, recipe, adaptation, images, folder, hardware, console)
         if not is_first_process():
             return {}
         trained = fine.pop("model")
         if fine["val_accuracy"] > stages[-1]["val_accuracy"]:
-            save_converted(out, trained, prepared.plan, source.origin, input_facts(source, recipe, pictures))
+            save_converted(out, trained, prepared.plan, source.origin, input_facts(source, recipe, images))
         else:  # fine-tuning made it no better: the folder keeps what it started from
             fine |= {k: stages[-1][k] for k in ("test_accuracy", "val_accuracy")} | {"best_epoch": 0}
         results = {**asked, **_costs(prepared.plan), **fine, "stages": [*stages, *fine["stages"]]}
@@ -153,7 +152,7 @@ def fine_tune(
     teacher: nn.Module,
     recipe: Recipe,
     adaptation: Adaptation,
-    pictures: Pictures,
+    images: Images,
     folder: Path,
     hardware: Hardware = HERE,
     console: Console | None = None,
@@ -163,7 +162,7 @@ def fine_tune(
     """Train a prepared network, going on from the last finished epoch if the folder holds one.
 
     Args:
-        every_epoch: read the test pictures after each epoch, for the curve.
+        every_epoch: read the test images after each epoch, for the curve.
 
     Returns:
         `stages` of the epochs, `test_accuracy` of the epoch with the best validation accuracy, `best_epoch`,
@@ -174,14 +173,14 @@ def fine_tune(
     prepare_process(hardware)
     torch.manual_seed(seed)
     distil = {"teacher": teacher, "weight": adaptation.distil, "temperature": adaptation.temperature}
-    module = Distiller(model, pictures, recipe, name, seed, **distil)
+    module = Distiller(model, images, recipe, name, seed, **distil)
     folder.mkdir(parents=True, exist_ok=True)
     identity = {
         "model": name,
         "seed": seed,
         "adaptation": asdict(adaptation),
         "recipe": fingerprint(recipe, Run(name, adaptation.alpha or 0.0, seed)),
-        "data": describe_data(pictures),
+        "data": describe_data(images),
     }
     journal = Journal(folder, identity, identity, teller(recipe.epochs_of(name), console))
     tests = EpochTests()
@@ -202,27 +201,25 @@ def fine_tune(
     }
 
 
-def _vanilla_stage(
-    source: Vanilla, recipe: Recipe, pictures: Pictures, out: Path, hardware: Hardware
-) -> Stage:
+def _vanilla_stage(source: Vanilla, recipe: Recipe, images: Images, out: Path, hardware: Hardware) -> Stage:
     """Accuracy of the network as it came, measured once."""
     known = read_json(out / VANILLA)
     if known is not None:
         return known
-    stage = evaluate(source.model, recipe, pictures, hardware, "vanilla")
+    stage = evaluate(source.model, recipe, images, hardware, "vanilla")
     if is_first_process():
         write_json(out / VANILLA, stage)
     return stage
 
 
-def _asked(source: Vanilla, recipe: Recipe, adaptation: Adaptation, pictures: Pictures) -> dict[str, Any]:
+def _asked(source: Vanilla, recipe: Recipe, adaptation: Adaptation, images: Images) -> dict[str, Any]:
     """All that decides the result, as JSON reads it back."""
     asked = {
         "origin": source.origin.as_dict(),
         "source": source.weights,
         "adaptation": asdict(adaptation),
         "recipe": recipe.as_dict(),
-        "data": describe_data(pictures),
+        "data": describe_data(images),
     }
     return json.loads(json.dumps(asked))
 

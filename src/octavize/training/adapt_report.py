@@ -10,12 +10,12 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from octavize.files import write_text
-from octavize.report.figures import STYLE, blank_figure, colour, save_figure
+from octavize.report.figures import STYLE, blank_figure, color, save_figure
 from octavize.training.journal import to_csv
 from octavize.training.prepare import Stage
 
 COLUMNS = ("stage", "epoch", "test_accuracy", "test_loss", "val_accuracy", "macs")
-"""Of `results.csv`: a line per stage, accuracies 0 … 1, multiply–accumulates of one picture."""
+"""Of `results.csv`: a line per stage, accuracies 0 … 1, multiply–accumulates of one image."""
 NAMES = {"vanilla": "vanilla", "converted": "converted", "norms": "norms measured anew"}
 
 
@@ -66,10 +66,10 @@ def _figure(stages: list[Stage]) -> Any:
     figure, axes = blank_figure()
     vanilla, later = stages[0], [s for s in stages if s["stage"] in ("norms", "epoch")]
     converted = next(s for s in stages if s["stage"] == "converted")
-    axes.axhline(100 * vanilla["test_accuracy"], color=colour(0), linestyle=(0, (4, 2)), label="vanilla")
-    axes.plot(0, 100 * converted["test_accuracy"], "x", color=colour(1), label="at once", clip_on=False)
+    axes.axhline(100 * vanilla["test_accuracy"], color=color(0), linestyle=(0, (4, 2)), label="vanilla")
+    axes.plot(0, 100 * converted["test_accuracy"], "x", color=color(1), label="at once", clip_on=False)
     epochs, accuracies = [s["epoch"] for s in later], [100 * s["test_accuracy"] for s in later]
-    axes.plot(epochs, accuracies, "o-", color=colour(1), label="norms, fine-tuned")
+    axes.plot(epochs, accuracies, "o-", color=color(1), label="norms, fine-tuned")
     axes.set_xlabel("epochs of fine-tuning")
     axes.set_ylabel("test accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

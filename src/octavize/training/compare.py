@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import write_text
 from octavize.training.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process
 from octavize.training.module import check_optimizer
 from octavize.training.recipe import Recipe, dump_recipe, load_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing, write_results
-from octavize.training.train import Run, describe_data, load_pictures, read_result, train_run
+from octavize.training.train import Run, describe_data, load_images, read_result, train_run
 from octavize.zoo.checkpoint import build_model
 from octavize.zoo.models import list_models
 
@@ -56,7 +56,7 @@ def compare(
 
     Args:
         out: folder to write to; made if need be.
-        data_dir: where the pictures lie, for the data sets that need it.
+        data_dir: where the images lie, for the data sets that need it.
         restart: forget what `out` holds and train everything from the start.
 
     Returns:
@@ -67,18 +67,18 @@ def compare(
             where a training diverges.
     """
     out, console = Path(out), console or Console()
-    pictures = check(recipe, hardware, data_dir)
+    images = check(recipe, hardware, data_dir)
     folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
     claim_folder(out, recipe, restart=restart)
-    check_data(folders.values(), pictures)
-    _announce(recipe, pictures, out, console)
+    check_data(folders.values(), images)
+    _announce(recipe, images, out, console)
     results = []
     for number, (run, folder) in enumerate(folders.items(), 1):
         console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]", highlight=False)
-        results.append(train_run(run, recipe, pictures, folder, hardware=hardware, console=console))
+        results.append(train_run(run, recipe, images, folder, hardware=hardware, console=console))
     if not is_first_process():
         return {}
-    return write_results(recipe, pictures, results, out, timing, console)
+    return write_results(recipe, images, results, out, timing, console)
 
 
 def train_one(
@@ -100,11 +100,11 @@ def train_one(
         raise InputError(
             f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`"
         )
-    pictures = check(recipe, hardware, data_dir)
+    images = check(recipe, hardware, data_dir)
     claim_folder(out, recipe, restart=restart)
-    check_data([out], pictures)
-    _announce(recipe, pictures, out, console)
-    return train_run(runs[0], recipe, pictures, out, hardware=hardware, console=console)
+    check_data([out], images)
+    _announce(recipe, images, out, console)
+    return train_run(runs[0], recipe, images, out, hardware=hardware, console=console)
 
 
 def plan_runs(recipe: Recipe) -> list[Run]:
@@ -112,20 +112,20 @@ def plan_runs(recipe: Recipe) -> list[Run]:
     return [Run(m, a, s) for s in recipe.seeds for m in recipe.models for a in recipe.alphas]
 
 
-def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Pictures:
+def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Images:
     """Find every mistake that can be found before training, and load the data.
 
     Raises:
-        InputError: unknown model, optimiser, device or data; a builder argument that does not fit.
+        InputError: unknown model, optimizer, device or data; a builder argument that does not fit.
     """
     check_settings(recipe, hardware)
-    pictures = load_pictures(recipe, data_dir)
-    check_networks(recipe, pictures)
-    return pictures
+    images = load_images(recipe, data_dir)
+    check_networks(recipe, images)
+    return images
 
 
 def check_settings(recipe: Recipe, hardware: Hardware) -> None:
-    """Raises InputError for an unknown model, optimiser or device."""
+    """Raises InputError for an unknown model, optimizer or device."""
     known = list_models()
     for model in recipe.models:
         if model not in known:
@@ -134,13 +134,13 @@ def check_settings(recipe: Recipe, hardware: Hardware) -> None:
     check_hardware(hardware, recipe.precision)
 
 
-def check_networks(recipe: Recipe, pictures: Pictures) -> None:
+def check_networks(recipe: Recipe, images: Images) -> None:
     """Raises InputError for a builder argument that does not fit."""
     for model in recipe.models:
         arguments = recipe.arguments_of(model)
         try:
             with torch.device("meta"):  # shapes without memory
-                build_model(model, max(recipe.alphas), len(pictures.classes), pictures.channels, arguments)
+                build_model(model, max(recipe.alphas), len(images.classes), images.channels, arguments)
         except TypeError as error:
             raise InputError(
                 f"model_arguments of {model} are {arguments}: {error}; mend the recipe"
@@ -191,22 +191,22 @@ def _show(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
 
 
-def check_data(folders: Iterable[Path], pictures: Pictures) -> None:
-    """Runs on different pictures must not end up in one table."""
+def check_data(folders: Iterable[Path], images: Images) -> None:
+    """Runs on different images must not end up in one table."""
     for folder in folders:
         result = read_result(folder)
-        if result is not None and result["data"] != describe_data(pictures):
+        if result is not None and result["data"] != describe_data(images):
             raise InputError(
-                f"out holds {folder}, whose run saw other pictures than data={pictures.name} holds now: "
+                f"out holds {folder}, whose run saw other images than data={images.name} holds now: "
                 "give another --out"
             )
 
 
-def _announce(recipe: Recipe, pictures: Pictures, out: Path, console: Console) -> None:
-    size = recipe.size or pictures.size
+def _announce(recipe: Recipe, images: Images, out: Path, console: Console) -> None:
+    size = recipe.size or images.size
     console.print(
-        f"[bold]octavize[/bold]  recipe {recipe.name}: {pictures.name}, {len(pictures.classes)} classes, "
-        f"{len(pictures.train):,} training pictures of {size} × {size} pixels\n"
+        f"[bold]octavize[/bold]  recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
+        f"{len(images.train):,} training images of {size} × {size} pixels\n"
         f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
         highlight=False,
     )

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.training.module import Classifier, finite_or_none
 from octavize.training.recipe import Recipe
 
 
 def soft_loss(scores: Tensor, teacher_scores: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) of the distributions softened by the temperature T, mean over pictures.
+    """T² · KL(teacher ‖ student) of the distributions softened by the temperature T, mean over images.
 
     T² keeps the gradient's size comparable to that of cross entropy (Hinton et al., §2).
 
@@ -35,8 +35,8 @@ def soft_loss(scores: Tensor, teacher_scores: Tensor, temperature: float) -> Ten
 class Distiller(Classifier):
     """A `Classifier` whose loss is (1 − w) · cross entropy + w · `soft_loss`.
 
-    The teacher sees the same augmented pictures, in evaluation mode, without gradients. It is no submodule:
-    training mode, checkpoints, the optimiser and distributed training do not see it.
+    The teacher sees the same augmented images, in evaluation mode, without gradients. It is no submodule:
+    training mode, checkpoints, the optimizer and distributed training do not see it.
 
     Args:
         teacher: the vanilla network, of which a copy is kept; None trains on the labels alone.
@@ -47,7 +47,7 @@ class Distiller(Classifier):
     def __init__(
         self,
         model: nn.Module,
-        pictures: Pictures,
+        images: Images,
         recipe: Recipe,
         name: str,
         seed: int,
@@ -56,7 +56,7 @@ class Distiller(Classifier):
         weight: float,
         temperature: float,
     ) -> None:
-        super().__init__(model, pictures, recipe, name, seed)
+        super().__init__(model, images, recipe, name, seed)
         self.weight, self.temperature = weight, temperature
         kept = None if teacher is None else copy.deepcopy(teacher).to(memory_format=torch.channels_last)
         # In a tuple, where torch does not look for submodules.
@@ -96,8 +96,8 @@ class EpochTests(pl.Callback):
         modes = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            for number, (pictures, labels) in enumerate(pl_module.test_dataloader()):
-                batch = pictures.to(pl_module.device), labels.to(pl_module.device)
+            for number, (images, labels) in enumerate(pl_module.test_dataloader()):
+                batch = images.to(pl_module.device), labels.to(pl_module.device)
                 pl_module.test_step(batch, number)
         for module, mode in modes.items():
             module.training = mode

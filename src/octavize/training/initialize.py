@@ -50,11 +50,11 @@ def add_path_biases(model: nn.Module) -> None:
             parametrize.register_parametrization(layer, "bias", PathSum())
 
 
-def initialise(model: nn.Module, ordinary: str, depthwise: str) -> None:
+def initialize(model: nn.Module, ordinary: str, depthwise: str) -> None:
     """Draw the weights of the convolutions anew; `builder` leaves those it is given for alone.
 
     Args:
-        ordinary, depthwise: which way, for layers of either kind; see `Recipe.initialiser`.
+        ordinary, depthwise: which way, for layers of either kind; see `Recipe.initializer`.
     """
     if ordinary == depthwise == "builder":
         return

@@ -13,8 +13,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
 from octavize.errors import InputError
-from octavize.files import KEY, read_metadata, save_weights, write_text
+from octavize.files import write_text
 from octavize.training.module import Classifier
+from octavize.zoo.weights import KEY, read_metadata, save_weights
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
 """Of `metrics.csv`. Accuracies 0 … 1; `lr` is that of the epoch's last step; `seconds` is the wall time of

@@ -1,4 +1,4 @@
-"""One network in training, as Lightning wants it: loaders, steps, metrics, optimiser and schedule."""
+"""One network in training, as Lightning wants it: loaders, steps, metrics, optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from octavize.convert.norms import reestimate_norms
 from octavize.data.augment import crop_and_flip, to_input
-from octavize.data.images import AnySplit, Pictures, as_batch
+from octavize.data.images import AnySplit, Images, as_batch
 from octavize.errors import InputError
 from octavize.training.inputs import TrainingInputs
 from octavize.training.recipe import Recipe
@@ -29,17 +29,17 @@ timm_optim: Any = timm.optim
 """timm re-exports its functions without telling type checkers."""
 
 Batch = tuple[Tensor, Tensor]
-"""Pictures (N, C, H, W) uint8 and labels (N,) int64."""
+"""Images (N, C, H, W) uint8 and labels (N,) int64."""
 
 
 class Meter:
-    """Mean loss and accuracy over the pictures and devices it was shown.
+    """Mean loss and accuracy over the images and devices it was shown.
 
     No module: as a part of a network in bfloat16 its sums would be rounded to three digits.
     """
 
     def __init__(self, classes: int) -> None:
-        # NaN has to show: torchmetrics would otherwise leave such pictures out of the mean.
+        # NaN has to show: torchmetrics would otherwise leave such images out of the mean.
         self.loss = MeanMetric(nan_strategy="disable")
         self.accuracy = MulticlassAccuracy(classes, average="micro")
 
@@ -63,25 +63,25 @@ class Classifier(pl.LightningModule):
     resumed is the run that was left in peace.
     """
 
-    def __init__(self, model: nn.Module, pictures: Pictures, recipe: Recipe, name: str, seed: int) -> None:
+    def __init__(self, model: nn.Module, images: Images, recipe: Recipe, name: str, seed: int) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
-        self.pictures, self.recipe, self.name, self.seed = pictures, recipe, name, seed
+        self.images, self.recipe, self.name, self.seed = images, recipe, name, seed
         self.random = torch.Generator()
         self.epoch_seconds = 0.0
         self._clock = time.perf_counter()
         self.test_result = (float("nan"), float("nan"))
         """Test loss and accuracy."""
-        classes = len(pictures.classes)
+        classes = len(images.classes)
         self.fit_meter, self.val_meter, self.test_meter = Meter(classes), Meter(classes), Meter(classes)
 
     # Data ---------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch) and shared out over the devices."""
-        split, world = self.pictures.train, self.trainer.world_size
+        split, world = self.images.train, self.trainer.world_size
         per_device = min(max(1, self.recipe.batch_size_of(self.name) // world), max(1, len(split) // world))
-        # The sampler adds the epoch to its seed, so neighbouring seeds are kept far apart.
+        # The sampler adds the epoch to its seed, so neighboring seeds are kept far apart.
         sampler: DistributedSampler[Batch] = DistributedSampler(
             _as_dataset(split),
             num_replicas=world,
@@ -93,36 +93,36 @@ class Classifier(pl.LightningModule):
         # give a resumed run the order of epoch 0.
         progress: Any = self.trainer.fit_loop.epoch_progress.current
         sampler.set_epoch(progress.processed)
-        # A last batch of one picture would leave batch norm without a variance.
+        # A last batch of one image would leave batch norm without a variance.
         return _loader(split, per_device, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every device reads all of it: sharing out would count some pictures twice."""
-        return _loader(self.pictures.val, self.recipe.batch_size_of(self.name))
+        """Every device reads all of it: sharing out would count some images twice."""
+        return _loader(self.images.val, self.recipe.batch_size_of(self.name))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every device reads all of it."""
-        return _loader(self.pictures.test, self.recipe.batch_size_of(self.name))
+        return _loader(self.images.test, self.recipe.batch_size_of(self.name))
 
     # Steps --------------------------------------------------------------------------------------------------
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Class scores (N, classes) of uint8 pictures (N, C, H, W)."""
-        return self.model(self.inputs(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, classes) of uint8 images (N, C, H, W)."""
+        return self.model(self.inputs(images))
 
-    def inputs(self, pictures: Tensor) -> Tensor:
-        """What the network sees of uint8 pictures (N, C, H, W): resized, normalised, in its dtype."""
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the network sees of uint8 images (N, C, H, W): resized, normalized, in its dtype."""
         inputs = to_input(
-            pictures,
-            self.pictures.mean,
-            self.pictures.std,
+            images,
+            self.images.mean,
+            self.images.std,
             size=self.recipe.size,
-            normalise=self.recipe.normalise,
+            normalize=self.recipe.normalize,
         )
         return inputs.to(self.dtype, memory_format=torch.channels_last)
 
     def training_loss(self, inputs: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """The loss () that is minimised, of inputs (N, C, H, W), their scores (N, classes), labels (N,)."""
+        """The loss () that is minimized, of inputs (N, C, H, W), their scores (N, classes), labels (N,)."""
         return F.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)
 
     def on_train_epoch_start(self) -> None:
@@ -132,16 +132,16 @@ class Classifier(pl.LightningModule):
         self._clock = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        pictures, labels = batch
+        images, labels = batch
         if self.recipe.crop_padding or self.recipe.flip:
-            pictures = crop_and_flip(
-                pictures,
+            images = crop_and_flip(
+                images,
                 padding=self.recipe.crop_padding,
                 flip=self.recipe.flip,
                 generator=self.random,
-                fill=[255 * mean for mean in self.pictures.mean],
+                fill=[255 * mean for mean in self.images.mean],
             )
-        inputs = self.inputs(pictures)
+        inputs = self.inputs(images)
         scores = self.model(inputs)
         loss = self.training_loss(inputs, scores, labels)
         if not torch.isfinite(loss):
@@ -160,8 +160,8 @@ class Classifier(pl.LightningModule):
         self._evaluate(self.test_meter, batch)
 
     def _evaluate(self, meter: Meter, batch: Batch) -> None:
-        pictures, labels = batch
-        scores = self(pictures)
+        images, labels = batch
+        scores = self(images)
         meter.update(F.cross_entropy(scores, labels, reduction="none"), scores, labels)
 
     def on_test_epoch_end(self) -> None:
@@ -170,12 +170,12 @@ class Classifier(pl.LightningModule):
     def on_validation_start(self) -> None:
         """The clock of an epoch stops before validation, and before statistics are measured for it."""
         self.epoch_seconds = time.perf_counter() - self._clock
-        if count := self.recipe.norm_pictures:
-            seen = TrainingInputs(self.pictures, self.recipe, count)
+        if count := self.recipe.norm_images:
+            seen = TrainingInputs(self.images, self.recipe, count)
             with self.trainer.precision_plugin.val_step_context():
-                reestimate_norms(self.model, seen, max_pictures=count)
+                reestimate_norms(self.model, seen, max_images=count)
 
-    # Optimiser ----------------------------------------------------------------------------------------------
+    # Optimizer ----------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = make_optimizer(self.model, self.recipe, self.name)
@@ -191,7 +191,7 @@ def finite_or_none(loss: float) -> float | None:
 
 
 def _loader(split: AnySplit, batch_size: int, **settings: Any) -> DataLoader[Batch]:
-    # Splits hand out whole batches, which torch's DataLoader honours and its annotations do not know.
+    # Splits hand out whole batches, which torch's DataLoader honors and its annotations do not know.
     collate: Any = as_batch
     # A generator of its own: starting an epoch would otherwise draw from the one that dropout draws from.
     generator = torch.Generator()
@@ -203,7 +203,7 @@ def _as_dataset(split: AnySplit) -> Any:
 
 
 def check_optimizer(name: str) -> None:
-    """Raises InputError where timm has no optimiser of this name."""
+    """Raises InputError where timm has no optimizer of this name."""
     if name.lower() not in timm_optim.list_optimizers():
         raise InputError(
             f"optimizer is {name!r}: choose one of timm's, such as sgd, momentum, adam, adamw, lamb"
@@ -211,7 +211,7 @@ def check_optimizer(name: str) -> None:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, name: str) -> Optimizer:
-    """The recipe's optimiser; weight decay spares biases and normalisation parameters."""
+    """The recipe's optimizer; weight decay spares biases and normalization parameters."""
     check_optimizer(recipe.optimizer)
     return timm_optim.create_optimizer_v2(
         model,

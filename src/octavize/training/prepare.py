@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavize.budget import check_budget
 from octavize.calibration.calibrate import calibrate
 from octavize.convert.norms import reestimate_norms
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import plan as make_plan
 from octavize.convert.trace import to_meta
 from octavize.data.augment import check_statistics
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
-from octavize.nn.conv import check_downsample
-from octavize.plan import Plan
+from octavize.geometry import check_downsample
+from octavize.plan import Plan, check_budget
 from octavize.training.hardware import Hardware, bare_trainer, guarded, is_first_process, quiet_lightning
 from octavize.training.inputs import TrainingInputs
 from octavize.training.module import Classifier, finite_or_none
@@ -52,15 +51,15 @@ class Adaptation:
     downsample: str = "stride"
     """How layers of stride 2 reach their high output, see `OctConv2d`."""
     calibrate: bool = True
-    """Choose on training pictures which channels become low; otherwise the last ones do."""
+    """Choose on training images which channels become low; otherwise the last ones do."""
     distil: float = 0.5
     """Weight of the teacher in the loss, 0 to 1; 0 trains on the labels alone."""
     temperature: float = 2.0
     """Softens the teacher's distribution."""
-    norm_pictures: int = 4096
-    """Training pictures that the batch norms' statistics are measured on; 0 leaves them as they were."""
-    calibration_pictures: int = 1024
-    """Training pictures that the choice of channels is made on."""
+    norm_images: int = 4096
+    """Training images that the batch norms' statistics are measured on; 0 leaves them as they were."""
+    calibration_images: int = 1024
+    """Training images that the choice of channels is made on."""
 
     def __post_init__(self) -> None:
         if self.alpha is None and self.budget is None:
@@ -78,7 +77,7 @@ class Adaptation:
         check_downsample(self.downsample)
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature!r}: give a number above 0, such as 2")
-        for name, least in (("norm_pictures", 0), ("calibration_pictures", 1)):
+        for name, least in (("norm_images", 0), ("calibration_images", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}: give a whole number of at least {least}")
 
@@ -102,7 +101,7 @@ def prepare(
     origin: Origin,
     adaptation: Adaptation,
     recipe: Recipe,
-    pictures: Pictures,
+    images: Images,
     hardware: Hardware,
 ) -> Prepared:
     """Convert a copy of a trained network, re-estimate its norms, and test it before and after that.
@@ -110,25 +109,25 @@ def prepare(
     Raises:
         InputError: no layer can become octave, or the budget cannot be reached.
     """
-    shape = input_shape(recipe, pictures)
+    shape = input_shape(recipe, images)
     model = copy.deepcopy(vanilla).cpu().eval()
     wanted: dict[str, Any] = {"budget": adaptation.budget}
     if adaptation.alpha is not None:
         wanted = {"alpha": origin.alpha(adaptation.alpha)}
     wanted |= {"downsample": adaptation.downsample, "example": shape}
     if adaptation.calibrate:
-        loader = TrainingInputs(pictures, recipe, adaptation.calibration_pictures)
+        loader = TrainingInputs(images, recipe, adaptation.calibration_images)
         decided, _ = calibrate(model, loader, **wanted)
     else:
         decided = make_plan(model, **wanted)
     if adaptation.alpha != 0 and not any(d.alpha for d in decided.decisions):
         raise InputError(f"model {origin.name}: no layer of it becomes octave; `octavize convert` says why")
     model = octavize(model, plan=decided, inplace=True)
-    stages = [evaluate(model, recipe, pictures, hardware, "converted")]
-    if adaptation.norm_pictures:
-        loader = TrainingInputs(pictures, recipe, adaptation.norm_pictures)
-        reestimate_norms(model, loader, max_pictures=max(2, adaptation.norm_pictures))
-        stages.append(evaluate(model, recipe, pictures, hardware, "norms"))
+    stages = [evaluate(model, recipe, images, hardware, "converted")]
+    if adaptation.norm_images:
+        loader = TrainingInputs(images, recipe, adaptation.norm_images)
+        reestimate_norms(model, loader, max_images=max(2, adaptation.norm_images))
+        stages.append(evaluate(model, recipe, images, hardware, "norms"))
     return Prepared(model, decided, stages)
 
 
@@ -137,7 +136,7 @@ def prepare_in(
     source: Vanilla,
     adaptation: Adaptation,
     recipe: Recipe,
-    pictures: Pictures,
+    images: Images,
     hardware: Hardware,
 ) -> Prepared:
     """`prepare`, or what it left in this folder before.
@@ -148,27 +147,27 @@ def prepare_in(
     if known is not None:
         model = load_converted(folder, model=copy.deepcopy(source.model))
         return Prepared(model, Plan.load(folder / PLAN), known["stages"])
-    made = prepare(source.model, source.origin, adaptation, recipe, pictures, hardware)
+    made = prepare(source.model, source.origin, adaptation, recipe, images, hardware)
     if is_first_process():
-        facts = input_facts(source, recipe, pictures)
+        facts = input_facts(source, recipe, images)
         save_converted(folder, made.model, made.plan, source.origin, facts)
         write_json(folder / STAGES, {"stages": made.stages})
     return made
 
 
-def input_facts(source: Vanilla, recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
+def input_facts(source: Vanilla, recipe: Recipe, images: Images) -> dict[str, Any]:
     """What the octave network's user has to know of its input."""
-    return {**describe_input(recipe, pictures), **source.facts}
+    return {**describe_input(recipe, images), **source.facts}
 
 
 def evaluate(
-    model: nn.Module, recipe: Recipe, pictures: Pictures, hardware: Hardware, stage: str, epoch: int = 0
+    model: nn.Module, recipe: Recipe, images: Images, hardware: Hardware, stage: str, epoch: int = 0
 ) -> Stage:
-    """Accuracy on the validation and on the test pictures, by the same code as after training."""
+    """Accuracy on the validation and on the test images, by the same code as after training."""
     name = recipe.models[0]
     # A copy: Lightning may move the network and change its precision.
-    recipe = replace(recipe, batch_size=512, norm_pictures=0)
-    module = Classifier(copy.deepcopy(model), pictures, recipe, name, seed=0)
+    recipe = replace(recipe, batch_size=512, norm_images=0)
+    module = Classifier(copy.deepcopy(model), images, recipe, name, seed=0)
     alone = replace(hardware, devices=1, nodes=1, strategy="auto")
     with quiet_lightning():
         trainer = bare_trainer(alone, recipe.precision)
@@ -185,43 +184,43 @@ def evaluate(
 
 
 def with_facts(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
-    """The recipe with the size and the normalisation that the network was trained with."""
-    known = {"size": facts.get("size"), "normalise": facts.get("normalise")}
+    """The recipe with the size and the normalization that the network was trained with."""
+    known = {"size": facts.get("size"), "normalize": facts.get("normalize")}
     return replace(recipe, **{k: v for k, v in known.items() if v is not None})
 
 
-def as_trained(pictures: Pictures, facts: Mapping[str, Any]) -> Pictures:
-    """The pictures with the mean and deviation that the network was trained with.
+def as_trained(images: Images, facts: Mapping[str, Any]) -> Images:
+    """The images with the mean and deviation that the network was trained with.
 
     Raises:
         InputError: the network knows other classes, or mean and deviation are not one each a channel.
     """
     classes = facts.get("classes")
-    if classes is not None and list(classes) != list(pictures.classes):
+    if classes is not None and list(classes) != list(images.classes):
         raise InputError(
-            f"data={pictures.name} has the classes {_some(pictures.classes)} and the network was trained on "
+            f"data={images.name} has the classes {_some(images.classes)} and the network was trained on "
             f"{_some(classes)}: give the data it was trained on"
         )
-    mean, std = facts.get("mean", pictures.mean), facts.get("std", pictures.std)
-    check_statistics(mean, std, pictures.channels)  # before a folder is claimed for them
-    return replace(pictures, mean=tuple(mean), std=tuple(std))
+    mean, std = facts.get("mean", images.mean), facts.get("std", images.std)
+    check_statistics(mean, std, images.channels)  # before a folder is claimed for them
+    return replace(images, mean=tuple(mean), std=tuple(std))
 
 
-def check_fits(model: nn.Module, recipe: Recipe, pictures: Pictures) -> None:
-    """Raises InputError unless the network takes these pictures and knows as many classes."""
-    shape, kind = input_shape(recipe, pictures), type(model).__name__
+def check_fits(model: nn.Module, recipe: Recipe, images: Images) -> None:
+    """Raises InputError unless the network takes these images and knows as many classes."""
+    shape, kind = input_shape(recipe, images), type(model).__name__
     try:
         with torch.no_grad():
             scores = to_meta(model)(torch.empty(shape, device="meta"))
     except Exception as error:  # anything may go wrong in somebody else's forward
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"model {kind} does not run on pictures of shape {shape} ({reason}): give --size or other --data"
+            f"model {kind} does not run on images of shape {shape} ({reason}): give --size or other --data"
         ) from error
-    if not isinstance(scores, Tensor) or scores.shape != (1, len(pictures.classes)):
+    if not isinstance(scores, Tensor) or scores.shape != (1, len(images.classes)):
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise InputError(
-            f"model {kind} returns {got} for a picture and data={pictures.name} has {len(pictures.classes)} "
+            f"model {kind} returns {got} for an image and data={images.name} has {len(images.classes)} "
             "classes: give a network trained on these classes (and --num-classes)"
         )
 

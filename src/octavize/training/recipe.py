@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import yaml
 
 from octavize.errors import InputError
-from octavize.nn.conv import DOWNSAMPLE, EXCHANGE
+from octavize.geometry import DOWNSAMPLE, EXCHANGE
 
 SHIPPED = ("quick", "article", "cifar")
 SCHEDULES = ("constant", "cosine", "linear")
-INITIALISERS = ("builder", "he", "torch", "framework")
+INITIALizERS = ("builder", "he", "torch", "framework")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 T = TypeVar("T", int, float)
@@ -43,7 +43,7 @@ class Recipe:
     data: str = "textures"
     """`textures`, `cifar10`, `cifar100` or `folder`."""
     size: int | None = None
-    """Side of the pictures the network sees, in pixels; none keeps the data's own size."""
+    """Side of the images the network sees, in pixels; none keeps the data's own size."""
     models: tuple[str, ...] = ("oct_mobilenet_v1", "oct_resnet50")
     """Names from `octavize models`."""
     model_arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -55,27 +55,27 @@ class Recipe:
     """How octave convolutions of stride 2 reach their high output: `pool` or `stride`."""
     exchange: str = "both"
     """Paths between the frequencies: `both`, `low_to_high`, `high_to_low` or `none`."""
-    initialiser: str = "builder"
+    initializer: str = "builder"
     """Of all convolutions but the depthwise ones: `builder` leaves timm's, `he` is normal by fan-in, `torch`
     is torch's default, `framework` is the article's: normal by fan-in, groups ignored, path by path."""
-    depthwise_initialiser: str = "builder"
+    depthwise_initializer: str = "builder"
     """The same for depthwise convolutions."""
     alphas: tuple[float, ...] = (0.0, 0.5)
     """Shares of low-frequency channels; 0 is the vanilla network, which ratios refer to."""
     seeds: tuple[int, ...] = (0,)
-    """One run per seed; a seed fixes initial weights, order of pictures and augmentation."""
+    """One run per seed; a seed fixes initial weights, order of images and augmentation."""
     epochs: int | Mapping[str, int] = 10
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     batch_size: int | Mapping[str, int] = 128
-    """Pictures per step, over all devices together."""
+    """Images per step, over all devices together."""
     optimizer: str = "sgd"
-    """Any optimiser of timm; `sgd` has Nesterov momentum, `momentum` is the plain kind."""
+    """Any optimizer of timm; `sgd` has Nesterov momentum, `momentum` is the plain kind."""
     lr: float | Mapping[str, float] = 0.1
     """Peak learning rate."""
     momentum: float = 0.9
-    """Used by the optimisers that have it."""
+    """Used by the optimizers that have it."""
     weight_decay: float = 0.0
-    """Never applied to biases and normalisation parameters."""
+    """Never applied to biases and normalization parameters."""
     schedule: str = "constant"
     """How the learning rate falls after warm-up, per step: `constant`, `cosine` or `linear` (to 0)."""
     warmup_epochs: float = 0.0
@@ -83,17 +83,17 @@ class Recipe:
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in the training loss only."""
     crop_padding: int = 0
-    """Random crop after padding each side by so many pixels (of the stored picture); 0 for none."""
+    """Random crop after padding each side by so many pixels (of the stored image); 0 for none."""
     flip: bool = False
-    """Mirror half of the training pictures left to right."""
-    normalise: bool = True
-    """Subtract the mean and divide by the standard deviation of the training pictures, per channel."""
+    """Mirror half of the training images left to right."""
+    normalize: bool = True
+    """Subtract the mean and divide by the standard deviation of the training images, per channel."""
     val_fraction: float = 0.1
-    """Share of the training pictures held out for choosing the checkpoint."""
+    """Share of the training images held out for choosing the checkpoint."""
     limit_train: int | None = None
-    """Use only so many training pictures; none for all."""
-    norm_pictures: int = 0
-    """Training pictures on which the batch norms' statistics are measured before every validation; 0 reads
+    """Use only so many training images; none for all."""
+    norm_images: int = 0
+    """Training images on which the batch norms' statistics are measured before every validation; 0 reads
     them as training left them, an average over its last steps that lags behind the weights."""
     precision: str = "32-true"
     """Lightning's name for the arithmetic: `32-true`, `bf16-mixed`, …"""
@@ -109,11 +109,11 @@ class Recipe:
         for name, low, high in _RANGES:
             object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
         object.__setattr__(self, "crop_padding", _whole("crop_padding", self.crop_padding, 0))
-        object.__setattr__(self, "norm_pictures", _whole("norm_pictures", self.norm_pictures, 0))
+        object.__setattr__(self, "norm_images", _whole("norm_images", self.norm_images, 0))
         for name in ("size", "limit_train"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _whole(name, getattr(self, name), 1))
-        for name in ("flip", "normalise", "octave_bias"):
+        for name in ("flip", "normalize", "octave_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}: give true or false")
         for name, choices in _CHOICES:
@@ -129,7 +129,7 @@ class Recipe:
         return _pick("epochs", self.epochs, model)
 
     def batch_size_of(self, model: str) -> int:
-        """Pictures per step for the network of this name."""
+        """Images per step for the network of this name."""
         return _pick("batch_size", self.batch_size, model)
 
     def lr_of(self, model: str) -> float:
@@ -160,8 +160,8 @@ _CHOICES = (
     ("precision", PRECISIONS),
     ("downsample", DOWNSAMPLE),
     ("exchange", EXCHANGE),
-    ("initialiser", INITIALISERS),
-    ("depthwise_initialiser", INITIALISERS),
+    ("initializer", INITIALizERS),
+    ("depthwise_initializer", INITIALizERS),
 )
 _RANGES = (
     ("momentum", 0.0, 1.0),

@@ -13,7 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from octavize.files import write_text
-from octavize.report.figures import colour
+from octavize.report.figures import color
 from octavize.report.naming import network_name, pretty
 
 BARS = (
@@ -43,7 +43,7 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         headline=headline(results),
         caution=caution(results),
         pairs=pairs(results),
-        colours={alpha: colour(i) for i, alpha in enumerate(sorted(results["recipe"]["alphas"]))},
+        colors={alpha: color(i) for i, alpha in enumerate(sorted(results["recipe"]["alphas"]))},
         bars=BARS,
     )
     write_text(path, page)
@@ -88,7 +88,7 @@ def headline(results: dict[str, Any]) -> str:
     chance = 1 / len(results["data"]["classes"])
     if all(n["accuracy_mean"] < chance + 0.05 * (1 - chance) for n in results["networks"]):
         share = f"{100 * chance:.0f}{SPACE}%"
-        return f"Nothing learnt yet: every network is near chance, which is {share}. Train longer."
+        return f"Nothing learned yet: every network is near chance, which is {share}. Train longer."
     octave = [n for n in results["networks"] if n["alpha"] != results["baseline_alpha"]]
     if not octave:
         best = max(results["networks"], key=lambda n: n["accuracy_mean"])

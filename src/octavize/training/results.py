@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from octavize.bench.profile import measure
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.files import known_json, write_json, write_text
 from octavize.report.naming import network_name, pretty
 from octavize.training.journal import to_csv
@@ -37,7 +37,7 @@ class Timing:
     """How costs are measured once training is done."""
 
     batch: int = 64
-    """Pictures per timed call."""
+    """Images per timed call."""
     rounds: int = 10
     """Timed calls per network, the networks taking turns."""
 
@@ -47,7 +47,7 @@ DEFAULT_TIMING = Timing()
 
 def write_results(
     recipe: Recipe,
-    pictures: Pictures,
+    images: Images,
     runs: list[dict[str, Any]],
     out: Path,
     timing: Timing,
@@ -58,14 +58,14 @@ def write_results(
     from octavize.training.report import write_report
 
     console.print("[bold]measuring costs[/bold]")
-    profile = measure_costs(recipe, pictures, out / "profile.json", timing)
+    profile = measure_costs(recipe, images, out / "profile.json", timing)
     results: Results = {
         "recipe": recipe.as_dict(),
         "data": runs[0]["data"],
         "environment": runs[0]["environment"],
         "profile": {k: v for k, v in profile.items() if k != "networks"},
         "baseline_alpha": min(recipe.alphas),
-        "networks": summarise(recipe, runs, profile["networks"]),
+        "networks": summarize(recipe, runs, profile["networks"]),
     }
     rows = [{**run, **profile["networks"][key(run["model"], run["alpha"])]} for run in runs]
     write_text(out / "results.csv", to_csv(RUN_COLUMNS, rows))
@@ -82,12 +82,12 @@ def key(model: str, alpha: float) -> str:
     return f"{model} α={alpha:g}"
 
 
-def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing) -> dict[str, Any]:
+def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) -> dict[str, Any]:
     """Costs of every network, measured once and kept in `profile.json`.
 
     The octave networks take turns with their vanilla twin, since only ratios of interleaved runs mean much.
     """
-    shape = input_shape(recipe, pictures, timing.batch)
+    shape = input_shape(recipe, images, timing.batch)
     conditions = {
         "input_shape": list(shape),
         "rounds": timing.rounds,
@@ -102,7 +102,7 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
     for model in recipe.models:
         arguments = recipe.arguments_of(model)
         group = {
-            key(model, alpha): build_model(model, alpha, len(pictures.classes), pictures.channels, arguments)
+            key(model, alpha): build_model(model, alpha, len(images.classes), images.channels, arguments)
             for alpha in sorted(recipe.alphas)
         }
         networks |= {
@@ -113,7 +113,7 @@ def measure_costs(recipe: Recipe, pictures: Pictures, path: Path, timing: Timing
     return profile
 
 
-def summarise(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:
+def summarize(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:
     """One record per network: means over seeds, costs, ratios to the network of the smallest α."""
     records = []
     for model in recipe.models:

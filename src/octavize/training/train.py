@@ -22,10 +22,10 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from octavize.data.images import Pictures
+from octavize.data.images import Images
 from octavize.data.sets import load_data
 from octavize.errors import InputError
-from octavize.files import load_weights, read_metadata, write_json
+from octavize.files import write_json
 from octavize.report.naming import run_slug
 from octavize.training.hardware import (
     HERE,
@@ -37,11 +37,12 @@ from octavize.training.hardware import (
     prepare_process,
     quiet_lightning,
 )
-from octavize.training.initialize import initialise
+from octavize.training.initialize import initialize
 from octavize.training.journal import Journal, Row
 from octavize.training.module import Classifier, finite_or_none
 from octavize.training.recipe import Recipe
 from octavize.zoo.checkpoint import build_model, check_resumable, read_state
+from octavize.zoo.weights import load_weights, read_metadata
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Run:
         return f"{self.model} α={self.alpha:g} seed {self.seed}"
 
 
-def load_pictures(recipe: Recipe, data_dir: str | Path | None = None) -> Pictures:
-    """The recipe's data. Where the stored size is not free, pictures are resized a batch at a time."""
+def load_images(recipe: Recipe, data_dir: str | Path | None = None) -> Images:
+    """The recipe's data. Where the stored size is not free, images are resized a batch at a time."""
     stored = recipe.size
     if recipe.data == "textures" and stored not in (None, 32, 64):
         stored = 64
@@ -77,24 +78,24 @@ def load_pictures(recipe: Recipe, data_dir: str | Path | None = None) -> Picture
     )
 
 
-def input_shape(recipe: Recipe, pictures: Pictures, batch: int = 1) -> tuple[int, int, int, int]:
+def input_shape(recipe: Recipe, images: Images, batch: int = 1) -> tuple[int, int, int, int]:
     """(N, C, H, W) of a batch as networks see it."""
-    side = recipe.size or pictures.size
-    return batch, pictures.channels, side, side
+    side = recipe.size or images.size
+    return batch, images.channels, side, side
 
 
-def describe_data(pictures: Pictures) -> dict[str, Any]:
+def describe_data(images: Images) -> dict[str, Any]:
     """What identifies a data set: its name, classes, sizes of the splits, mean and deviation."""
     return {
-        "name": pictures.name,
-        "classes": list(pictures.classes),
-        "train": len(pictures.train),
-        "val": len(pictures.val),
-        "test": len(pictures.test),
-        "channels": pictures.channels,
-        "size": pictures.size,
-        "mean": list(pictures.mean),
-        "std": list(pictures.std),
+        "name": images.name,
+        "classes": list(images.classes),
+        "train": len(images.train),
+        "val": len(images.val),
+        "test": len(images.test),
+        "channels": images.channels,
+        "size": images.size,
+        "mean": list(images.mean),
+        "std": list(images.std),
     }
 
 
@@ -118,7 +119,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def train_run(
     run: Run,
     recipe: Recipe,
-    pictures: Pictures,
+    images: Images,
     folder: str | Path,
     *,
     hardware: Hardware = HERE,
@@ -143,7 +144,7 @@ def train_run(
     result = read_result(folder)
     note = "finished before"
     if result is None:
-        result = _train(run, recipe, pictures, folder, hardware, console, callbacks)
+        result = _train(run, recipe, images, folder, hardware, console, callbacks)
         note = f"{result['train_seconds']:.0f} s of training"
     if is_first_process():
         console.print(
@@ -157,7 +158,7 @@ def train_run(
 def _train(
     run: Run,
     recipe: Recipe,
-    pictures: Pictures,
+    images: Images,
     folder: Path,
     hardware: Hardware,
     console: Console,
@@ -166,13 +167,13 @@ def _train(
     prepare_process(hardware)
     torch.manual_seed(run.seed)
     arguments = recipe.arguments_of(run.model)
-    model = build_model(run.model, run.alpha, len(pictures.classes), pictures.channels, arguments)
-    initialise(model, recipe.initialiser, recipe.depthwise_initialiser)
-    module = Classifier(model, pictures, recipe, run.model, run.seed)
+    model = build_model(run.model, run.alpha, len(images.classes), images.channels, arguments)
+    initialize(model, recipe.initializer, recipe.depthwise_initializer)
+    module = Classifier(model, images, recipe, run.model, run.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    identity = {**asdict(run), "recipe": fingerprint(recipe, run), "data": describe_data(pictures)}
+    identity = {**asdict(run), "recipe": fingerprint(recipe, run), "data": describe_data(images)}
     tell = teller(recipe.epochs_of(run.model), console)
-    journal = Journal(folder, identity, _metadata(run, recipe, pictures), tell)
+    journal = Journal(folder, identity, _metadata(run, recipe, images), tell)
     trainer = fit_and_test(module, journal, hardware, console, callbacks)
     best = read_metadata(journal.best)
     loss, accuracy = module.test_result
@@ -232,8 +233,8 @@ def fingerprint(recipe: Recipe, run: Run) -> dict[str, Any]:
     settings = recipe.as_dict()
     for key in ("name", "models", "alphas", "seeds"):
         del settings[key]
-    if not recipe.norm_pictures:
-        del settings["norm_pictures"]  # a later setting: runs without it keep their names and checkpoints
+    if not recipe.norm_images:
+        del settings["norm_images"]  # a later setting: runs without it keep their names and checkpoints
     return settings | {
         "epochs": recipe.epochs_of(run.model),
         "batch_size": recipe.batch_size_of(run.model),
@@ -272,24 +273,24 @@ def _resume_point(journal: Journal, console: Console) -> Path | None:
     return journal.last
 
 
-def _metadata(run: Run, recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
+def _metadata(run: Run, recipe: Recipe, images: Images) -> dict[str, Any]:
     return {
         **asdict(run),
         "arguments": recipe.arguments_of(run.model),
-        **describe_input(recipe, pictures),
+        **describe_input(recipe, images),
         "version": version("octavize"),
     }
 
 
-def describe_input(recipe: Recipe, pictures: Pictures) -> dict[str, Any]:
+def describe_input(recipe: Recipe, images: Images) -> dict[str, Any]:
     """What the user of a trained network has to know of its input."""
     return {
-        "classes": list(pictures.classes),
-        "in_chans": pictures.channels,
-        "size": recipe.size or pictures.size,
-        "normalise": recipe.normalise,
-        "mean": list(pictures.mean),
-        "std": list(pictures.std),
+        "classes": list(images.classes),
+        "in_chans": images.channels,
+        "size": recipe.size or images.size,
+        "normalize": recipe.normalize,
+        "mean": list(images.mean),
+        "std": list(images.std),
     }
 
 

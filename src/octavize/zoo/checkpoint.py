@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from octavize.errors import InputError
-from octavize.files import KEY, load_weights, read_metadata
 from octavize.training.initialize import add_path_biases
 from octavize.zoo.models import create_model
+from octavize.zoo.weights import KEY, load_weights, read_metadata
 
 REMEDY = "delete it to train this run from the start"
 
@@ -25,7 +25,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
     Returns:
         The network in evaluation mode on the CPU, and the metadata: `model`, `alpha`, `classes`, `mean`,
-        `std`, `normalise`, `size` (pixels), `in_chans`, `epoch`, `val_accuracy`, `version`, …
+        `std`, `normalize`, `size` (pixels), `in_chans`, `epoch`, `val_accuracy`, `version`, …
 
     Raises:
         InputError: the file is missing, cut short, not ours, or does not fit its own network.

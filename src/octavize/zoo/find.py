@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Alpha
-from octavize.convert.trace import picture_shape
+from octavize.convert.trace import image_shape
 from octavize.errors import InputError, require_extra
-from octavize.files import read_metadata
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models, policy_of
+from octavize.zoo.weights import read_metadata
 
 BEST = "best.safetensors"
 RUN = "the folder of a trained run"
@@ -74,16 +74,16 @@ class Origin:
 
         Args:
             alpha: share of low channels.
-            size: side in pixels of the pictures that it is planned for; None is its own. Networks of ours
+            size: side in pixels of the images that it is planned for; None is its own. Networks of ours
                 follow the paper's policy at any size.
 
         Raises:
-            InputError: see `build`; α outside [0, 1]; or a network that does not run on such pictures.
+            InputError: see `build`; α outside [0, 1]; or a network that does not run on such images.
         """
         if self.kind == "octavize":
             return create_model(self.name, alpha, **self.arguments)
         model = self.build()
-        example = None if size is None else picture_shape(model, size)
+        example = None if size is None else image_shape(model, size)
         # `module:name` may give the same network each time.
         return octavize(model, alpha, example=example, inplace=self.kind != "function")
 
@@ -101,7 +101,7 @@ class Vanilla:
     weights: str
     """Where its weights come from, for people."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What is known of its input: `mean`, `std`, `size`, `normalise`, `in_chans`, `classes`."""
+    """What is known of its input: `mean`, `std`, `size`, `normalize`, `in_chans`, `classes`."""
     recipe: Path | None = None
     """The recipe of the run that trained it."""
 
@@ -278,7 +278,7 @@ def _call(name: str) -> nn.Module:
 
 
 def _published_facts(origin: Origin, model: Any) -> dict[str, Any]:
-    """How the input of published weights is normalised."""
+    """How the input of published weights is normalized."""
     if origin.kind == "torchvision":
         from torchvision import models as zoo
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from octavize.convert.octavize import octavize
 from octavize.errors import InputError, require_extra
-from octavize.nn.conv import OctConv, check_exchange
+from octavize.geometry import check_exchange
+from octavize.nn.conv import OctConv
 from octavize.split import check_alpha
 
 Policy = Callable[[float], dict[str, float]]
@@ -24,11 +25,11 @@ Policy = Callable[[float], dict[str, float]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a named network is built: by whom, which layers get α, and its stem for 32-pixel pictures."""
+    """How a named network is built: by whom, which layers get α, and its stem for 32-pixel images."""
 
     build: Callable[..., nn.Module]
     policy: Policy
-    small_stem: Callable[[nn.Module], None] | None  # None: its own stem is for small pictures
+    small_stem: Callable[[nn.Module], None] | None  # None: its own stem is for small images
 
 
 _REGISTRY: dict[str, Recipe] = {}
@@ -37,7 +38,7 @@ _REGISTRY: dict[str, Recipe] = {}
 def list_models(pattern: str = "*") -> list[str]:
     """Names that `create_model` knows, such as match `pattern` (`oct_resnet*`), sorted.
 
-    `…_small` is the same network with a stem for pictures of 32 pixels.
+    `…_small` is the same network with a stem for images of 32 pixels.
     """
     names = [*_REGISTRY, *(f"{name}_small" for name, recipe in _REGISTRY.items() if recipe.small_stem)]
     return sorted(match_names(names, pattern))

@@ -17,9 +17,10 @@ from torch import nn
 from octavize._version import __version__
 from octavize.convert.octavize import octavize
 from octavize.errors import InputError
-from octavize.files import load_weights, save_weights, write_json
+from octavize.files import write_json
 from octavize.plan import Plan
 from octavize.zoo.find import Origin
+from octavize.zoo.weights import load_weights, save_weights
 
 PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
 FORMAT = 1
@@ -54,7 +55,7 @@ def save_converted(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    known = ("classes", "mean", "std", "normalise", "size", "in_chans")
+    known = ("classes", "mean", "std", "normalize", "size", "in_chans")
     about = {
         "format": FORMAT,
         "origin": origin.as_dict(),
@@ -97,7 +98,7 @@ def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.
 
     Returns:
         The network with its weights, on the CPU, in evaluation mode. `converted.read_about(folder)` tells
-        how its input is normalised.
+        how its input is normalized.
 
     Raises:
         InputError: a file is missing, damaged or of another network; or `model` is needed.

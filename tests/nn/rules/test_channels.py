@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_rules import dense_of, equal, make
+from tests.nn.rules.test_elementwise import dense_of, equal, make
 from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, OctTensor
 from octavize.nn import dispatch as dispatch_module
+from octavize.nn.channels import cut, uncut
 from octavize.nn.rules.channels import ChannelGrid
-from octavize.split import cut, places, uncut
+from octavize.split import places
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
 
@@ -210,7 +211,7 @@ def test_what_a_choice_is() -> None:
     assert (mixed.runs, mixed.low.shape) == ((1, 3), (2, 3, 2, 2))
 
 
-def test_a_choice_of_neighbours_is_a_view() -> None:
+def test_a_choice_of_neighbors_is_a_view() -> None:
     x = make((4, 4), 4, 4)
     part = x[:, 2:6]
     part.zero_()

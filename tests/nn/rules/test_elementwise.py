@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.helpers.reference import repeat_pixels
 from torch import Tensor, nn
 
-from helpers.reference import repeat_pixels
 from octavize import DenseFallbackWarning, OctConv2d, OctTensor, octavize
 from octavize.nn import dispatch as dispatch_module
 
@@ -35,7 +35,7 @@ def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(runs: tuple[int, ...], *size: int, octave_dims: int | None = None, seed: int = 0) -> OctTensor:
-    """A random map of two pictures with these runs and spatial size."""
+    """A random map of two images with these runs and spatial size."""
     generator = torch.Generator().manual_seed(seed)
     dims = min(len(size), 2) if octave_dims is None else octave_dims
     small = (*size[: len(size) - dims], *((n + 1) // 2 for n in size[len(size) - dims :]))
@@ -85,7 +85,7 @@ def copied(x: OctTensor) -> OctTensor:
 
 
 def equal(a: Any, b: Any, name: str = "") -> None:
-    """Same values to the last bits: vectorised and scalar code of one function may round differently."""
+    """Same values to the last bits: vectorized and scalar code of one function may round differently."""
     torch.testing.assert_close(
         a, b, rtol=1e-12, atol=1e-12, equal_nan=True, msg=lambda text: f"{name}: {text}"
     )
@@ -369,9 +369,9 @@ def operands(x: OctTensor) -> dict[str, Any]:
         "fraction": 0.75,
         "scalar tensor": torch.tensor(1.5, dtype=torch.float64),
         "one value": torch.full((1,) * x.dim(), 1.5, dtype=torch.float64),
-        "a picture": torch.rand(n, 1, *spatial, dtype=torch.float64) + 0.5,
+        "an image": torch.rand(n, 1, *spatial, dtype=torch.float64) + 0.5,
         "a channel": torch.rand(c, *spatial, dtype=torch.float64) + 0.5,
-        "a channel and picture": torch.rand(n, c, *spatial, dtype=torch.float64) + 0.5,
+        "a channel and image": torch.rand(n, c, *spatial, dtype=torch.float64) + 0.5,
         "a channel, batch of 1": torch.rand(1, c, *spatial, dtype=torch.float64) + 0.5,
     }
 
@@ -518,7 +518,7 @@ def test_masks(func: Function) -> None:
     equal(dense_of(result), call(*map(dense_of, operands)))
 
 
-# ---- normalisation ----------------------------------------------------------------------------------------
+# ---- normalization ----------------------------------------------------------------------------------------
 
 
 def stored_channels(x: OctTensor) -> list[Tensor]:
@@ -535,7 +535,7 @@ NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MANY_PIXELS = [name for name in MAPS if name != "one pixel"]
 
 
-def randomised(norm: Any) -> Any:
+def randomized(norm: Any) -> Any:
     for p in norm.parameters():
         nn.init.normal_(p)
     return norm.double()
@@ -546,7 +546,7 @@ def randomised(norm: Any) -> Any:
 def test_batch_norm_of_the_stored_pixels(where: str, momentum: float | None) -> None:
     x = map_named(where)
     c = x.shape[1]
-    norm = randomised(NORMS[x.dim() - 2](c, momentum=momentum))
+    norm = randomized(NORMS[x.dim() - 2](c, momentum=momentum))
     mean, var = norm.running_mean.clone(), norm.running_var.clone()
     y = x
     for step in range(2):
@@ -569,7 +569,7 @@ def test_batch_norm_of_the_stored_pixels(where: str, momentum: float | None) -> 
 @pytest.mark.parametrize("where", ["even", "low first"])
 def test_batch_norm_on_even_sizes_is_the_dense_one(where: str) -> None:
     x = map_named(where)
-    norm = randomised(nn.BatchNorm2d(4))
+    norm = randomized(nn.BatchNorm2d(4))
     equal(dense_of(copy.deepcopy(norm)(x)), norm(dense_of(x)))
 
 
@@ -577,7 +577,7 @@ def test_batch_norm_on_even_sizes_is_the_dense_one(where: str) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_gradient_of_batch_norm(where: str, training: bool) -> None:
     x = map_named(where)
-    norm = randomised(NORMS[x.dim() - 2](x.shape[1])).train(training)
+    norm = randomized(NORMS[x.dim() - 2](x.shape[1])).train(training)
     leaves = [x.high.requires_grad_(), x.low.requires_grad_(), norm.weight, norm.bias]
     loss = dense_of(norm(x)).pow(3).sum()
     got = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -622,7 +622,7 @@ def test_batch_norm_without_its_parts(options: dict[str, bool]) -> None:
 def test_instance_norm_of_the_stored_pixels(where: str) -> None:
     x = map_named(where)
     norms = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-    norm = randomised(norms[x.dim() - 2](x.shape[1], affine=True, track_running_stats=True))
+    norm = randomized(norms[x.dim() - 2](x.shape[1], affine=True, track_running_stats=True))
     y = norm(x)
     for i, (before, after) in enumerate(zip(stored_channels(x), stored_channels(y), strict=True)):
         flat = before.flatten(1)
@@ -1056,7 +1056,7 @@ def test_concatenation_of_different_types() -> None:
 def test_concatenation_then_batch_norm_and_convolution(training: bool) -> None:
     """A dense block: the same as the layers with their channels put in (high, low) order by hand."""
     a, b = make((2, 1), 5, 6, seed=1), make((1, 2), 5, 6, seed=2)
-    norm = randomised(nn.BatchNorm2d(6)).train(training)
+    norm = randomized(nn.BatchNorm2d(6)).train(training)
     conv = OctConv2d(6, 4, 3, padding=1, alpha=0.5).double()
     order = [0, 1, 3, 2, 4, 5]
     norm2, conv2 = copy.deepcopy(norm), copy.deepcopy(conv)

@@ -32,8 +32,8 @@ def export_onnx(
         model: the network, octave or not; only read. It is written in float32 and evaluation mode.
         path: of the file, .onnx; replaced where it exists.
         input_shape: (N, C, H, W); N only counts where the batch is not dynamic.
-        dynamic_batch: the file takes any number of pictures.
-        dynamic_size: the file takes pictures of any size, odd ones included.
+        dynamic_batch: the file takes any number of images.
+        dynamic_size: the file takes images of any size, odd ones included.
         metadata: anything JSON can hold, such as `classes`, `mean`, `std`, `size`, `alpha`. Written into the
             file, with the shape and the version of octavize; `octavize.load_runtime(path).metadata` reads it.
 

@@ -100,7 +100,7 @@ def split(func: Function, x: OctTensor, sizes: Any, dim: int = 0) -> Any:
 
 @oct_rule(*named("narrow"))
 def narrow(func: Function, x: OctTensor, dim: int, start: Any, length: int) -> Any:
-    """`length` channels, or pictures, from `start` on. Exact."""
+    """`length` channels, or images, from `start` on. Exact."""
     dim %= x.dim()
     if dim > 1 or isinstance(start, Tensor):
         return NotImplemented

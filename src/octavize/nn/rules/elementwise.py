@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavize.nn.channels import uncut
 from octavize.nn.dispatch import ChangeRefused, Octave, apply_rule, oct_rule
 from octavize.nn.tensor import OctTensor
-from octavize.split import common_runs, uncut
+from octavize.split import common_runs
 
 Function = Callable[..., Any]
 
@@ -131,7 +132,7 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
 
     * OctTensors: half by half. Where their splits differ, channels that are low in only one of them are
       brought to full resolution first.
-    * A number, a tensor of one value, or one value a picture (N, 1, 1, 1): with each half.
+    * A number, a tensor of one value, or one value an image (N, 1, 1, 1): with each half.
     * One value a channel, (N, C, 1, 1) or (C, 1, 1): cut into those of the high and the low channels. This is
       the official squeeze-and-excitation.
     * A dense map: left to the dense fallback.
@@ -264,7 +265,7 @@ def _norm(
     momentum: float,
     eps: float,
 ) -> OctTensor:
-    """Normalise each half by (running mean, running variance, weight, bias), all (C,), cut at the split."""
+    """Normalize each half by (running mean, running variance, weight, bias), all (C,), cut at the split."""
     parts = [(None, None) if p is None else x.cut(p) for p in per_channel]
     high, low = (
         half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), measures, momentum, eps)

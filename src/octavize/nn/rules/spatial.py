@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavize.nn.channels import uncut
 from octavize.nn.dispatch import oct_rule
 from octavize.nn.resample import pad_any
 from octavize.nn.rules.elementwise import Function, named
 from octavize.nn.tensor import OctTensor
-from octavize.split import low_size, uncut
+from octavize.split import low_size
 
 # ---- change of spatial size -----------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = 
     """Mean, sum, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
 
     Maximum and minimum are exact. Mean and sum are those of the pixels a half stores, a low one counting for
-    its share of the picture: exact on even sizes. Further axes, of channels or the batch, are reduced after.
+    its share of the image: exact on even sizes. Further axes, of channels or the batch, are reduced after.
     """
     asked = range(x.dim()) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
     dims = {d % x.dim() for d in asked}
@@ -191,7 +192,7 @@ def norm(
 ) -> Any:
     """The p-norm over all of space, of each half: a dense (N, C[, 1, 1]). Exact on even sizes.
 
-    It is the root of a sum, in which a low pixel counts for its share of the picture.
+    It is the root of a sum, in which a low pixel counts for its share of the image.
     """
     power = 2.0 if p == "fro" else p
     if not isinstance(power, int | float) or power <= 0 or not isinstance(dim, Sequence):
@@ -204,7 +205,7 @@ def norm(
 
 
 def _pixels_a_stored_one(x: OctTensor) -> float:
-    """How many pixels of the picture a pixel of the low half stands for: 4 on even sizes."""
+    """How many pixels of the image a pixel of the low half stands for: 4 on even sizes."""
     return math.prod(x.high.shape[2:]) / math.prod(x.low.shape[2:])
 
 

@@ -1,16 +1,16 @@
 """How much of the saved arithmetic is saved in time: each runtime, and training steps.
 
-    python benchmarks/realised_saving.py               # all, one to two hours
-    python benchmarks/realised_saving.py --job oct_resnet50_224
-    python benchmarks/realised_saving.py --batch 1 --threads 1 --runtime frozen   # keeps the others' rows
-    python benchmarks/realised_saving.py --tables            # only write the tables
-    python benchmarks/realised_saving.py --check             # exit 1 if they are not those of the results
-    python benchmarks/realised_saving.py --smoke             # a minute, to try the script; nothing is kept
+    python benchmarks/realized_saving.py               # all, one to two hours
+    python benchmarks/realized_saving.py --job oct_resnet50_224
+    python benchmarks/realized_saving.py --batch 1 --threads 1 --runtime frozen   # keeps the others' rows
+    python benchmarks/realized_saving.py --tables            # only write the tables
+    python benchmarks/realized_saving.py --check             # exit 1 if they are not those of the results
+    python benchmarks/realized_saving.py --smoke             # a minute, to try the script; nothing is kept
 
-Results go to `benchmarks/results/realised_saving/<vectors>/`, by the vectors that the processor has, with all
+Results go to `benchmarks/results/realized_saving/<vectors>/`, by the vectors that the processor has, with all
 rows in its `tables.md`; docs/deploy.md has the savings alone. Leave the machine idle meanwhile.
 
-Beside octave stand the vanilla networks of the same arithmetic: on smaller pictures, and, where the
+Beside octave stand the vanilla networks of the same arithmetic: on smaller images, and, where the
 architecture has one, of a smaller width.
 """
 
@@ -35,11 +35,11 @@ from octavize.bench.report import draw, table
 from octavize.bench.runtimes import INFERENCE, RUNTIMES, choose_runtimes
 from octavize.files import read_json, write_json
 
-OUT = Path(__file__).resolve().parent / "results/realised_saving"
+OUT = Path(__file__).resolve().parent / "results/realized_saving"
 HERE = OUT / torch.backends.cpu.get_cpu_capability().lower()
 GUIDE = OUT.parents[2] / "docs/deploy.md"
-START = "<!-- realised: written by benchmarks/realised_saving.py -->\n"
-END = "<!-- /realised -->"
+START = "<!-- realized: written by benchmarks/realized_saving.py -->\n"
+END = "<!-- /realized -->"
 ALPHAS = (0.125, 0.25, 0.5, 0.75)
 EVERY_CORE = (os.cpu_count() or 1,)
 
@@ -130,21 +130,21 @@ def pages() -> list[tuple[Path, Callable[[str], str]]]:
 
 
 def guide(text: str) -> str:
-    """The text of the guide with the savings that each machine realises."""
+    """The text of the guide with the savings that each machine realizes."""
     return between(text, START, END, "".join(savings(folder) for folder in machines()))
 
 
 def savings(folder: Path) -> str:
     """One machine: a row a network, batch and number of threads; a column a runtime; a figure an α."""
     found = read(folder)
-    full = f"[times, and all networks](../benchmarks/results/realised_saving/{folder.name}/tables.md)"
+    full = f"[times, and all networks](../benchmarks/results/realized_saving/{folder.name}/tables.md)"
     text = f"**{folder.name.upper()}**: {conditions(found[0])}; {full}.\n\n"
-    text += f"Saving realised, in per cent, at α = {' / '.join(f'{alpha:g}' for alpha in ALPHAS)}:\n\n"
+    text += f"Saving realized, in per cent, at α = {' / '.join(f'{alpha:g}' for alpha in ALPHAS)}:\n\n"
     text += f"| network | pixels | batch | threads | {' | '.join(RUNTIMES)} |\n"
     text += f"|---|---:|---:|---:{'|---:' * len(RUNTIMES)}|\n"
     for results in found:
         octave = [row for row in results["rows"] if row["alpha"]]
-        saved = {(r["batch"], r["threads"], r["runtime"], r["alpha"]): r["saving_realised"] for r in octave}
+        saved = {(r["batch"], r["threads"], r["runtime"], r["alpha"]): r["saving_realized"] for r in octave}
         for batch, threads in dict.fromkeys((row["batch"], row["threads"]) for row in octave):
             told = (
                 " / ".join(percent(saved[key]) for a in ALPHAS if (key := (batch, threads, r, a)) in saved)
@@ -161,11 +161,11 @@ def percent(share: float) -> str:
 
 def whole(folder: Path) -> str:
     """`tables.md`: every row of one machine, and the figures."""
-    text = f"# Saving realised, {folder.name.upper()}\n\nWritten by `benchmarks/realised_saving.py`.\n\n"
+    text = f"# Saving realized, {folder.name.upper()}\n\nWritten by `benchmarks/realized_saving.py`.\n\n"
     for results in read(folder):
         job = Job(results["model"], results["size"])
         text += f"## {job.model}, {job.size} pixels\n\n"
-        text += f"![Saving realised, against α]({job.file}.svg)\n\n"
+        text += f"![Saving realized, against α]({job.file}.svg)\n\n"
         text += section(results)
     return f"{text.rstrip()}\n"
 
@@ -195,10 +195,10 @@ def section(results: dict[str, Any]) -> str:
 
 
 def cell(row: dict[str, Any] | None) -> str:
-    """The time, its ratio to vanilla's, and the saving realised; a dash if it was not measured."""
+    """The time, its ratio to vanilla's, and the saving realized; a dash if it was not measured."""
     if row is None:
         return "–"
-    saving = row["saving_realised"]
+    saving = row["saving_realized"]
     rest = "" if saving is None else f" × {row['time_ratio']:.3f}, {saving:.0%}"
     return f"{row['median_ms']:.1f} ms{rest}"
 

@@ -1,0 +1,91 @@
+"""Which convolutions can be octave, in numbers alone: no framework is asked.
+
+An octave layer must map size to ⌈size / stride⌉, or stride · size if it is transposed, along each octave axis
+for every size: otherwise the halves drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavize.errors import InputError
+
+DOWNSAMPLE = ("pool", "stride")
+EXCHANGE = ("both", "low_to_high", "high_to_low", "none")
+
+
+def check_downsample(downsample: str) -> str:
+    """Return `downsample`.
+
+    Raises:
+        InputError: it is not one of the two ways.
+    """
+    if downsample not in DOWNSAMPLE:
+        raise InputError(f"downsample={downsample!r}: give 'pool' (the paper) or 'stride'")
+    return downsample
+
+
+def check_exchange(exchange: str) -> str:
+    """Return `exchange`.
+
+    Raises:
+        InputError: it is not one of the four ways.
+    """
+    if exchange not in EXCHANGE:
+        raise InputError(f"exchange={exchange!r}: give one of {', '.join(EXCHANGE)}")
+    return exchange
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The numbers of a convolution, one a spatial axis where there are several.
+
+    `padding` is a number an axis, or "same" or "valid".
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every output channel reads one input channel."""
+        return self.groups == self.in_channels > 1
+
+    def problem(self, octave_dims: int) -> str | None:
+        """Why such a layer cannot be octave along its last `octave_dims` axes, or None."""
+        axes = range(-octave_dims, 0)
+        if self.transposed:
+            return self._transposed_problem(axes)
+        if any(self.stride[axis] not in (1, 2) for axis in axes):
+            return f"stride={self.stride} cannot be octave: strides of 1 and 2 can"
+        if self.padding == "same":
+            return None
+        padding = (0,) * len(self.kernel_size) if isinstance(self.padding, str) else self.padding
+        for axis in axes:
+            lost = self.dilation[axis] * (self.kernel_size[axis] - 1)
+            if 2 * padding[axis] != lost:
+                needed = f"padding={lost // 2}" if lost % 2 == 0 else "an odd kernel, or padding='same'"
+                return (
+                    f"kernel_size={self.kernel_size} with padding={self.padding} and "
+                    f"dilation={self.dilation} does not keep the map's size, so its halves would drift apart: octave needs {needed}"
+                )
+        return None
+
+    def _transposed_problem(self, axes: range) -> str | None:
+        assert not isinstance(self.padding, str)  # torch has no such transposed layers
+        for axis in axes:
+            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            if reach + self.output_padding[axis] - 2 * self.padding[axis] != self.stride[axis]:
+                return (
+                    f"kernel_size={self.kernel_size} with stride={self.stride}, padding={self.padding} and "
+                    f"output_padding={self.output_padding} does not multiply the map's size by the stride, "
+                    "so its halves would drift apart"
+                )
+        return None

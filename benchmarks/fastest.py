@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from octavize.budget import fit_budget
+from octavize.plan import fit_budget
 from rich.console import Console
 
 from marked import between, check, write

@@ -74,7 +74,8 @@ class Geometry:
                 needed = f"padding={lost // 2}" if lost % 2 == 0 else "an odd kernel, or padding='same'"
                 return (
                     f"kernel_size={self.kernel_size} with padding={self.padding} and "
-                    f"dilation={self.dilation} does not keep the map's size, so its halves would drift apart: octave needs {needed}"
+                    f"dilation={self.dilation} does not keep the map's size, so its halves would drift "
+                    f"apart: octave needs {needed}"
                 )
         return None
 

@@ -17,7 +17,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from octavize.plan import fit_budget
 from rich.console import Console
 
 from marked import between, check, write
@@ -26,7 +25,7 @@ from octavize.bench.ratios import saving_realized
 from octavize.bench.tune import TARGETS, Tuner
 from octavize.convert.planner import Planner
 from octavize.files import write_json
-from octavize.plan import Plan
+from octavize.plan import Plan, fit_budget
 from octavize.zoo.models import create_model, policy_of
 
 OUT = Path(__file__).resolve().parent / "results/fastest"

@@ -4,7 +4,7 @@ Three questions are answered here and nowhere else:
 
 * **How many channels are low?** `low_channels`: the integer part of α·C.
 * **How big is the low half?** `low_size`: ⌈size / 2⌉ along each octave axis, so every size from 1 up works.
-* **Which channels are low?** A tuple of *runs*: alternating counts of high and low channels in logical
+* **Which channels are low?** A *channel layout*: alternating counts of high and low channels in logical
   order, `(high, low)` for nearly every feature map, `(3, 1, 2, 2)` after concatenating a (3, 1) map with a
   (2, 2) map.
 """
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from numbers import Real
 from typing import TypeVar
 
 from octavize.errors import InputError
 
-Runs = tuple[int, ...]
+ChannelLayout = tuple[int, ...]
 
 
 def check_alpha(alpha: float) -> float:
@@ -46,7 +47,7 @@ def low_channels(channels: int, alpha: float, groups: int = 1) -> int:
 def low_size(size: Sequence[int], octave_dims: int) -> tuple[int, ...]:
     """Spatial size of the low half: the last `octave_dims` axes halved and rounded up."""
     kept = len(size) - octave_dims
-    return (*size[:kept], *((n + 1) // 2 for n in size[kept:]))
+    return (*size[:kept], *[(n + 1) // 2 for n in size[kept:]])
 
 
 def default_octave_dims(spatial_dims: int) -> int:
@@ -64,11 +65,34 @@ class Segment:
     count: int
 
 
-def segments(runs: Runs) -> tuple[Segment, ...]:
-    """The stretches of a map with these runs, in logical order; empty ones left out."""
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def _constant(function: Function) -> Function:
+    """Count once: the result is a constant, also to a compiler that traces the caller.
+
+    Counting channels one by one is slow, above all where torch.compile follows every step of it. The mark is
+    that of `torch.compiler.assume_constant_result`, which takes a second to import; torch.compile looks
+    through `functools.lru_cache` and would not find it there.
+    """
+    known: dict[tuple[object, ...], object] = {}
+
+    @wraps(function)
+    def counted(*arguments: object) -> object:
+        if arguments not in known:
+            known[arguments] = function(*arguments)
+        return known[arguments]
+
+    counted._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
+    return counted  # pyright: ignore[reportReturnType]
+
+
+@_constant
+def segments(layout: ChannelLayout) -> tuple[Segment, ...]:
+    """The stretches of a map with this layout, in logical order; empty ones left out."""
     found: list[Segment] = []
     start, used = 0, [0, 0]
-    for i, count in enumerate(runs):
+    for i, count in enumerate(layout):
         low = i % 2
         if count:
             found.append(Segment(bool(low), start, used[low], count))
@@ -77,25 +101,12 @@ def segments(runs: Runs) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-Function = TypeVar("Function", bound=Callable[..., object])
-
-
-def _constant(function: Function) -> Function:
-    """`torch.compiler.assume_constant_result`, which would import the compiler, a second of time.
-
-    Counting channels one by one is slow where torch.compile follows every step of it: it takes these results
-    as the constants they are, since who is low is known while tracing.
-    """
-    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-    return function
-
-
 @_constant
-def join_runs(many: Sequence[Runs]) -> Runs:
-    """Runs of the concatenation over channels of maps with these runs."""
+def join_layouts(layouts: tuple[ChannelLayout, ...]) -> ChannelLayout:
+    """Layout of the concatenation over channels of maps with these layouts."""
     joined = [0]
-    for runs in many:
-        for i, count in enumerate(runs):
+    for layout in layouts:
+        for i, count in enumerate(layout):
             if count == 0:
                 continue
             if i % 2 == (len(joined) - 1) % 2:
@@ -106,66 +117,75 @@ def join_runs(many: Sequence[Runs]) -> Runs:
 
 
 @_constant
-def common_runs(a: Runs, b: Runs) -> Runs:
-    """Runs in which a channel is low only where it is low in both `a` and `b`."""
-    return _runs_of([low_a and low_b for low_a, low_b in zip(_is_low(a), _is_low(b), strict=True)])
+def common_layout(a: ChannelLayout, b: ChannelLayout) -> ChannelLayout:
+    """Layout in which a channel is low only where it is low in both `a` and `b`."""
+    return _layout_of([low_a and low_b for low_a, low_b in zip(_is_low(a), _is_low(b), strict=True)])
 
 
 @_constant
-def kept_low(own: Runs, target: Runs) -> tuple[int, ...]:
-    """Which channels of the low half of a map with runs `own` are still low in `target`."""
+def low_indices_kept(own: ChannelLayout, target: ChannelLayout) -> tuple[int, ...]:
+    """Which channels of the low half of a map with layout `own` are still low in `target`."""
     still_low = [t for o, t in zip(_is_low(own), _is_low(target), strict=True) if o]
     return tuple(i for i, low in enumerate(still_low) if low)
 
 
 @_constant
-def places(runs: Runs, channels: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
-    """Where some channels of a map with these runs are stored, and the runs of the map they make.
+def locate_channels(
+    layout: ChannelLayout, channels: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], ChannelLayout]:
+    """Where some channels of a map with this layout are stored, and the layout of the map they make.
 
     Returns:
-        Which channels of the high half, which of the low half, and the new runs; all in the order asked for.
+        Which channels of the high half, which of the low half, and the new layout; in the order asked for.
     """
-    is_low, index = _is_low(runs), _index_in_half(runs)
+    is_low, index = _is_low(layout), _index_in_half(layout)
     high = tuple(index[c] for c in channels if not is_low[c])
     low = tuple(index[c] for c in channels if is_low[c])
-    return high, low, _runs_of([is_low[c] for c in channels])
+    return high, low, _layout_of([is_low[c] for c in channels])
 
 
 @_constant
-def logical_order(runs: Runs) -> tuple[int, ...]:
+def logical_order(layout: ChannelLayout) -> tuple[int, ...]:
     """Where each channel is found in the concatenation of the high and the low half."""
-    n_high = sum(runs[::2])
-    return tuple(i + n_high * low for i, low in zip(_index_in_half(runs), _is_low(runs), strict=True))
+    n_high = sum(layout[::2])
+    return tuple(i + n_high * low for i, low in zip(_index_in_half(layout), _is_low(layout), strict=True))
 
 
 @_constant
-def channels_of(runs: Runs, is_low: bool) -> tuple[int, ...]:
-    """The channels of one frequency, in logical order."""
-    return tuple(c for c, low in enumerate(_is_low(runs)) if low == is_low)
+def high_indices(layout: ChannelLayout) -> tuple[int, ...]:
+    """The high channels, in logical order."""
+    return tuple(c for c, low in enumerate(_is_low(layout)) if not low)
 
 
-def _runs_of(is_low: Sequence[bool]) -> Runs:
-    return join_runs([(0, 1) if low else (1, 0) for low in is_low])
+@_constant
+def low_indices(layout: ChannelLayout) -> tuple[int, ...]:
+    """The low channels, in logical order."""
+    return tuple(c for c, low in enumerate(_is_low(layout)) if low)
 
 
-def _is_low(runs: Runs) -> list[bool]:
-    return [bool(i % 2) for i, count in enumerate(runs) for _ in range(count)]
-
-
-def _index_in_half(runs: Runs) -> list[int]:
-    used, index = [0, 0], []
-    for low in _is_low(runs):
-        index.append(used[low])
-        used[low] += 1
-    return index
-
-
-def with_low_divisible(runs: Runs, groups: int) -> Runs:
-    """The runs nearest to `runs` whose low channels are divisible by `groups`: the first few become high."""
-    extra = sum(runs[1::2]) % groups
-    pieces: list[Runs] = []
-    for segment in segments(runs):
+@_constant
+def with_low_divisible(layout: ChannelLayout, groups: int) -> ChannelLayout:
+    """The nearest layout whose low channels are divisible by `groups`: the first few become high."""
+    extra = sum(layout[1::2]) % groups
+    pieces: list[ChannelLayout] = []
+    for segment in segments(layout):
         raised = min(extra, segment.count) if segment.is_low else segment.count
         extra -= raised if segment.is_low else 0
         pieces.append((raised, segment.count - raised))
-    return join_runs(pieces)
+    return join_layouts(tuple(pieces))
+
+
+def _layout_of(is_low: Sequence[bool]) -> ChannelLayout:
+    return join_layouts(tuple((0, 1) if low else (1, 0) for low in is_low))
+
+
+def _is_low(layout: ChannelLayout) -> list[bool]:
+    return [bool(i % 2) for i, count in enumerate(layout) for _ in range(count)]
+
+
+def _index_in_half(layout: ChannelLayout) -> list[int]:
+    used, index = [0, 0], []
+    for low in _is_low(layout):
+        index.append(used[low])
+        used[low] += 1
+    return index

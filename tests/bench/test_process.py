@@ -68,9 +68,9 @@ def test_large_blocks_are_kept() -> None:
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="of oneDNN")
 def test_many_kernels_are_kept() -> None:
-    def made_again(argument: str) -> int:
+    def recompute_in_backward(argument: str) -> int:
         told = output(KERNELS, argument, ONEDNN_VERBOSE="profile_create")
         return told.split("again")[1].count("create:cache_miss")
 
-    assert made_again("not") > 1000  # else this test tests nothing
-    assert made_again("settled") == 0
+    assert recompute_in_backward("not") > 1000  # else this test tests nothing
+    assert recompute_in_backward("settled") == 0

@@ -101,7 +101,7 @@ def low_of(x: Any) -> list[int] | None:
     """Which channels of an OctTensor are low; None for a plain tensor."""
     if not isinstance(x, OctTensor):
         return None
-    is_low = [bool(i % 2) for i, count in enumerate(x.runs) for _ in range(count)]
+    is_low = [bool(i % 2) for i, count in enumerate(x.channel_layout) for _ in range(count)]
     return [c for c, low in enumerate(is_low) if low]
 
 

@@ -221,7 +221,7 @@ def test_paths_that_are_left_out(exchange: str) -> None:
     model = octave().double()
     for layer in model.modules():
         if isinstance(layer, OctConv2d):
-            layer.exchange = exchange
+            layer.become_octave(exchange=exchange)
     check_same(model, octavize.freeze(model, EXAMPLE), (2, 3, 16, 17))
 
 

@@ -54,5 +54,5 @@ def results_of(out: Path) -> dict[str, Any]:
 def alone(study: Any, out: Path, data_dir: Path) -> dict[str, Any]:
     """The study in this process: what a worker does, and then the report."""
     plan = prepare(study, out, data_dir, CPU)
-    worker.work(plan.runs, plan.images, out, CPU)
+    worker.work(plan.channel_layout, plan.images, out, CPU)
     return analyze_study(study, out, data_dir=data_dir, timing=FAST, console=silent())

@@ -429,7 +429,7 @@ def test_half_without_channels_carries_the_size() -> None:
 def test_depthwise_keeps_the_split_of_its_input(alpha: float) -> None:
     layer = OctConv2d(4, 8, 3, padding=1, groups=4, alpha=alpha)
     y = layer(OctTensor(torch.randn(1, 3, 5, 5), torch.randn(1, 1, 3, 3)))
-    assert y.runs == (6, 2)
+    assert y.channel_layout == (6, 2)
     plain = layer(torch.randn(1, 4, 5, 5))
     assert type(plain) is Tensor
 
@@ -453,10 +453,10 @@ def test_interleaved_channels_meet_their_own_weights(stride: int, depthwise: boo
         else:
             ordered.weight.copy_(layer.weight[:, order])
             ordered.bias.copy_(layer.bias)
-    y, expected = layer(OctTensor(high, low, runs=runs)), ordered(OctTensor(high, low))
+    y, expected = layer(OctTensor(high, low, channel_layout=runs)), ordered(OctTensor(high, low))
     torch.testing.assert_close(y.high, expected.high)
     torch.testing.assert_close(y.low, expected.low)
-    assert y.runs == ((4, 2, 2, 4) if depthwise else (6, 6))
+    assert y.channel_layout == ((4, 2, 2, 4) if depthwise else (6, 6))
 
 
 # ---- memory format, precision -----------------------------------------------------------------------------

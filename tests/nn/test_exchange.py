@@ -51,7 +51,7 @@ def test_transposed(exchange: str) -> None:
     torch.manual_seed(0)
     layer = OctConvTranspose2d(8, 6, 4, stride=2, padding=1, alpha=0.5, exchange=exchange).double()
     whole = copy.deepcopy(layer)
-    whole.exchange = "both"
+    whole.become_octave(exchange="both")
     weight = layer.weight.transpose(0, 1)
     whole.weight.data = without(weight, exchange, high_in=3, high_out=3).transpose(0, 1).contiguous()
     x = octave_map()
@@ -66,7 +66,7 @@ def test_splitting_and_merging_keep_their_paths() -> None:
     plain, halves = torch.randn(1, 8, 8, 8), OctTensor.from_dense(torch.randn(1, 8, 8, 8), 0.5)
     for layer, x in ((split, plain), (merge, halves)):
         both = copy.deepcopy(layer)
-        both.exchange = "both"
+        both.become_octave(exchange="both")
         ours, theirs = layer(x), both(x)
         if isinstance(ours, OctTensor):
             assert torch.equal(ours.low, theirs.low)

@@ -42,7 +42,7 @@ def test_gradients_are_those_of_keeping(settings: Any, monkeypatch: pytest.Monke
     layer, x = layer_and_map(**settings)
     found = gradients(layer, x, layer)
     under_checkpoint = gradients(layer, x, lambda x: checkpoint(layer, x, use_reentrant=False))
-    monkeypatch.setattr(octavize.nn.conv, "made_again", lambda *_: nullcontext())
+    monkeypatch.setattr(octavize.nn.conv, "recompute_in_backward", lambda *_: nullcontext())
     layer, x = layer_and_map(**settings)
     for kept, *others in zip(gradients(layer, x, layer), found, under_checkpoint, strict=True):
         for other in others:
@@ -61,7 +61,7 @@ def test_gradients_of_a_strided_1d_layer(size: int, monkeypatch: pytest.MonkeyPa
         return list(torch.autograd.grad((y.high**2).sum() + (y.low**3).sum(), [x, layer.weight]))
 
     found = run()
-    monkeypatch.setattr(octavize.nn.conv, "made_again", lambda *_: nullcontext())
+    monkeypatch.setattr(octavize.nn.conv, "recompute_in_backward", lambda *_: nullcontext())
     for kept, other in zip(run(), found, strict=True):
         assert torch.equal(kept, other)
 
@@ -123,7 +123,7 @@ def test_autocast(kind: Any, stride: int, monkeypatch: pytest.MonkeyPatch) -> No
         return list(torch.autograd.grad(y.high.float().sum() + y.low.float().sum(), [x, *weights]))
 
     found = run()
-    monkeypatch.setattr(octavize.nn.conv, "made_again", lambda *_: nullcontext())
+    monkeypatch.setattr(octavize.nn.conv, "recompute_in_backward", lambda *_: nullcontext())
     for kept, other in zip(run(), found, strict=True):
         assert torch.equal(kept, other)
 

@@ -75,10 +75,10 @@ def test_halves_of_different_kind() -> None:
         OctTensor(high, low.to("meta"))
 
 
-@pytest.mark.parametrize("runs", [(2, 2), (3,), (4, 1), (3, -1, 1, 2), (-1, 1, 4, 0), (3, 1, 1), ()])
-def test_runs_that_are_not_counts_of_channels_are_refused(runs: Any) -> None:
-    with pytest.raises(InputError, match="runs"):
-        OctTensor(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 1, 1), runs=runs)
+@pytest.mark.parametrize("layout", [(2, 2), (3,), (4, 1), (3, -1, 1, 2), (-1, 1, 4, 0), (3, 1, 1), ()])
+def test_layouts_that_are_not_counts_of_channels_are_refused(layout: Any) -> None:
+    with pytest.raises(InputError, match="channel_layout"):
+        OctTensor(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 1, 1), channel_layout=layout)
 
 
 @pytest.mark.parametrize("octave_dims", [0, 3, -1])
@@ -144,16 +144,16 @@ def test_gradient_of_to_dense_and_from_dense() -> None:
 
 def test_interleaved_channels_come_out_in_logical_order() -> None:
     high, low = torch.randn(1, 3, 4, 4), torch.randn(1, 2, 2, 2)
-    x = OctTensor(high, low, runs=(1, 1, 2, 1))
+    x = OctTensor(high, low, channel_layout=(1, 1, 2, 1))
     up = low.repeat_interleave(2, 2).repeat_interleave(2, 3)
     expected = torch.stack([high[:, 0], up[:, 0], high[:, 1], high[:, 2], up[:, 1]], 1)
     assert torch.equal(x.to_dense(), expected)
-    assert "runs=(1, 1, 2, 1)" in repr(x)
+    assert "channel_layout=(1, 1, 2, 1)" in repr(x)
 
 
-def test_with_runs_raises_channels_without_changing_a_value() -> None:
+def test_with_layout_raises_channels_without_changing_a_value() -> None:
     x = OctTensor(torch.randn(1, 2, 5, 5), torch.randn(1, 3, 3, 3))
-    y = x.with_runs((3, 1, 1, 0))
+    y = x.with_layout((3, 1, 1, 0))
     assert (y.high.shape[1], y.low.shape[1]) == (4, 1)
     assert torch.equal(y.to_dense(), x.to_dense())
 
@@ -379,13 +379,13 @@ def test_what_torch_returns_as_it_is_is_the_same_map(nothing: Any) -> None:
 def same(a: OctTensor, b: OctTensor) -> None:
     assert torch.equal(a.high, b.high)
     assert torch.equal(a.low, b.low)
-    assert (a.runs, a.octave_dims, a.strict) == (b.runs, b.octave_dims, b.strict)
+    assert (a.channel_layout, a.octave_dims, a.strict) == (b.channel_layout, b.octave_dims, b.strict)
     torch.testing.assert_close(a.pooled_high(), b.pooled_high())
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_copies(pooled: bool) -> None:
-    x = OctTensor(torch.randn(1, 3, 4, 4), torch.randn(1, 2, 2, 2), strict=True, runs=(1, 1, 2, 1))
+    x = OctTensor(torch.randn(1, 3, 4, 4), torch.randn(1, 2, 2, 2), strict=True, channel_layout=(1, 1, 2, 1))
     if pooled:
         x.pooled_high()
     for y in (copy.copy(x), copy.deepcopy(x), pickle.loads(pickle.dumps(x))):

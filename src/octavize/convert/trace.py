@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from octavize.errors import InputError
-from octavize.nn.dispatch import Octave, oct_tensors, unannounced, watching
+from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
 
 Shape = tuple[int, ...]
@@ -263,7 +263,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
             module.register_forward_pre_hook(before, with_kwargs=True)
             module.register_forward_hook(after, with_kwargs=True)
     try:
-        with explained(model, shape), torch.no_grad(), unannounced(), watching(sources.watch), counter:
+        with explained(model, shape), torch.no_grad(), unannounced(), observe_calls(sources.watch), counter:
             output = meta(x)
     except TraceError as failed:
         failed.fallbacks = sources.fallbacks

@@ -85,7 +85,7 @@ def freeze_layers(
             frozen = clean_copy(model)
             for p in frozen.parameters():
                 p.requires_grad_(False)
-            for name in seen.splits:
+            for name in seen.layouts:
                 _freeze_layer(frozen, name, seen, join_of(name), folding)
             problem = difference(model, frozen, shape)
             if problem is None:
@@ -101,7 +101,7 @@ def _freeze_layer(net: nn.Module, name: str, seen: Seen, join: str, folding: boo
     octave = _is_octave(layer)
     if layer._forward_pre_hooks or not (octave or _is_torch(layer)):
         return  # hooks make weights anew at every call
-    if octave and len(seen.splits[name]) > 1:
+    if octave and len(seen.layouts[name]) > 1:
         return
     weight, bias = (layer.kernel() if octave else layer.weight), layer.bias
     if folding and name in seen.norms:
@@ -124,14 +124,18 @@ def _frozen(
     vanilla = name in seen.plain and (layer.depthwise or layer.low_out == 0)
     if vanilla or not layer.keeps_size:
         return torch_layer(layer, weight, bias)  # of a map in two frequencies it reads the whole resolution
-    (runs,) = seen.splits[name]
-    return FrozenOctConv(layer, runs, weight, bias, join=join, name=name)
+    (channel_layout,) = seen.layouts[name]
+    return FrozenOctConv(layer, channel_layout, weight, bias, join=join, name=name)
+
+
+_MAY_DIFFER = ("__init__", "kernel", "extra_repr")
+"""What a user's octave layer may do in its own way: the weight that it computes is read when it is frozen."""
 
 
 def _is_octave(layer: nn.Module) -> bool:
     """Whether a layer computes what `OctConv` does; the transposed ones do not, and a user's may not."""
-    methods = ("forward", "_octave", "_depthwise", "_sum_paths", "_convolve")
-    return isinstance(layer, OctConv) and all(getattr(type(layer), m) is getattr(OctConv, m) for m in methods)
+    own = [name for name, value in vars(OctConv).items() if callable(value) and name not in _MAY_DIFFER]
+    return isinstance(layer, OctConv) and all(getattr(type(layer), m) is getattr(OctConv, m) for m in own)
 
 
 def _is_torch(layer: nn.Module) -> bool:

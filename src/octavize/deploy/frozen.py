@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from octavize.deploy.packed import PackedConv2d
 from octavize.errors import InputError
-from octavize.nn.channels import cut
+from octavize.nn.channels import split_channels
 from octavize.nn.conv import OctConv
 from octavize.nn.resample import halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
-from octavize.split import Runs, low_size, with_low_divisible
+from octavize.split import ChannelLayout, low_size, with_low_divisible
 
 JOINS = ("none", "low_in", "low_out")
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "alpha")
@@ -38,7 +38,7 @@ class FrozenOctConv(nn.Module):
 
     Args:
         layer: the octave convolution; only read.
-        runs: the split of its input, which is checked at every call.
+        channel_layout: of its input, which is checked at every call.
         weight: (C_out, C_in / groups, *kernel_size), in the place of the layer's own: a batch norm folded in.
         bias: (C_out,) or None, likewise.
         join: `none`, `low_in` or `low_out`, see the module. Paths that cannot be joined (in groups, at two
@@ -59,7 +59,7 @@ class FrozenOctConv(nn.Module):
     def __init__(
         self,
         layer: OctConv,
-        runs: Runs,
+        channel_layout: ChannelLayout,
         weight: Tensor,
         bias: Tensor | None,
         *,
@@ -67,7 +67,12 @@ class FrozenOctConv(nn.Module):
         name: str = "",
     ) -> None:
         super().__init__()
-        self.name, self.runs, self.octave_dims, self.strict = name, runs, layer.octave_dims, layer.strict
+        self.name, self.channel_layout, self.octave_dims, self.strict = (
+            name,
+            channel_layout,
+            layer.octave_dims,
+            layer.strict,
+        )
         for attribute in GEOMETRY:  # a network's own forward may read them
             setattr(self, attribute, getattr(layer, attribute))
         self.depthwise = layer.depthwise
@@ -76,10 +81,15 @@ class FrozenOctConv(nn.Module):
         self.strided_high = layer.downsample == "stride" and max(self.octave_stride) > 1
         if layer.depthwise:
             multiplier = layer.out_channels // layer.in_channels
-            self.read_runs, self.out_runs = runs, tuple(count * multiplier for count in runs)
+            self.read_layout, self.out_layout = (
+                channel_layout,
+                tuple(count * multiplier for count in channel_layout),
+            )
         else:
-            self.read_runs = with_low_divisible(runs, layer.groups) if layer.groups > 1 else runs
-            self.out_runs = (layer.out_channels - layer.low_out, layer.low_out)
+            self.read_layout = (
+                with_low_divisible(channel_layout, layer.groups) if layer.groups > 1 else channel_layout
+            )
+            self.out_layout = (layer.out_channels - layer.low_out, layer.low_out)
         paths = _paths(self, layer, weight, bias)
         self.join = join if _can_join(self, layer, paths, join) else "none"
         if self.join != "none":
@@ -108,12 +118,14 @@ class FrozenOctConv(nn.Module):
                 return y_high
             y_low = some.new_empty((some.shape[0], 0, *low_size(size, self.octave_dims)))
         strict = self.strict or x.strict
-        return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=strict, runs=self.out_runs)
+        return OctTensor(
+            y_high, y_low, octave_dims=self.octave_dims, strict=strict, channel_layout=self.out_layout
+        )
 
     def _read_low(self, x: OctTensor) -> tuple[Tensor | None, Tensor | None]:
         """What the low half contributes to the high output, before up-sampling, and to the low output."""
         if self.low_in is not None:
-            channels = sum(self.out_runs[::2])
+            channels = sum(self.out_layout[::2])
             y = self.low_in(x.low)
             return y.narrow(1, 0, channels), y.narrow(1, channels, y.shape[1] - channels)
         lh = None if self.lh is None else self.lh(x.low)
@@ -143,20 +155,21 @@ class FrozenOctConv(nn.Module):
         x = input
         if not isinstance(x, OctTensor):
             x = OctTensor.all_high(x, octave_dims=self.octave_dims, strict=self.strict)
-        if x.runs != self.runs or x.octave_dims != self.octave_dims:
+        if x.channel_layout != self.channel_layout or x.octave_dims != self.octave_dims:
             raise InputError(
-                f"layer {self.name or 'without a name'} was frozen for an input of {_told(self.runs)} and "
-                f"got {_told(x.runs)}: freeze the network with an example= like this input"
+                f"layer {self.name or 'without a name'} was frozen for an input of "
+                f"{_told(self.channel_layout)} and "
+                f"got {_told(x.channel_layout)}: freeze the network with an example= like this input"
             )
-        return x.with_runs(self.read_runs)
+        return x.with_layout(self.read_layout)
 
     def extra_repr(self) -> str:
-        return f"reads {_told(self.runs)}, join={self.join!r}"
+        return f"reads {_told(self.channel_layout)}, join={self.join!r}"
 
 
-def _told(runs: Runs) -> str:
-    order = "" if len(runs) == 2 else f" (runs {runs})"
-    return f"{sum(runs[::2])} high and {sum(runs[1::2])} low channels{order}"
+def _told(channel_layout: ChannelLayout) -> str:
+    order = "" if len(channel_layout) == 2 else f" (channel_layout {channel_layout})"
+    return f"{sum(channel_layout[::2])} high and {sum(channel_layout[1::2])} low channels{order}"
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -169,16 +182,18 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def _paths(to: FrozenOctConv, layer: OctConv, weight: Tensor, bias: Tensor | None) -> dict[str, nn.Module]:
     """The paths that have channels at both ends. The first into a half brings its share of the bias."""
-    high, low = cut(weight, to.out_runs)
-    halves = {"h": sum(to.read_runs[::2]), "l": sum(to.read_runs[1::2])}
+    high, low = split_channels(weight, to.out_layout)
+    halves = {"h": sum(to.read_layout[::2]), "l": sum(to.read_layout[1::2])}
     if layer.depthwise:
         weights = {"hh": high, "ll": low}
     else:
         # In groups every path has all of them, so a group's columns are high first, whatever the order.
-        columns = to.read_runs if layer.groups == 1 else tuple(n // layer.groups for n in halves.values())
-        (w_hh, w_lh), (w_hl, w_ll) = cut(high, columns, dim=1), cut(low, columns, dim=1)
+        columns = to.read_layout if layer.groups == 1 else tuple(n // layer.groups for n in halves.values())
+        (w_hh, w_lh), (w_hl, w_ll) = split_channels(high, columns, dim=1), split_channels(low, columns, dim=1)
         weights = {"hh": w_hh, "lh": w_lh, "ll": w_ll, "hl": w_hl}
-    biases = dict(zip("hl", (None, None) if bias is None else cut(bias, to.out_runs), strict=True))
+    biases = dict(
+        zip("hl", (None, None) if bias is None else split_channels(bias, to.out_layout), strict=True)
+    )
     paths: dict[str, nn.Module] = {}
     for path, w in weights.items():
         source, target = path

@@ -19,15 +19,15 @@ from torch.utils._pytree import tree_leaves
 from octavize.convert.trace import CONVOLUTIONS, Shape, dtype_of, explained, leaves, to_meta, without_devices
 from octavize.nn.dispatch import unannounced
 from octavize.nn.tensor import OctTensor
-from octavize.split import Runs
+from octavize.split import ChannelLayout
 
 
 @dataclass
 class Seen:
     """What one run showed, by the names of modules."""
 
-    splits: dict[str, set[Runs]] = field(default_factory=dict)
-    """The channel splits in which each convolution was fed; of a plain tensor, all high."""
+    layouts: dict[str, set[ChannelLayout]] = field(default_factory=dict)
+    """The channel layouts in which each convolution was fed; of a plain tensor, all high."""
     plain: set[str] = field(default_factory=set)
     """The convolutions that were only fed plain tensors."""
     norms: dict[str, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def _watch(model: nn.Module, shape: Shape) -> Seen:
     def conv_ran(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         name, value = names[module], args[0] if args else kwargs["input"]
         runs_of[name] += 1
-        seen.splits.setdefault(name, set()).add(_runs(value))
+        seen.layouts.setdefault(name, set()).add(_channel_layout(value))
         if isinstance(value, OctTensor):
             not_plain.add(name)
         made[id(output)] = _Made(name, output, _halves(output))
@@ -113,7 +113,7 @@ def _watch(model: nn.Module, shape: Shape) -> Seen:
             and all(readers.of[i] == {norm} for i in ids)
         ):
             seen.norms[source.conv] = norm
-    seen.plain = seen.splits.keys() - not_plain
+    seen.plain = seen.layouts.keys() - not_plain
     return seen
 
 
@@ -124,5 +124,5 @@ def _halves(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else []
 
 
-def _runs(value: Any) -> Runs:
-    return value.runs if isinstance(value, OctTensor) else (value.shape[1], 0)
+def _channel_layout(value: Any) -> ChannelLayout:
+    return value.channel_layout if isinstance(value, OctTensor) else (value.shape[1], 0)

@@ -6,4 +6,6 @@ Importing anything from here registers every rule: whoever has an OctTensor has 
 from octavize.nn import tensor as tensor
 from octavize.nn.rules import channels as channels
 from octavize.nn.rules import elementwise as elementwise
+from octavize.nn.rules import grid as grid
+from octavize.nn.rules import norm as norm
 from octavize.nn.rules import spatial as spatial

@@ -22,7 +22,7 @@ class _ByHalf(nn.Module):
             return function(input)
         y = input.like(function(input.high), function(input.low))
         if getattr(self, "inplace", False):
-            input.forget_pooled()
+            input.invalidate()
         return y
 
 

@@ -1,4 +1,4 @@
-"""Tensors with one entry a channel, parted into those of the high and the low channels, and joined again."""
+"""Tensors with one entry a channel: split into those of the high and the low channels, and merged again."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from octavize.split import Runs, channels_of, logical_order, segments
+from octavize.split import ChannelLayout, high_indices, logical_order, low_indices, segments
 
 _FEW = 8  # so many pieces are cheaper to concatenate than to index
 
 
-def cut(values: Tensor, runs: Runs, dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Cut `values`, which has one entry a channel along `dim`, into its (high, low) parts.
+def split_channels(values: Tensor, layout: ChannelLayout, dim: int = 0) -> tuple[Tensor, Tensor]:
+    """Split `values`, which has one entry a channel along `dim`, into its (high, low) parts.
 
-    For the usual two runs both parts are views, so writing into them writes into `values`.
+    For the usual layout of two counts both parts are views, so writing into them writes into `values`.
     """
-    if len(runs) == 2:
-        high, low = values.split(list(runs), dim)  # not narrow(): its backward fills and adds whole weights
+    if len(layout) == 2:
+        high, low = values.split_with_sizes(layout, dim)  # not narrow(): its backward fills and adds weights
         return high, low
-    if len(runs) > _FEW:
-        return take(values, channels_of(runs, False), dim), take(values, channels_of(runs, True), dim)
-    high = [values.narrow(dim, s.start, s.count) for s in segments(runs) if not s.is_low]
-    low = [values.narrow(dim, s.start, s.count) for s in segments(runs) if s.is_low]
+    if len(layout) > _FEW:
+        return take_channels(values, high_indices(layout), dim), take_channels(
+            values, low_indices(layout), dim
+        )
+    high = [values.narrow(dim, s.start, s.count) for s in segments(layout) if not s.is_low]
+    low = [values.narrow(dim, s.start, s.count) for s in segments(layout) if s.is_low]
     empty = values.narrow(dim, 0, 0)
     return torch.cat(high or [empty], dim), torch.cat(low or [empty], dim)
 
 
-def uncut(high: Tensor, low: Tensor, runs: Runs, dim: int = 1) -> Tensor:
-    """The inverse of `cut`: bring two parts of equal size into logical channel order."""
-    if runs[1] == 0 and len(runs) == 2:
-        return high
-    if len(runs) > _FEW:
-        return take(torch.cat([high, low], dim), logical_order(runs), dim)
-    parts = [(low if s.is_low else high).narrow(dim, s.half_start, s.count) for s in segments(runs)]
+def merge_channels(high: Tensor, low: Tensor, layout: ChannelLayout, dim: int = 1) -> Tensor:
+    """The inverse of `split_channels`: bring two parts of equal size into logical channel order."""
+    if len(layout) == 2:
+        return high if layout[1] == 0 else low if layout[0] == 0 else torch.cat((high, low), dim)
+    if len(layout) > _FEW:
+        return take_channels(torch.cat((high, low), dim), logical_order(layout), dim)
+    parts = [(low if s.is_low else high).narrow(dim, s.half_start, s.count) for s in segments(layout)]
     return torch.cat(parts, dim)
 
 
-def take(values: Tensor, index: Sequence[int], dim: int) -> Tensor:
+def take_channels(values: Tensor, index: Sequence[int], dim: int) -> Tensor:
     """The entries of `values` at `index` along `dim`: a view where they are neighbors."""
     start = index[0] if index else 0
     if tuple(index) == tuple(range(start, start + len(index))):

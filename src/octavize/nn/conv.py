@@ -1,16 +1,20 @@
 """Octave convolution: torch's convolutions, with one more number.
 
 An `OctConv2d` *is* a `Conv2d`: the same weight and bias, the same state dict, the same initialization.
-`alpha` only says how many output channels are low, and so where the weight is cut. With W cut into W_hh,
-W_hl, W_lh and W_ll (source → target), P the 2×2 average and U nearest up-sampling, the paper's layer is
+`alpha` only says how many output channels are low, and so where the weight is split. With W split into W_hh,
+W_lh, W_hl and W_ll (source → target), P the 2×2 average and U nearest up-sampling, the paper's layer is
 
     Y_high = X_high * W_hh + U(X_low * W_lh)
-    Y_low  = X_low  * W_ll + P(X_high) * W_hl
+    Y_low  = P(X_high) * W_hl + X_low * W_ll  =  [P(X_high), X_low] * W_low
 
-With stride 2 (official code) the inputs are pooled and the convolutions keep stride 1:
+The low output reads all channels at the low resolution: one convolution with the rows W_low of the weight,
+which then need no split by source.
 
-    Y_high = P(X_high) * W_hh + X_low * W_lh          X_low has the resolution of Y_high already
-    Y_low  = P(X_low)  * W_ll + P(P(X_high)) * W_hl
+With stride 2 (official code) the inputs are pooled and the convolutions keep stride 1. X_low has the
+resolution of Y_high already, so both outputs read all channels at one resolution:
+
+    Y_high = P(X_high) * W_hh + X_low * W_lh            =  [P(X_high), X_low] * W_high
+    Y_low  = P(P(X_high)) * W_hl + P(X_low) * W_ll      =  P([P(X_high), X_low]) * W_low
 
 `downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. `exchange` leaves out
 the path of W_lh, of W_hl, or both (the paper's Table 3).
@@ -19,227 +23,334 @@ the path of W_lh, of W_hl, or both (the paper's Table 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from octavize.errors import InputError
 from octavize.geometry import Geometry, check_downsample, check_exchange
-from octavize.nn.channels import cut
-from octavize.nn.recompute import made_again
+from octavize.nn.channels import merge_channels, split_channels
+from octavize.nn.recompute import Made, kept, recompute_in_backward
 from octavize.nn.resample import halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
-from octavize.split import check_alpha, default_octave_dims, low_channels, low_size, with_low_divisible
+from octavize.split import (
+    ChannelLayout,
+    check_alpha,
+    default_octave_dims,
+    low_channels,
+    low_size,
+    with_low_divisible,
+)
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+Size = int | tuple[int, ...]
 
 
-class OctConv(_ConvNd):
-    """What OctConv1d, OctConv2d and OctConv3d share: everything but the name of torch's layer."""
+@dataclass(frozen=True)
+class OctaveSettings:
+    """What an octave layer has beyond torch's, and what follows from it, counted once."""
 
     alpha: float
     octave_dims: int
     strict: bool
     downsample: str
     exchange: str
+    depthwise: bool
     keeps_size: bool
+    out_layout: ChannelLayout  # of the output, unless depthwise
+    factors: tuple[int, ...]  # the stride along the octave axes, and 1 along the others: what is pooled
+    stride: tuple[int, ...]  # the stride along the other axes (time), and 1 along the octave axes
+    halves: bool  # all octave axes have a stride of 2
+
+
+class OctConv(_ConvNd):
+    """What OctConv1d, OctConv2d and OctConv3d share: everything but the name of torch's layer."""
+
+    octave: OctaveSettings
 
     def __init__(
         self,
-        *args: Any,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
         alpha: float = 0.5,
         octave_dims: int | None = None,
         strict: bool = False,
         downsample: str = "pool",
         exchange: str = "both",
-        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.become_octave(alpha, octave_dims, strict, downsample, exchange)
+        torch_layer: Any = super()
+        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        torch_layer.__init__(*geometry, bias, padding_mode, device, dtype)
+        self.become_octave(check_alpha(alpha), octave_dims, strict, downsample, exchange)
 
     def become_octave(
         self,
-        alpha: float,
+        alpha: float | None = None,
         octave_dims: int | None = None,
-        strict: bool = False,
-        downsample: str = "pool",
-        exchange: str = "both",
+        strict: bool | None = None,
+        downsample: str | None = None,
+        exchange: str | None = None,
     ) -> None:
-        """Check and set what an octave layer has beyond torch's."""
-        spatial = len(self.kernel_size)
-        self.alpha = check_alpha(alpha)
-        self.octave_dims = default_octave_dims(spatial) if octave_dims is None else octave_dims
-        self.strict = strict
-        if not 1 <= self.octave_dims <= spatial:
+        """Check and set what an octave layer has beyond torch's, see `OctConv2d`.
+
+        Args:
+            alpha, octave_dims, strict, downsample, exchange: None keeps what the layer has; one that is
+                becoming octave gets the defaults of `OctConv2d`.
+        """
+        spatial, before = len(self.kernel_size), self.__dict__.get("octave")
+
+        def chosen(name: str, value: Any, default: Any) -> Any:
+            return value if value is not None else default if before is None else getattr(before, name)
+
+        alpha, dims = (
+            chosen("alpha", alpha, 0.5),
+            chosen("octave_dims", octave_dims, default_octave_dims(spatial)),
+        )
+        if not 1 <= dims <= spatial:
             raise InputError(
                 f"octave_dims={octave_dims}: a {spatial}-D layer has 1 to {spatial} axes to halve"
             )
-        self.downsample = check_downsample(downsample)
-        self.exchange = check_exchange(exchange)
-        problem = geometry_of(self).problem(self.octave_dims)
-        if problem is not None and self.alpha > 0:
+        alpha, geometry = check_alpha(alpha), geometry_of(self)
+        problem = geometry.problem(dims)
+        if problem is not None and alpha > 0:
             raise InputError(problem)
-        self.keeps_size = problem is None
-
-    @property
-    def depthwise(self) -> bool:
-        return is_depthwise(self)
-
-    @property
-    def low_out(self) -> int:
-        """Number of low output channels."""
-        return low_channels(self.out_channels, self.alpha, self.groups)
+        low_out = low_channels(self.out_channels, alpha, self.groups)
+        other_axes = self.stride[: spatial - dims]
+        self.octave = OctaveSettings(
+            alpha=alpha,
+            octave_dims=dims,
+            strict=chosen("strict", strict, False),
+            downsample=check_downsample(chosen("downsample", downsample, "pool")),
+            exchange=check_exchange(chosen("exchange", exchange, "both")),
+            depthwise=geometry.depthwise,
+            keeps_size=problem is None,
+            out_layout=(self.out_channels - low_out, low_out),
+            factors=(*[1] * len(other_axes), *self.stride[-dims:]),
+            stride=(*other_axes, *[1] * dims),
+            halves=all(stride == 2 for stride in self.stride[-dims:]),
+        )
 
     def kernel(self) -> Tensor:
-        """The weight (C_out, C_in / groups, *kernel_size) to cut. Layers that compute theirs override it."""
+        """The weight (C_out, C_in / groups, *kernel_size). Layers that compute theirs override it."""
         return self.weight
 
     def forward(self, input: OctTensor | Tensor) -> Any:
         """Convolve a map.
 
         Args:
-            input: an OctTensor, high (N, C_high, *size) and low (N, C_low, *⌈size / 2⌉), in any split with
+            input: an OctTensor, high (N, C_high, *size) and low (N, C_low, *⌈size / 2⌉), in any layout with
                 C_high + C_low = in_channels; or a plain (N, in_channels, *size), which is all high.
 
         Returns:
             An OctTensor, high (N, C_out − low_out, *⌈size / stride⌉) and low (N, low_out, half of that,
-            rounded up). With no low output channel, a plain tensor. A depthwise layer keeps the split of its
+            rounded up). With no low output channel, a plain tensor. A depthwise layer keeps the layout of its
             input, whatever its alpha.
 
         Raises:
             InputError: the number of channels, or of octave axes, is not the layer's.
         """
-        if isinstance(input, OctTensor):
-            self._check_input(input)
-            if not self.keeps_size:  # allowed at alpha=0, where the halves have to meet before the layer
-                return super().forward(input.to_dense())
-        elif self.depthwise or self.low_out == 0:
-            return super().forward(input)  # the vanilla layer, bit for bit
-        x = input if isinstance(input, OctTensor) else self._all_high(input)
-        return self._depthwise(x) if self.depthwise else self._octave(x)
+        octave = self.octave
+        if not isinstance(input, OctTensor):
+            if octave.depthwise or octave.out_layout[1] == 0:
+                return super().forward(input)  # torch's own layer, bit for bit
+            x = self._all_high(input)
+        elif octave.keeps_size:
+            x = self._checked(input)
+        else:  # allowed at alpha=0, where the halves have to meet before the layer
+            return super().forward(self._checked(input).to_dense())
+        return self._depthwise(x) if octave.depthwise else self._octave(x)
+
+    # ---- the equations of the module's docstring ----------------------------------------------------
 
     def _octave(self, x: OctTensor) -> OctTensor | Tensor:
-        """The four paths of the module's docstring."""
-        columns = x.runs
+        layout = self.octave.out_layout
         if self.groups > 1:  # every path is a convolution in the same number of groups (official code)
-            x = x.with_runs(with_low_divisible(x.runs, self.groups))
-            columns = (x.high.shape[1] // self.groups, x.low.shape[1] // self.groups)
-        rows = (self.out_channels - self.low_out, self.low_out)
-        to_high, to_low = cut(self.kernel(), rows)
-        (w_hh, w_lh), (w_hl, w_ll) = cut(to_high, columns, dim=1), cut(to_low, columns, dim=1)
-        b_high, b_low = (None, None) if self.bias is None else cut(self.bias, rows)
+            x = x.with_layout(with_low_divisible(x.channel_layout, self.groups))
+        bias = self.bias
+        w_high, w_low = split_channels(self.kernel(), layout)
+        b_high, b_low = (None, None) if bias is None else split_channels(bias, layout)
+        y_high = self._to_high(x, w_high, b_high) if layout[0] else None
+        if y_high is not None and layout[1] == 0:
+            return y_high
+        return self._map(y_high, self._to_low(x, w_low, b_low), layout, x)
 
-        size = self._out_size(x.high.shape[2:])
-        halves = (x.high.shape[1], x.low.shape[1])
-        low_to_high = [(x.low, w_lh)] if self.exchanges("low_to_high", *halves) else []
-        high_to_high = self._high_to_high(x, w_hh)
-        crosses = self.low_out > 0 and self.exchanges("high_to_low", *halves)
-        high = self._pooled_high(x) if crosses and self.downsample == "stride" else high_to_high[0]
-        low = self._pool_by_stride(x.low) if self.low_out else x.low
-        with self._pooled_again((high, x.high), (low, x.low)):
-            y_high = self._sum_paths(size, b_high, high_to_high, *low_to_high)
-            if self.low_out == 0:
-                return y_high
-            low_paths, pooled = [(low, w_ll)], high
-            if crosses:
-                pooled = x.pooled_high() if high is x.high else halve(high, self.octave_dims)
-                low_paths.append((pooled, w_hl))
-            with made_again(partial(halve, octave_dims=self.octave_dims), (pooled, high)):
-                y_low = self._sum_paths(low_size(size, self.octave_dims), b_low, *low_paths)
-        return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
+    def _to_high(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Y_high = X_high * W_hh + U(X_low * W_lh), where [W_hh, W_lh] is the weight."""
+        exchanges = self.exchanges("low_to_high", *x.counts)
+        if exchanges and self.groups == 1 and self.octave.halves and self.octave.downsample == "pool":
+            return self._convolve(self._both(x), weight, bias)  # X_low has the resolution of Y_high
+        w_hh, w_lh = split_channels(weight, self._columns(x), dim=1)
+        high, stride = self._high(x)
+        y_high = self._convolve(high, w_hh, bias, stride)
+        if not exchanges:
+            return y_high
+        from_low = self._convolve(kept(x.low), w_lh, bias if y_high is None else None)
+        size = self._out_size(x.high.shape[2:]) if y_high is None else y_high.shape[2:]
+        return add(y_high, from_low if from_low is None else upsample(from_low, size))
+
+    def _to_low(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Y_low = P(X_high) * W_hl + X_low * W_ll, where [W_hl, W_ll] is the weight; pooled by a stride."""
+        exchanges = self.exchanges("high_to_low", *x.counts)
+        if exchanges and self.groups == 1:
+            return self._convolve(self._pool_by_stride(self._both(x)), weight, bias)
+        w_hl, w_ll = split_channels(weight, self._columns(x), dim=1)
+        y_low = self._convolve(self._pool_by_stride(kept(x.low)), w_ll, bias)
+        if not exchanges:
+            return y_low
+        high = self._pool_by_stride(self._pooled_high(x))
+        return add(y_low, self._convolve(high, w_hl, bias if y_low is None else None))
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
-        """The two paths within a frequency: each channel keeps its own (official code)."""
+        """Y_high = X_high * W_hh, Y_low = X_low * W_ll: each channel keeps its frequency (official code)."""
         multiplier = self.out_channels // self.in_channels
-        runs = tuple(count * multiplier for count in x.runs)
-        w_high, w_low = cut(self.kernel(), runs)
-        b_high, b_low = (None, None) if self.bias is None else cut(self.bias, runs)
-        size = self._out_size(x.high.shape[2:])
-        half_size = low_size(size, self.octave_dims)
-        high, low = self._high_to_high(x, w_high), self._pool_by_stride(x.low)
-        with self._pooled_again((high[0], x.high), (low, x.low)):
-            y_high = self._sum_paths(size, b_high, high, groups=x.high.shape[1])
-            y_low = self._sum_paths(half_size, b_low, (low, w_low), groups=x.low.shape[1])
-        strict = self.strict or x.strict
-        return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=strict, runs=runs)
-
-    def _sum_paths(
-        self, size: Sequence[int], bias: Tensor | None, *paths: Path, groups: int | None = None
-    ) -> Tensor:
-        """Sum of the convolutions of (half, weight), each brought to `size`; paths without channels add 0."""
-        total: Tensor | None = None
-        for half, weight, *stride in paths:
-            if half.shape[1] == 0 or weight.shape[0] == 0:
-                continue
-            y = upsample(self._convolve(half, weight, bias, groups or self.groups, *stride), size)
-            bias = None  # once a sum
-            total = y if total is None else total.add_(y)  # in place: no convolution needs its own output
-        if total is None:
-            half, weight = paths[0][:2]
-            return half.new_empty((half.shape[0], weight.shape[0], *size))
-        return total
+        layout = tuple(count * multiplier for count in x.channel_layout)
+        w_high, w_low = split_channels(self.kernel(), layout)
+        b_high, b_low = (None, None) if self.bias is None else split_channels(self.bias, layout)
+        high, stride = self._high(x)
+        y_high = self._convolve(high, w_high, b_high, stride, groups=x.counts[0])
+        y_low = self._convolve(self._pool_by_stride(kept(x.low)), w_low, b_low, groups=x.counts[1])
+        return self._map(y_high, y_low, layout, x)
 
     def _convolve(
         self,
-        half: Tensor,
+        x: Made,
         weight: Tensor,
         bias: Tensor | None,
-        groups: int,
         stride: Sequence[int] | None = None,
-    ) -> Tensor:
-        """torch's convolution, by default with stride only along the axes that are not halved (time)."""
-        spatial = len(self.kernel_size)
-        padding = self.padding
+        groups: int | None = None,
+    ) -> Tensor | None:
+        """x * W, torch's convolution; None where either end has no channels.
+
+        Args:
+            stride: by default the layer's own along time, which is not halved, and 1 along the octave axes.
+            groups: by default the layer's.
+        """
+        value = x.value
+        if value.shape[1] == 0 or weight.shape[0] == 0:
+            return None
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
-            half = pad_any(half, self._reversed_padding_repeated_twice, self.padding_mode)
-            padding = 0
-        stride = stride or (*self.stride[: spatial - self.octave_dims], *[1] * self.octave_dims)
-        return _CONV[spatial](half, weight, bias, stride, padding, self.dilation, groups)
+            value, padding = pad_any(value, self._reversed_padding_repeated_twice, self.padding_mode), 0
+        convolve, stride = _CONV[len(self.kernel_size)], stride or self.octave.stride
+        with recompute_in_backward(x):
+            return convolve(value, weight, bias, stride, padding, self.dilation, groups or self.groups)
+
+    def _map(
+        self, y_high: Tensor | None, y_low: Tensor | None, layout: ChannelLayout, x: OctTensor
+    ) -> OctTensor:
+        """The output; a half without channels (None) still carries the size."""
+        octave = self.octave
+        if y_high is None:
+            assert y_low is not None  # a layer has output channels
+            y_high = y_low.new_empty((y_low.shape[0], 0, *self._out_size(x.high.shape[2:])))
+        if y_low is None:
+            size = low_size(self._out_size(x.high.shape[2:]), octave.octave_dims)
+            y_low = y_high.new_empty((y_high.shape[0], 0, *size))
+        return OctTensor.trusted(y_high, y_low, layout, octave.octave_dims, octave.strict or x.strict)
 
     def exchanges(self, path: str, high_in: int, low_in: int) -> bool:
         """Whether the layer has this path, `low_to_high` or `high_to_low`, for so many channels of input."""
-        counts = (high_in, low_in, self.out_channels - self.low_out, self.low_out)
         # Where the layer splits or merges, a half would be lost without it.
-        return self.exchange in ("both", path) or 0 in counts
+        return self.octave.exchange in ("both", path) or 0 in (high_in, low_in, *self.octave.out_layout)
 
-    # ---- how a stride along the octave axes is taken ------------------------------------------------
+    def _columns(self, x: OctTensor) -> ChannelLayout:
+        """Which columns of the weight read the high and which the low half."""
+        if self.groups == 1:
+            return x.channel_layout
+        return x.counts[0] // self.groups, x.counts[1] // self.groups
 
-    def _high_to_high(self, x: OctTensor, weight: Tensor) -> Path:
-        """The path within the high frequency: pooled first, or with the layer's own stride."""
-        if self.downsample == "stride":
-            return x.high, weight, self.stride
-        return self._pooled_high(x), weight
+    # ---- what the convolutions read: pooled maps, which backward makes again ------------------------
 
-    def _pooled_high(self, x: OctTensor) -> Tensor:
-        whole_octave = all(factor == 2 for factor in self.stride[-self.octave_dims :])
-        return x.pooled_high() if whole_octave else self._pool_by_stride(x.high)
+    def _both(self, x: OctTensor) -> Made:
+        """[P(X_high), X_low]: all channels at the low resolution."""
+        merge = partial(_merge_at_low_resolution, layout=x.channel_layout, octave_dims=x.octave_dims)
+        return Made(x.at_low_resolution(), merge, (x.high, x.low))
 
-    def _pool_by_stride(self, half: Tensor) -> Tensor:
-        """A half averaged by the stride along the octave axes."""
-        return pool(half, self._factors())
+    def _pooled_high(self, x: OctTensor) -> Made:
+        """P(X_high)."""
+        return Made(x.pooled_high(), partial(halve, octave_dims=x.octave_dims), (x.high,))
 
-    def _pooled_again(self, *pairs: tuple[Tensor, Tensor]) -> Any:
-        """Backward pools again what `_pool_by_stride` made: pairs of what it gave and what it read."""
-        return made_again(partial(pool, factors=self._factors()), *pairs)
+    def _high(self, x: OctTensor) -> tuple[Made, Sequence[int] | None]:
+        """What the path within the high frequency reads, and its stride: pooled, or with the layer's own."""
+        if self.octave.downsample == "stride":
+            return kept(x.high), self.stride
+        return (self._pooled_high(x) if self.octave.halves else self._pool_by_stride(kept(x.high))), None
 
-    def _factors(self) -> tuple[int, ...]:
-        """The stride along the octave axes, and 1 along the others."""
-        return (*[1] * (len(self.kernel_size) - self.octave_dims), *self.stride[-self.octave_dims :])
+    def _pool_by_stride(self, x: Made) -> Made:
+        """A map averaged by the stride along the octave axes."""
+        factors, make = self.octave.factors, x.make
+        if max(factors) == 1:
+            return x
+        with recompute_in_backward(x):
+            pooled = pool(x.value, factors)
+        return Made(pooled, lambda *sources: pool(make(*sources), factors), x.sources)
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Size of the high output: ⌈size / stride⌉ along the octave axes, torch's along the others."""
         reached = [-(-n // stride) for n, stride in zip(size, self.stride, strict=True)]
         if self.padding != "same":
-            for axis in range(len(size) - self.octave_dims):
+            for axis in range(len(size) - self.octave.octave_dims):
                 span = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
                 padded = size[axis] + 2 * (0 if self.padding == "valid" else int(self.padding[axis]))
                 reached[axis] = (padded - span) // self.stride[axis] + 1
         return tuple(reached)
 
-    # ---- what the layer accepts ---------------------------------------------------------------------
+    # ---- what the layer is asked, and what it accepts -----------------------------------------------
+
+    @property
+    def alpha(self) -> float:
+        """Share of low output channels; `become_octave` changes it."""
+        return self.octave.alpha
+
+    @property
+    def octave_dims(self) -> int:
+        """How many trailing axes are halved."""
+        return self.octave.octave_dims
+
+    @property
+    def strict(self) -> bool:
+        """Whether maps made by this layer refuse functions without an octave rule."""
+        return self.octave.strict
+
+    @property
+    def downsample(self) -> str:
+        """How a stride of 2 is taken: `pool` or `stride`."""
+        return self.octave.downsample
+
+    @property
+    def exchange(self) -> str:
+        """Paths between the frequencies: `both`, `low_to_high`, `high_to_low` or `none`."""
+        return self.octave.exchange
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every output channel reads one input channel."""
+        return self.octave.depthwise
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the geometry keeps the size of both halves, without which alpha has to be 0."""
+        return self.octave.keeps_size
+
+    @property
+    def low_out(self) -> int:
+        """Number of low output channels."""
+        return self.octave.out_layout[1]
 
     def _all_high(self, x: Tensor) -> OctTensor:
         spatial = len(self.kernel_size)
@@ -250,18 +361,19 @@ class OctConv(_ConvNd):
             )
         return OctTensor.all_high(x, octave_dims=self.octave_dims, strict=self.strict)
 
-    def _check_input(self, x: OctTensor) -> None:
-        if x.shape[1] != self.in_channels or x.dim() != len(self.kernel_size) + 2:
+    def _checked(self, x: OctTensor) -> OctTensor:
+        if sum(x.counts) != self.in_channels or x.dim() != len(self.kernel_size) + 2:
             raise InputError(
                 f"input has {x.high.shape[1]} high and {x.low.shape[1]} low channels (high "
                 f"{tuple(x.high.shape)}, low {tuple(x.low.shape)}), but this layer reads in_channels="
                 f"{self.in_channels}: {self}"
             )
-        if x.octave_dims != self.octave_dims:
+        if x.octave_dims != self.octave.octave_dims:
             raise InputError(
                 f"input is halved along {x.octave_dims} axes and this layer along octave_dims="
                 f"{self.octave_dims}: give both the same"
             )
+        return x
 
     def extra_repr(self) -> str:
         octave = f", alpha={self.alpha:g}"
@@ -274,7 +386,13 @@ class OctConv(_ConvNd):
         return super().extra_repr() + octave
 
 
-Path = tuple[Any, ...]  # (half, weight) or (half, weight, stride)
+def _merge_at_low_resolution(high: Tensor, low: Tensor, layout: ChannelLayout, octave_dims: int) -> Tensor:
+    return merge_channels(halve(high, octave_dims), low, layout)
+
+
+def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The sum of what two paths give, in place: no convolution needs its own output in backward."""
+    return b if a is None else a if b is None else a.add_(b)
 
 
 def is_depthwise(layer: Any) -> bool:
@@ -306,7 +424,8 @@ class OctConv2d(OctConv, nn.Conv2d):
     """Octave 2-D convolution (Chen et al. 2019, §3): `torch.nn.Conv2d` with the keyword `alpha`.
 
     Args:
-        *args, **kwargs: those of `torch.nn.Conv2d`, in its order. The padding must keep the size.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype: those of `torch.nn.Conv2d`. The padding must keep the size.
         alpha: share of *output* channels that are low, in [0, 1]. The split of the input is read from the
             input. 0 is the vanilla layer.
         octave_dims: how many trailing axes are halved; all by default.

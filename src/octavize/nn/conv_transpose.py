@@ -1,9 +1,9 @@
 """Transposed octave convolution, for decoders: torch's transposed convolutions, with alpha.
 
-Its four paths are those of `conv.py`, each a transposed convolution T with the layer's own stride:
+Its paths are those of `conv.py`, each a transposed convolution T with the layer's own stride:
 
     Y_high = T_hh(X_high) + U(T_lh(X_low))
-    Y_low  = T_ll(X_low)  + T_hl(P(X_high))
+    Y_low  = T_hl(P(X_high)) + T_ll(X_low)  =  T_low([P(X_high), X_low])
 
 A path from a half of odd size is cropped: its low half is a little more than half.
 """
@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize.errors import InputError
-from octavize.nn.channels import cut
-from octavize.nn.conv import OctConv, Path
+from octavize.nn.channels import split_channels
+from octavize.nn.conv import OctConv, Size, add
+from octavize.nn.recompute import Made, kept, recompute_in_backward
 from octavize.nn.resample import upsample
 from octavize.nn.tensor import OctTensor
-from octavize.split import low_size, with_low_divisible
+from octavize.split import check_alpha, low_size, with_low_divisible
 
 _CONV: dict[int, Callable[..., Tensor]] = {
     1: F.conv_transpose1d,
@@ -33,94 +35,120 @@ _CONV: dict[int, Callable[..., Tensor]] = {
 class OctConvTranspose(OctConv):
     """What the three transposed octave convolutions share. Their weight is (C_in, C_out / groups, …)."""
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        alpha: float = 0.5,
+        octave_dims: int | None = None,
+        strict: bool = False,
+        downsample: str = "pool",
+        exchange: str = "both",
+    ) -> None:
+        torch_layer: Any = super(OctConv, self)  # torch's transposed layer comes after OctConv
+        geometry = (in_channels, out_channels, kernel_size, stride, padding, output_padding, groups)
+        torch_layer.__init__(*geometry, bias, dilation, padding_mode, device, dtype)
+        self.become_octave(check_alpha(alpha), octave_dims, strict, downsample, exchange)
+
     def forward(self, input: OctTensor | Tensor, output_size: Sequence[int] | None = None) -> Any:
         """Convolve a map.
 
         Args:
-            input: an OctTensor, high (N, C_high, *size) and low (N, C_low, *⌈size / 2⌉), in any split with
+            input: an OctTensor, high (N, C_high, *size) and low (N, C_low, *⌈size / 2⌉), in any layout with
                 C_high + C_low = in_channels; or a plain (N, in_channels, *size), which is all high.
             output_size: as torch's; it has to be stride · size.
 
         Returns:
             An OctTensor, high (N, C_out − low_out, *stride · size) and low (N, low_out, half of that, rounded
-            up). With no low output channel, a plain tensor. A depthwise layer keeps the split of its input.
+            up). With no low output channel, a plain tensor. A depthwise layer keeps the layout of its input.
 
         Raises:
             InputError: the number of channels, of octave axes, or the output size is not the layer's.
         """
+        octave = self.octave
+        torch_layer: Any = super(OctConv, self)
         if isinstance(input, OctTensor):
-            self._check_input(input)
-        if not isinstance(input, OctTensor) or not self.keeps_size:
-            if self.depthwise or self.low_out == 0:
-                dense = input.to_dense() if isinstance(input, OctTensor) else input
-                return self._torch_forward(dense, output_size)
-            input = self._all_high(input) if isinstance(input, Tensor) else input
-        size = self._out_size(input.high.shape[2:])
+            x = self._checked(input)
+            if not octave.keeps_size:
+                return torch_layer.forward(x.to_dense(), output_size)
+        elif octave.depthwise or octave.out_layout[1] == 0:
+            return torch_layer.forward(input, output_size)
+        else:
+            x = self._all_high(input)
+        size = self._out_size(x.high.shape[2:])
         if output_size is not None and tuple(output_size)[-len(size) :] != size:
             raise InputError(f"output_size={tuple(output_size)}: this octave layer makes {size}")
-        return self._depthwise(input) if self.depthwise else self._octave(input)
-
-    def _torch_forward(self, x: Tensor, output_size: Sequence[int] | None) -> Tensor:
-        torch_layer: Any = super(OctConv, self)  # torch's own transposed layer comes after OctConv
-        return torch_layer.forward(x, output_size)
+        return self._depthwise(x) if octave.depthwise else self._octave(x)
 
     def _octave(self, x: OctTensor) -> OctTensor | Tensor:
-        inputs = x.runs
-        outputs = (self.out_channels - self.low_out, self.low_out)
-        of_group = outputs
-        if self.groups > 1:  # as in an ordinary grouped layer, every path has all groups
-            x = x.with_runs(with_low_divisible(x.runs, self.groups))
-            inputs = (x.high.shape[1], x.low.shape[1])
-            of_group = (outputs[0] // self.groups, outputs[1] // self.groups)
-        from_high, from_low = cut(self.kernel(), inputs)
-        (w_hh, w_hl), (w_lh, w_ll) = cut(from_high, of_group, dim=1), cut(from_low, of_group, dim=1)
-        b_high, b_low = (None, None) if self.bias is None else cut(self.bias, outputs)
-
-        size = self._out_size(x.high.shape[2:])
-        half_size = low_size(size, self.octave_dims)
-        halves = (x.high.shape[1], x.low.shape[1])
-        low_to_high = [(x.low, w_lh, half_size)] if self.exchanges("low_to_high", *halves) else []
-        y_high = self._sum_transposed(size, b_high, (x.high, w_hh, size), *low_to_high)
-        if self.low_out == 0:
+        layout, groups = self.octave.out_layout, self.groups
+        if groups > 1:  # as in an ordinary grouped layer, every path has all groups
+            x = x.with_layout(with_low_divisible(x.channel_layout, groups))
+        columns = (layout[0] // groups, layout[1] // groups)
+        w_high, w_low = split_channels(self.kernel(), columns, dim=1)
+        b_high, b_low = (None, None) if self.bias is None else split_channels(self.bias, layout)
+        y_high = self._to_high(x, w_high, b_high)
+        if y_high is not None and layout[1] == 0:
             return y_high
-        paths = [(x.low, w_ll, half_size)]
-        if self.exchanges("high_to_low", *halves):
-            paths.append((x.pooled_high(), w_hl, half_size))
-        y_low = self._sum_transposed(half_size, b_low, *paths)
-        return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=self.strict or x.strict)
+        return self._map(y_high, self._to_low(x, w_low, b_low), layout, x)
+
+    def _to_high(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Y_high = T_hh(X_high) + U(T_lh(X_low)), where [W_hh; W_lh] is the weight."""
+        w_hh, w_lh = split_channels(weight, x.channel_layout)
+        size = self._out_size(x.high.shape[2:])
+        half_size = low_size(size, self.octave.octave_dims)
+        y_high = self._transposed(kept(x.high), w_hh, bias, size)
+        if not self.exchanges("low_to_high", *x.counts):
+            return y_high
+        from_low = self._transposed(kept(x.low), w_lh, bias if y_high is None else None, half_size)
+        return add(y_high, from_low if from_low is None else upsample(from_low, size))
+
+    def _to_low(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Y_low = T_hl(P(X_high)) + T_ll(X_low), where [W_hl; W_ll] is the weight."""
+        half_size = low_size(self._out_size(x.high.shape[2:]), self.octave.octave_dims)
+        exchanges = self.exchanges("high_to_low", *x.counts)
+        if exchanges and self.groups == 1:
+            return self._transposed(self._both(x), weight, bias, half_size)
+        w_hl, w_ll = split_channels(weight, x.channel_layout)
+        y_low = self._transposed(kept(x.low), w_ll, bias, half_size)
+        if not exchanges:
+            return y_low
+        no_bias_yet = bias if y_low is None else None
+        return add(y_low, self._transposed(self._pooled_high(x), w_hl, no_bias_yet, half_size))
 
     def _depthwise(self, x: OctTensor) -> OctTensor:
-        runs = tuple(count * (self.out_channels // self.in_channels) for count in x.runs)
-        w_high, w_low = cut(self.kernel(), x.runs)
-        b_high, b_low = (None, None) if self.bias is None else cut(self.bias, runs)
+        multiplier = self.out_channels // self.in_channels
+        layout = tuple(count * multiplier for count in x.channel_layout)
+        w_high, w_low = split_channels(self.kernel(), x.channel_layout)
+        b_high, b_low = (None, None) if self.bias is None else split_channels(self.bias, layout)
         size = self._out_size(x.high.shape[2:])
-        y_high = self._sum_transposed(size, b_high, (x.high, w_high, size), groups=x.high.shape[1])
-        half = low_size(size, self.octave_dims)
-        y_low = self._sum_transposed(half, b_low, (x.low, w_low, half), groups=x.low.shape[1])
-        strict = self.strict or x.strict
-        return OctTensor(y_high, y_low, octave_dims=self.octave_dims, strict=strict, runs=runs)
+        y_high = self._transposed(kept(x.high), w_high, b_high, size, x.counts[0])
+        half_size = low_size(size, self.octave.octave_dims)
+        return self._map(
+            y_high, self._transposed(kept(x.low), w_low, b_low, half_size, x.counts[1]), layout, x
+        )
 
-    def _sum_transposed(
-        self, size: Sequence[int], bias: Tensor | None, *paths: Path, groups: int | None = None
-    ) -> Tensor:
-        """Sum of T of (half, weight, reach), cropped to their reach and brought to `size`.
-
-        Paths without channels add 0. They are left out, so that under autocast the sum has its dtype.
-        """
-        groups = self.groups if groups is None else groups
-        total: Tensor | None = None
-        for half, weight, reach in paths:
-            if half.shape[1] == 0 or weight.shape[1] == 0:
-                continue
-            spatial: Any = (self.stride, self.padding, self.output_padding)
-            y = _CONV[len(size)](half, weight, bias, *spatial, groups, self.dilation)
-            y = upsample(y[(..., *(slice(n) for n in reach))], size)
-            bias = None  # once a sum
-            total = y if total is None else total + y
-        if total is None:
-            half, weight, _ = paths[0]
-            return half.new_empty((half.shape[0], weight.shape[1] * groups, *size))
-        return total
+    def _transposed(
+        self, x: Made, weight: Tensor, bias: Tensor | None, size: Sequence[int], groups: int | None = None
+    ) -> Tensor | None:
+        """T(x), cropped to `size`; None where either end has no channels."""
+        if x.value.shape[1] == 0 or weight.shape[1] == 0:
+            return None
+        settings: Any = (self.stride, self.padding, self.output_padding, groups or self.groups)
+        with recompute_in_backward(x):
+            y = _CONV[len(size)](x.value, weight, bias, *settings, self.dilation)
+        return y if y.shape[2:] == size else y[(..., *(slice(n) for n in size))]
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the high output: stride · size along the octave axes, torch's along the others."""

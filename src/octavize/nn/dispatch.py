@@ -5,6 +5,7 @@ A function without a rule gets the dense map, which is exact but slow, and says 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -72,8 +73,9 @@ def _operator(name: str) -> Callable[..., Any]:
     func = getattr(torch.Tensor, name)
 
     def operate(self: Octave, *args: Any) -> Any:
-        if name != "__getitem__" and not all(isinstance(arg, _OPERANDS) for arg in args):
-            return NotImplemented  # let Python ask the other operand, or compare by identity
+        for arg in args:
+            if not isinstance(arg, _OPERANDS) and name != "__getitem__":
+                return NotImplemented  # let Python ask the other operand, or compare by identity
         return apply_rule(func, (self, *args), {}, self.rules)
 
     operate.__name__ = name
@@ -117,50 +119,112 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
     return register
 
 
+def functions_named(names: str) -> tuple[Any, ...]:
+    """Every torch function that goes by these names: in torch, torch.Tensor and torch.nn.functional."""
+    found = []
+    for name in names.split():
+        # `torch.__eq__` would compare modules.
+        homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional)
+        found += [getattr(home, name, None) for home in homes]
+    return tuple(func for func in found if callable(func))  # `torch.float` is no function
+
+
+def in_place_functions_named(names: str) -> tuple[Any, ...]:
+    """The same for the functions that change their first argument: `relu_`, `__iadd__`."""
+    stems = [name.strip("_") for name in names.split()]
+    return functions_named(" ".join([f"{stem}_" for stem in stems] + [f"__i{stem}__" for stem in stems]))
+
+
 def apply_rule(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = RULES
 ) -> Any:
     """Call `func` on octave values: by its rule, or on the dense maps if it has none."""
+    if kwargs and not _RENAMED.isdisjoint(kwargs):
+        args, kwargs = _as_rules_take_them(args, kwargs)
+    rule = rules.get(func)
+    try:
+        result = NotImplemented if rule is None else _by_rule(rule, func, args, kwargs)
+        dense = result is NotImplemented
+        if dense:
+            result = _dense_fallback(func, args, kwargs)
+    except ChangeRefused:
+        if _observed:
+            _tell_observers(func, args, kwargs, None, True)
+        raise
+    if _observed:
+        _tell_observers(func, args, kwargs, result, dense)
+    return result
+
+
+def _by_rule(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return rule(func, *args, **kwargs)
+    except TypeError:
+        if _takes(rule, func, args, kwargs):
+            raise
+        return NotImplemented  # called by a name that the rule does not know
+
+
+def _as_rules_take_them(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call by the names, and at the places, that rules know."""
     kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
     if "condition" not in kwargs:  # of `where`, whose first argument it is
         for name in _BY_POSITION:
             if name in kwargs:
                 args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
-    rule = rules.get(func)
-    try:
-        try:
-            result = NotImplemented if rule is None else rule(func, *args, **kwargs)
-        except TypeError:
-            if rule is None or _takes(rule, func, args, kwargs):
-                raise
-            result = NotImplemented  # called by a name that the rule does not know
-        dense = result is NotImplemented
-        if dense:
-            result = _dense_fallback(func, args, kwargs)
-    except ChangeRefused:
-        for watch in _watchers:
-            watch(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], None, True)
-        raise
-    for watch in _watchers:
-        watch(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], result, dense)
-    return result
+    return args, kwargs
 
 
-Watch = Callable[[str, list[Any], Any, bool], None]
-_watchers: list[Watch] = []
+# ---- observers --------------------------------------------------------------------------------------
+
+
+Observer = Callable[[str, list[Any], Any, bool], None]
+
+
+class _Observers(threading.local):
+    """Those of this thread: another thread's calls are none of their business."""
+
+    def __init__(self) -> None:
+        self.all: list[Observer] = []
+
+
+_observers = _Observers()
+_observed = 0
+"""How many observers there are in all threads: none, nearly always, and then nobody is looked for."""
+_counting = threading.Lock()
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """In here, `watch(function's name, operands, result, dense)` is called for every call on an OctTensor.
+def observe_calls(observer: Observer) -> Iterator[None]:
+    """In here, `observer(function's name, operands, result, dense)` is called for every call on an OctTensor.
 
-    `dense` tells whether it had to be computed on the dense map.
+    `dense` tells whether it had to be computed on the dense map. Calls of other threads are not observed.
     """
-    _watchers.append(watch)
+    _count_observers(1)
+    _observers.all.append(observer)
     try:
         yield
     finally:
-        _watchers.remove(watch)
+        _observers.all.remove(observer)
+        _count_observers(-1)
+
+
+def _count_observers(more: int) -> None:
+    global _observed
+    with _counting:
+        _observed += more
+
+
+def _tell_observers(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, dense: bool
+) -> None:
+    for observer in _observers.all:
+        observer(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], result, dense)
+
+
+# ---- without a rule ---------------------------------------------------------------------------------
 
 
 _IN_PLACE = dict.fromkeys(
@@ -170,13 +234,11 @@ _IN_PLACE = dict.fromkeys(
     if name.endswith("_") and not name.startswith("_") and callable(getattr(home, name))
 )
 _OF_THE_TENSOR_ITSELF = dict.fromkeys(
-    (
-        Tensor.backward,
-        Tensor.register_hook,
-        Tensor.register_post_accumulate_grad_hook,
-        Tensor.retain_grad,
-    )
+    functions_named("backward register_hook register_post_accumulate_grad_hook retain_grad")
+    + functions_named("stride data_ptr storage storage_offset untyped_storage storage_type")
+    + functions_named("is_set_to share_memory_ is_shared")
 )
+"""A dense copy would lose what these set, and its memory is not that of the map."""
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch takes both
 _BY_POSITION = [
     *("input", "tensor", "tensors"),
@@ -184,6 +246,7 @@ _BY_POSITION = [
     *("shape", "dims"),
 ]
 """Names of arguments that rules take by position, as most callers give them."""
+_RENAMED = frozenset([*_NUMPY_NAMES, *_BY_POSITION])
 
 
 def _takes(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -204,9 +267,7 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "leave the layer before it at alpha=0, or drop strict"
         )
     if func in _OF_THE_TENSOR_ITSELF:
-        raise InputError(
-            f"{name} would act on a dense copy, not on this map: call it on its halves, x.high and x.low"
-        )
+        raise InputError(f"{name} is of one tensor, and this map is two: ask its halves, x.high and x.low")
     if func in _IN_PLACE and args and isinstance(args[0], Octave):
         raise ChangeRefused(
             f"{name} cannot change this {type(args[0]).__name__} in place: use {name.rstrip('_')} and keep "

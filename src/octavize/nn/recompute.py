@@ -1,18 +1,17 @@
-"""What autograd keeps for backward: not the pooled halves.
+"""What autograd keeps for backward: the halves that a layer reads, and nothing that it pools from them.
 
-W_hl reads P(X_high), and the gradient of a weight needs what the weight read. But pooling is cheap, and
-X_high is kept anyway, for W_hh and for the pooling itself: so P(X_high) is made again in backward, and so is
-whatever a stride of 2 pools. With that, the maps of an octave layer take the share 1 − ¾α of vanilla's memory
-in training too (paper, Table 1).
+The low output reads [P(X_high), X_low], and the gradient of a weight needs what the weight read. But pooling
+is cheap, and X_high and X_low are kept anyway, for the high output and for the pooling itself: so what was
+pooled and merged from them is made again in backward. With that, the maps of an octave layer take the share
+1 − ¾α of vanilla's memory in training too (paper, Table 1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,33 +27,52 @@ def who_saves() -> Any:
     return internals._autograd._top_saved_tensors_default_hooks(True)
 
 
-@contextmanager
-def made_again(make: Callable[[Tensor], Tensor], *pairs: tuple[Tensor, Tensor]) -> Iterator[None]:
-    """Within, autograd keeps `source` where it would keep `value`, which is `make(source)`.
+class Made(NamedTuple):
+    """A tensor, and how it was made: `value` is `make(*sources)`."""
+
+    value: Tensor
+    make: Callable[..., Tensor]
+    sources: tuple[Tensor, ...]
+
+
+def kept(value: Tensor) -> Made:
+    """A tensor that is kept as it is."""
+    return Made(value, _itself, (value,))
+
+
+def _itself(value: Tensor) -> Tensor:
+    return value
+
+
+def recompute_in_backward(made: Made) -> AbstractContextManager[None]:
+    """Within, autograd keeps the sources of what was made where it would keep the value.
 
     Compilers and transforms decide by themselves what to keep. Hooks that are in force already, such as those
-    of an activation checkpoint or of another `made_again`, are given `source` in the place of `value`: those
-    that copy what they are given copy the larger one.
-
-    Args:
-        pairs: (value, source); of no effect where both are the same tensor.
+    of an activation checkpoint or of another layer, are given the sources in the place of the value: those
+    that copy what they are given copy the larger ones.
     """
-    pairs = tuple((value, source) for value, source in pairs if value is not source)
-    if not pairs or not _free_to_keep():
-        yield
-        return
+    if made.value is made.sources[0] or not _free_to_keep():
+        return nullcontext()
+    return _recomputing(made)
+
+
+@contextmanager
+def _recomputing(made: Made) -> Iterator[None]:
     pack, unpack = who_saves() or (_Kept.now, _Kept.unchanged)
-    known = {value.untyped_storage()._cdata: (value, source) for value, source in pairs}
+    value, make, sources = made
+    storage, layout, dtype = _storage(value), _layout(value), value.dtype
+    del made, value  # what the functions below name lives until backward
 
     def keep(tensor: Tensor) -> Any:
-        found = known.get(tensor.untyped_storage()._cdata)
-        if found is None or _layout(found[0]) != _layout(tensor):
+        if _storage(tensor) != storage or _layout(tensor) != layout:
             return pack(tensor)
-        value, source = found
-        return _Again(partial(unpack, pack(source)), make, value.dtype, tensor.shape)
+        return _Again([pack(source) for source in sources], tensor.shape)
 
     def give(kept: Any) -> Tensor:
-        return kept.made() if isinstance(kept, _Again) else unpack(kept)
+        if not isinstance(kept, _Again):
+            return unpack(kept)
+        # Autocast may have made it in another dtype.
+        return make(*(unpack(source).to(dtype) for source in kept.sources)).view(kept.shape)
 
     with torch.autograd.graph.saved_tensors_hooks(keep, give):
         yield
@@ -62,15 +80,14 @@ def made_again(make: Callable[[Tensor], Tensor], *pairs: tuple[Tensor, Tensor]) 
 
 @dataclass(frozen=True)
 class _Again:
-    """Stands for a tensor of this dtype and shape that is made again from its source."""
+    """Stands for a tensor of this shape that is made again from what was kept of its sources."""
 
-    source: Callable[[], Tensor]
-    make: Callable[[Tensor], Tensor]
-    dtype: torch.dtype
+    sources: list[Any]
     shape: torch.Size
 
-    def made(self) -> Tensor:
-        return self.make(self.source().to(self.dtype)).view(self.shape)  # autocast may have pooled in another
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 @dataclass(frozen=True)

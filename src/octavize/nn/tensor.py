@@ -1,23 +1,31 @@
 """OctTensor: an ordinary (N, C, …) feature map whose low channels are stored at half resolution.
 
 It is a value, not a pair to thread through a network: it has the logical `shape`, and PyTorch functions act
-on it (see `dispatch.py`), each by a rule (see `rules.py`) that says how the function acts on the two halves.
+on it (see `dispatch.py`), each by a rule (see `rules/`) that says how the function acts on the two halves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from octavize.errors import InputError
-from octavize.nn.channels import cut, take, uncut
+from octavize.nn.channels import merge_channels, split_channels, take_channels
 from octavize.nn.dispatch import RULES, Octave
 from octavize.nn.recompute import in_transform, version_of, who_saves
 from octavize.nn.resample import fits, halve, upsample
-from octavize.split import Runs, check_alpha, default_octave_dims, kept_low, low_channels, low_size, places
+from octavize.split import (
+    ChannelLayout,
+    check_alpha,
+    default_octave_dims,
+    locate_channels,
+    low_channels,
+    low_indices_kept,
+    low_size,
+)
 
 # Properties in which the halves agree.
 _SHARED_PROPERTIES = frozenset(
@@ -33,17 +41,18 @@ class OctTensor(Octave):
         low: (N, C_low, *⌈size / 2⌉). A half without channels still carries the size: (N, 0, …).
         octave_dims: how many trailing axes are halved. Default: all in 1-D and 2-D, the two of space in 3-D.
         strict: refuse functions that have no octave rule instead of computing them on the dense map.
-        runs: which channels are low, as alternating counts of high and low channels in logical order.
-            Default `(C_high, C_low)`: the last C_low channels, as in the paper. Concatenation interleaves.
+        channel_layout: which channels are low, as alternating counts of high and low channels in logical
+            order. Default `(C_high, C_low)`: the last C_low channels, as in the paper. Concatenation
+            interleaves.
 
     Raises:
-        InputError: the halves do not belong together (rank, batch, size, dtype, device or runs).
+        InputError: the halves do not belong together (rank, batch, size, dtype, device or layout).
     """
 
     rules = RULES
     high: Tensor
     low: Tensor
-    runs: Runs
+    channel_layout: ChannelLayout
     octave_dims: int
 
     def __init__(
@@ -53,7 +62,7 @@ class OctTensor(Octave):
         *,
         octave_dims: int | None = None,
         strict: bool = False,
-        runs: Runs | None = None,
+        channel_layout: ChannelLayout | None = None,
     ) -> None:
         for name, half in (("high", high), ("low", low)):
             if not isinstance(half, Tensor):
@@ -61,41 +70,30 @@ class OctTensor(Octave):
         if high.dtype != low.dtype and 0 in (high.shape[1], low.shape[1]):
             # A half without channels has no values to convert (autocast leaves it alone): follow the other.
             high, low = (high, low.to(high)) if low.shape[1] == 0 else (high.to(low), low)
+        if octave_dims is None:
+            octave_dims = default_octave_dims(high.dim() - 2)
+        layout = (high.shape[1], low.shape[1]) if channel_layout is None else tuple(channel_layout)
+        _check(high, low, octave_dims, layout)
+        self._set(high, low, layout, octave_dims, strict)
+
+    @classmethod
+    def trusted(
+        cls, high: Tensor, low: Tensor, channel_layout: ChannelLayout, octave_dims: int, strict: bool
+    ) -> OctTensor:
+        """A map of halves that are known to fit, since a layer or a rule of ours has made them: unchecked."""
+        x = cls.__new__(cls)
+        x._set(high, low, channel_layout, octave_dims, strict)
+        return x
+
+    def _set(
+        self, high: Tensor, low: Tensor, channel_layout: ChannelLayout, octave_dims: int, strict: bool
+    ) -> None:
         self.high = high
         self.low = low
-        self.runs = (high.shape[1], low.shape[1]) if runs is None else runs
-        self.octave_dims = default_octave_dims(high.dim() - 2) if octave_dims is None else octave_dims
+        self.channel_layout = channel_layout
+        self.octave_dims = octave_dims
         self.strict = strict
-        self._pooled: tuple[tuple[Any, ...], Tensor] | None = None
-        self._check()
-
-    def _check(self) -> None:
-        high, low = self.high, self.low
-        if high.dim() != low.dim() or not 3 <= high.dim() <= 5:
-            raise InputError(
-                f"high has shape {tuple(high.shape)} and low {tuple(low.shape)}: "
-                "both halves need the same 3 to 5 dimensions (N, C, …)"
-            )
-        if not 1 <= self.octave_dims <= high.dim() - 2:
-            raise InputError(
-                f"octave_dims={self.octave_dims}: a map of {high.dim() - 2} spatial axes has 1 to "
-                f"{high.dim() - 2} to halve"
-            )
-        if high.shape[0] != low.shape[0] or not fits(low.shape[2:], high.shape[2:], self.octave_dims):
-            wanted = (high.shape[0], low.shape[1], *low_size(high.shape[2:], self.octave_dims))
-            raise InputError(
-                f"low has shape {tuple(low.shape)} but high has {tuple(high.shape)}: low must be {wanted}"
-            )
-        if high.dtype != low.dtype or high.device != low.device:
-            raise InputError(
-                f"high is {high.dtype} on {high.device} and low {low.dtype} on {low.device}: move both to one"
-            )
-        counts = (sum(self.runs[::2]), sum(self.runs[1::2]))
-        if counts != (high.shape[1], low.shape[1]) or len(self.runs) % 2 or min(self.runs) < 0:
-            raise InputError(
-                f"runs={self.runs} are not pairs of counts that add up to {high.shape[1]} high and "
-                f"{low.shape[1]} low channels"
-            )
+        self._shared: dict[str, tuple[Any, Tensor]] | None = None
 
     # ---- the way in and the way out -----------------------------------------------------------------
 
@@ -119,7 +117,7 @@ class OctTensor(Octave):
         n_low = low_channels(x.shape[1], check_alpha(alpha))
         if octave_dims is None:
             octave_dims = default_octave_dims(x.dim() - 2)
-        high, low = cut(x, (x.shape[1] - n_low, n_low), dim=1)
+        high, low = split_channels(x, (x.shape[1] - n_low, n_low), dim=1)
         return cls(high, halve(low, octave_dims), octave_dims=octave_dims, strict=strict)
 
     @classmethod
@@ -132,55 +130,80 @@ class OctTensor(Octave):
 
     def to_dense(self) -> Tensor:
         """The logical map (N, C, *size): low up-sampled by nearest (U), channels in logical order."""
-        return uncut(self.high, upsample(self.low, self.high.shape[2:]), self.runs)
+        return merge_channels(self.high, upsample(self.low, self.high.shape[2:]), self.channel_layout)
 
     # ---- what rules and layers build on -------------------------------------------------------------
 
     def like(self, high: Tensor, low: Tensor) -> OctTensor:
-        """New halves (N, C_high, *size) and (N, C_low, *⌈size / 2⌉), same channel order and settings."""
-        if high is self.high and low is self.low:
+        """New halves (N, C_high, *size) and (N, C_low, *⌈size / 2⌉), same channel layout and settings.
+
+        Raises:
+            InputError: the halves do not belong together.
+        """
+        old_high, old_low = self.high, self.low
+        if high is old_high and low is old_low:
             return self  # as torch does, where a cast or a dropout has nothing to do
-        return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=self.runs)
+        if high.shape == old_high.shape and low.shape == old_low.shape and high.dtype == low.dtype:
+            return self.trusted(high, low, self.channel_layout, self.octave_dims, self.strict)
+        settings: dict[str, Any] = {"octave_dims": self.octave_dims, "strict": self.strict}
+        return OctTensor(high, low, channel_layout=self.channel_layout, **settings)
 
     def pooled_high(self) -> Tensor:
         """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
-        # Pooled without gradients, before a change in place or outside of an activation checkpoint, it cannot
-        # serve with, after or inside.
-        if (self.high.is_leaf and self.high.requires_grad) or in_transform():
-            return halve(self.high, self.octave_dims)  # a second backward needs a graph of its own
-        state = (torch.is_grad_enabled(), self.high, version_of(self.high), who_saves())
-        if self._pooled is None or not _same(self._pooled[0], state):
-            self._pooled = (state, halve(self.high, self.octave_dims))
-        return self._pooled[1]
+        return self._once("pooled_high", lambda: halve(self.high, self.octave_dims))
 
-    def forget_pooled(self) -> OctTensor:
-        """Drop the shared P(high), after a change in place."""
-        self._pooled = None
+    def at_low_resolution(self) -> Tensor:
+        """[P(high), low]: all channels in logical order, (N, C, *⌈size / 2⌉). Computed once."""
+        return self._once("at_low_resolution", self._merge_at_low_resolution)
+
+    def _merge_at_low_resolution(self) -> Tensor:
+        return merge_channels(self.pooled_high(), self.low, self.channel_layout)
+
+    def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        # Computed without gradients, before a change in place or outside of an activation checkpoint, it
+        # cannot serve with, after or inside. A second backward through a leaf needs a graph of its own.
+        high, low = self.high, self.low
+        if torch.is_grad_enabled():
+            if in_transform() or any(half.is_leaf and half.requires_grad for half in (high, low)):
+                return compute()
+            state = (high, low, version_of(high), version_of(low), who_saves())
+        else:
+            state = (high, low, version_of(high), version_of(low), False)
+        if self._shared is None:
+            self._shared = {}
+        known = self._shared.get(name)
+        if known is None or not _same(known[0], state):
+            known = self._shared[name] = (state, compute())
+        return known[1]
+
+    def invalidate(self) -> OctTensor:
+        """Drop what was computed once, after a change in place."""
+        self._shared = None
         return self
 
-    def cut(self, values: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-        """Cut per-channel `values` (C entries along `dim`) into those of the high and the low channels."""
-        return cut(values, self.runs, dim)
+    def split_channels(self, values: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+        """Split per-channel `values` (C entries along `dim`) into those of the high and the low channels."""
+        return split_channels(values, self.channel_layout, dim)
 
-    def with_runs(self, runs: Runs) -> OctTensor:
+    def with_layout(self, channel_layout: ChannelLayout) -> OctTensor:
         """The same map with fewer low channels: exact, since up-sampling a low channel changes no value.
 
         Args:
-            runs: which channels are low; each of them must be low already.
+            channel_layout: which channels are low; each of them must be low already.
         """
-        if runs == self.runs:
+        if channel_layout == self.channel_layout:
             return self
-        high, _ = cut(self.to_dense(), runs, dim=1)
-        low = take(self.low, kept_low(self.runs, runs), dim=1)
-        return OctTensor(high, low, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
+        high, _ = split_channels(self.to_dense(), channel_layout, dim=1)
+        low = take_channels(self.low, low_indices_kept(self.channel_layout, channel_layout), dim=1)
+        return self.trusted(high, low, channel_layout, self.octave_dims, self.strict)
 
     def channels(self, channels: Sequence[int]) -> OctTensor | Tensor:
         """The map of some of the channels, in the order given. With no low one among them, a plain tensor."""
-        high, low, runs = places(self.runs, tuple(channels))
+        high, low, layout = locate_channels(self.channel_layout, tuple(channels))
         if not low:
-            return take(self.high, high, dim=1)
-        halves = take(self.high, high, dim=1), take(self.low, low, dim=1)
-        return OctTensor(*halves, octave_dims=self.octave_dims, strict=self.strict, runs=runs)
+            return take_channels(self.high, high, dim=1)
+        halves = take_channels(self.high, high, dim=1), take_channels(self.low, low, dim=1)
+        return self.trusted(*halves, layout, self.octave_dims, self.strict)
 
     def become(self, other: OctTensor | Tensor) -> OctTensor:
         """Take over the values and the split of a map of the same shape, cast to the dtype of this one."""
@@ -188,8 +211,9 @@ class OctTensor(Octave):
             other = OctTensor.all_high(other, octave_dims=self.octave_dims)
         if other.shape != self.shape:
             raise RuntimeError(f"a result of shape {tuple(other.shape)} does not fit into {self!r}")
-        self.high, self.low, self.runs = other.high.to(self.dtype), other.low.to(self.dtype), other.runs
-        return self.forget_pooled()
+        self.high, self.low = other.high.to(self.dtype), other.low.to(self.dtype)
+        self.channel_layout = other.channel_layout
+        return self.invalidate()
 
     # ---- what a tensor is asked ---------------------------------------------------------------------
 
@@ -197,6 +221,12 @@ class OctTensor(Octave):
     def shape(self) -> torch.Size:
         """The logical shape (N, C_high + C_low, *size)."""
         return torch.Size((self.high.shape[0], self.high.shape[1] + self.low.shape[1], *self.high.shape[2:]))
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Number of high and of low channels."""
+        layout = self.channel_layout
+        return layout if len(layout) == 2 else (sum(layout[::2]), sum(layout[1::2]))
 
     def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
@@ -239,10 +269,10 @@ class OctTensor(Octave):
         return getattr(self.high, name) if name in _SHARED_PROPERTIES else super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pooled": None}
+        return {**self.__dict__, "_shared": None}
 
     def __repr__(self) -> str:
-        order = "" if len(self.runs) == 2 else f", runs={self.runs}"
+        order = "" if len(self.channel_layout) == 2 else f", channel_layout={self.channel_layout}"
         return (
             f"OctTensor(shape={tuple(self.shape)}, alpha={self.alpha:.4g}, high={tuple(self.high.shape)}, "
             f"low={tuple(self.low.shape)}{order}, dtype={self.dtype}, device={self.device})"
@@ -250,4 +280,34 @@ class OctTensor(Octave):
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    return a[1] is b[1] and (a[0], *a[2:]) == (b[0], *b[2:])  # tensors compare value by value
+    """Whether two states are of the same tensors, unchanged; tensors would compare value by value."""
+    return a[0] is b[0] and a[1] is b[1] and a[2:] == b[2:]
+
+
+def _check(high: Tensor, low: Tensor, octave_dims: int, layout: ChannelLayout) -> None:
+    """Check halves that a user hands in; for the errors see `OctTensor`."""
+    if high.dim() != low.dim() or not 3 <= high.dim() <= 5:
+        raise InputError(
+            f"high has shape {tuple(high.shape)} and low {tuple(low.shape)}: "
+            "both halves need the same 3 to 5 dimensions (N, C, …)"
+        )
+    if not 1 <= octave_dims <= high.dim() - 2:
+        raise InputError(
+            f"octave_dims={octave_dims}: a map of {high.dim() - 2} spatial axes has 1 to "
+            f"{high.dim() - 2} to halve"
+        )
+    if high.shape[0] != low.shape[0] or not fits(low.shape[2:], high.shape[2:], octave_dims):
+        wanted = (high.shape[0], low.shape[1], *low_size(high.shape[2:], octave_dims))
+        raise InputError(
+            f"low has shape {tuple(low.shape)} but high has {tuple(high.shape)}: low must be {wanted}"
+        )
+    if high.dtype != low.dtype or high.device != low.device:
+        raise InputError(
+            f"high is {high.dtype} on {high.device} and low {low.dtype} on {low.device}: move both to one"
+        )
+    counts = (sum(layout[::2]), sum(layout[1::2]))
+    if counts != (high.shape[1], low.shape[1]) or len(layout) % 2 or min(layout) < 0:
+        raise InputError(
+            f"channel_layout={layout} is not pairs of counts that add up to {high.shape[1]} high and "
+            f"{low.shape[1]} low channels"
+        )

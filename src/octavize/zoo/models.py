@@ -16,7 +16,6 @@ from torch import nn
 
 from octavize.convert.octavize import octavize
 from octavize.errors import InputError, require_extra
-from octavize.geometry import check_exchange
 from octavize.nn.conv import OctConv
 from octavize.split import check_alpha
 
@@ -91,7 +90,7 @@ def create_model(
     octavize(model, recipe.policy(alpha), strict=strict, downsample=downsample, inplace=True)
     for layer in model.modules():
         if isinstance(layer, OctConv):
-            layer.exchange = check_exchange(exchange)
+            layer.become_octave(layer.alpha, strict=strict, downsample=downsample, exchange=exchange)
     return model
 
 

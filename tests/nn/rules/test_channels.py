@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, OctTensor
 from octavize.nn import dispatch as dispatch_module
-from octavize.nn.channels import cut, uncut
-from octavize.nn.rules.channels import ChannelGrid
-from octavize.split import places
+from octavize.nn.channels import merge_channels, split_channels
+from octavize.nn.rules.grid import ChannelGrid
+from octavize.split import locate_channels
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
 
-RUNS = {
+LAYOUTS = {
     "all high": (8, 0),
     "half": (4, 4),
     "a quarter": (6, 2),
     "all low": (0, 8),
     "interleaved": (1, 2, 3, 2),
     "every other": (1, 1) * 4,
-    "many runs": (0, 1, 1, 1, 2, 1, 1, 1),
+    "many layout": (0, 1, 1, 1, 2, 1, 1, 1),
 }
 SIZES = {"even": (4, 6), "odd": (5, 3), "line": (5,), "video": (2, 3, 4)}
 
@@ -138,9 +138,9 @@ def values_of(y: Any) -> list[Tensor]:
     return [dense_of(part) for part in (y if isinstance(y, tuple) else (y,))]
 
 
-def check(call: Callable[[Any], Any], runs: tuple[int, ...], size: tuple[int, ...]) -> None:
+def check(call: Callable[[Any], Any], layout: tuple[int, ...], size: tuple[int, ...]) -> None:
     """Values and gradients of `call` on an OctTensor and on the dense map."""
-    x = make(runs, *size)
+    x = make(layout, *size)
     leaves = [x.high.requires_grad_(), x.low.requires_grad_()]
     got, wanted = values_of(call(x)), values_of(call(dense_of(x)))
     assert len(got) == len(wanted)
@@ -157,35 +157,35 @@ def check(call: Callable[[Any], Any], runs: tuple[int, ...], size: tuple[int, ..
         equal(nothing if a is None else a, nothing if b is None else b)
 
 
-@pytest.mark.parametrize("runs", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("name", EXACT)
-def test_exact_rule(name: str, runs: tuple[int, ...]) -> None:
+def test_exact_rule(name: str, layout: tuple[int, ...]) -> None:
     for where, size in SIZES.items():
         if name == "shuffle: ChannelShuffle" and where != "even":
             continue
-        dispatch_module._announced.update({"unbind"} if runs == (8, 0) else ())
-        check(EXACT[name], runs, size)
+        dispatch_module._announced.update({"unbind"} if layout == (8, 0) else ())
+        check(EXACT[name], layout, size)
 
 
-@pytest.mark.parametrize("runs", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("name", ON_EVEN)
-def test_rule_that_is_exact_on_even_sizes(name: str, runs: tuple[int, ...]) -> None:
+def test_rule_that_is_exact_on_even_sizes(name: str, layout: tuple[int, ...]) -> None:
     for size in ((4, 6), (6,), (3, 2, 4)):
-        check(ON_EVEN[name], runs, size)
+        check(ON_EVEN[name], layout, size)
 
 
 # While torch.compile traces, a tuple of OctTensors does not reach the rules, as a list of them does.
 TRACEABLE = [name for name in EXACT if name not in {f"paths: {n}" for n in TUPLES}]
 
 
-@pytest.mark.parametrize("runs", [(4, 4), (1, 2, 3, 2)])
+@pytest.mark.parametrize("layout", [(4, 4), (1, 2, 3, 2)])
 @pytest.mark.parametrize("name", TRACEABLE)
-def test_compiled(name: str, runs: tuple[int, ...]) -> None:
+def test_compiled(name: str, layout: tuple[int, ...]) -> None:
     torch._dynamo.reset()
-    x = make(runs, 4, 5)
+    x = make(layout, 4, 5)
 
     def run(high: Tensor, low: Tensor) -> list[Tensor]:
-        y = EXACT[name](OctTensor(high, low, runs=runs))
+        y = EXACT[name](OctTensor(high, low, channel_layout=layout))
         return [
             p.to_dense() if isinstance(p, OctTensor) else p for p in (y if isinstance(y, tuple) else (y,))
         ]
@@ -208,7 +208,7 @@ def test_what_a_choice_is() -> None:
     assert isinstance(low, OctTensor)
     assert low.high.shape == (2, 0, 4, 4)
     mixed = make((2, 6), 4, 4)[:, 1:5]
-    assert (mixed.runs, mixed.low.shape) == ((1, 3), (2, 3, 2, 2))
+    assert (mixed.channel_layout, mixed.low.shape) == ((1, 3), (2, 3, 2, 2))
 
 
 def test_a_choice_of_neighbors_is_a_view() -> None:
@@ -280,12 +280,12 @@ def test_wrong_arguments_fail_as_torch_does() -> None:
         F.interpolate(x)
 
 
-@pytest.mark.parametrize("runs", RUNS.values(), ids=RUNS)
-def test_odd_sizes_weigh_every_stored_pixel_alike(runs: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_odd_sizes_weigh_every_stored_pixel_alike(layout: tuple[int, ...]) -> None:
     """The definition of sum and group norm where a low pixel stands for fewer than four."""
-    x = make(runs, 5, 3)
+    x = make(layout, 5, 3)
     stored, used = [], [0, 0]
-    for i, count in enumerate(runs):
+    for i, count in enumerate(layout):
         for _ in range(count):
             stored.append((x.high, x.low)[i % 2][:, used[i % 2]])
             used[i % 2] += 1
@@ -315,13 +315,13 @@ def test_sum_of_whole_numbers_stays_whole() -> None:
         assert torch.equal(x.sum((2, 3)), dense_of(x).sum((2, 3)))
 
 
-@pytest.mark.parametrize("runs", RUNS.values(), ids=RUNS)
-def test_cut_and_uncut_are_inverse(runs: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_split_and_merge_channels_are_inverse(layout: tuple[int, ...]) -> None:
     values = torch.randn(3, 8)
-    high, low = cut(values, runs, 1)
-    assert torch.equal(uncut(high, low, runs), values)
-    is_low = [bool(i % 2) for i, count in enumerate(runs) for _ in range(count)]
+    high, low = split_channels(values, layout, 1)
+    assert torch.equal(merge_channels(high, low, layout), values)
+    is_low = [bool(i % 2) for i, count in enumerate(layout) for _ in range(count)]
     assert torch.equal(high, values[:, [c for c in range(8) if not is_low[c]]])
-    of_high, of_low, chosen = places(runs, range(8))
-    assert (len(of_high), len(of_low)) == (sum(runs[::2]), sum(runs[1::2]))
+    of_high, of_low, chosen = locate_channels(layout, tuple(range(8)))
+    assert (len(of_high), len(of_low)) == (sum(layout[::2]), sum(layout[1::2]))
     assert sum(chosen) == 8

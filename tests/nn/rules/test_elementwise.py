@@ -34,16 +34,16 @@ def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- maps to try every rule on ----------------------------------------------------------------------------
 
 
-def make(runs: tuple[int, ...], *size: int, octave_dims: int | None = None, seed: int = 0) -> OctTensor:
-    """A random map of two images with these runs and spatial size."""
+def make(layout: tuple[int, ...], *size: int, octave_dims: int | None = None, seed: int = 0) -> OctTensor:
+    """A random map of two images with these layout and spatial size."""
     generator = torch.Generator().manual_seed(seed)
     dims = min(len(size), 2) if octave_dims is None else octave_dims
     small = (*size[: len(size) - dims], *((n + 1) // 2 for n in size[len(size) - dims :]))
     high, low = (
         torch.randn(2, channels, *s, generator=generator, dtype=torch.float64)
-        for channels, s in ((sum(runs[::2]), size), (sum(runs[1::2]), small))
+        for channels, s in ((sum(layout[::2]), size), (sum(layout[1::2]), small))
     )
-    return OctTensor(high, low, octave_dims=octave_dims, runs=runs)
+    return OctTensor(high, low, octave_dims=octave_dims, channel_layout=layout)
 
 
 MAPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int | None]] = {
@@ -61,8 +61,8 @@ MAPS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int | None]] = {
 
 
 def map_named(name: str, seed: int = 0) -> OctTensor:
-    runs, size, octave_dims = MAPS[name]
-    return make(runs, *size, octave_dims=octave_dims, seed=seed)
+    layout, size, octave_dims = MAPS[name]
+    return make(layout, *size, octave_dims=octave_dims, seed=seed)
 
 
 def dense_of(x: Any) -> Any:
@@ -73,7 +73,7 @@ def dense_of(x: Any) -> Any:
     for axis in range(x.dim() - x.octave_dims, x.dim()):
         up = repeat_pixels(up, axis, x.high.shape[axis])
     channels, used = [], [0, 0]
-    for i, count in enumerate(x.runs):
+    for i, count in enumerate(x.channel_layout):
         for _ in range(count):
             channels.append((x.high, up)[i % 2][:, used[i % 2]])
             used[i % 2] += 1
@@ -81,7 +81,13 @@ def dense_of(x: Any) -> Any:
 
 
 def copied(x: OctTensor) -> OctTensor:
-    return OctTensor(x.high.clone(), x.low.clone(), octave_dims=x.octave_dims, runs=x.runs, strict=x.strict)
+    return OctTensor(
+        x.high.clone(),
+        x.low.clone(),
+        octave_dims=x.octave_dims,
+        channel_layout=x.channel_layout,
+        strict=x.strict,
+    )
 
 
 def equal(a: Any, b: Any, name: str = "") -> None:
@@ -222,7 +228,7 @@ def test_pointwise(func: Function) -> None:
         x = map_named(where)
         y = call(x, *args)
         assert isinstance(y, OctTensor)
-        assert (y.runs, y.octave_dims) == (x.runs, x.octave_dims)
+        assert (y.channel_layout, y.octave_dims) == (x.channel_layout, x.octave_dims)
         expected = call(dense_of(x), *args)
         assert y.dtype == expected.dtype
         equal(dense_of(y), expected, f"{name}{args} on {where}")
@@ -329,7 +335,7 @@ def test_random_functions_by_their_properties(func: Function) -> None:
         else:
             equal(dense_of(call(x, 0.5, False)), dense_of(x))
             y = call(x, 0.5, True)
-        assert (y.shape, y.runs, y.dtype) == (x.shape, x.runs, x.dtype)
+        assert (y.shape, y.channel_layout, y.dtype) == (x.shape, x.channel_layout, x.dtype)
 
 
 @pytest.mark.parametrize("func", functions(IN_PLACE_RANDOM))
@@ -379,8 +385,8 @@ def operands(x: OctTensor) -> dict[str, Any]:
 def other_split(x: OctTensor) -> OctTensor:
     """A map of the same shape in which the first channel is not low and the last is."""
     c = x.shape[1]
-    runs = (c - 1, 1) if x.runs != (c - 1, 1) else (c - 2, 2)
-    return make(runs, *x.shape[2:], octave_dims=x.octave_dims, seed=9)
+    layout = (c - 1, 1) if x.channel_layout != (c - 1, 1) else (c - 2, 2)
+    return make(layout, *x.shape[2:], octave_dims=x.octave_dims, seed=9)
 
 
 @pytest.mark.parametrize("func", functions(BINARY))
@@ -394,7 +400,7 @@ def test_binary(func: Function) -> None:
                 continue
             y = call(x, other)
             assert isinstance(y, OctTensor), kind
-            assert y.runs == x.runs
+            assert y.channel_layout == x.channel_layout
             equal(dense_of(y), call(dense_of(x), dense_of(other)), f"{name} with {kind} on {where}")
             if TABLE[func][0][0] == "torch" and isinstance(other, Tensor):
                 y = func(other, x)
@@ -524,7 +530,7 @@ def test_masks(func: Function) -> None:
 def stored_channels(x: OctTensor) -> list[Tensor]:
     """The pixels that each channel stores, in logical order: (N, *size of its half)."""
     found, used = [], [0, 0]
-    for i, count in enumerate(x.runs):
+    for i, count in enumerate(x.channel_layout):
         for _ in range(count):
             found.append((x.high, x.low)[i % 2][:, used[i % 2]])
             used[i % 2] += 1
@@ -560,7 +566,7 @@ def test_batch_norm_of_the_stored_pixels(where: str, momentum: float | None) -> 
         equal(norm.running_mean, mean)
         equal(norm.running_var, var)
     assert norm.num_batches_tracked == 2
-    assert y.runs == x.runs
+    assert y.channel_layout == x.channel_layout
     norm.eval()
     equal(dense_of(norm(x)), norm(dense_of(x)))
     equal(norm.running_mean, mean)
@@ -664,11 +670,11 @@ def pool_each_half(f: Function, x: OctTensor, window: tuple[int, int, int]) -> O
     wanted = [(n + 1) // 2 for n in size]
     high = f(x.high, *window) if x.high.shape[1] else x.high.new_zeros(2, 0, *size)
     if x.low.shape[1] == 0:
-        return OctTensor(high, x.low.new_zeros(2, 0, *wanted), runs=x.runs)
+        return OctTensor(high, x.low.new_zeros(2, 0, *wanted), channel_layout=x.channel_layout)
     k, _, padding = window
     if all(n == k and padding == 0 for n in x.shape[2:]):
         low = f(x.low, tuple(x.low.shape[2:]))
-        return OctTensor(high, low, runs=x.runs)
+        return OctTensor(high, low, channel_layout=x.channel_layout)
     low = x.low
     try:
         for axis, n in enumerate(wanted, start=2):  # continued by its last pixel until there are cells enough
@@ -679,18 +685,18 @@ def pool_each_half(f: Function, x: OctTensor, window: tuple[int, int, int]) -> O
     low = f(low, *window, ceil_mode=True)
     for axis, n in enumerate(wanted):
         low = low.narrow(axis + 2, 0, n)
-    return OctTensor(high, low, runs=x.runs)
+    return OctTensor(high, low, channel_layout=x.channel_layout)
 
 
 @pytest.mark.parametrize("kind", POOLS)
-@pytest.mark.parametrize("runs", [(2, 1), (1, 1, 1, 2), (3, 0), (0, 3)])
+@pytest.mark.parametrize("layout", [(2, 1), (1, 1, 1, 2), (3, 0), (0, 3)])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_pooling_by_window(kind: str, runs: tuple[int, ...], window: tuple[int, int, int]) -> None:
+def test_pooling_by_window(kind: str, layout: tuple[int, ...], window: tuple[int, int, int]) -> None:
     dispatch_module._announced.update({f"{kind}_pool1d", f"{kind}_pool2d"})
     kept = 0
     sizes = [*product((1, 2, 3, 4, 5, 8), repeat=2), (1,), (5,), (6,)]
     for size in sizes:
-        x = make(runs, *size)
+        x = make(layout, *size)
         f = POOLS[kind][len(size) - 1]
         try:
             dense = f(dense_of(x), *window)
@@ -821,9 +827,9 @@ def test_nearest_resize_of_a_line(factor: int) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("runs", [(2, 1), (0, 2), (2, 0), (1, 1, 1, 1)])
-def test_resize_of_each_half_at_its_own_resolution(kwargs: dict[str, Any], runs: tuple[int, ...]) -> None:
-    x = make(runs, 6, 5)
+@pytest.mark.parametrize("layout", [(2, 1), (0, 2), (2, 0), (1, 1, 1, 1)])
+def test_resize_of_each_half_at_its_own_resolution(kwargs: dict[str, Any], layout: tuple[int, ...]) -> None:
+    x = make(layout, 6, 5)
     y = F.interpolate(x, **kwargs)
     dense = F.interpolate(dense_of(x), **kwargs)
     assert isinstance(y, OctTensor)
@@ -846,31 +852,31 @@ def test_resize_of_video_in_space() -> None:
     equal(dense_of(nn.Upsample(scale_factor=2)(x)), nn.Upsample(scale_factor=2)(dense_of(x)))
 
 
-@pytest.mark.parametrize("runs", [(2, 1), (0, 2), (2, 0), (1, 1, 1, 1)])
+@pytest.mark.parametrize("layout", [(2, 1), (0, 2), (2, 0), (1, 1, 1, 1)])
 @pytest.mark.parametrize("pads", [(2, 2, 2, 2), (0, 2), (4, 0, 2, 6), (0, 0, 0, 0)])
-def test_even_padding_of_even_sizes_is_exact(runs: tuple[int, ...], pads: tuple[int, ...]) -> None:
-    x = make(runs, 4, 6)
+def test_even_padding_of_even_sizes_is_exact(layout: tuple[int, ...], pads: tuple[int, ...]) -> None:
+    x = make(layout, 4, 6)
     for value in (0.0, -2.5):
         equal(dense_of(F.pad(x, pads, value=value)), F.pad(dense_of(x), pads, value=value))
 
 
 @pytest.mark.parametrize("mode", ["constant", "replicate", "reflect", "circular"])
-@pytest.mark.parametrize("runs", [(2, 1), (0, 2), (2, 0)])
-def test_padding_of_each_half(mode: str, runs: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("layout", [(2, 1), (0, 2), (2, 0)])
+def test_padding_of_each_half(mode: str, layout: tuple[int, ...]) -> None:
     sizes = [(4, 4), (5, 7), (4, 6), (8, 3)]
     all_pads = [(1, 1, 1, 1), (0, 1, 0, 1), (2, 2, 2, 2), (2, 1, 0, 2)]
     dispatch_module._announced.add("pad")
     for size, pads in product(sizes, all_pads):
-        x = make(runs, *size)
+        x = make(layout, *size)
         dense = F.pad(dense_of(x), pads, mode=mode)
         y = F.pad(x, pads, mode=mode)
         assert y.shape == dense.shape
         if not isinstance(y, OctTensor):
             equal(y, dense)
             continue
-        if runs[0]:
+        if layout[0]:
             equal(y.high, F.pad(x.high, pads, mode=mode))
-        if runs[1]:
+        if layout[1]:
             left, top = pads[0] // 2, pads[2] // 2
             inside = y.low[:, :, top : top + x.low.shape[2], left : left + x.low.shape[3]]
             equal(inside, x.low)
@@ -1025,7 +1031,7 @@ def test_concatenation_over_channels_is_exact(func: Function) -> None:
             assert isinstance(y, OctTensor)
             equal(dense_of(y), torch.cat([dense_of(m) for m in many], 1))
             equal(y.to_dense(), dense_of(y))
-    assert func(maps, dim=1).runs == (2, 3, 1, 1, 1, 2)
+    assert func(maps, dim=1).channel_layout == (2, 3, 1, 1, 1, 2)
 
 
 def test_concatenation_over_the_batch() -> None:
@@ -1095,7 +1101,7 @@ def test_vanilla_convolution_reads_the_dense_map_quietly() -> None:
     """A layer left vanilla is exact; the plan names it, so it is neither announced nor refused."""
     for layer in (nn.Conv2d(6, 2, 3, 2, padding_mode="reflect", padding=1), nn.ConvTranspose2d(6, 2, 2, 2)):
         x = make((1, 1, 2, 2), 5, 4)
-        strict = OctTensor(x.high, x.low, runs=x.runs, strict=True)
+        strict = OctTensor(x.high, x.low, channel_layout=x.channel_layout, strict=True)
         layer = layer.double()
         if isinstance(layer, nn.ConvTranspose2d):
             equal(layer(strict), layer(dense_of(x)))

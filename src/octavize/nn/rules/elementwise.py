@@ -1,7 +1,8 @@
 """How PyTorch functions act on the two halves of an OctTensor: one short rule a family.
 
-Here are the rules that leave space and the order of channels alone; `spatial_rules.py` has pooling, resizing,
-padding and reduction, `channel_rules.py` slices, concatenation and shuffles.
+Here are the rules that leave space and the order of channels alone. `norm.py` has those with parameters a
+channel, `spatial.py` pooling, resizing, padding and reduction, `channels.py` slices and concatenation, and
+`grid.py` shuffles and sums of paths.
 
 The law of every rule: `rule(x).to_dense()` equals the function on `x.to_dense()`. It holds exactly where the
 function commutes with nearest up-sampling; where it does not (pooling, resizing, statistics over odd sizes),
@@ -15,31 +16,20 @@ from functools import reduce
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from octavize.nn.channels import uncut
-from octavize.nn.dispatch import ChangeRefused, Octave, apply_rule, oct_rule
+from octavize.nn.dispatch import (
+    ChangeRefused,
+    Octave,
+    apply_rule,
+    functions_named,
+    in_place_functions_named,
+    oct_rule,
+)
 from octavize.nn.tensor import OctTensor
-from octavize.split import common_runs
+from octavize.split import common_layout
 
 Function = Callable[..., Any]
-
-
-def named(names: str) -> tuple[Function, ...]:
-    """Every torch function that goes by these names: in torch, torch.Tensor and torch.nn.functional."""
-    found = []
-    for name in names.split():
-        # `torch.__eq__` would compare modules.
-        homes = (torch.Tensor,) if name.startswith("__") else (torch, torch.Tensor, F)
-        found += [getattr(home, name, None) for home in homes]
-    return tuple(func for func in found if callable(func))  # `torch.float` is no function
-
-
-def named_in_place(names: str) -> tuple[Function, ...]:
-    """The same for the functions that change their first argument: `relu_`, `__iadd__`."""
-    stems = [name.strip("_") for name in names.split()]
-    return named(" ".join([f"{stem}_" for stem in stems] + [f"__i{stem}__" for stem in stems]))
 
 
 # ---- pointwise ------------------------------------------------------------------------------------------
@@ -56,23 +46,28 @@ POINTWISE = """
 """
 
 
-@oct_rule(*named(POINTWISE), *named("__neg__ __abs__ __invert__"))
+_NOT_IN_PLACE = {"inplace": False}  # torch's modules say so at every call
+
+
+@oct_rule(*functions_named(POINTWISE), *functions_named("__neg__ __abs__ __invert__"))
 def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     """Functions of one value at a time (also dropout, casts and copies): on each half. Exact.
 
     A bound or threshold a channel, as in `clamp(x, min=(C, 1, 1))`, is cut at the split.
     """
+    if not args and (not kwargs or kwargs == _NOT_IN_PLACE) and isinstance(x, OctTensor):  # the short way
+        return x.like(func(x.high, **kwargs), func(x.low, **kwargs))
     halves = _arguments_of_halves(x, args, kwargs)
     if halves is None:
         return NotImplemented
     (args_high, kwargs_high), (args_low, kwargs_low) = halves
     y = x.like(func(x.high, *args_high, **kwargs_high), func(x.low, *args_low, **kwargs_low))
     if kwargs.get("inplace") or any(arg is True for arg in args):  # `relu(x, inplace=True)` changes x too
-        x.forget_pooled()
+        x.invalidate()
     return y
 
 
-@oct_rule(*named_in_place(POINTWISE))
+@oct_rule(*in_place_functions_named(POINTWISE))
 def pointwise_in_place(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     """The same, changing the halves themselves, and with them every holder of this OctTensor."""
     halves = _arguments_of_halves(x, args, kwargs)
@@ -81,7 +76,7 @@ def pointwise_in_place(func: Function, x: OctTensor, *args: Any, **kwargs: Any) 
     (args_high, kwargs_high), (args_low, kwargs_low) = halves
     func(x.high, *args_high, **kwargs_high)
     func(x.low, *args_low, **kwargs_low)
-    return x.forget_pooled()
+    return x.invalidate()
 
 
 def _arguments_of_halves(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -102,7 +97,7 @@ def _cannot_change() -> ChangeRefused:
     )
 
 
-@oct_rule(*named("to type type_as"))
+@oct_rule(*functions_named("to type type_as"))
 def cast(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Casts and moves of both halves, also to the dtype and device of another map. Exact."""
     args = tuple(arg.high if isinstance(arg, OctTensor) else arg for arg in args)
@@ -126,7 +121,7 @@ BINARY = """
 TERNARY = "addcmul addcdiv lerp where masked_fill"
 
 
-@oct_rule(*named(BINARY), *named(TERNARY))
+@oct_rule(*functions_named(BINARY), *functions_named(TERNARY))
 def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
     """Arithmetic and comparison of two or three operands, as a residual sum or an attention gate. Exact.
 
@@ -137,14 +132,19 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
       the official squeeze-and-excitation.
     * A dense map: left to the dense fallback.
     """
+    if len(operands) == 2 and not kwargs and _agree(*operands):  # the short way
+        x, y = operands
+        return (y if y.strict else x).like(func(x.high, y.high), func(x.low, y.low))
     names, values = list(kwargs), [*operands, *kwargs.values()]
     maps = [value for value in values if isinstance(value, OctTensor)]
     x = maps[0]
-    if any(y.runs != x.runs for y in maps[1:]) and all(y.shape == x.shape for y in maps[1:]):
-        runs = reduce(common_runs, [y.runs for y in maps])
-        if sum(runs[1::2]) == 0:
+    if any(y.channel_layout != x.channel_layout for y in maps[1:]) and all(
+        y.shape == x.shape for y in maps[1:]
+    ):
+        layout = reduce(common_layout, [y.channel_layout for y in maps])
+        if sum(layout[1::2]) == 0:
             return NotImplemented
-        values = [value.with_runs(runs) if isinstance(value, OctTensor) else value for value in values]
+        values = [value.with_layout(layout) if isinstance(value, OctTensor) else value for value in values]
         x = next(value for value in values if isinstance(value, OctTensor))
     halves = [_operand_halves(value, x) for value in values]
     results = []
@@ -155,13 +155,24 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
         named_parts = dict(zip(names, parts[len(operands) :], strict=True))
         results.append(func(*parts[: len(operands)], **named_parts))
     strict = any(y.strict for y in maps)
-    return OctTensor(*results, octave_dims=x.octave_dims, strict=strict, runs=x.runs)
+    return OctTensor(*results, octave_dims=x.octave_dims, strict=strict, channel_layout=x.channel_layout)
+
+
+def _agree(x: Any, y: Any) -> bool:
+    """Whether both are maps of one size whose halves hold the same channels."""
+    return (
+        isinstance(x, OctTensor)
+        and isinstance(y, OctTensor)
+        and x.channel_layout == y.channel_layout
+        and x.high.shape == y.high.shape
+        and x.octave_dims == y.octave_dims
+    )
 
 
 IN_PLACE = "add sub mul div true_divide pow"
 
 
-@oct_rule(*named_in_place(IN_PLACE))
+@oct_rule(*in_place_functions_named(IN_PLACE))
 def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
     """The same, changing `x` itself: its halves, or, by an operand of another split, what its halves are."""
     if not isinstance(x, OctTensor):
@@ -171,10 +182,10 @@ def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: An
         return x.become(apply_rule(_OUT_OF_PLACE[func], (x, other, *args), kwargs))
     func(x.high, halves[0], *args, **kwargs)
     func(x.low, halves[1], *args, **kwargs)
-    return x.forget_pooled()
+    return x.invalidate()
 
 
-@oct_rule(*named("__iadd__ __isub__ __imul__ __itruediv__"))
+@oct_rule(*functions_named("__iadd__ __isub__ __imul__ __itruediv__"))
 def augmented_assignment(func: Function, x: Any, other: Any) -> Any:
     """`x += y`: in place where the splits agree, otherwise as `x = x + y`, which Python allows."""
     if isinstance(x, OctTensor) and _operand_halves(other, x) is None:
@@ -202,7 +213,11 @@ def expand_as(func: Function, x: Any, other: Any) -> Any:
 def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
     """What an operand contributes to each half of `x`; None if it has to meet the dense map."""
     if isinstance(value, OctTensor):
-        same = value.shape[2:] == x.shape[2:] and value.octave_dims == x.octave_dims and value.runs == x.runs
+        same = (
+            value.shape[2:] == x.shape[2:]
+            and value.octave_dims == x.octave_dims
+            and value.channel_layout == x.channel_layout
+        )
         return (value.high, value.low) if same else None
     if isinstance(value, Octave):
         return None
@@ -215,86 +230,14 @@ def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
         return None
     if shape[1] == 1:
         return value, value
-    return x.cut(value, dim=1 - x.dim()) if shape[1] == x.shape[1] else None
-
-
-# ---- parameters a channel -------------------------------------------------------------------------------
-
-
-@oct_rule(F.batch_norm)
-def batch_norm(
-    func: Function,
-    x: OctTensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> OctTensor:
-    """Batch norm of each half with its share of parameters and running statistics.
-
-    Statistics are those of the pixels a half stores, as in the official code. On even sizes mean and
-    (biased) variance are those of the dense map; the running variance has the n/(n−1) of its smaller n.
-    """
-    return _norm(func, x, (running_mean, running_var, weight, bias), training, momentum, eps)
-
-
-@oct_rule(F.instance_norm)
-def instance_norm(
-    func: Function,
-    x: OctTensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> OctTensor:
-    """Instance norm of each half, by the statistics of the pixels it stores. Exact on even sizes."""
-    return _norm(func, x, (running_mean, running_var, weight, bias), use_input_stats, momentum, eps)
-
-
-def _norm(
-    func: Function,
-    x: OctTensor,
-    per_channel: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    measures: bool,
-    momentum: float,
-    eps: float,
-) -> OctTensor:
-    """Normalize each half by (running mean, running variance, weight, bias), all (C,), cut at the split."""
-    parts = [(None, None) if p is None else x.cut(p) for p in per_channel]
-    high, low = (
-        half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), measures, momentum, eps)
-        for i, half in enumerate((x.high, x.low))
-    )
-    if measures and len(x.runs) > 2:
-        # The parts of an interleaved map are copies: carry the updated statistics back.
-        for statistic, (of_high, of_low) in zip(per_channel[:2], parts[:2], strict=True):
-            if statistic is not None and of_high is not None and of_low is not None:
-                statistic.copy_(uncut(of_high, of_low, x.runs, dim=0))
-    return x.like(high, low)
-
-
-@oct_rule(*named("prelu"))
-def prelu(func: Function, x: OctTensor, weight: Tensor) -> OctTensor:
-    """PReLU with its slopes cut at the split. Exact."""
-    slopes = (weight, weight) if weight.numel() == 1 else x.cut(weight)
-    high, low = (
-        half if half.shape[1] == 0 else func(half, slope)
-        for half, slope in zip((x.high, x.low), slopes, strict=True)
-    )
-    return x.like(high, low)
+    return x.split_channels(value, dim=1 - x.dim()) if shape[1] == x.shape[1] else None
 
 
 # ---- the way out, and questions --------------------------------------------------------------------------
 
 
 @oct_rule(
-    *named("flatten conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
+    *functions_named("flatten conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
 )
 def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
     """The ways out: the function on the dense map. Exact.
@@ -308,15 +251,15 @@ def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @oct_rule(
-    *named("is_floating_point is_complex element_size get_device is_pinned"),
-    *named("new_empty new_zeros new_ones new_full new_tensor"),
+    *functions_named("is_floating_point is_complex element_size get_device is_pinned"),
+    *functions_named("new_empty new_zeros new_ones new_full new_tensor"),
 )
 def ask_high(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     """Questions both halves answer alike, and new plain tensors of the same dtype and device."""
     return func(x.high, *args, **kwargs)
 
 
-@oct_rule(*named("is_contiguous"))
+@oct_rule(*functions_named("is_contiguous"))
 def is_contiguous(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> bool:
     """Whether both halves are."""
     return func(x.high, *args, **kwargs) and func(x.low, *args, **kwargs)

@@ -1,6 +1,6 @@
 """Rules that change space: pooling, resizing, padding, and reduction to a plain tensor.
 
-They follow the law of `rules.py`. None of them commutes with up-sampling in general, so each docstring
+They follow the law of `elementwise.py`. None of them commutes with up-sampling in general, so each docstring
 defines its result: the function on each half at its own resolution, the low half kept at ⌈size / 2⌉.
 """
 
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavize.nn.channels import uncut
-from octavize.nn.dispatch import oct_rule
+from octavize.nn.channels import merge_channels
+from octavize.nn.dispatch import functions_named, oct_rule
 from octavize.nn.resample import pad_any
-from octavize.nn.rules.elementwise import Function, named
+from octavize.nn.rules.elementwise import Function
 from octavize.nn.tensor import OctTensor
 from octavize.split import low_size
 
@@ -28,10 +28,10 @@ def _windows(x: OctTensor, value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,) * (x.dim() - 2)
 
 
-MAX_POOL = named("max_pool1d max_pool2d max_pool3d")
+MAX_POOL = functions_named("max_pool1d max_pool2d max_pool3d")
 
 
-@oct_rule(*MAX_POOL, *named("avg_pool1d avg_pool2d avg_pool3d"))
+@oct_rule(*MAX_POOL, *functions_named("avg_pool1d avg_pool2d avg_pool3d"))
 def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
     """Max- and average-pooling: the same window on each half, at its own resolution (official code).
 
@@ -163,10 +163,10 @@ def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant"
 def _reduce(x: OctTensor, reduce: Callable[[Tensor], Tensor], share: float = 1) -> Tensor:
     """Reduce both halves, low times `share`, and join them into a dense (N, C, …) in logical order."""
     low = reduce(x.low)
-    return uncut(reduce(x.high), low if share == 1 else low * share, x.runs)
+    return merge_channels(reduce(x.high), low if share == 1 else low * share, x.channel_layout)
 
 
-@oct_rule(*named("mean sum amax amin"))
+@oct_rule(*functions_named("mean sum amax amin"))
 def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
     """Mean, sum, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
 
@@ -177,7 +177,7 @@ def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = 
     dims = {d % x.dim() for d in asked}
     if not set(range(x.dim() - x.octave_dims, x.dim())) <= dims:
         return NotImplemented
-    weighs = func in named("sum")
+    weighs = func in functions_named("sum")
     if weighs and not x.dtype.is_floating_point:  # counts stay whole numbers
         return NotImplemented
     space, rest = sorted(dims - {0, 1}), sorted(dims & {0, 1})
@@ -207,38 +207,6 @@ def norm(
 def _pixels_a_stored_one(x: OctTensor) -> float:
     """How many pixels of the image a pixel of the low half stands for: 4 on even sizes."""
     return math.prod(x.high.shape[2:]) / math.prod(x.low.shape[2:])
-
-
-@oct_rule(F.group_norm)
-def group_norm(
-    func: Function,
-    x: OctTensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Any:
-    """Group norm by the statistics of the pixels that are stored, every channel weighing the same.
-
-    Exact on even sizes. Groups may mix high and low channels.
-    """
-    n, c = x.shape[:2]
-    if c % num_groups:
-        return func(x.high, num_groups)  # torch's own error
-    space, dtype = tuple(range(2, x.dim())), x.dtype
-    if dtype in (torch.float16, torch.bfloat16):  # torch too computes the statistics in float32
-        x = x.float()
-
-    def of_groups(values: Tensor) -> Tensor:
-        """The mean over the channels of a group, for each of them: (N, C, 1, 1)."""
-        grouped = values.view(n, num_groups, c // num_groups, *values.shape[2:])
-        return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(values.shape)
-
-    x = x.sub(of_groups(x.mean(space, keepdim=True)))
-    scale = (of_groups(x.square().mean(space, keepdim=True)) + eps).rsqrt()
-    per_channel = (c, *[1] * len(space))
-    x = x.mul(scale if weight is None else scale * weight.view(per_channel))
-    return (x if bias is None else x.add(bias.view(per_channel))).to(dtype)
 
 
 @oct_rule(

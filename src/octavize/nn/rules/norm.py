@@ -1,0 +1,118 @@
+"""Rules of normalization, and of other parameters a channel: each half with its share of them.
+
+They follow the law of `elementwise.py`. Statistics are those of the pixels that a half stores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavize.nn.channels import merge_channels
+from octavize.nn.dispatch import functions_named, oct_rule
+from octavize.nn.rules.elementwise import Function
+from octavize.nn.tensor import OctTensor
+
+
+@oct_rule(F.batch_norm)
+def batch_norm(
+    func: Function,
+    x: OctTensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> OctTensor:
+    """Batch norm of each half with its share of parameters and running statistics.
+
+    Statistics are those of the pixels a half stores, as in the official code. On even sizes mean and
+    (biased) variance are those of the dense map; the running variance has the n/(n−1) of its smaller n.
+    """
+    return _norm(func, x, (running_mean, running_var, weight, bias), training, momentum, eps)
+
+
+@oct_rule(F.instance_norm)
+def instance_norm(
+    func: Function,
+    x: OctTensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> OctTensor:
+    """Instance norm of each half, by the statistics of the pixels it stores. Exact on even sizes."""
+    return _norm(func, x, (running_mean, running_var, weight, bias), use_input_stats, momentum, eps)
+
+
+def _norm(
+    func: Function,
+    x: OctTensor,
+    per_channel: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    measures: bool,
+    momentum: float,
+    eps: float,
+) -> OctTensor:
+    """Normalize each half by (running mean, running variance, weight, bias), all (C,), cut at the split."""
+    parts = [(None, None) if p is None else x.split_channels(p) for p in per_channel]
+    high, low = (
+        half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), measures, momentum, eps)
+        for i, half in enumerate((x.high, x.low))
+    )
+    if measures and len(x.channel_layout) > 2:
+        # The parts of an interleaved map are copies: carry the updated statistics back.
+        for statistic, (of_high, of_low) in zip(per_channel[:2], parts[:2], strict=True):
+            if statistic is not None and of_high is not None and of_low is not None:
+                statistic.copy_(merge_channels(of_high, of_low, x.channel_layout, dim=0))
+    return x.like(high, low)
+
+
+@oct_rule(*functions_named("prelu"))
+def prelu(func: Function, x: OctTensor, weight: Tensor) -> OctTensor:
+    """PReLU with its slopes cut at the split. Exact."""
+    slopes = (weight, weight) if weight.numel() == 1 else x.split_channels(weight)
+    high, low = (
+        half if half.shape[1] == 0 else func(half, slope)
+        for half, slope in zip((x.high, x.low), slopes, strict=True)
+    )
+    return x.like(high, low)
+
+
+@oct_rule(F.group_norm)
+def group_norm(
+    func: Function,
+    x: OctTensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    """Group norm by the statistics of the pixels that are stored, every channel weighing the same.
+
+    Exact on even sizes. Groups may mix high and low channels.
+    """
+    n, c = x.shape[:2]
+    if c % num_groups:
+        return func(x.high, num_groups)  # torch's own error
+    space, dtype = tuple(range(2, x.dim())), x.dtype
+    if dtype in (torch.float16, torch.bfloat16):  # torch too computes the statistics in float32
+        x = x.float()
+
+    def of_groups(values: Tensor) -> Tensor:
+        """The mean over the channels of a group, for each of them: (N, C, 1, 1)."""
+        grouped = values.view(n, num_groups, c // num_groups, *values.shape[2:])
+        return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(values.shape)
+
+    x = x.sub(of_groups(x.mean(space, keepdim=True)))
+    scale = (of_groups(x.square().mean(space, keepdim=True)) + eps).rsqrt()
+    per_channel = (c, *[1] * len(space))
+    x = x.mul(scale if weight is None else scale * weight.view(per_channel))
+    return (x if bias is None else x.add(bias.view(per_channel))).to(dtype)

@@ -1,4 +1,4 @@
-"""Which convolutions can be octave, in numbers alone: no framework is asked.
+"""Which convolutions can be octave, and what follows for them, in numbers alone: no framework is asked.
 
 An octave layer must map size to ⌈size / stride⌉, or stride · size if it is transposed, along each octave axis
 for every size: otherwise the halves drift apart.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from octavize.errors import InputError
+from octavize.split import ChannelLayout, check_alpha, default_octave_dims, low_channels
 
 DOWNSAMPLE = ("pool", "stride")
 EXCHANGE = ("both", "low_to_high", "high_to_low", "none")
@@ -90,3 +91,66 @@ class Geometry:
                     "so its halves would drift apart"
                 )
         return None
+
+
+@dataclass(frozen=True)
+class OctaveSettings:
+    """What an octave layer has beyond a vanilla one, and what follows from it, counted once."""
+
+    alpha: float
+    octave_dims: int
+    strict: bool
+    downsample: str
+    exchange: str
+    depthwise: bool
+    keeps_size: bool
+    out_layout: ChannelLayout  # high and low channels of the output, unless depthwise
+    factors: tuple[int, ...]  # the stride along the octave axes, and 1 along the others: what is pooled
+    stride: tuple[int, ...]  # the stride along the other axes (time), and 1 along the octave axes
+    halves: bool  # all octave axes have a stride of 2
+
+    @classmethod
+    def of(
+        cls,
+        geometry: Geometry,
+        *,
+        alpha: float = 0.5,
+        octave_dims: int | None = None,
+        strict: bool = False,
+        downsample: str = "pool",
+        exchange: str = "both",
+    ) -> OctaveSettings:
+        """The settings of a layer of this geometry.
+
+        Raises:
+            InputError: a value out of range, or a geometry that cannot keep the size of both halves.
+        """
+        spatial = len(geometry.kernel_size)
+        dims = default_octave_dims(spatial) if octave_dims is None else octave_dims
+        if not 1 <= dims <= spatial:
+            raise InputError(
+                f"octave_dims={octave_dims}: a {spatial}-D layer has 1 to {spatial} axes to halve"
+            )
+        alpha, problem = check_alpha(alpha), geometry.problem(dims)
+        if problem is not None and alpha > 0:
+            raise InputError(problem)
+        low_out = low_channels(geometry.out_channels, alpha, geometry.groups)
+        along_octave, along_others = geometry.stride[-dims:], geometry.stride[:-dims]
+        return cls(
+            alpha=alpha,
+            octave_dims=dims,
+            strict=strict,
+            downsample=check_downsample(downsample),
+            exchange=check_exchange(exchange),
+            depthwise=geometry.depthwise,
+            keeps_size=problem is None,
+            out_layout=(geometry.out_channels - low_out, low_out),
+            factors=(*[1] * len(along_others), *along_octave),
+            stride=(*along_others, *[1] * dims),
+            halves=all(stride == 2 for stride in along_octave),
+        )
+
+    def exchanges(self, path: str, high_in: int, low_in: int) -> bool:
+        """Whether the layer has this path, `low_to_high` or `high_to_low`, for so many channels of input."""
+        # Where the layer splits or merges, a half would be lost without it.
+        return self.exchange in ("both", path) or 0 in (high_in, low_in, *self.out_layout)

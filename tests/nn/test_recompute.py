@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-import octavize.nn.conv
+import octavize.nn.recompute
 from octavize import OctConv1d, OctConv2d, OctConv3d, OctTensor, create_model
 from octavize.bench.profile import count_activation_bytes
 
@@ -42,7 +41,7 @@ def test_gradients_are_those_of_keeping(settings: Any, monkeypatch: pytest.Monke
     layer, x = layer_and_map(**settings)
     found = gradients(layer, x, layer)
     under_checkpoint = gradients(layer, x, lambda x: checkpoint(layer, x, use_reentrant=False))
-    monkeypatch.setattr(octavize.nn.conv, "recompute_in_backward", lambda *_: nullcontext())
+    monkeypatch.setattr(octavize.nn.recompute, "_free_to_keep", lambda: False)
     layer, x = layer_and_map(**settings)
     for kept, *others in zip(gradients(layer, x, layer), found, under_checkpoint, strict=True):
         for other in others:
@@ -61,7 +60,7 @@ def test_gradients_of_a_strided_1d_layer(size: int, monkeypatch: pytest.MonkeyPa
         return list(torch.autograd.grad((y.high**2).sum() + (y.low**3).sum(), [x, layer.weight]))
 
     found = run()
-    monkeypatch.setattr(octavize.nn.conv, "recompute_in_backward", lambda *_: nullcontext())
+    monkeypatch.setattr(octavize.nn.recompute, "_free_to_keep", lambda: False)
     for kept, other in zip(run(), found, strict=True):
         assert torch.equal(kept, other)
 
@@ -123,7 +122,7 @@ def test_autocast(kind: Any, stride: int, monkeypatch: pytest.MonkeyPatch) -> No
         return list(torch.autograd.grad(y.high.float().sum() + y.low.float().sum(), [x, *weights]))
 
     found = run()
-    monkeypatch.setattr(octavize.nn.conv, "recompute_in_backward", lambda *_: nullcontext())
+    monkeypatch.setattr(octavize.nn.recompute, "_free_to_keep", lambda: False)
     for kept, other in zip(run(), found, strict=True):
         assert torch.equal(kept, other)
 

@@ -200,7 +200,7 @@ def _paths(to: FrozenOctConv, layer: OctConv, weight: Tensor, bias: Tensor | Non
         if w.shape[0] == 0 or halves[source] == 0:
             continue
         exchange = {"lh": "low_to_high", "hl": "high_to_low"}.get(path)
-        if exchange is not None and not layer.exchanges(exchange, halves["h"], halves["l"]):
+        if exchange is not None and not layer.octave.exchanges(exchange, halves["h"], halves["l"]):
             continue
         kept = layer.stride[: -layer.octave_dims]
         stride = layer.stride if path == "hh" and to.strided_high else (*kept, *[1] * layer.octave_dims)

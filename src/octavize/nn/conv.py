@@ -23,7 +23,6 @@ the path of W_lh, of W_hl, or both (the paper's Table 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,39 +32,21 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from octavize.errors import InputError
-from octavize.geometry import Geometry, check_downsample, check_exchange
+from octavize.geometry import Geometry, OctaveSettings
 from octavize.nn.channels import merge_channels, split_channels
-from octavize.nn.recompute import Made, kept, recompute_in_backward
+from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import (
     ChannelLayout,
     check_alpha,
     default_octave_dims,
-    low_channels,
     low_size,
     with_low_divisible,
 )
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Size = int | tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class OctaveSettings:
-    """What an octave layer has beyond torch's, and what follows from it, counted once."""
-
-    alpha: float
-    octave_dims: int
-    strict: bool
-    downsample: str
-    exchange: str
-    depthwise: bool
-    keeps_size: bool
-    out_layout: ChannelLayout  # of the output, unless depthwise
-    factors: tuple[int, ...]  # the stride along the octave axes, and 1 along the others: what is pooled
-    stride: tuple[int, ...]  # the stride along the other axes (time), and 1 along the octave axes
-    halves: bool  # all octave axes have a stride of 2
 
 
 class OctConv(_ConvNd):
@@ -112,38 +93,12 @@ class OctConv(_ConvNd):
             alpha, octave_dims, strict, downsample, exchange: None keeps what the layer has; one that is
                 becoming octave gets the defaults of `OctConv2d`.
         """
-        spatial, before = len(self.kernel_size), self.__dict__.get("octave")
-
-        def chosen(name: str, value: Any, default: Any) -> Any:
-            return value if value is not None else default if before is None else getattr(before, name)
-
-        alpha, dims = (
-            chosen("alpha", alpha, 0.5),
-            chosen("octave_dims", octave_dims, default_octave_dims(spatial)),
-        )
-        if not 1 <= dims <= spatial:
-            raise InputError(
-                f"octave_dims={octave_dims}: a {spatial}-D layer has 1 to {spatial} axes to halve"
-            )
-        alpha, geometry = check_alpha(alpha), geometry_of(self)
-        problem = geometry.problem(dims)
-        if problem is not None and alpha > 0:
-            raise InputError(problem)
-        low_out = low_channels(self.out_channels, alpha, self.groups)
-        other_axes = self.stride[: spatial - dims]
-        self.octave = OctaveSettings(
-            alpha=alpha,
-            octave_dims=dims,
-            strict=chosen("strict", strict, False),
-            downsample=check_downsample(chosen("downsample", downsample, "pool")),
-            exchange=check_exchange(chosen("exchange", exchange, "both")),
-            depthwise=geometry.depthwise,
-            keeps_size=problem is None,
-            out_layout=(self.out_channels - low_out, low_out),
-            factors=(*[1] * len(other_axes), *self.stride[-dims:]),
-            stride=(*other_axes, *[1] * dims),
-            halves=all(stride == 2 for stride in self.stride[-dims:]),
-        )
+        names = ("alpha", "octave_dims", "strict", "downsample", "exchange")
+        before = self.__dict__.get("octave")
+        settings: dict[str, Any] = {} if before is None else {name: getattr(before, name) for name in names}
+        given = zip(names, (alpha, octave_dims, strict, downsample, exchange), strict=True)
+        settings |= {name: value for name, value in given if value is not None}
+        self.octave = OctaveSettings.of(geometry_of(self), **settings)
 
     def kernel(self) -> Tensor:
         """The weight (C_out, C_in / groups, *kernel_size). Layers that compute theirs override it."""
@@ -191,7 +146,7 @@ class OctConv(_ConvNd):
 
     def _to_high(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Y_high = X_high * W_hh + U(X_low * W_lh), where [W_hh, W_lh] is the weight."""
-        exchanges = self.exchanges("low_to_high", *x.counts)
+        exchanges = self.octave.exchanges("low_to_high", *x.counts)
         if exchanges and self.groups == 1 and self.octave.halves and self.octave.downsample == "pool":
             return self._convolve(self._both(x), weight, bias)  # X_low has the resolution of Y_high
         w_hh, w_lh = split_channels(weight, self._columns(x), dim=1)
@@ -205,7 +160,7 @@ class OctConv(_ConvNd):
 
     def _to_low(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Y_low = P(X_high) * W_hl + X_low * W_ll, where [W_hl, W_ll] is the weight; pooled by a stride."""
-        exchanges = self.exchanges("high_to_low", *x.counts)
+        exchanges = self.octave.exchanges("high_to_low", *x.counts)
         if exchanges and self.groups == 1:
             return self._convolve(self._pool_by_stride(self._both(x)), weight, bias)
         w_hl, w_ll = split_channels(weight, self._columns(x), dim=1)
@@ -240,15 +195,13 @@ class OctConv(_ConvNd):
             stride: by default the layer's own along time, which is not halved, and 1 along the octave axes.
             groups: by default the layer's.
         """
-        value = x.value
-        if value.shape[1] == 0 or weight.shape[0] == 0:
+        if x.value.shape[1] == 0 or weight.shape[0] == 0:
             return None
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            value, padding = pad_any(value, self._reversed_padding_repeated_twice, self.padding_mode), 0
-        convolve, stride = _CONV[len(self.kernel_size)], stride or self.octave.stride
-        with recompute_in_backward(x):
-            return convolve(value, weight, bias, stride, padding, self.dilation, groups or self.groups)
+            x, padding = kept(pad_any(x.value, self._reversed_padding_repeated_twice, self.padding_mode)), 0
+        settings = (stride or self.octave.stride, padding, self.dilation, groups or self.groups)
+        return call_keeping_sources(_CONV[len(self.kernel_size)], x, weight, bias, *settings)
 
     def _map(
         self, y_high: Tensor | None, y_low: Tensor | None, layout: ChannelLayout, x: OctTensor
@@ -262,11 +215,6 @@ class OctConv(_ConvNd):
             size = low_size(self._out_size(x.high.shape[2:]), octave.octave_dims)
             y_low = y_high.new_empty((y_high.shape[0], 0, *size))
         return OctTensor.trusted(y_high, y_low, layout, octave.octave_dims, octave.strict or x.strict)
-
-    def exchanges(self, path: str, high_in: int, low_in: int) -> bool:
-        """Whether the layer has this path, `low_to_high` or `high_to_low`, for so many channels of input."""
-        # Where the layer splits or merges, a half would be lost without it.
-        return self.octave.exchange in ("both", path) or 0 in (high_in, low_in, *self.octave.out_layout)
 
     def _columns(self, x: OctTensor) -> ChannelLayout:
         """Which columns of the weight read the high and which the low half."""
@@ -296,8 +244,7 @@ class OctConv(_ConvNd):
         factors, make = self.octave.factors, x.make
         if max(factors) == 1:
             return x
-        with recompute_in_backward(x):
-            pooled = pool(x.value, factors)
+        pooled = call_keeping_sources(pool, x, factors)
         return Made(pooled, lambda *sources: pool(make(*sources), factors), x.sources)
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:

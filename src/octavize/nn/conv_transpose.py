@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from octavize.errors import InputError
 from octavize.nn.channels import split_channels
 from octavize.nn.conv import OctConv, Size, add
-from octavize.nn.recompute import Made, kept, recompute_in_backward
+from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import check_alpha, low_size, with_low_divisible
@@ -109,7 +109,7 @@ class OctConvTranspose(OctConv):
         size = self._out_size(x.high.shape[2:])
         half_size = low_size(size, self.octave.octave_dims)
         y_high = self._transposed(kept(x.high), w_hh, bias, size)
-        if not self.exchanges("low_to_high", *x.counts):
+        if not self.octave.exchanges("low_to_high", *x.counts):
             return y_high
         from_low = self._transposed(kept(x.low), w_lh, bias if y_high is None else None, half_size)
         return add(y_high, from_low if from_low is None else upsample(from_low, size))
@@ -117,7 +117,7 @@ class OctConvTranspose(OctConv):
     def _to_low(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Y_low = T_hl(P(X_high)) + T_ll(X_low), where [W_hl; W_ll] is the weight."""
         half_size = low_size(self._out_size(x.high.shape[2:]), self.octave.octave_dims)
-        exchanges = self.exchanges("high_to_low", *x.counts)
+        exchanges = self.octave.exchanges("high_to_low", *x.counts)
         if exchanges and self.groups == 1:
             return self._transposed(self._both(x), weight, bias, half_size)
         w_hl, w_ll = split_channels(weight, x.channel_layout)
@@ -145,9 +145,8 @@ class OctConvTranspose(OctConv):
         """T(x), cropped to `size`; None where either end has no channels."""
         if x.value.shape[1] == 0 or weight.shape[1] == 0:
             return None
-        settings: Any = (self.stride, self.padding, self.output_padding, groups or self.groups)
-        with recompute_in_backward(x):
-            y = _CONV[len(size)](x.value, weight, bias, *settings, self.dilation)
+        settings: Any = (self.stride, self.padding, self.output_padding, groups or self.groups, self.dilation)
+        y = call_keeping_sources(_CONV[len(size)], x, weight, bias, *settings)
         return y if y.shape[2:] == size else y[(..., *(slice(n) for n in size))]
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:

@@ -143,7 +143,12 @@ def apply_rule(
         args, kwargs = _as_rules_take_them(args, kwargs)
     rule = rules.get(func)
     try:
-        result = NotImplemented if rule is None else _by_rule(rule, func, args, kwargs)
+        try:
+            result = NotImplemented if rule is None else rule(func, *args, **kwargs)
+        except TypeError:
+            if rule is None or _takes(rule, func, args, kwargs):
+                raise
+            result = NotImplemented  # called by a name that the rule does not know
         dense = result is NotImplemented
         if dense:
             result = _dense_fallback(func, args, kwargs)
@@ -154,15 +159,6 @@ def apply_rule(
     if _observed:
         _tell_observers(func, args, kwargs, result, dense)
     return result
-
-
-def _by_rule(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    try:
-        return rule(func, *args, **kwargs)
-    except TypeError:
-        if _takes(rule, func, args, kwargs):
-            raise
-        return NotImplemented  # called by a name that the rule does not know
 
 
 def _as_rules_take_them(

@@ -9,7 +9,7 @@ pooled and merged from them is made again in backward. With that, the maps of an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,20 +44,21 @@ def _itself(value: Tensor) -> Tensor:
     return value
 
 
-def recompute_in_backward(made: Made) -> AbstractContextManager[None]:
-    """Within, autograd keeps the sources of what was made where it would keep the value.
+def call_keeping_sources(function: Callable[..., Tensor], made: Made, *arguments: Any) -> Tensor:
+    """`function(made.value, *arguments)`; autograd keeps the sources of what was made in its place.
 
     Compilers and transforms decide by themselves what to keep. Hooks that are in force already, such as those
     of an activation checkpoint or of another layer, are given the sources in the place of the value: those
     that copy what they are given copy the larger ones.
     """
     if made.value is made.sources[0] or not _free_to_keep():
-        return nullcontext()
-    return _recomputing(made)
+        return function(made.value, *arguments)
+    with _keeping_sources(made):
+        return function(made.value, *arguments)
 
 
 @contextmanager
-def _recomputing(made: Made) -> Iterator[None]:
+def _keeping_sources(made: Made) -> Iterator[None]:
     pack, unpack = who_saves() or (_Kept.now, _Kept.unchanged)
     value, make, sources = made
     storage, layout, dtype = _storage(value), _layout(value), value.dtype

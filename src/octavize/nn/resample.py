@@ -6,7 +6,7 @@ up: P averages the cells that exist, U is cropped to the size asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octavize.split import low_size
 
-_AVG_POOL = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_AVG_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
@@ -26,21 +26,21 @@ def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
     Returns:
         (N, C, *⌈size / factor⌉). A cell cut off by the border averages the pixels it has.
     """
-    if all(factor == 1 for factor in factors):
+    if max(factors) == 1:
         return x
-    if x.shape[1] == 0:
-        size = [-(-n // factor) for n, factor in zip(x.shape[2:], factors, strict=True)]
-        return x.new_empty((x.shape[0], 0, *size))
-    # A single pixel is its own average; torch's 3-D pooling refuses windows larger than the map.
-    window = tuple(min(factor, n) for factor, n in zip(factors, x.shape[2:], strict=True))
-    avg_pool = _AVG_POOL[len(window) - 1]
-    return avg_pool(x, window, window, ceil_mode=True, count_include_pad=False)
+    _, channels, *size = x.shape
+    if channels == 0:
+        return x.new_empty(
+            (x.shape[0], 0, *(-(-n // factor) for n, factor in zip(size, factors, strict=True)))
+        )
+    if min(size) < 2:  # a single pixel is its own average; torch's 3-D pooling refuses larger windows
+        factors = [min(factor, n) for factor, n in zip(factors, size, strict=True)]
+    return _AVG_POOL[len(size)](x, factors, factors, 0, True, False)  # ceil mode, padding not counted
 
 
 def halve(x: Tensor, octave_dims: int) -> Tensor:
     """P over the octave axes: (N, C, *size) → (N, C, *low_size(size))."""
-    spatial = x.dim() - 2
-    return pool(x, [1] * (spatial - octave_dims) + [2] * octave_dims)
+    return pool(x, (1,) * (x.dim() - 2 - octave_dims) + (2,) * octave_dims)
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -54,6 +54,7 @@ class OctTensor(Octave):
     low: Tensor
     channel_layout: ChannelLayout
     octave_dims: int
+    _shared: dict[str, tuple[Any, Tensor]] | None  # what was computed once, by name, and from which state
 
     def __init__(
         self,
@@ -74,7 +75,8 @@ class OctTensor(Octave):
             octave_dims = default_octave_dims(high.dim() - 2)
         layout = (high.shape[1], low.shape[1]) if channel_layout is None else tuple(channel_layout)
         _check(high, low, octave_dims, layout)
-        self._set(high, low, layout, octave_dims, strict)
+        self.high, self.low, self.channel_layout = high, low, layout
+        self.octave_dims, self.strict, self._shared = octave_dims, strict, None
 
     @classmethod
     def trusted(
@@ -82,18 +84,9 @@ class OctTensor(Octave):
     ) -> OctTensor:
         """A map of halves that are known to fit, since a layer or a rule of ours has made them: unchecked."""
         x = cls.__new__(cls)
-        x._set(high, low, channel_layout, octave_dims, strict)
+        x.high, x.low, x.channel_layout = high, low, channel_layout
+        x.octave_dims, x.strict, x._shared = octave_dims, strict, None
         return x
-
-    def _set(
-        self, high: Tensor, low: Tensor, channel_layout: ChannelLayout, octave_dims: int, strict: bool
-    ) -> None:
-        self.high = high
-        self.low = low
-        self.channel_layout = channel_layout
-        self.octave_dims = octave_dims
-        self.strict = strict
-        self._shared: dict[str, tuple[Any, Tensor]] | None = None
 
     # ---- the way in and the way out -----------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from octavize.bench.environment import environment
 from octavize.bench.process import settle_process
-from octavize.bench.timing import interleave, torch_threads
+from octavize.bench.timing import interleave
 from octavize.convert.trace import (
     Shape,
     Trace,
@@ -42,6 +42,7 @@ from octavize.convert.trace import (
     trace,
     without_devices,
 )
+from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from octavize.bench.contenders import Contender
 from octavize.bench.environment import environment
 from octavize.bench.process import settle_process
 from octavize.bench.runtimes import Prepare, Setting
-from octavize.bench.timing import interleave, torch_threads
+from octavize.bench.timing import interleave
+from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError
 
 Row = dict[str, Any]

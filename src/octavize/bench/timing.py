@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-
-import torch
+from collections.abc import Callable, Iterable, Mapping
 
 WARM_UP_ROUNDS = 3
 
@@ -33,16 +30,3 @@ def interleave(
             if number >= warm_up:
                 seconds[name].append(passed)
     return seconds
-
-
-@contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """torch with so many CPU threads; None leaves them as they are."""
-    before = torch.get_num_threads()
-    if threads not in (None, before):
-        torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        if threads not in (None, before):
-            torch.set_num_threads(before)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from octavize.bench.timing import torch_threads
+from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, require_extra
 
 KEY = "octavize"

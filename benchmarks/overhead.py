@@ -3,10 +3,10 @@
     python benchmarks/overhead.py                 # writes benchmarks/results/overhead.json
     python benchmarks/overhead.py --as before     # the same, of another version of octavize, beside it
 
-Each call is timed in turns with its bare form, which does the same work on the two halves by torch's functions
+Each call is timed in turns with its bare form, which does the same work on the halves by torch's functions
 alone. The maps are small, so that little but calls is left: 64 channels, half of them low, 8 × 8 pixels, one
-thread. Every call of the layer reads a new map, as in a network. Times are CPU time of the process: medians of
-the rounds, in microseconds; ratios are medians of the rounds' ratios to the bare form.
+thread. Every call of the layer reads a new map, as in a network. Times are the CPU time of the process: medians
+of the rounds, in microseconds. Ratios are medians of the rounds' ratios to the bare form.
 """
 
 from __future__ import annotations

@@ -24,12 +24,13 @@ from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 from octavize.convert.norms import reestimate_norms
 from octavize.errors import InputError
 from octavize.report.naming import pretty
+from octavize.report.numbers import points, quantity, seconds
 from octavize.training import train as train_module
 from octavize.training.compare import compare, plan_runs
 from octavize.training.inputs import TrainingInputs
 from octavize.training.journal import COLUMNS, read_metrics
 from octavize.training.recipe import dump_recipe, load_recipe
-from octavize.training.report import headline, points, quantity, seconds
+from octavize.training.report import headline
 from octavize.training.results import Timing
 from octavize.training.train import Run, load_images, train_run
 from octavize.zoo.checkpoint import load_checkpoint

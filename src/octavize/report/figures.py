@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -92,31 +91,30 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], quantity: str, names: Seq
     return figure
 
 
-def _values(seeds: Sequence[Curve], field: str) -> list[list[float]]:
-    return [[math.nan if value is None else value for value in seed[field]] for seed in seeds]
+def _values(seeds: Sequence[Curve], field: str) -> np.ndarray:
+    """Of shape (seeds, epochs); where a value is not finite there is a gap."""
+    return np.array([seed[field] for seed in seeds], dtype=float)
 
 
 def _cut_spikes(axes: Axes, runs: Sequence[Curve]) -> None:
     """End the loss axis where it still shows the training; a first epoch's validation may be far above."""
-    train, val = _values(runs, "train_loss"), _values(runs, "val_loss")
-    shown = [value for run in train for value in run] + [run[-1] for run in val]
-    top = 1.25 * max(filter(math.isfinite, shown))
+    shown = [value for run in runs for value in (*run["train_loss"], run["val_loss"][-1])]
+    top = 1.25 * max(value for value in shown if value is not None)
     axes.set_ylim(bottom=0)
-    if any(not value <= top for run in val for value in run):
+    if any(value is None or value > top for run in runs for value in run["val_loss"]):
         axes.set_ylim(top=top)
 
 
-def _line(axes: Axes, seeds: list[list[float]], quantity: str, ink: str, *, dashed: bool) -> None:
-    scale = 100 if quantity == "accuracy" else 1
-    columns = [[scale * value for value in column] for column in zip(*seeds, strict=True)]
-    epochs = range(1, len(columns) + 1)
-    means = [statistics.fmean(column) for column in columns]
-    marker = "." if len(columns) <= 15 else ""
+def _line(axes: Axes, seeds: np.ndarray, quantity: str, ink: str, *, dashed: bool) -> None:
+    seeds = seeds * (100 if quantity == "accuracy" else 1)
+    epochs = np.arange(seeds.shape[1]) + 1
+    marker = "." if len(epochs) <= 15 else ""
     style: Any = (0, (4, 2)) if dashed else "-"
-    axes.plot(epochs, means, color=ink, linestyle=style, linewidth=1.4 if dashed else 2, marker=marker)
+    width = 1.4 if dashed else 2
+    axes.plot(epochs, seeds.mean(0), color=ink, linestyle=style, linewidth=width, marker=marker)
     if len(seeds) > 1:
-        low, high = [min(c) for c in columns], [max(c) for c in columns]
-        axes.fill_between(epochs, low, high, color=ink, alpha=0.12 if dashed else 0.2, linewidth=0)
+        alpha = 0.12 if dashed else 0.2
+        axes.fill_between(epochs, seeds.min(0), seeds.max(0), color=ink, alpha=alpha, linewidth=0)
 
 
 @dataclass(frozen=True)

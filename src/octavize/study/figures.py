@@ -93,10 +93,12 @@ def forest(rows: Sequence[tuple[str, dict[str, Any], str]], arms: Sequence[str],
     for number, (_, row, arm) in enumerate(rows):
         ink, mean = color(arms.index(arm)), 100 * row["mean"]
         seeds = [100 * value for value in row["values"].values()]
-        axes.plot(seeds, [number] * len(seeds), ".", color=ink, alpha=0.4, markersize=5)
+        axes.plot(
+            seeds, [number] * len(seeds), "o", color=ink, markerfacecolor="white", markersize=4, zorder=3
+        )
         if row["low"] is not None:
             axes.plot([100 * row["low"], 100 * row["high"]], [number] * 2, color=ink, linewidth=2)
-        axes.plot(mean, number, "D", color=ink, markersize=6)
+        axes.plot(mean, number, "D", color=ink, markersize=6, zorder=2.5)
     axes.set_yticks(range(len(rows)), [text.replace("$", r"\$") for text, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

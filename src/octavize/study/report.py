@@ -9,7 +9,7 @@ from typing import Any
 from octavize.files import write_json, write_text
 from octavize.report.figures import color
 from octavize.report.naming import pretty
-from octavize.report.numbers import points
+from octavize.report.numbers import SPACE, points
 from octavize.report.page import render
 from octavize.study.arms import told
 from octavize.study.costs import Costs, cost_ratios
@@ -78,7 +78,7 @@ def headline(results: dict[str, Any]) -> str:
     below = sum(d["high"] < 0 for d in clear)
     above = sum(d["low"] > 0 for d in clear)
     return (
-        f"Differences to {reference}, by their 95 % intervals: {above} above zero, {below} below, "
+        f"Differences to {reference}, by their 95{SPACE}% intervals: {above} above zero, {below} below, "
         f"{len(clear) - above - below} undecided" + (f"; {single} with one seed." if single else ".")
     )
 

@@ -294,7 +294,7 @@ def profile_models(
     where = environment("timm")
     where["threads"] = threads or where["threads"]
     conditions = {"size": size, "batch": batch, "rounds": rounds, "environment": where}
-    title = f"{size} × {size} pixels, batch {batch}, {rounds} rounds, {where['threads']} threads"
+    title = f"{size} × {size} pixels, batch {batch}, {rounds} rounds, {where['threads']} thread(s)"
     head = ("network", "α", "params", "MACs", "memory", "latency")
     return ProfileTable(rows, Table(head, shown, title=title), conditions)
 

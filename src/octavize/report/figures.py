@@ -179,7 +179,7 @@ def cost_axis(axes: Axes, costs: list[float]) -> None:
 
 
 def blank_figure() -> tuple[Figure, Axes]:
-    """A figure of the report's size with one pair of axes; draw it within `rc_context(STYLE)`."""
+    """A figure of the report's size with one pair of axes; draw it within `styled()`."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     return figure, figure.add_subplot()
 

@@ -1,14 +1,13 @@
 """Tables and figures of `convert_trained.py` and `conversion_choices.py`, from their rows.
 
 python benchmarks/convert_trained_report.py RUN_FOLDER            # figures and CSV beside the rows
-python benchmarks/convert_trained_report.py RUN_FOLDER --publish  # into docs/, with the guide's table
+python benchmarks/convert_trained_report.py RUN_FOLDER --publish  # into docs/, with the guide's tables
 python benchmarks/convert_trained_report.py --check               # exit 1 if the guide is stale
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import shutil
 import statistics
@@ -17,12 +16,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from convert_trained import ROWS, Row, read_rows
-from octavize.report.figures import MARKERS, STYLE, add_legend, blank_figure, color, save_figure
+from octavize.report.figures import (
+    MARKERS,
+    add_legend,
+    blank_figure,
+    color,
+    marker_handle,
+    styled,
+    write_figure,
+)
 from octavize.report.naming import pretty
+from octavize.text import Table, to_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs/results/convert-trained"
@@ -74,7 +82,7 @@ def _table(rows: list[Row]) -> str:
     order = ("converted", "norms", "adapted", "scratch")
     keys = sorted({column(row) for row in others}, key=lambda key: (order.index(key[0]), key[1]))
     head = ["α", "low channels", "MACs", *map(heading, keys)]
-    lines = [f"| {' | '.join(head)} |", "|---:|---" + "|---:" * (len(head) - 2) + "|"]
+    lines: list[list[str]] = []
     for alpha in sorted({row["alpha"] for row in others}):
         for channels in sorted({row["channels"] for row in others if row["channels"]}):
             own = [r for r in others if r["alpha"] == alpha and r["channels"] in (channels, None)]
@@ -82,25 +90,25 @@ def _table(rows: list[Row]) -> str:
                 continue
             ratio = next(row for row in own if row["channels"])["macs"] / vanilla["macs"]
             cells = [accuracy([row for row in own if column(row) == key]) for key in keys]
-            lines.append(f"| {' | '.join([f'{alpha:g}', channels, f'× {ratio:.3f}', *cells])} |")
+            lines.append([f"{alpha:g}", channels, f"× {ratio:.3f}", *cells])
     seeds = sorted({row["seed"] for row in others if row["seed"] is not None})
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± standard deviation over seeds {seeds}"
     caption = (
         f"**{pretty(vanilla['model'])}**, test accuracy in per cent, vanilla {accuracy([vanilla])} with "
         f"{vanilla['macs'] / 1e6:.1f} M multiply–accumulates; training: {told if seeds else 'none'}."
     )
-    return "\n".join([caption, "", *lines])
+    return f"{caption}\n\n{Table(head, lines, align='rlr').markdown()}"
 
 
 def draw(rows: list[Row], folder: Path) -> None:
     """A figure per network: test accuracy against epochs of fine-tuning."""
-    with matplotlib.rc_context(STYLE):
+    with styled():
         for source in sources(rows):
             own = [row for row in rows if row["source"] == source]
-            save_figure(_figure(own), folder / f"accuracy-{source}")
+            write_figure(_figure(own), folder / f"accuracy-{source}.png")
 
 
-def _figure(rows: list[Row]) -> Any:
+def _figure(rows: list[Row]) -> Figure:
     figure, axes = blank_figure()
     vanilla = next(row for row in rows if row["stage"] == "vanilla")
     alphas = sorted({row["alpha"] for row in rows} - {0.0})
@@ -123,19 +131,9 @@ def _figure(rows: list[Row]) -> Any:
     handles += [
         Line2D([], [], color=color(i), linewidth=4, label=f"α = {a:g}") for i, a in enumerate(alphas, 1)
     ]
-    handles += [
-        Line2D([], [], color="#64748b", linestyle="", marker=MARKERS[i], label=c)
-        for i, c in enumerate(choices)
-    ]
+    handles += [marker_handle(MARKERS[i], c) for i, c in enumerate(choices)]
     add_legend(axes, handles)
     return figure
-
-
-def write_csv(rows: list[Row], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def markdown_choices(rows: list[Row]) -> str:
@@ -144,18 +142,16 @@ def markdown_choices(rows: list[Row]) -> str:
     for source in sources(rows):
         own = [row for row in rows if row["source"] == source]
         kinds = list(dict.fromkeys(row["channels"].split(", ")[0] for row in own))
-        lines = [
-            "| α | low channels | at once, pooled | at once, strided | norms anew, pooled "
-            "| norms anew, strided |",
-            "|---:|---|---:|---:|---:|---:|",
-        ]
+        lines: list[list[str]] = []
         for alpha, kind in product(sorted({row["alpha"] for row in own}), kinds):
             cells = [
                 accuracy([r for r in own if (r["alpha"], r["stage"], r["channels"]) == (alpha, *key)])
                 for key in product(("converted", "norms"), (f"{kind}, pool", f"{kind}, stride"))
             ]
-            lines.append(f"| {alpha:g} | {kind} | {' | '.join(cells)} |")
-        tables.append("\n".join([f"**{pretty(own[0]['model'])}**", "", *lines]))
+            lines.append([f"{alpha:g}", kind, *cells])
+        ways = (f"{stage}, {how}" for stage in ("at once", "norms anew") for how in ("pooled", "strided"))
+        table = Table(("α", "low channels", *ways), lines, align="rlr").markdown()
+        tables.append(f"**{pretty(own[0]['model'])}**\n\n{table}")
     return "\n\n".join(tables)
 
 
@@ -193,9 +189,10 @@ def main() -> None:
         for name in (ROWS, CHOICES, "environment.json"):
             if (options.folder / name).is_file():
                 shutil.copyfile(options.folder / name, DOCS / name)
-    write_csv(rows, folder / "results.csv")
     draw(rows, folder)
-    if options.publish:
+    if not options.publish:
+        (folder / "results.csv").write_text(to_csv(COLUMNS, rows), "utf-8")
+    else:
         GUIDE.write_text(rendered_guide(rows, read_rows(DOCS / CHOICES)), "utf-8")
     sys.stdout.write(markdown(rows) + "\n")
 

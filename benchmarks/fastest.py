@@ -26,6 +26,7 @@ from octavize.bench.tune import TARGETS, Tuner
 from octavize.convert.planner import Planner
 from octavize.files import write_json
 from octavize.plan import Plan, fit_budget
+from octavize.text import Table
 from octavize.zoo.models import create_model, policy_of
 
 OUT = Path(__file__).resolve().parent / "results/fastest"
@@ -76,13 +77,13 @@ def guide(text: str) -> str:
 
 def table(found: list[dict[str, Any]]) -> str:
     """A row a network, runtime and budget; a column a way to spend it."""
-    text = f"| network | runtime | budget | {' | '.join(WAYS)} |\n|---|---|---:{'|---:' * len(WAYS)}|\n"
+    rows: list[list[str]] = []
     for results in found:
         for alpha in ALPHAS:
             own = {row["way"]: row for row in results["rows"] if row["budget_of_alpha"] == alpha}
-            cells = (cell(own[way]) for way in WAYS)
             budget = f"{own['paper']['mac_ratio']:.3f}"
-            text += f"| {results['model']} | {results['target']} | {budget} | {' | '.join(cells)} |\n"
+            rows.append([results["model"], results["target"], budget, *(cell(own[way]) for way in WAYS)])
+    text = Table(("network", "runtime", "budget", *WAYS), rows, align="llr").markdown() + "\n"
     if not found:
         return text
     where = found[0]["environment"]

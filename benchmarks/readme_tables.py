@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from marked import between, check, write
+from octavize.text import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR = ROOT / "docs/results/cifar10-jpeg/results.json"
@@ -36,7 +37,7 @@ WORDS = {
             "epochs {epochs}. MobileNetV1 has a stride-1 stem; ResNet-50 keeps its ImageNet stem, so it sees {size} "
             "pixels as 8 × 8. × is to vanilla. Times: {processor}, torch {torch}, {threads} thread(s), batch {batch}, medians "
             "of {rounds} interleaved rounds, their × of the rounds' ratios. [Report](docs/results/cifar10-jpeg/report.html) · "
-            "[CSV](docs/results/cifar10-jpeg/results.csv) · [command](docs/results/README.md)"
+            "[numbers](docs/results/cifar10-jpeg/results.json) · [command](docs/results/README.md)"
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, medians of {rounds} "
@@ -59,7 +60,7 @@ WORDS = {
             "CIFAR-10（JPEG），训练图像 {train:,} 张，验证图像 {val:,} 张，{size} 像素，配方 `cifar`，{runs}；"
             "轮数：{epochs}。MobileNetV1 的首层步幅为 1；ResNet-50 保留 ImageNet 首层，{size} 像素进入网络后只剩 8 × 8。"
             "× 为相对原始网络之比。计时：{processor}，torch {torch}，{threads} 线程，批大小 {batch}，{rounds} 轮交错运行的中位数（× 为各轮之比的中位数）。"
-            "[报告](docs/results/cifar10-jpeg/report.html) · [CSV](docs/results/cifar10-jpeg/results.csv) · "
+            "[报告](docs/results/cifar10-jpeg/report.html) · [数据](docs/results/cifar10-jpeg/results.json) · "
             "[命令](docs/results/README.md)"
         ),
         "macs_note": (
@@ -72,24 +73,16 @@ WORDS = {
 }
 
 
-def row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def header(*cells: str) -> list[str]:
-    return [row(*cells), "|---" + "|---:" * (len(cells) - 1) + "|"]
-
-
 def cifar_table(words: dict[str, str]) -> str:
     """Accuracy and cost of the trained networks."""
     results = json.loads(CIFAR.read_text())
-    lines = header(*(words[k] for k in ("network", "accuracy", "macs", "memory", "latency", "step")))
+    rows: list[tuple[str, ...]] = []
     for net in results["networks"]:
         ratios, std = net["ratios"], net["accuracy_std"]
         kind = words["vanilla"] if net["alpha"] == 0 else f"{words['octave']} α = {net['alpha']:g}"
         spread = "" if std is None else f" ± {std:.2%}"
-        lines.append(
-            row(
+        rows.append(
+            (
                 f"{pretty(net['model'])}, {kind}",
                 f"{net['accuracy_mean']:.2%}{spread}",
                 f"{net['macs'] / 1e6:.1f} M × {ratios['macs']:.3f}",
@@ -117,7 +110,8 @@ def cifar_table(words: dict[str, str]) -> str:
         processor=where["processor"],
         torch=where["torch"],
     )
-    return "\n".join([*lines, "", note])
+    head = [words[k] for k in ("network", "accuracy", "macs", "memory", "latency", "step")]
+    return f"{Table(head, rows).markdown()}\n\n{note}"
 
 
 def macs_table(words: dict[str, str]) -> str:
@@ -125,9 +119,9 @@ def macs_table(words: dict[str, str]) -> str:
     profile = json.loads(MACS.read_text())
     rows, where = profile["rows"], profile["environment"]
     first = rows[0]
-    lines = header("ResNet-50, α", *(words[k] for k in ("params", "macs", "memory", "latency")))
-    lines += [
-        row(
+    head = ["ResNet-50, α", *(words[k] for k in ("params", "macs", "memory", "latency"))]
+    lines = [
+        (
             f"{r['alpha']:g}",
             f"{r['params']:,}",
             f"{r['macs']:,} × {r['macs'] / first['macs']:.3f}",
@@ -143,7 +137,7 @@ def macs_table(words: dict[str, str]) -> str:
         threads=where["threads"],
         processor=where["processor"],
     )
-    return "\n".join([*lines, "", note])
+    return f"{Table(head, lines).markdown()}\n\n{note}"
 
 
 def pretty(name: str) -> str:

@@ -31,9 +31,10 @@ import octavize
 from marked import between, check, write
 from octavize.bench.contenders import contenders_of, with_narrower
 from octavize.bench.ratios import bench
-from octavize.bench.report import draw, table
+from octavize.bench.report import draw, show_tables
 from octavize.bench.runtimes import INFERENCE, RUNTIMES, choose_runtimes
 from octavize.files import read_json, write_json
+from octavize.text import Table
 
 OUT = Path(__file__).resolve().parent / "results/realized_saving"
 HERE = OUT / torch.backends.cpu.get_cpu_capability().lower()
@@ -88,7 +89,7 @@ def measure(job: Job, rounds: int, alphas: Sequence[float] = ALPHAS, *, keep: bo
         say=Console(stderr=True).print,
     )
     title = f"{job.model}, {job.size} × {job.size} pixels, median of {rounds} rounds"
-    Console().print(table(results, title))
+    show_tables(results, title, Console())
     if keep:
         HERE.mkdir(parents=True, exist_ok=True)
         results = with_others(results, read_json(HERE / f"{job.file}.json"))
@@ -140,8 +141,7 @@ def savings(folder: Path) -> str:
     full = f"[times, and all networks](../benchmarks/results/realized_saving/{folder.name}/tables.md)"
     text = f"**{folder.name.upper()}**: {conditions(found[0])}; {full}.\n\n"
     text += f"Saving realized, in per cent, at α = {' / '.join(f'{alpha:g}' for alpha in ALPHAS)}:\n\n"
-    text += f"| network | pixels | batch | threads | {' | '.join(RUNTIMES)} |\n"
-    text += f"|---|---:|---:|---:{'|---:' * len(RUNTIMES)}|\n"
+    rows: list[list[str]] = []
     for results in found:
         octave = [row for row in results["rows"] if row["alpha"]]
         saved = {(r["batch"], r["threads"], r["runtime"], r["alpha"]): r["saving_realized"] for r in octave}
@@ -150,8 +150,9 @@ def savings(folder: Path) -> str:
                 " / ".join(percent(saved[key]) for a in ALPHAS if (key := (batch, threads, r, a)) in saved)
                 for r in RUNTIMES
             )
-            text += f"| {results['model']} | {results['size']} | {batch} | {threads} | {' | '.join(told)} |\n"
-    return f"{text}\n"
+            rows.append([results["model"], *map(str, (results["size"], batch, threads)), *told])
+    head = ("network", "pixels", "batch", "threads", *RUNTIMES)
+    return f"{text}{Table(head, rows).markdown()}\n\n"
 
 
 def percent(share: float) -> str:
@@ -186,11 +187,11 @@ def section(results: dict[str, Any]) -> str:
         runtimes = list(dict.fromkeys(row["runtime"] for row in own))
         cells = {(row["runtime"], row["network"]): row for row in own}
         text += f"Batch {batch}, {threads} thread(s):\n\n"
-        text += f"| network | MACs | {' | '.join(runtimes)} |\n|---|---:{'|---:' * len(runtimes)}|\n"
-        for network, ratio in dict.fromkeys((row["network"], row["mac_ratio"]) for row in own):
-            across = [cell(cells.get((runtime, network))) for runtime in runtimes]
-            text += f"| {network} | × {ratio:.3f} | {' | '.join(across)} |\n"
-        text += "\n"
+        lines = [
+            [network, f"× {ratio:.3f}", *(cell(cells.get((runtime, network))) for runtime in runtimes)]
+            for network, ratio in dict.fromkeys((row["network"], row["mac_ratio"]) for row in own)
+        ]
+        text += f"{Table(('network', 'MACs', *runtimes), lines).markdown()}\n\n"
     return f"{text}{conditions(results)}.\n\n"
 
 

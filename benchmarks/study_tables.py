@@ -5,8 +5,8 @@
     python benchmarks/study_tables.py --check                         # exit 1 if a page says anything else
     python benchmarks/study_tables.py --publish runs/study-article    # take a run folder's results first
 
-The results of a study are kept in `docs/results/study-<name>/`: results, times, matched arms, report, figures
-and every epoch of every run.
+What is kept of a study lies in `docs/results/study-<name>/`: its results with every epoch of every run, what
+its networks cost, and the figures that the pages show.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from octavize.report.naming import pretty
 from octavize.study.analysis import minus, paired, summary
 from octavize.study.costs import cost_ratios
 from octavize.study.report import interval
+from octavize.text import Table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARKS = {
@@ -34,7 +35,7 @@ WORDS = {
     "study.md": {
         "none": "No results are committed yet.",
         "network": "network",
-        "report": "Report",
+        "numbers": "All numbers",
         "setting": "setting",
         "arm": "arm",
         "latency": "forward pass",
@@ -66,7 +67,7 @@ WORDS = {
     },
     "study.zh.md": {
         "none": "尚无结果。",
-        "report": "报告",
+        "numbers": "全部数据",
         "setting": "设置",
         "network": "网络",
         "arm": "方案",
@@ -98,23 +99,13 @@ WORDS = {
         ),
     },
 }  # fmt: skip
-KEPT = (
-    *("study.yaml", "arms.json", "costs.json", "results.json", "results.csv", "times.json", "report.html"),
-    *(f"runs/*/{name}" for name in ("metrics.csv", "result.json", "machine.json", "failed.json")),
-    *(f"figures/{name}-*.svg" for name in ("differences", "effects", "accuracy")),
-)
-"""Files of a run folder that are published: enough for a copy of it to be gone on with."""
+KEPT = ("results.json", "costs.json", "figures/differences-*.svg")
+"""Files of a run folder that are published."""
 WAYS = ("running", "measured")
 """How batch norms' statistics came about, of `norm_statistics.py`."""
 MEASURED = ("latency", "train_step", "activation_bytes")
 """Costs, beside MACs, that the first table shows."""
 Words = dict[str, str]
-
-
-def table(head: list[str], rows: list[list[str]], left: int = 2) -> str:
-    """A Markdown table whose first columns are left-aligned."""
-    lines = [head, ["---"] * left + ["---:"] * (len(head) - left), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def read(path: Path, otherwise: Any = None) -> Any:
@@ -125,7 +116,7 @@ def read(path: Path, otherwise: Any = None) -> Any:
 
 
 def publish(run_folder: Path, results: Path = DOCS / "results") -> None:
-    """Copy what a study's run folder holds of runs at an end, the weights left out, over what was there."""
+    """Copy the results of a study's run folder over what was there."""
     name = read(run_folder / "results.json")["study"]
     folder = results / f"study-{name}"
     if folder.resolve() == run_folder.resolve():
@@ -135,20 +126,17 @@ def publish(run_folder: Path, results: Path = DOCS / "results") -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for pattern in KEPT:
         for file in run_folder.glob(pattern):
-            ends = [file.parent / name for name in ("result.json", "failed.json")]
-            if pattern.startswith("runs/") and not any(end.is_file() for end in ends):
-                continue
             to = folder / file.relative_to(run_folder)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to)
 
 
-def networks(results: dict[str, Any], model: str, words: Words, matched: dict[str, Any]) -> str:
+def networks(results: dict[str, Any], model: str, words: Words) -> str:
     """A row a setting and arm: accuracy, and the paired difference to the reference arm."""
     differences = {(d["cell"], d["model"], d["arm"]): d for d in results["differences"]}
     rows = [
         [
-            net["cell"], arm(net, matched, words), f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
+            net["cell"], arm(net, results["matched"], words), f"{net['macs'] / 1e6:.2f} M", str(net["n"]),
             with_deviation(net),
             with_seeds(differences.get((net["cell"], model, net["arm"])), net["n"]),
         ]
@@ -157,7 +145,7 @@ def networks(results: dict[str, Any], model: str, words: Words, matched: dict[st
     ]  # fmt: skip
     difference = words["difference"].format(results["reference"])
     head = [words["setting"], words["arm"], "MACs", words["seeds"], words["accuracy"], difference]
-    return table(head, rows)
+    return Table(head, rows, align="llr").markdown()
 
 
 def with_seeds(row: dict[str, Any] | None, seeds: int) -> str:
@@ -203,23 +191,25 @@ def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
     ]
     if not rows:
         return None
-    return f"{words['effect']}:\n\n" + table([words["changed"], words["from"], *names], rows)
+    return (
+        f"{words['effect']}:\n\n"
+        + Table([words["changed"], words["from"], *names], rows, align="llr").markdown()
+    )
 
 
 def section(folder: Path, words: Words) -> str:
     """One study: its tables, network by network, and its conditions."""
-    results, times = (read(folder / f"{name}.json") for name in ("results", "times"))
-    matched = read(folder / "arms.json", {})
-    where, data = times["environment"], results["data"]
+    results = read(folder / "results.json")
+    where, data = results["environment"], results["data"]
     parts = [f"### `{results['study']}`"]
     for model in dict.fromkeys(net["model"] for net in results["networks"]):
         found = (
             figure(folder, f"differences-{model}"),
-            networks(results, model, words, matched),
+            networks(results, model, words),
             effects(results, model, words),
         )
         parts += [f"**{pretty(model)}**", *(text for text in found if text)]
-    parts.append(f"[{words['report']}](results/{folder.name}/report.html)")
+    parts.append(f"[{words['numbers']}](results/{folder.name}/results.json)")
     about = words["about"].format(
         train=data["train"], val=data["val"], test=data["test"], done=results["done"],
         planned=results["planned"], failed=len(results["failed"]),
@@ -248,7 +238,7 @@ def answer(folders: list[Path], words: Words) -> str:
             rows.append([pretty(model), setting, found["arm"], interval(found), str(found["n"]), *shares])
     head = [words[key] for key in ("network", "setting", "arm", "difference", "seeds")]
     head[3] = head[3].format("vanilla")
-    return table([*head, "MACs", *(words[key] for key in MEASURED)], rows, left=3)
+    return Table([*head, "MACs", *(words[key] for key in MEASURED)], rows, align="lllr").markdown()
 
 
 def norms(found: dict[str, Any], words: Words) -> str:
@@ -290,7 +280,7 @@ def norms_of(runs: list[dict[str, Any]], words: Words) -> str:
             pairs = [minus(*(read[arm, way] for arm in reversed(arms))) for way in WAYS]
             cells += [interval(paired(pair)) if pair else "" for pair in pairs]
         rows.append([str(epoch), *cells])
-    return table(head, rows, left=1)
+    return Table(head, rows).markdown()
 
 
 def with_deviation(found: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ import torchvision
 import octavize
 from networks import Network, networks
 from octavize.convert.trace import example_shape, to_meta
+from octavize.text import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "docs/results/zoo.json"
@@ -80,7 +81,8 @@ the vanilla network both ways, forward and backward with a gradient for every pa
 one graph and `torch.export`.
 """
 COLUMNS = (
-    "model | input | layers | MACs before | after | ratio | dense fallbacks | stays vanilla, or without low"
+    *("model", "input", "layers", "MACs before", "after", "ratio", "dense fallbacks"),
+    "stays vanilla, or without low",
 )
 
 
@@ -90,21 +92,21 @@ def page(results: dict[str, Any]) -> str:
     clean = sum(not row.get("fallbacks") and "error" not in row for row in rows)
     lines = [HEAD.format(n=len(rows), clean=clean, **results["versions"])]
     for library, task in dict.fromkeys((row["library"], row["task"]) for row in rows):
-        lines += [f"## {task.capitalize()}, {library}", "", f"| {COLUMNS} |"]
-        lines += ["|---|---|--:|--:|--:|--:|---|---|"]
-        lines += [line(row) for row in rows if (row["library"], row["task"]) == (library, task)]
-        lines += [""]
+        own = [line(row) for row in rows if (row["library"], row["task"]) == (library, task)]
+        table = Table(COLUMNS, own, align="llrrrrl").markdown()
+        lines += [f"## {task.capitalize()}, {library}", "", table, ""]
     return "\n".join(lines)
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: dict[str, Any]) -> list[str]:
     if "error" in row:
-        return f"| {row['model']} | | | | | | | {row['error']} |"
+        return [row["model"], *[""] * 6, row["error"]]
     size = " × ".join(map(str, row["input"][2:]))
     before, after = row["macs_before"], row["macs_after"]
     cells = [row["model"], size, f"{row['octave']} / {row['layers']}", f"{before / 1e9:.3f} G"]
-    cells += [f"{after / 1e9:.3f} G", f"{after / before:.3f}", listed(row["fallbacks"]), listed(row["kept"])]
-    return f"| {' | '.join(cells)} |"
+    return [
+        *cells, f"{after / 1e9:.3f} G", f"{after / before:.3f}", listed(row["fallbacks"]), listed(row["kept"])
+    ]  # fmt: skip
 
 
 def listed(counts: dict[str, int]) -> str:

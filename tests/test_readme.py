@@ -1,7 +1,8 @@
-"""READMEs and guide say what the committed results say."""
+"""READMEs and guides say what the committed results say, and link to what is there."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("readme_tables.py", "realized_saving.py", "fastest.py", "study_tables.py")
+SCRIPTS = (
+    *("readme_tables.py", "realized_saving.py", "fastest.py", "study_tables.py"),
+    *("convert_trained_report.py", "zoo.py"),
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -17,3 +21,38 @@ def test_tables_are_those_of_the_results(script: str) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_link_is_dead(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for link in LINK.findall(re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, mark = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        if mark:
+            assert mark in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_every_result_is_used() -> None:
+    """A page shows or links it, or a script reads data of this name."""
+    results = ROOT / "docs/results"
+    pages = "".join(page.read_text("utf-8") for page in PAGES)
+    scripts = "".join(file.read_text("utf-8") for file in ROOT.glob("benchmarks/*.py"))
+    kept = [file for file in results.rglob("*") if file.is_file() and file.name != "README.md"]
+    for file in kept:
+        linked = f"results/{file.relative_to(results).as_posix()}" in pages
+        assert linked or (file.suffix in (".json", ".jsonl") and file.name in scripts), file
+    assert 20 < len(kept) < 60

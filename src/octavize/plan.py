@@ -12,6 +12,7 @@ from octavize.errors import InputError, require_extra
 from octavize.files import write_text
 from octavize.geometry import check_downsample
 from octavize.split import check_alpha
+from octavize.text import Table
 
 
 @dataclass(frozen=True)
@@ -142,20 +143,15 @@ class Plan:
             raise InputError("input_shape and MACs are whole numbers: leave them alone")
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "alpha", "MACs before", "MACs after", "reason")]
-        for d in self.decisions:
-            alpha = "–" if d.alpha is None else f"{d.alpha:g}"
-            rows.append((d.name, d.kind, alpha, f"{d.macs_before:,}", f"{d.macs_after:,}", d.reason))
+        rows = [
+            (d.name, d.kind, "–" if d.alpha is None else f"{d.alpha:g}", f"{d.macs_before:,}",
+             f"{d.macs_after:,}", d.reason)
+            for d in self.decisions
+        ]  # fmt: skip
         ratio = f"{self.macs_ratio:.3f} of vanilla, input {self.input_shape}"
-        rows.append(("all layers", "", "", f"{self.macs_before:,}", f"{self.macs_after:,}", ratio))
-        width = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            f"{name:<{width[0]}}  {kind:<{width[1]}}  {alpha:>{width[2]}}  {before:>{width[3]}}  "
-            f"{after:>{width[4]}}  {reason}"
-            for name, kind, alpha, before, after, reason in rows
-        ]
-        rule = "─" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        total = ("all layers", "", "", f"{self.macs_before:,}", f"{self.macs_after:,}", ratio)
+        head = ("layer", "kind", "alpha", "MACs before", "MACs after", "reason")
+        return str(Table(head, [*rows, (), total], align="llrrrl"))
 
 
 def _is_count(value: Any) -> bool:

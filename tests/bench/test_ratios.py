@@ -16,7 +16,7 @@ from octavize import InputError, create_model
 from octavize.bench import contenders as networks
 from octavize.bench import ratios as b
 from octavize.bench.contenders import Contender
-from octavize.bench.report import draw, table
+from octavize.bench.report import draw, show_tables
 from octavize.bench.runtimes import Call, choose_runtimes
 from octavize.bench.timing import interleave
 
@@ -165,7 +165,7 @@ def test_table_and_figure(tmp_path: Path) -> None:
 
     found = b.bench(contenders(), {"fast": prepare}, threads=[1], rounds=2)
     console = Console(width=120, record=True)
-    console.print(table(found, "a title"))
+    show_tables(found, "a title", console)
     text = console.export_text()
     assert all(word in text for word in ("a title", "fast", "α=0.25", "0.600", "%"))
     draw(found, tmp_path / "figure.svg", "a title")

@@ -45,6 +45,14 @@ def test_the_interval_is_students() -> None:
     assert summary([0.5]) == {"n": 1, "mean": 0.5, "std": None, "low": None, "high": None}
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.5])
+def test_seeds_that_agree_have_an_interval_without_width(value: float) -> None:
+    found = summary([value] * 3)
+    assert (found["low"], found["mean"], found["high"]) == pytest.approx((value, value, value))
+    assert found["std"] == pytest.approx(0)
+
+
 def names_of(accuracies: Accuracies) -> Names:
     """Runs of their own for every network."""
     return {net: {f"{' '.join(net)} {seed}" for seed in found} for net, found in accuracies.items()}

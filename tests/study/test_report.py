@@ -105,7 +105,7 @@ def test_the_headline_counts_intervals() -> None:
     results = {"reference": "vanilla", "arms": ["vanilla", "octave"]}
     rows = [row(0.01, 0.001, 0.02), row(-0.02, -0.03, -0.01), row(0.0, -0.01, 0.01), row(-0.02, -0.03, -0.01)]
     text = headline({**results, "differences": rows})
-    assert text == "Differences to vanilla, by their 95 % intervals: 1 above zero, 2 below, 1 undecided."
+    assert text == "Differences to vanilla, by their 95\u00a0% intervals: 1 above zero, 2 below, 1 undecided."
     assert headline({**results, "differences": [*rows, row(0.5)]}).endswith("1 undecided; 1 with one seed.")
     assert headline({**results, "differences": []}) == "No pair of octave and vanilla is finished yet."
     assert "−2.0 to +1.0 points" in headline({**results, "differences": [row(0.01), row(-0.02)]})

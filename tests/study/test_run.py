@@ -23,7 +23,7 @@ from tests.helpers.study import (
     tiny_study,
     write_study,
 )
-from tests.helpers.training import CLASSES, make_folder
+from tests.helpers.training import CLASSES, MODEL, make_folder
 
 from octavize.cli.main import main
 from octavize.errors import InputError
@@ -35,7 +35,7 @@ from octavize.study.design import plan_study
 from octavize.study.queue import CLAIM, LEASE
 from octavize.study.run import analyze_study, prepare, run_study, shared
 from octavize.training.hardware import Hardware
-from octavize.training.journal import Journal
+from octavize.training.journal import Journal, read_metrics
 from octavize.training.train import load_images
 
 
@@ -66,10 +66,12 @@ def test_everything_is_written(quiet: Path) -> None:
     assert native["size"] == 16
     assert sum(share for _, share in native["octaves"]) == pytest.approx(1, abs=1e-5)
     assert energy["size"] == first["thinner"]["size"]
-    times = json.loads((quiet / "times.json").read_text("utf-8"))
-    assert len(times["runs"]) == 8
-    for run in times["runs"].values():
-        assert 0 < run["images_per_second"] < run["ceiling_per_second"]
+    assert len(results["curves"]) == 8
+    for name, curve in results["curves"].items():
+        rows = read_metrics(quiet / "runs" / name)
+        assert curve["val_accuracy"] == [row["val_accuracy"] for row in rows]
+    assert results["matched"] == read_json(quiet / "arms.json")
+    assert results["environment"]["threads"] == 1
     assert not list(quiet.rglob(CLAIM))
 
 
@@ -118,25 +120,27 @@ def test_a_second_call_trains_nothing(quiet: Path, data_dir: Path, monkeypatch: 
     assert [(quiet / name).read_bytes() for name in FILES] == before
 
 
-def test_what_is_published_can_be_gone_on_with(
-    quiet: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_page_needs_what_is_published_alone(
+    quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from study_tables import publish  # pyright: ignore[reportMissingImports]
+    import study_tables  # pyright: ignore[reportMissingImports]
 
-    publish(quiet, tmp_path)
+    for _ in range(2):  # the second one over the first
+        study_tables.publish(quiet, tmp_path)
     (copy,) = tmp_path.iterdir()
-    assert not list(copy.rglob("*.safetensors"))
-    monkeypatch.setattr(worker, "main", lambda *_: pytest.fail("trained again"))
-    study = tiny_study(quiet.parent, **EVERY)
-    run_study(study, copy, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
-    assert [(copy / name).read_bytes() for name in FILES] == [(quiet / name).read_bytes() for name in FILES]
-    (next((copy / "runs").iterdir()) / "result.json").unlink()
-    publish(copy, tmp_path / "again")
-    assert len(list(tmp_path.glob("again/*/runs/*"))) == 7
+    found = sorted(file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file())
+    assert found == ["costs.json", f"figures/differences-{MODEL}.svg", "results.json"]
+    words = study_tables.WORDS["study.md"]
+    section = study_tables.section(copy, words)
+    assert f"figures/differences-{MODEL}.svg" in section
+    assert "thinner (" in section
+    assert "8 of 8 runs" in section
+    assert MODEL in results_of(copy)["models"]
+    assert "× 0." in study_tables.answer([copy], words)
 
 
-@pytest.mark.parametrize("name", ["results.json", "results.csv", "times.json", "report.html"])
+@pytest.mark.parametrize("name", ["results.json", "results.csv", "report.html"])
 def test_results_cut_short_are_written_anew(name: str, quiet: Path, data_dir: Path) -> None:
     path = quiet / name
     whole = path.read_bytes()

@@ -24,13 +24,15 @@ from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 from octavize.convert.norms import reestimate_norms
 from octavize.errors import InputError
 from octavize.report.naming import pretty
+from octavize.report.numbers import points, quantity, seconds
+from octavize.text import to_csv
 from octavize.training import train as train_module
 from octavize.training.compare import compare, plan_runs
 from octavize.training.inputs import TrainingInputs
 from octavize.training.journal import COLUMNS, read_metrics
 from octavize.training.recipe import dump_recipe, load_recipe
-from octavize.training.report import headline, points, quantity, seconds
-from octavize.training.results import Timing
+from octavize.training.report import headline
+from octavize.training.results import Timing, curve
 from octavize.training.train import Run, load_images, train_run
 from octavize.zoo.checkpoint import load_checkpoint
 
@@ -99,7 +101,16 @@ def test_everything_is_written(finished: Path) -> None:
         files = {p.name for p in folder.iterdir()}
         assert files == {"best.safetensors", "metrics.csv", "result.json", "tensorboard"}
         assert tuple(read_metrics(folder)[0]) == COLUMNS
+        losses = [row["val_loss"] for row in read_metrics(folder)]
+        assert results["curves"][run.slug]["val_loss"] == losses
         assert any((folder / "tensorboard").iterdir())
+
+
+def test_a_loss_that_is_not_finite_is_none_in_a_curve(tmp_path: Path) -> None:
+    values = {**dict.fromkeys(COLUMNS, 1.0), "val_loss": float("inf")}
+    (tmp_path / "metrics.csv").write_text(to_csv(COLUMNS, [values]), "utf-8")
+    assert curve(tmp_path)["val_loss"] == [None]
+    assert curve(tmp_path)["train_loss"] == [1.0]
 
 
 def test_the_report_is_one_page_that_escapes_what_it_is_given(finished: Path) -> None:

@@ -15,8 +15,6 @@ Definitions, the same for every network:
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,6 +42,8 @@ from octavize.convert.trace import (
 )
 from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError
+from octavize.report.tables import show
+from octavize.text import Table, to_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -232,32 +232,15 @@ def wait(x: Tensor) -> None:
 class ProfileTable:
     """Rows to print, or to write as CSV or JSON; `conditions` say what was measured how, and on what."""
 
-    title: str
     rows: list[dict[str, Any]]
-    shown: list[dict[str, str]]  # the same rows in words, for people
+    shown: Table  # the same rows in words, for people
     conditions: dict[str, Any]
 
     def print(self, console: Console) -> None:
-        from rich.box import SIMPLE_HEAD
-        from rich.measure import Measurement
-        from rich.table import Table
-
-        table = Table(title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        for i, column in enumerate(self.shown[0]):
-            table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-        for row in self.shown:
-            table.add_row(*row.values())
-        # A terminal that is too narrow breaks lines; a figure cut short could not be read.
-        needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-        console.width = max(console.width, needed)
-        console.print(table)
+        show(self.shown, console)
 
     def to_csv(self) -> str:
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return out.getvalue()
+        return to_csv(self.rows[0], self.rows)
 
     def to_json(self) -> str:
         return json.dumps({**self.conditions, "rows": self.rows}, indent=2)
@@ -298,24 +281,23 @@ def profile_models(
         ]
     first = {row["model"]: row for row in reversed(rows)}
     shown = [
-        {
-            "network": row["model"],
-            "α": f"{row['alpha']:g}",
-            "params": f"{row['params'] / 1e6:.2f} M",
-            "MACs": f"{row['macs'] / 1e6:,.0f} M × {row['macs'] / first[row['model']]['macs']:.3f}",
-            "memory": (
-                f"{row['activation_bytes'] / 1e6:.1f} MB × "
-                f"{row['activation_bytes'] / first[row['model']]['activation_bytes']:.3f}"
-            ),
-            "latency": f"{row['latency_ms']:.1f} ms × {row['latency_ratio']:.3f}",
-        }
+        (
+            row["model"],
+            f"{row['alpha']:g}",
+            f"{row['params'] / 1e6:.2f} M",
+            f"{row['macs'] / 1e6:,.0f} M × {row['macs'] / first[row['model']]['macs']:.3f}",
+            f"{row['activation_bytes'] / 1e6:.1f} MB × "
+            f"{row['activation_bytes'] / first[row['model']]['activation_bytes']:.3f}",
+            f"{row['latency_ms']:.1f} ms × {row['latency_ratio']:.3f}",
+        )
         for row in rows
     ]
     where = environment("timm")
     where["threads"] = threads or where["threads"]
     conditions = {"size": size, "batch": batch, "rounds": rounds, "environment": where}
-    title = f"{size} × {size} pixels, batch {batch}, {rounds} rounds, {where['threads']} threads"
-    return ProfileTable(title, rows, shown, conditions)
+    title = f"{size} × {size} pixels, batch {batch}, {rounds} rounds, {where['threads']} thread(s)"
+    head = ("network", "α", "params", "MACs", "memory", "latency")
+    return ProfileTable(rows, Table(head, shown, title=title), conditions)
 
 
 def layer_table(model: nn.Module, title: str, *, size: int = 224) -> ProfileTable:
@@ -339,18 +321,11 @@ def table_of_layers(run: Trace, title: str, input_shape: Shape) -> ProfileTable:
         }
         for layer in run.layers
     ]
-    words = {"high_out": "high out", "low_out": "low out", "macs": "MACs"}
-    shown = [
-        {
-            words.get(k, k): f"{v:,}" if isinstance(v, int) else v
-            for k, v in row.items()
-            if not k.endswith("_in")
-        }
-        for row in rows
-    ]
-    return ProfileTable(
-        f"{title}: {run.macs:,} MACs, input {input_shape}", rows, shown, {"input_shape": list(input_shape)}
-    )
+    keys = ("layer", "kind", "high_out", "low_out", "params", "macs")
+    shown = [tuple(f"{row[k]:,}" if isinstance(row[k], int) else row[k] for k in keys) for row in rows]
+    title = f"{title}: {run.macs:,} MACs, input {input_shape}"
+    table = Table(("layer", "kind", "high out", "low out", "params", "MACs"), shown, title=title)
+    return ProfileTable(rows, table, {"input_shape": list(input_shape)})
 
 
 def _size(shape: Shape | None) -> str:

@@ -6,49 +6,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavize.errors import require_extra
+from octavize.report.tables import show
+from octavize.text import Table
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import Console
 
 FIGURES = (".png", ".svg", ".pdf")
 
 
-def table(results: dict[str, Any], title: str) -> Group:
-    """A table for each batch and number of threads, a row a network in a runtime."""
-    from rich.console import Group
-    from rich.text import Text
-
-    places = dict.fromkeys((row["batch"], row["threads"]) for row in results["rows"])
-    return Group(Text(title, "bold"), *(_table(results["rows"], *place) for place in places))
+def show_tables(results: dict[str, Any], title: str, console: Console) -> None:
+    """Print a table for each batch and number of threads, a row a network in a runtime."""
+    console.print(title, style="bold", markup=False, highlight=False)
+    for place in dict.fromkeys((row["batch"], row["threads"]) for row in results["rows"]):
+        show(_table(results["rows"], *place), console)
 
 
 def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:
     """Time, its ratio to vanilla's, that of the arithmetic, and the saving realized."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    title = f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for i, column in enumerate(("runtime", "network", "ms", "×", "MACs ×", "realized")):
-        shown.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+    shown: list[tuple[str, ...]] = []
     before = None
     for row in rows:
         if (row["batch"], row["threads"]) != (batch, threads):
             continue
         runtime, saving = row["runtime"], row["saving_realized"]
         if before not in (None, runtime):
-            shown.add_section()
-        shown.add_row(
-            "" if runtime == before else runtime,
-            row["network"],
-            f"{row['median_ms']:.2f}",
-            f"{row['time_ratio']:.3f}",
-            f"{row['mac_ratio']:.3f}",
-            "" if saving is None else f"{saving:.0%}",
+            shown.append(())
+        shown.append(
+            (
+                "" if runtime == before else runtime,
+                row["network"],
+                f"{row['median_ms']:.2f}",
+                f"{row['time_ratio']:.3f}",
+                f"{row['mac_ratio']:.3f}",
+                "" if saving is None else f"{saving:.0%}",
+            )
         )
         before = runtime
-    return shown
+    head = ("runtime", "network", "ms", "×", "MACs ×", "realized")
+    return Table(head, shown, align="llr", title=_place(batch, threads))
+
+
+def _place(batch: int, threads: int) -> str:
+    return f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
 
 
 def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
@@ -58,15 +58,14 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
         path: .png, .svg or .pdf.
     """
     require_extra("matplotlib", "experiment")
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from octavize.report.figures import HEIGHT, STYLE, WIDTH, color
+    from octavize.report.figures import HEIGHT, WIDTH, color, styled, write_figure
 
     rows = [row for row in results["rows"] if row["alpha"] > 0 and row["saving_realized"] is not None]
     panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
     runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
-    with rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(WIDTH * max(0.8 * len(panels), 1), HEIGHT), layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
         for panel, (batch, threads) in zip(axes, panels, strict=False):
@@ -79,7 +78,7 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
                 ]
                 if own:
                     panel.plot(*zip(*sorted(own), strict=True), "o-", color=color(i + 1), label=runtime)
-            panel.set_title(f"batch {batch}, {threads} thread{'s' * (threads > 1)}")
+            panel.set_title(_place(batch, threads))
             panel.set_xlabel("α")
         axes[0].set_ylabel("saving realized, %")
         shown = (panel.get_legend_handles_labels() for panel in axes)
@@ -87,4 +86,4 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
         if rows:
             axes[-1].legend([lines[runtime] for runtime in runtimes], runtimes)
         figure.suptitle(title)
-        figure.savefig(path)
+        write_figure(figure, Path(path))

@@ -20,6 +20,7 @@ from octavize.calibration.coupling import Coupling, example_input, permute, stan
 from octavize.calibration.energy import TINY, Energies, Score
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError
+from octavize.text import Table
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,18 @@ class Reordering:
     score: str
 
     def __str__(self) -> str:
-        rows = [("convolution", "low", "movable", "lost before", "lost after")]
-        for c in self.convolutions:
-            low, movable = f"{c.low}/{c.channels}", f"{c.movable}/{c.channels}"
-            rows.append((c.name, low, movable, f"{c.before:.2%}", f"{c.after:.2%}"))
-        width = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join([row[0].ljust(width[0]), *(row[i].rjust(width[i]) for i in range(1, 5))])
-            for row in rows
+        rows = [
+            (
+                c.name,
+                f"{c.low}/{c.channels}",
+                f"{c.movable}/{c.channels}",
+                f"{c.before:.2%}",
+                f"{c.after:.2%}",
+            )
+            for c in self.convolutions
         ]
-        return "\n".join([*lines, f"measured on {self.images:,} images, ordered by {self.score}"])
+        head = ("convolution", "low", "movable", "lost before", "lost after")
+        return str(Table(head, rows, note=f"measured on {self.images:,} images, ordered by {self.score}"))
 
 
 def reorder(

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from octavize.errors import InputError
+from octavize.text import Table
 
 SOURCE, FILE = "Network", "File"
 
@@ -109,17 +109,19 @@ def predict(
     """
     from octavize.deploy.predict import predict as run
     from octavize.deploy.runtime import load_runtime
+    from octavize.report.tables import show
 
     answers = run(load_runtime(model, threads), images, top)
     if as_json:
         rows = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
-    table = Table("image", "class", "probability")
-    for image, answer in zip(images, answers, strict=True):
-        for i, found in enumerate(answer):
-            table.add_row("" if i else str(image), found["class"], f"{found['probability']:.1%}")
-    Console(highlight=False, markup=False).print(table)
+    rows = [
+        ("" if i else str(image), found["class"], f"{found['probability']:.1%}")
+        for image, answer in zip(images, answers, strict=True)
+        for i, found in enumerate(answer)
+    ]
+    show(Table(("image", "class", "probability"), rows, align="llr"), Console(highlight=False))
 
 
 def bench(
@@ -177,7 +179,7 @@ def bench(
     """
     from octavize.bench.contenders import contenders_of, with_narrower
     from octavize.bench.ratios import bench as run
-    from octavize.bench.report import FIGURES, draw, table
+    from octavize.bench.report import FIGURES, draw, show_tables
     from octavize.bench.runtimes import choose_runtimes
     from octavize.files import write_json
     from octavize.zoo.find import find_origin
@@ -208,7 +210,7 @@ def bench(
         say=log.print,
     )
     title = f"{source}, {size} × {size} pixels, median of {rounds} rounds"
-    Console().print(table(results, title))
+    show_tables(results, title, Console())
     if out is not None:
         write_json(out, results)
     if figure is not None:

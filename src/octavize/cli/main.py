@@ -18,7 +18,6 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from octavize.cli import convert as cli_convert
@@ -26,6 +25,7 @@ from octavize.cli import deploy as cli_deploy
 from octavize.cli import options as o
 from octavize.cli import study as cli_study
 from octavize.errors import InputError
+from octavize.text import Table
 
 app = typer.Typer(
     name="octavize",
@@ -218,12 +218,11 @@ def bands(
     [cyan]octavize bands cat.jpg --out cat-bands.png[/cyan]
     """
     from octavize.data.bands import draw_bands
+    from octavize.report.tables import show
 
-    shown = Table("octave", "share of energy")
-    for octave, share in draw_bands(image, out):
-        shown.add_row(octave, f"{share:.2%}")
     console = Console(highlight=False)
-    console.print(shown)
+    rows = [(octave, f"{share:.2%}") for octave, share in draw_bands(image, out)]
+    show(Table(("octave", "share of energy"), rows), console)
     console.print(f"figure: [bold]{out}[/bold]")
 
 

@@ -64,6 +64,7 @@ def study(
     [cyan]octavize study mine.yaml --out runs/mine --analyze[/cyan]
     """
     o.require_experiment()
+    from octavize.report.tables import show
     from octavize.study.listing import listing
     from octavize.study.model import load_study
     from octavize.study.run import analyze_study, run_study
@@ -80,7 +81,7 @@ def study(
     console = Console()
     if list_runs:
         table, told = listing(chosen, folder, data_dir, hardware, workers)
-        console.print(table)
+        show(table, console)
         console.print(told, highlight=False)
     elif analyze:
         analyze_study(chosen, folder, data_dir=data_dir, console=console)

@@ -1,20 +1,19 @@
-"""The report's figures, each as PNG and SVG: learning curves, and accuracy against cost."""
+"""One look for all figures, one way to save them, and those that several reports show."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-
-from octavize.report.naming import network_name, pretty, run_slug
-from octavize.training.journal import Row, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,8 +39,23 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",  # looks the same on a machine without these fonts
     "figure.facecolor": "white",
 }
+METADATA: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": ""},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""The same figure is the same file, whenever it is drawn."""
 WIDTH, HEIGHT = 5.2, 3.5
 """Of one figure, in inches: two stand side by side on a screen, one fills a phone."""
+
+
+Curve = Mapping[str, Sequence[float | None]]
+"""Of one run, by the name of a quantity a value for each epoch; None stands for what is not finite."""
+
+
+def styled() -> AbstractContextManager[Any]:
+    """The look of the figures that are made and saved inside."""
+    return matplotlib.rc_context(STYLE)
 
 
 def color(position: int) -> str:
@@ -49,45 +63,11 @@ def color(position: int) -> str:
     return COLOURS[position % len(COLOURS)]
 
 
-def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
-    """Draw every figure of a comparison into `out/figures`.
-
-    Args:
-        results: what `results.json` holds.
-        out: the comparison's folder, whose `runs/*/metrics.csv` the curves come from.
-
-    Returns:
-        SVG text by figure name: `curves-<model>-accuracy`, `curves-<model>-loss`, `accuracy-macs`,
-        `accuracy-latency`.
-    """
-    recipe = results["recipe"]
-    alphas = sorted(recipe["alphas"])
-    folder = out / "figures"
-    folder.mkdir(exist_ok=True)
-    drawn: dict[str, str] = {}
-    with matplotlib.rc_context(STYLE):
-        for model in recipe["models"]:
-            curves = {
-                network_name(a): [read_metrics(out / "runs" / run_slug(model, a, s)) for s in recipe["seeds"]]
-                for a in alphas
-            }
-            for quantity in ("accuracy", "loss"):
-                name = f"curves-{model}-{quantity}"
-                drawn[name] = save_figure(draw_curves(curves, quantity, list(curves)), folder / name)
-        batch = results["profile"]["input_shape"][0]
-        for name, field, label in (
-            ("accuracy-macs", "macs", "multiply–accumulates per image, millions"),
-            ("accuracy-latency", "latency_ms", f"measured latency of {batch} images, ms"),
-        ):
-            drawn[name] = save_figure(_trade_off(results["networks"], alphas, field, label), folder / name)
-    return drawn
-
-
-def draw_curves(curves: dict[str, list[list[Row]]], quantity: str, names: Sequence[str]) -> Figure:
+def draw_curves(curves: Mapping[str, Sequence[Curve]], quantity: str, names: Sequence[str]) -> Figure:
     """Train (dashed) and validation (solid) against epoch: the mean over seeds and their range.
 
     Args:
-        curves: by the name of a network, a list per seed of the lines of its `metrics.csv`.
+        curves: by the name of a network, that of each seed, with `train_<quantity>` and `val_<quantity>`.
         quantity: `accuracy` or `loss`.
         names: of all networks, also of those without a curve yet: each keeps its color.
     """
@@ -95,15 +75,15 @@ def draw_curves(curves: dict[str, list[list[Row]]], quantity: str, names: Sequen
     handles = []
     for name, seeds in curves.items():
         ink = color(names.index(name))
-        _line(axes, seeds, f"train_{quantity}", ink, dashed=True)
-        _line(axes, seeds, f"val_{quantity}", ink, dashed=False)
+        _line(axes, _values(seeds, f"train_{quantity}"), quantity, ink, dashed=True)
+        _line(axes, _values(seeds, f"val_{quantity}"), quantity, ink, dashed=False)
         handles.append(Line2D([], [], color=ink, linewidth=2, label=name))
     handles += [
         Line2D([], [], color="#94a3b8", linewidth=2, label="validation"),
         Line2D([], [], color="#94a3b8", linewidth=1.4, linestyle=(0, (4, 2)), label="train"),
     ]
     if quantity == "loss":
-        _cut_spikes(axes, curves)
+        _cut_spikes(axes, [seed for seeds in curves.values() for seed in seeds])
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy, %" if quantity == "accuracy" else "loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -111,65 +91,79 @@ def draw_curves(curves: dict[str, list[list[Row]]], quantity: str, names: Sequen
     return figure
 
 
-def _cut_spikes(axes: Axes, curves: dict[str, list[list[Row]]]) -> None:
+def _values(seeds: Sequence[Curve], field: str) -> np.ndarray:
+    """Of shape (seeds, epochs); where a value is not finite there is a gap."""
+    return np.array([seed[field] for seed in seeds], dtype=float)
+
+
+def _cut_spikes(axes: Axes, runs: Sequence[Curve]) -> None:
     """End the loss axis where it still shows the training; a first epoch's validation may be far above."""
-    rows = [row for seeds in curves.values() for run in seeds for row in run]
-    last = [run[-1]["val_loss"] for seeds in curves.values() for run in seeds]
-    top = 1.25 * max([row["train_loss"] for row in rows] + [v for v in last if math.isfinite(v)])
+    shown = [value for run in runs for value in (*run["train_loss"], run["val_loss"][-1])]
+    top = 1.25 * max(value for value in shown if value is not None)
     axes.set_ylim(bottom=0)
-    if max(row["val_loss"] for row in rows) > top:
+    if any(value is None or value > top for run in runs for value in run["val_loss"]):
         axes.set_ylim(top=top)
 
 
-def _line(axes: Axes, seeds: Sequence[list[Row]], field: str, ink: str, *, dashed: bool) -> None:
-    scale = 100 if field.endswith("accuracy") else 1
-    epochs = [row["epoch"] for row in seeds[0]]
-    columns = [[scale * rows[i][field] for rows in seeds] for i in range(len(epochs))]
-    means = [statistics.fmean(column) for column in columns]
+def _line(axes: Axes, seeds: np.ndarray, quantity: str, ink: str, *, dashed: bool) -> None:
+    seeds = seeds * (100 if quantity == "accuracy" else 1)
+    epochs = np.arange(seeds.shape[1]) + 1
     marker = "." if len(epochs) <= 15 else ""
     style: Any = (0, (4, 2)) if dashed else "-"
-    axes.plot(epochs, means, color=ink, linestyle=style, linewidth=1.4 if dashed else 2, marker=marker)
+    width = 1.4 if dashed else 2
+    axes.plot(epochs, seeds.mean(0), color=ink, linestyle=style, linewidth=width, marker=marker)
     if len(seeds) > 1:
-        low, high = [min(c) for c in columns], [max(c) for c in columns]
-        axes.fill_between(epochs, low, high, color=ink, alpha=0.12 if dashed else 0.2, linewidth=0)
+        alpha = 0.12 if dashed else 0.2
+        axes.fill_between(epochs, seeds.min(0), seeds.max(0), color=ink, alpha=alpha, linewidth=0)
 
 
-def _trade_off(networks: list[dict[str, Any]], alphas: list[float], field: str, label: str) -> Figure:
-    """Accuracy against a cost: a marker per network, the α of one architecture joined by a line."""
+@dataclass(frozen=True)
+class Mark:
+    """A network in a figure of accuracy against cost: where it lies, and by what it is recognized."""
+
+    cost: float
+    accuracy: float
+    spread: float | None
+    color: str
+    group: str
+    """What its marker stands for."""
+
+
+def draw_trade_off(
+    marks: Sequence[Mark], label: str, colors: Mapping[str, str], *, joined: bool = False, groups: bool = True
+) -> Figure:
+    """Test accuracy in per cent against a cost.
+
+    Args:
+        label: of the cost.
+        colors: what the legend says of each color.
+        joined: draw a line through the networks of a group.
+        groups: tell in the legend what the markers stand for.
+    """
     figure, axes = blank_figure()
-    scale = 1e6 if field == "macs" else 1
-    models = list(dict.fromkeys(n["model"] for n in networks))
-    costs = [n[field] / scale for n in networks]
-    for number, model in enumerate(models):
-        own = [n for n in networks if n["model"] == model]
-        x, y = [n[field] / scale for n in own], [100 * n["accuracy_mean"] for n in own]
-        axes.plot(x, y, color="#cbd5e1", linewidth=1.5, zorder=1)
-        for n, at, accuracy in zip(own, x, y, strict=True):
-            spread = 100 * n["accuracy_std"] if n["accuracy_std"] is not None else None
-            axes.errorbar(
-                at, accuracy, yerr=spread, marker=MARKERS[number % len(MARKERS)], markersize=8, capsize=3,
-                color=color(alphas.index(n["alpha"])), zorder=2,
-            )  # fmt: skip
-    cost_axis(axes, costs)
+    markers = dict(zip(dict.fromkeys(mark.group for mark in marks), itertools.cycle(MARKERS), strict=False))
+    for group in markers if joined else ():
+        own = [mark for mark in marks if mark.group == group]
+        axes.plot([m.cost for m in own], [m.accuracy for m in own], color="#cbd5e1", linewidth=1.5, zorder=1)
+    for mark in marks:
+        axes.errorbar(
+            mark.cost, mark.accuracy, yerr=mark.spread, marker=markers[mark.group], markersize=8, capsize=3,
+            color=mark.color, zorder=2,
+        )  # fmt: skip
+    cost_axis(axes, [mark.cost for mark in marks])
     axes.set_xlabel(label)
     axes.set_ylabel("test accuracy, %")
     axes.margins(x=0.12, y=0.18)
-    handles = [
-        Line2D([], [], color=color(i), linewidth=5, label=network_name(a)) for i, a in enumerate(alphas)
-    ] + [
-        Line2D(
-            [],
-            [],
-            color="#64748b",
-            linestyle="",
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=7,
-            label=pretty(m),
-        )
-        for i, m in enumerate(models)
-    ]
+    handles = [Line2D([], [], color=ink, linewidth=5, label=name) for name, ink in colors.items()]
+    if groups:
+        handles += [marker_handle(marker, group) for group, marker in markers.items()]
     add_legend(axes, handles)
     return figure
+
+
+def marker_handle(marker: str, label: str) -> Line2D:
+    """A line of a legend that says what a marker stands for."""
+    return Line2D([], [], color="#64748b", linestyle="", marker=marker, markersize=7, label=label)
 
 
 def cost_axis(axes: Axes, costs: list[float]) -> None:
@@ -185,7 +179,7 @@ def cost_axis(axes: Axes, costs: list[float]) -> None:
 
 
 def blank_figure() -> tuple[Figure, Axes]:
-    """A figure of the report's size with one pair of axes; draw it within `rc_context(STYLE)`."""
+    """A figure of the report's size with one pair of axes; draw it within `styled()`."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -201,11 +195,20 @@ def add_legend(axes: Axes, handles: list[Line2D]) -> None:
     )  # fmt: skip
 
 
-def save_figure(figure: Figure, path: Path) -> str:
-    """Write `path`.svg and `path`.png; returns the SVG text."""
-    # The salt makes the ids inside the SVG differ between figures, since all end up in one page.
-    with matplotlib.rc_context({"svg.hashsalt": path.name}):
-        figure.savefig(Path(f"{path}.svg"), metadata={"Date": None, "Creator": None})
-    figure.savefig(Path(f"{path}.png"), dpi=200, metadata={"Software": ""})
-    text = Path(f"{path}.svg").read_text("utf-8")
-    return text[text.index("<svg") :]
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
+    """Write `<name>.svg` and `<name>.png` of each; returns the SVG texts by name."""
+    folder.mkdir(exist_ok=True)
+    texts: dict[str, str] = {}
+    for name, figure in figures.items():
+        write_figure(figure, folder / f"{name}.png")
+        write_figure(figure, path := folder / f"{name}.svg")
+        text = path.read_text("utf-8")
+        texts[name] = text[text.index("<svg") :]
+    return texts
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write one file; its suffix, .png, .svg or .pdf, says of which kind."""
+    # The salt makes the ids inside an SVG differ between figures, since all end up in one page.
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, dpi=200, metadata=METADATA[path.suffix])

@@ -6,8 +6,8 @@ those of one that was left in peace, byte for byte.
 
 from __future__ import annotations
 
-import math
 import statistics
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from scipy import stats
 
+from octavize.bench.environment import environment
 from octavize.data.augment import to_input
 from octavize.data.bands import dataset_energy
 from octavize.data.images import Images, Split
+from octavize.study.arms import Found
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, network_key
 from octavize.study.model import Cell, Study
 from octavize.study.queue import failure, finished
+from octavize.training.results import curve
 from octavize.training.train import describe_data
 
 LEVEL = 0.95
@@ -36,10 +39,13 @@ Names = dict[tuple[str, str, str], set[str]]
 """By the same, the names of the runs."""
 
 
-def analyze(study: Study, places: Sequence[Planned], images: Images, out: Path) -> dict[str, Any]:
-    """What `results.json` holds, from the runs that are finished in `out`."""
+def analyze(
+    study: Study, places: Sequence[Planned], images: Images, out: Path, matched: Found
+) -> dict[str, Any]:
+    """What `results.json` holds, from the runs that are finished in `out`; `matched` is of `resolve`."""
     macs = all_macs(places, images)
-    runs = [_run(place, out, macs) for place in places]
+    ends = {place.slug: end for place in places if (end := finished(place.folder(out)))}
+    runs = [_run(place, out, ends.get(place.slug, {}), macs) for place in places]
     accuracies, names = collect(runs), run_names(runs)
     return {
         "study": study.name,
@@ -48,25 +54,27 @@ def analyze(study: Study, places: Sequence[Planned], images: Images, out: Path) 
         "models": list(study.models),
         "seeds": list(study.seeds),
         "arms": [arm.name for arm in study.arms],
+        "matched": matched,
         "factors": {f: {k: dict(v) for k, v in levels.items()} for f, levels in study.factors.items()},
         "cells": [{"name": c.name, "base": c.base, "levels": c.levels} for c in study.cells],
         "recipe": study.recipe.as_dict(),
         "data": describe_data(images),
+        "environment": [end["environment"] for end in ends.values()][-1] if ends else environment(),
         "energy": energies(places, images),
         "planned": len({place.slug for place in places}),
-        "done": len({run["run"] for run in runs if run["test_accuracy"] is not None}),
+        "done": len(ends),
         "failed": list({run["run"]: run for run in runs if run["reason"]}.values()),
         "runs": runs,
         "networks": networks(runs),
         "differences": differences(study, accuracies, names),
         "effects": effects(study, accuracies, names),
+        "curves": {slug: curve(out / "runs" / slug) for slug in ends},
     }
 
 
-def _run(place: Planned, out: Path, macs: dict[str, int]) -> dict[str, Any]:
-    folder, recipe = place.folder(out), place.recipe
-    result = finished(folder) or {}
-    reason = None if result else (failure(folder) or {}).get("reason")
+def _run(place: Planned, out: Path, result: dict[str, Any], macs: dict[str, int]) -> dict[str, Any]:
+    recipe = place.recipe
+    reason = None if result else (failure(place.folder(out)) or {}).get("reason")
     return {
         "cell": place.cell.name,
         "model": place.model,
@@ -231,12 +239,14 @@ def paired(values: BySeed) -> dict[str, Any]:
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """n, mean, sample deviation, and Student's confidence interval of the mean; None where n is 1."""
-    n, mean = len(values), statistics.fmean(values)
-    if n < 2:
-        return {"n": n, "mean": mean, "std": None, "low": None, "high": None}
-    std = statistics.stdev(values)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * std / math.sqrt(n)
-    return {"n": n, "mean": mean, "std": std, "low": mean - half, "high": mean + half}
+    found: dict[str, Any] = {"n": len(values), "mean": statistics.fmean(values)}
+    if len(values) < 2:
+        return found | {"std": None, "low": None, "high": None}
+    with warnings.catch_warnings():  # values that are all the same have no t, but an interval: themselves
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        test: Any = stats.ttest_1samp(values, 0)
+    low, high = test.confidence_interval(LEVEL)
+    return found | {"std": statistics.stdev(values), "low": float(low), "high": float(high)}
 
 
 def energies(places: Iterable[Planned], images: Images) -> list[dict[str, Any]]:

@@ -27,6 +27,8 @@ BATCH, ROUNDS, STEPS = 64, 10, 6
 """Images a timed call, timed calls of each network, and halvings of the range in a search for a time."""
 NEAR = 0.05
 """Share of the cost to be reached by which a matched arm may miss it without a word."""
+COSTS = {"macs": "MACs", "time": "time"}
+"""What a matched arm reaches, as people write it."""
 
 Found = dict[str, dict[str, Any]]
 """What is kept: by model and arm together what was asked, the settings that answer it, and the share of the
@@ -91,7 +93,7 @@ def told(found: Found) -> list[str]:
         off = " (no such network comes nearer)" if abs(one["cost"] - 1) > NEAR else ""
         if off and settings == one["start"]:
             off = " (it costs less as it is)"
-        cost = f"{one['cost']:.2f} of the {match['to']} of {match['arm']}"
+        cost = f"{one['cost']:.2f} of the {COSTS[match['to']]} of {match['arm']}"
         lines.append(f"{one['model']}, {one['arm']}: {what}, {cost}{off}")
     return lines
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from octavize.files import read_json
 from octavize.report.naming import pretty
+from octavize.report.numbers import quantity, seconds
 from octavize.study.arms import by_model, resolve
 from octavize.study.crew import default_workers, hardware_of
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
 from octavize.study.model import Study
 from octavize.study.queue import ended
+from octavize.text import Table
 from octavize.training.hardware import Hardware, device_of, prepare_process
-from octavize.training.report import quantity, seconds
 from octavize.training.train import load_images
 
 
@@ -36,26 +34,24 @@ def listing(
     macs = all_macs(runs, images)
     speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
     times = {run.slug: seconds_of(run.recipe, images, speeds, macs) or 0.0 for run in runs}
-    table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("setting", overflow="fold")
-    table.add_column("network")
-    table.add_column("arm")
-    for column in ("epochs", "MACs", "runs", "done", "time"):
-        table.add_column(column, justify="right")
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for run in runs:
         groups.setdefault((run.cell.name, run.model, run.arm), []).append(run)
+    rows = []
     for (cell, model, arm), own in groups.items():
         recipe, done = own[0].recipe, sum(ended(run.folder(out)) for run in own)
-        table.add_row(
-            cell, pretty(model), arm, str(recipe.epochs_of(recipe.models[0])),
-            quantity(macs[network_key(recipe)]), str(len(own)), str(done),
-            seconds(sum(times[run.slug] for run in own)),
-        )  # fmt: skip
+        rows.append(
+            (
+                *(cell, pretty(model), arm, str(recipe.epochs_of(recipe.models[0]))),
+                *(quantity(macs[network_key(recipe)]), str(len(own)), str(done)),
+                seconds(sum(times[run.slug] for run in own)),
+            )
+        )
     open_runs = [run for run in runs if not ended(run.folder(out))]
     left, whole = sum(times[run.slug] for run in open_runs), sum(times.values())
     workers = max(1, min(workers, len(open_runs)))
-    return table, (
+    head = ("setting", "network", "arm", "epochs", "MACs", "runs", "done", "time")
+    return Table(head, rows, align="lllr", title=f"study {study.name}"), (
         f"{len(runs)} runs, about {seconds(whole)} of training on one worker; what is left takes about "
         f"{seconds(left / workers)} on {workers}"
     )

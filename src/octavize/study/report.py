@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from octavize.files import write_json, write_text
 from octavize.report.figures import color
 from octavize.report.naming import pretty
+from octavize.report.numbers import SPACE, points
+from octavize.report.page import render
+from octavize.study.arms import told
 from octavize.study.costs import Costs, cost_ratios
 from octavize.study.figures import curve_titles, draw_figures
-from octavize.study.times import Times
-from octavize.training.journal import to_csv
-from octavize.training.report import as_markup, points, render
+from octavize.study.queue import finished
+from octavize.text import to_csv
 
 COLUMNS = (
     "cell", "model", "arm", "seed", "test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs",
@@ -23,27 +24,25 @@ COLUMNS = (
 """Of `results.csv`."""
 
 
-def write_results(results: dict[str, Any], times: Times, out: Path) -> None:
-    """Write `results.json`, `results.csv` and `times.json`."""
+def write_results(results: dict[str, Any], out: Path) -> None:
+    """Write `results.json` and `results.csv`."""
     write_json(out / "results.json", results)
     write_text(out / "results.csv", to_csv(COLUMNS, results["runs"]))
-    write_json(out / "times.json", times)
 
 
-def write_report(
-    results: dict[str, Any], times: Times, costs: Costs, matched: Sequence[str], out: Path
-) -> None:
-    """Write the figures and `report.html`; `matched` is what `told` says of matched arms."""
+def write_report(results: dict[str, Any], costs: Costs, out: Path) -> None:
+    """Write the figures and `report.html`."""
     rows = cost_ratios(results, costs)  # many settings have the same networks, which are shown once
     shown = {tuple(v for k, v in row.items() if k != "cell"): row for row in reversed(rows)}
+    times = train_seconds(results, out)
     page = render(
         "study.html.j2",
         r=results,
         times=times,
-        matched=matched,
+        matched=told(results["matched"]),
         costs=costs,
         ratios=list(reversed(shown.values())),
-        figures=as_markup(draw_figures(results, out)),
+        figures=draw_figures(results, out),
         headline=headline(results),
         caution=caution(results),
         titles=[
@@ -51,10 +50,16 @@ def write_report(
             for i, (cell, model) in enumerate(curve_titles(results))
         ],
         colors={arm: color(i) for i, arm in enumerate(results["arms"])},
-        speeds=speeds(results, times),
+        seconds_of=lambda net: statistics.median(times[run] for run in net["runs"]),
         interval=interval,
     )
     write_text(out / "report.html", page)
+
+
+def train_seconds(results: dict[str, Any], out: Path) -> dict[str, float]:
+    """Wall time of the training of each finished run; no part of `results.json`, where no clock counts."""
+    ends = {run["run"]: finished(out / "runs" / run["run"]) for run in results["runs"]}
+    return {run: end["train_seconds"] for run, end in ends.items() if end is not None}
 
 
 def headline(results: dict[str, Any]) -> str:
@@ -73,7 +78,7 @@ def headline(results: dict[str, Any]) -> str:
     below = sum(d["high"] < 0 for d in clear)
     above = sum(d["low"] > 0 for d in clear)
     return (
-        f"Differences to {reference}, by their 95 % intervals: {above} above zero, {below} below, "
+        f"Differences to {reference}, by their 95{SPACE}% intervals: {above} above zero, {below} below, "
         f"{len(clear) - above - below} undecided" + (f"; {single} with one seed." if single else ".")
     )
 
@@ -97,18 +102,3 @@ def interval(row: dict[str, Any]) -> str:
     if row["low"] is None:
         return points(100 * row["mean"])
     return f"{points(100 * row['mean'])} ({points(100 * row['low'])} to {points(100 * row['high'])})"
-
-
-def speeds(results: dict[str, Any], times: Times) -> dict[str, dict[str, float | None]]:
-    """By a network's first run: median images a second of its runs, and the ceiling by its MACs."""
-    found: dict[str, dict[str, float | None]] = {}
-    for net in results["networks"]:
-        own = [times["runs"][run] for run in net["runs"]]
-        keys = ("train_seconds", "images_per_second", "ceiling_per_second", "share")
-        found[net["runs"][0]] = {key: _median([one[key] for one in own]) for key in keys}
-    return found
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None

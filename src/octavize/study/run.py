@@ -4,9 +4,9 @@ study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
 workers.log        what workers had to say
 runs/<run>         as of `compare`, with `claim` (who has it), `log.txt`, `machine.json`, and `failed.json`
-results.json       accuracies, paired differences, effects: the same bytes however often the study was killed
+results.json       accuracies, paired differences, effects, curves: the same bytes however often the study was
+                   killed
 results.csv        a line per run
-times.json         how fast runs trained, beside what their arithmetic allows
 costs.json         time, memory and arithmetic of the networks, measured while nobody trains
 figures/           PNG and SVG
 report.html        everything on one page
@@ -34,7 +34,6 @@ from octavize.study.crew import Crew
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.model import Study
 from octavize.study.queue import LEASE, failure, finished, lease
-from octavize.study.times import times_of
 from octavize.study.worker import is_of_run, leave_launcher, mark
 from octavize.training.compare import check_data, check_networks, check_settings
 from octavize.training.hardware import HERE, Hardware, is_first_process, named_device
@@ -186,11 +185,10 @@ def report(plan: Prepared, out: Path, timing: Timing, console: Console) -> dict[
     from octavize.study.report import write_report, write_results
 
     with lease(out / "report.lock"):
-        results = analyze(plan.study, plan.places, plan.images, out)
-        times = times_of(results, out)
-        write_results(results, times, out)  # before anything that takes long
+        results = analyze(plan.study, plan.places, plan.images, out, plan.matched)
+        write_results(results, out)  # before anything that takes long
         costs = costs_in(out, plan.places, plan.images, timing, console)
-        write_report(results, times, costs, told(plan.matched), out)
+        write_report(results, costs, out)
     for failed in results["failed"]:
         console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}", highlight=False)
     console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)

@@ -25,6 +25,7 @@ from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
 from octavize.plan import Plan
+from octavize.report.tables import show
 from octavize.training.adapt_report import stage_name, table, write_report
 from octavize.training.distil import Distiller, EpochTests
 from octavize.training.hardware import (
@@ -142,7 +143,7 @@ def adapt(
         write_report(results, out)
         write_json(out / RESULTS, results)
         (folder / "last.ckpt").unlink(missing_ok=True)
-    console.print(table(results))
+    show(table(results), console)
     console.print(f"network: [bold]{out}[/bold], read by octavize.load_converted", highlight=False)
     return results
 

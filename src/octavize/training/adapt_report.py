@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.table import Table
 
 from octavize.files import write_text
-from octavize.report.figures import STYLE, blank_figure, color, save_figure
-from octavize.training.journal import to_csv
+from octavize.report.figures import blank_figure, color, save_figures, styled
+from octavize.text import Table, to_csv
 from octavize.training.prepare import Stage
 
 COLUMNS = ("stage", "epoch", "test_accuracy", "test_loss", "val_accuracy", "macs")
@@ -31,37 +30,38 @@ def write_report(results: dict[str, Any], out: Path) -> None:
         for stage in results["stages"]
     ]
     write_text(out / "results.csv", to_csv(COLUMNS, rows))
-    with matplotlib.rc_context(STYLE):
-        save_figure(_figure(results["stages"]), out / "accuracy")
+    with styled():
+        save_figures({"accuracy": _figure(results["stages"])}, out)
 
 
 def table(results: dict[str, Any]) -> Table:
     """The stages for a terminal of 80 columns."""
-    ratio = results["macs_after"] / results["macs_before"]
-    shown = Table(title=f"Accuracy by stage; arithmetic × {ratio:.3f} of vanilla")
-    shown.title_justify = "left"
-    shown.add_column("stage")
-    for column in ("test", "to vanilla", "validation", "MACs"):
-        shown.add_column(column, justify="right")
     vanilla = results["stages"][0]["test_accuracy"]
+    rows = []
     for stage in results["stages"]:
         first = stage["stage"] == "vanilla"
         macs = results["macs_before" if first else "macs_after"]
-        shown.add_row(
-            stage_name(stage),
-            f"{stage['test_accuracy']:.2%}",
-            "" if first else f"{100 * (stage['test_accuracy'] - vanilla):+.2f}",
-            f"{stage['val_accuracy']:.2%}",
-            f"{macs / 1e6:,.1f} M",
+        rows.append(
+            (
+                stage_name(stage),
+                f"{stage['test_accuracy']:.2%}",
+                "" if first else f"{100 * (stage['test_accuracy'] - vanilla):+.2f}",
+                f"{stage['val_accuracy']:.2%}",
+                f"{macs / 1e6:,.1f} M",
+            )
         )
     best = results["best_epoch"]
     kept = f"epoch {best}" if best else "the network before fine-tuning"
-    shown.caption = f"kept: {kept}, best on validation, test accuracy {results['test_accuracy']:.2%}"
-    shown.caption_justify = "left"
-    return shown
+    ratio = results["macs_after"] / results["macs_before"]
+    return Table(
+        ("stage", "test", "to vanilla", "validation", "MACs"),
+        rows,
+        title=f"Accuracy by stage; arithmetic × {ratio:.3f} of vanilla",
+        note=f"kept: {kept}, best on validation, test accuracy {results['test_accuracy']:.2%}",
+    )
 
 
-def _figure(stages: list[Stage]) -> Any:
+def _figure(stages: list[Stage]) -> Figure:
     """Test accuracy against epoch: at 0 the converted network, before and after its norms were measured."""
     figure, axes = blank_figure()
     vanilla, later = stages[0], [s for s in stages if s["stage"] in ("norms", "epoch")]

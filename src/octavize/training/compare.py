@@ -4,7 +4,7 @@ recipe.yaml                what was asked for; the folder belongs to this recipe
 runs/<model>-alpha…-seed…  one folder per run, see `train`
 profile.json               cost of every network
 results.csv                a line per run
-results.json               a record per network (model × α), the recipe, the environment
+results.json               a record per network (model × α), every epoch, the recipe, the environment
 figures/                   PNG and SVG
 report.html                everything on one page
 """

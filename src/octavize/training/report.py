@@ -1,20 +1,16 @@
-"""The report: one HTML page that holds everything it shows and needs no network."""
+"""The report of a comparison, on one HTML page."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from datetime import date
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
 
 from octavize.files import write_text
 from octavize.report.figures import color
 from octavize.report.naming import network_name, pretty
+from octavize.report.numbers import SPACE, points, span
+from octavize.report.numbers import seconds as seconds  # study.progress takes it from here
+from octavize.report.page import render
 
 BARS = (
     ("macs", "Arithmetic"),
@@ -25,10 +21,6 @@ BARS = (
 """Ratios drawn on the cards: field and label."""
 
 
-SPACE = "\u00a0"
-"""Keeps a number and its unit on one line."""
-
-
 def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -> None:
     """Write the page.
 
@@ -37,9 +29,9 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         figures: SVG text by name, from `draw_figures`.
     """
     page = render(
-        "report.html.j2",
+        "comparison.html.j2",
         r=results,
-        figures=as_markup(figures),
+        figures=figures,
         headline=headline(results),
         caution=caution(results),
         pairs=pairs(results),
@@ -47,40 +39,6 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         bars=BARS,
     )
     write_text(path, page)
-
-
-def as_markup(figures: dict[str, str]) -> dict[str, Markup]:
-    """SVG texts as they are: they are ours, made of paths and numbers."""
-    return {name: Markup(svg) for name, svg in figures.items()}
-
-
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder. Every value is escaped: names of folders may hold anything."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(_template),
-    )
-    environment.filters |= {
-        "count": lambda n: f"{n:,}",
-        "percent": lambda x: f"{100 * x:.2f}",
-        "points": points,
-        "quantity": quantity,
-        "bytes": lambda n: quantity(n) + "B",
-        "seconds": seconds,
-        "milliseconds": lambda x: f"{x:,.0f} ms" if x >= 100 else f"{x:.1f} ms",
-        "ratio": lambda x: f"{x:.2f}",
-        "pretty": pretty,
-        "network": network_name,
-        "setting": setting,
-    }
-    return environment.get_template(template).render(today=date.today().isoformat(), **values)
-
-
-def _template(name: str) -> str:
-    return files("octavize.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def headline(results: dict[str, Any]) -> str:
@@ -135,46 +93,3 @@ def pairs(results: dict[str, Any]) -> list[dict[str, Any]]:
         own = [n for n in results["networks"] if n["model"] == model]
         found.append({"model": model, "baseline": own[0], "others": own[1:]})
     return found
-
-
-def span(values: Sequence[float], show: Callable[[float], str], unit: str) -> str:
-    """`56 %`, or `56 to 58 %` where values differ as shown."""
-    low, high = show(min(values)), show(max(values))
-    return f"{low}{SPACE}{unit}" if low == high else f"{low} to {high}{SPACE}{unit}"
-
-
-def points(difference: float) -> str:
-    """A signed difference with one decimal and a real minus sign; never −0.0."""
-    rounded = round(difference, 1)
-    return "±0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
-
-
-def quantity(number: float) -> str:
-    """Three significant digits with a decimal prefix: 25557032 is `25.6 M`."""
-    if number == 0:
-        return "0 "
-    power = min(3, max(0, int(math.log10(abs(number)) // 3)))
-    scaled = number / 1000**power
-    digits = max(0, 2 - int(math.log10(abs(scaled)))) if power else 0
-    return f"{scaled:.{digits}f} {('', 'k', 'M', 'G')[power]}"
-
-
-def seconds(value: float) -> str:
-    """`45 s`, `12 min`, `2 h 05 min`."""
-    if value < 120:
-        return f"{value:.0f} s"
-    minutes = round(value / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def setting(value: Any) -> str:
-    """A recipe's value as a person would write it."""
-    if value is None:
-        return "—"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {setting(v)}" for k, v in value.items()) or "—"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(setting(v) for v in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

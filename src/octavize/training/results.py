@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from octavize.bench.profile import measure
 from octavize.data.images import Images
 from octavize.files import known_json, write_json, write_text
-from octavize.report.naming import network_name, pretty
-from octavize.training.journal import to_csv
+from octavize.report.naming import network_name, pretty, run_slug
+from octavize.report.tables import show
+from octavize.text import Table, to_csv
+from octavize.training.journal import read_metrics
 from octavize.training.recipe import Recipe
 from octavize.training.train import input_shape
 from octavize.zoo.checkpoint import build_model
@@ -28,6 +30,8 @@ RUN_COLUMNS = (
     "train_seconds", "params", "macs", "activation_bytes", "latency_ms", "latency_ratio",
     "train_step_ms", "train_step_ratio",
 )  # fmt: skip
+CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+"""Of `metrics.csv`, what `results.json` holds of every epoch."""
 COUNTED = ("params", "macs", "activation_bytes")
 """Costs whose ratio to the baseline is a plain division; measured times bring their own."""
 
@@ -54,7 +58,7 @@ def write_results(
     console: Console,
 ) -> Results:
     """Measure, average and write `profile.json`, `results.csv`, `results.json`, figures and report."""
-    from octavize.report.figures import draw_figures
+    from octavize.training.figures import draw_figures
     from octavize.training.report import write_report
 
     console.print("[bold]measuring costs[/bold]")
@@ -66,15 +70,25 @@ def write_results(
         "profile": {k: v for k, v in profile.items() if k != "networks"},
         "baseline_alpha": min(recipe.alphas),
         "networks": summarize(recipe, runs, profile["networks"]),
+        "curves": {slug: curve(out / "runs" / slug) for slug in map(_slug, runs)},
     }
     rows = [{**run, **profile["networks"][key(run["model"], run["alpha"])]} for run in runs]
     write_text(out / "results.csv", to_csv(RUN_COLUMNS, rows))
     write_json(out / "results.json", results)
-    drawn = draw_figures(results, out)
-    write_report(results, drawn, out / "report.html")
-    console.print(table(results))
+    write_report(results, draw_figures(results, out), out / "report.html")
+    show(table(results), console)
     console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)
     return results
+
+
+def _slug(run: dict[str, Any]) -> str:
+    return run_slug(run["model"], run["alpha"], run["seed"])
+
+
+def curve(folder: Path) -> dict[str, list[float | None]]:
+    """Loss and accuracy of every epoch of a run; JSON has no word for what is not finite: None."""
+    rows = read_metrics(folder)
+    return {name: [row[name] if math.isfinite(row[name]) else None for row in rows] for name in CURVES}
 
 
 def key(model: str, alpha: float) -> str:
@@ -149,17 +163,17 @@ def _record(model: str, alpha: float, runs: list[dict[str, Any]], costs: dict[st
 
 def table(results: Results) -> Table:
     """The comparison for a terminal of 80 columns; the rest is in the report."""
-    shown = Table(title="Test accuracy and cost, × is the ratio to the smallest α", title_justify="left")
-    shown.add_column("network")
-    for column in ("accuracy", "MACs", "latency", "training step"):
-        shown.add_column(column, justify="right")
+    rows = []
     for record in results["networks"]:
         std, ratios = record["accuracy_std"], record["ratios"]
-        shown.add_row(
-            f"{pretty(record['model'])}\n{network_name(record['alpha'])}",
-            f"{record['accuracy_mean']:.2%}" + (f"\n± {std:.2%}" if std is not None else ""),
-            f"{record['macs'] / 1e6:,.1f} M\n× {ratios['macs']:.2f}",
-            f"{record['latency_ms']:.1f} ms\n× {ratios['latency']:.2f}",
-            f"{record['train_step_ms']:.1f} ms\n× {ratios['train_step']:.2f}",
+        rows.append(
+            (
+                f"{pretty(record['model'])}\n{network_name(record['alpha'])}",
+                f"{record['accuracy_mean']:.2%}" + (f"\n± {std:.2%}" if std is not None else ""),
+                f"{record['macs'] / 1e6:,.1f} M\n× {ratios['macs']:.2f}",
+                f"{record['latency_ms']:.1f} ms\n× {ratios['latency']:.2f}",
+                f"{record['train_step_ms']:.1f} ms\n× {ratios['train_step']:.2f}",
+            )
         )
-    return shown
+    head = ("network", "accuracy", "MACs", "latency", "training step")
+    return Table(head, rows, title="Test accuracy and cost, × is the ratio to the smallest α")

@@ -13,10 +13,10 @@ from torch import nn
 
 from octavize import InputError, create_model, load_converted, octavize
 from octavize.cli.main import main
+from octavize.policies import policy_of
 from octavize.training.recipe import dump_recipe
 from octavize.zoo.checkpoint import build_model
 from octavize.zoo.find import find_vanilla, load_state
-from octavize.zoo.models import policy_of
 from octavize.zoo.weights import save_weights
 
 OWN = "oct_cifar_resnet20"

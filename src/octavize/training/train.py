@@ -37,11 +37,11 @@ from octavize.training.hardware import (
     prepare_process,
     quiet_lightning,
 )
-from octavize.training.initialize import initialize
 from octavize.training.journal import Journal, Row
 from octavize.training.module import Classifier, finite_or_none
 from octavize.training.recipe import Recipe
 from octavize.zoo.checkpoint import build_model, check_resumable, read_state
+from octavize.zoo.initialize import initialize
 from octavize.zoo.weights import load_weights, read_metadata
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from octavize.errors import InputError
-from octavize.training.initialize import add_path_biases
+from octavize.zoo.initialize import add_path_biases
 from octavize.zoo.models import create_model
 from octavize.zoo.weights import KEY, load_weights, read_metadata
 

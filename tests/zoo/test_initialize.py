@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from octavize import OctConv2d, create_model
-from octavize.training.initialize import add_path_biases, initialize
 from octavize.zoo.checkpoint import build_model, load_checkpoint
+from octavize.zoo.initialize import add_path_biases, initialize
 from octavize.zoo.weights import save_weights
 
 

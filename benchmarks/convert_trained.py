@@ -244,7 +244,7 @@ def check_settings(options: argparse.Namespace) -> None:
         "distil": options.distil,
         "lr": options.lr,
         "limit_train": options.limit_train,
-        "defaults": asdict(Adaptation()),
+        "defaults": asdict(Adaptation(downsample="stride")),
     }
     path = options.out / "settings.json"
     known = read_json(path)

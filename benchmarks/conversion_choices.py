@@ -63,8 +63,8 @@ def main() -> None:
                 if by_budget:
                     wanted["budget"] = plan(model, **wanted).macs_ratio
                     del wanted["alpha"]
-                decided, _ = calibrate(model, loader, score=score, **wanted)
-            model = octavize(model, plan=decided, inplace=True)
+                decided = calibrate(model, loader, score=score, **wanted)
+            model = octavize(model, decided, inplace=True)
             for row in (first, second):
                 if row is second:
                     loader = TrainingInputs(job.images, recipe, settings.norm_images)

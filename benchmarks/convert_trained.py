@@ -124,7 +124,7 @@ def adaptations(options: argparse.Namespace) -> Iterator[Adaptation]:
     for alpha in options.alpha:
         for channels in options.channels:
             calibrate = channels == "calibrated"
-            yield Adaptation(alpha=alpha, calibrate=calibrate, distil=options.distil)
+            yield Adaptation(alpha, downsample="stride", calibrate=calibrate, distil=options.distil)
 
 
 def measure_conversion(job: Job, rows: Rows, adaptation: Adaptation) -> None:
@@ -244,7 +244,7 @@ def check_settings(options: argparse.Namespace) -> None:
         "distil": options.distil,
         "lr": options.lr,
         "limit_train": options.limit_train,
-        "defaults": asdict(Adaptation()),
+        "defaults": asdict(Adaptation(downsample="stride")),
     }
     path = options.out / "settings.json"
     known = read_json(path)

@@ -1,4 +1,4 @@
-"""α by stage against one α at equal arithmetic: what `octavize(model, budget=…, target=…)` is worth.
+"""α by stage against one α at equal arithmetic: what `tune(model, budget, runtime)` is worth.
 
     python benchmarks/fastest.py                     # half an hour: benchmarks/results/fastest/
     python benchmarks/fastest.py --target openvino
@@ -22,12 +22,13 @@ from rich.console import Console
 from marked import between, check, write
 from octavize.bench.environment import environment
 from octavize.bench.ratios import saving_realized
-from octavize.bench.tune import TARGETS, Tuner
+from octavize.bench.tune import RUNTIMES, Tuner
 from octavize.convert.planner import Planner
 from octavize.files import write_json
 from octavize.plan import Plan, fit_budget
+from octavize.policies import policy_of
 from octavize.text import Table
-from octavize.zoo.models import create_model, policy_of
+from octavize.zoo.models import create_model
 
 OUT = Path(__file__).resolve().parent / "results/fastest"
 GUIDE = OUT.parents[2] / "docs/deploy.md"
@@ -42,7 +43,8 @@ WAYS = ("paper", "one α", "by stage")
 def measure(name: str, target: str) -> None:
     """Find the plans of all budgets, time them together, and keep the times as JSON."""
     planner = Planner(create_model(name, 0), example=(1, 3, 224, 224))
-    tuner = Tuner(planner, target, threads=1, rounds=ROUNDS, say=Console(stderr=True).print)
+    say = Console(stderr=True).print
+    tuner = Tuner(planner, target, threads=1, rounds=ROUNDS, progress=say)
     plans: dict[tuple[str, float], Plan] = {}
     for alpha in ALPHAS:
         paper = planner.plan(policy_of(name, alpha))
@@ -70,7 +72,7 @@ def measure(name: str, target: str) -> None:
 
 def guide(text: str) -> str:
     """The text of the guide with the table of the committed results."""
-    files = [OUT / f"{name}-{target}.json" for name in NETWORKS for target in TARGETS]
+    files = [OUT / f"{name}-{target}.json" for name in NETWORKS for target in RUNTIMES]
     found = [json.loads(file.read_text("utf-8")) for file in files if file.is_file()]
     return between(text, START, END, table(found))
 
@@ -99,7 +101,7 @@ def cell(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--target", nargs="+", choices=RUNTIMES, default=RUNTIMES)
     parser.add_argument("--tables", action="store_true", help="only write the table of docs/deploy.md")
     parser.add_argument("--check", action="store_true", help="only compare it with the results")
     given = parser.parse_args()

@@ -5,8 +5,8 @@
 
 Each call is timed in turns with its bare form, which does the same work on the halves by torch's functions
 alone. The maps are small, so that little but calls is left: 64 channels, half of them low, 8 × 8 pixels, one
-thread. Every call of the layer reads a new map, as in a network. Times are the CPU time of the process: medians
-of the rounds, in microseconds. Ratios are medians of the rounds' ratios to the bare form.
+thread. Every call of the layer reads a new map, as in a network. Times are the CPU time of the process, in
+microseconds: medians of the rounds. Ratios are medians of the rounds' ratios to the bare form.
 """
 
 from __future__ import annotations

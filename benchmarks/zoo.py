@@ -69,7 +69,7 @@ HEAD = """# The zoo
 
 <!-- Written by `python benchmarks/zoo.py` from docs/results/zoo.json; change that, not this. -->
 
-What `octavize(model, alpha=0.5)` makes of {n} networks of torchvision {torchvision} and timm {timm} (octavize
+What `octavize(model, 0.5)` makes of {n} networks of torchvision {torchvision} and timm {timm} (octavize
 {octavize}, torch {torch}), none of them changed for it and no layer chosen by hand.
 
 * **layers**: convolutions that become octave, of all; the last column says why the others stay.

@@ -1,10 +1,13 @@
-"""`import octavize` stays light: the core needs torch alone."""
+"""`import octavize` stays light: the core needs torch alone, and what lies below the line not even that."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+
+import pytest
 
 PROGRAM = """
 import json, sys, time
@@ -39,3 +42,89 @@ def test_public_names_exist() -> None:
 
     assert all(hasattr(octavize, name) for name in octavize.__all__)
     assert len(set(octavize.__all__)) == len(octavize.__all__)
+
+
+HIDE = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def without(hidden: Sequence[str], program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program where these packages are not installed."""
+    code = HIDE.replace("{hidden}", repr(set(hidden))) + program
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "module", ["plan", "deciding", "reordering", "split", "geometry", "policies", "files", "errors"]
+)
+def test_below_the_line_no_framework_is_needed(module: str) -> None:
+    program = f"""
+import octavize.{module}
+from octavize.plan import Plan
+assert octavize.Plan is Plan
+assert not {{"torch", "paddle", "numpy"}} & set(sys.modules), "a framework is loaded"
+"""
+    done = without(["torch", "paddle"], program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_torch_a_name_says_what_to_install() -> None:
+    program = """
+import octavize
+for name in octavize.__all__:
+    try:
+        getattr(octavize, name)
+    except ImportError as error:
+        print(error)
+"""
+    done = without(["torch"], program)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "octavize.octavize needs torch: run `pip install 'octavize[torch]'`" in lines
+    assert "octavize.plan needs torch: run `pip install 'octavize[torch]'`" in lines
+    assert all("run `pip install 'octavize[torch]'`" in line for line in lines)
+
+
+def test_another_import_error_is_not_hidden() -> None:
+    done = without([], "sys.modules['octavize.convert.swap'] = None\nfrom octavize import oct_handler")
+    assert "octavize.convert.swap" in done.stderr
+    assert "octavize[torch]" not in done.stderr
+
+
+def test_the_module_and_the_function_of_one_name() -> None:
+    program = """
+import octavize.plan
+from octavize.plan import Plan
+from octavize import plan
+assert octavize.plan is plan and callable(plan) and plan.__module__ == "octavize.convert.planner"
+assert plan.__module__ != "octavize.plan" and Plan.__module__ == "octavize.plan"
+assert sys.modules["octavize.plan"].Plan is Plan is octavize.Plan
+"""
+    done = without([], program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_shown() -> None:
+    import octavize
+
+    assert set(octavize.__all__) <= set(dir(octavize))
+    assert {"plan", "tune", "calibrate", "octavize", "create_model"} <= set(octavize.__all__)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "extra"), [("typer", "cli"), ("rich", "cli"), ("yaml", "cli"), ("torch", "torch")]
+)
+def test_the_command_says_what_to_install(hidden: str, extra: str) -> None:
+    program = f"sys.modules[{hidden!r}] = None; sys.argv = ['octavize', 'models']\n"
+    done = without([], program + "from octavize.cli import run; run()")
+    assert done.returncode == 2
+    assert done.stderr == f"Error: {hidden} is not installed: run `pip install 'octavize[{extra}]'`\n"
+    assert done.stdout == ""

@@ -7,10 +7,11 @@ from octavize._version import __version__ as __version__
 from octavize.errors import InputError as InputError
 from octavize.plan import Decision as Decision
 from octavize.plan import Plan as Plan
+from octavize.reordering import Reordering as Reordering
 
 if TYPE_CHECKING:
+    from octavize.bench.tune import tune
     from octavize.calibration.calibrate import calibrate
-    from octavize.calibration.reorder import Reordering
     from octavize.convert.norms import reestimate_norms
     from octavize.convert.octavize import octavize
     from octavize.convert.planner import plan
@@ -55,6 +56,7 @@ __all__ = [
     "octavize",
     "plan",
     "reestimate_norms",
+    "tune",
 ]
 
 _HOME = {
@@ -70,7 +72,7 @@ _HOME = {
     "oct_handler": "convert.swap",
     "plan": "convert.planner",
     "octavize": "convert.octavize",
-    "Reordering": "calibration.reorder",
+    "tune": "bench.tune",
     "calibrate": "calibration.calibrate",
     "reestimate_norms": "convert.norms",
     "create_model": "zoo.models",
@@ -87,8 +89,31 @@ del plan  # the module, now loaded: the name is the function's
 
 
 def __getattr__(name: str) -> Any:
-    """Find a public name when it is first used, so that `octavize --help` need not wait for torch."""
+    """Find a public name when it is first used, so that `octavize --help` need not wait for torch.
+
+    Raises:
+        ImportError: the name needs torch, which is not installed.
+    """
     if name not in _HOME:
         raise AttributeError(f"module 'octavize' has no attribute {name!r}")
-    globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    try:
+        home = import_module(f".{_HOME[name]}", __name__)
+    except ImportError:
+        if _has_torch():
+            raise
+        raise ImportError(f"octavize.{name} needs torch: run `pip install 'octavize[torch]'`") from None
+    globals()[name] = getattr(home, name)
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _has_torch() -> bool:
+    try:
+        import_module("torch")
+        import_module("safetensors")
+    except ImportError:
+        return False
+    return True

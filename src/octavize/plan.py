@@ -10,16 +10,24 @@ from typing import Any
 
 from octavize.errors import InputError, require_extra
 from octavize.files import write_text
-from octavize.geometry import check_downsample
+from octavize.geometry import check_downsample, check_exchange
+from octavize.reordering import Permutation, Reordering
 from octavize.split import check_alpha
 from octavize.text import Table
+
+HEAD = """\
+# alpha: share of low output channels; null keeps a layer vanilla.
+# exchange: both, low_to_high, high_to_low or none. downsample: pool or stride.
+# permutation: the order of the channels, where there is one. All else is for the reader.
+"""
 
 
 @dataclass(frozen=True)
 class Decision:
     """What becomes of one convolution.
 
-    `alpha` is None where the layer stays vanilla. MACs are of one traced batch.
+    `alpha` is None where the layer stays vanilla. MACs are of one traced batch. `exchange` and `downsample`
+    are those of the octave layer, see `OctConv2d`.
     """
 
     name: str
@@ -28,6 +36,30 @@ class Decision:
     reason: str
     macs_before: int = 0
     macs_after: int = 0
+    exchange: str = "both"
+    downsample: str = "pool"
+
+    def check(self) -> None:
+        """Check the values that a hand may have edited.
+
+        Raises:
+            InputError: α outside [0, 1], an unknown exchange or downsample, or a value of another type.
+        """
+        if not all(isinstance(text, str) for text in (self.name, self.kind)):
+            raise InputError(
+                f"layer {self.name!r} of kind {self.kind!r}: both are text, in quotes if need be"
+            )
+        if not all(_is_count(macs) for macs in (self.macs_before, self.macs_after)):
+            raise InputError(f"layer {self.name!r} has MACs that are no whole numbers: leave them alone")
+        if self.alpha is not None and not _is_share(self.alpha):
+            raise InputError(
+                f"layer {self.name!r} has alpha={self.alpha!r}: give a number from 0 to 1, or null"
+            )
+        try:
+            check_exchange(self.exchange)
+            check_downsample(self.downsample)
+        except InputError as error:
+            raise InputError(f"layer {self.name!r} has {error}") from None
 
 
 @dataclass(frozen=True)
@@ -35,18 +67,21 @@ class Plan:
     """The decisions on every convolution of a network; `print` shows them as a table.
 
     To edit one, save it, change `alpha` of some layers in the file (`null` for vanilla), and give the loaded
-    plan to `octavize(model, plan=…)`; or use `with_alphas`.
+    plan to `octavize(model, plan)`; or use `with_alphas`.
 
     MACs are of the whole network, for a batch of `input_shape`. `fallbacks` counts, by function, the calls
-    that the octave network computes on dense maps.
+    that the octave network computes on dense maps. A plan of `calibrate` has a `permutation`, the order in
+    which the network's channels are put before it becomes octave, and a `reordering`, what that is predicted
+    to keep.
     """
 
     decisions: list[Decision]
     input_shape: tuple[int, ...]
     macs_before: int
     macs_after: int
-    downsample: str = "pool"
     fallbacks: Mapping[str, int] | None = None
+    permutation: Permutation | None = None
+    reordering: Reordering | None = None
 
     @property
     def macs_ratio(self) -> float:
@@ -76,19 +111,23 @@ class Plan:
             replace(d, alpha=checked[d.name], reason="as given") if d.name in checked else d
             for d in self.decisions
         ]
-        return replace(self, decisions=edited)
+        report = None if self.reordering is None else self.reordering.without(checked)
+        return replace(self, decisions=edited, reordering=report)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as YAML, to read and to edit."""
-        head = (
-            "# alpha: share of low output channels; null keeps a layer vanilla. All else is for the reader.\n"
-        )
         require_extra("yaml", "cli")
         import yaml
 
         values = asdict(self) | {"input_shape": list(self.input_shape)}
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=200)
-        write_text(Path(path), head + text)
+        parts = (("permutation", self.permutation), ("reordering", self.reordering))
+        compact = {name: part.as_dict() for name, part in parts if part is not None}
+        rest = {key: value for key, value in values.items() if key not in dict(parts)}
+        how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 200}
+        text = yaml.safe_dump(rest, **how)
+        if compact:  # lists of numbers on one line each
+            text += yaml.safe_dump(compact, default_flow_style=None, **how)
+        write_text(Path(path), HEAD + text)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -101,57 +140,64 @@ class Plan:
         import yaml
 
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            decisions = [Decision(**entry) for entry in values.pop("decisions")]
-            shape = tuple(values.pop("input_shape"))
-            plan = cls(decisions=decisions, input_shape=shape, **values)
-            plan.check()
+            plan = cls._read(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise InputError(f"plan={str(path)!r}: there is no such file") from error
         except IsADirectoryError as error:
             raise InputError(f"plan={str(path)!r} is a folder: give the plan.yaml in it") from error
         except KeyError as error:
             raise InputError(f"plan={str(path)!r} lacks {error}: give one that Plan.save wrote") from error
-        except (yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
         except InputError as error:
             raise InputError(f"plan={str(path)!r}: {error}") from error
+        except (yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
+        return plan
+
+    @classmethod
+    def _read(cls, values: dict[str, Any]) -> Plan:
+        """A plan from what its file holds."""
+        decisions = [Decision(**entry) for entry in values.pop("decisions")]
+        shape = tuple(values.pop("input_shape"))
+        kinds = {"permutation": Permutation, "reordering": Reordering}
+        parts = {name: kind.from_dict(values.pop(name)) for name, kind in kinds.items() if name in values}
+        plan = cls(decisions=decisions, input_shape=shape, **values, **parts)
+        plan.check()
         return plan
 
     def check(self) -> None:
         """Check the values that a hand may have edited.
 
         Raises:
-            InputError: α outside [0, 1], an unknown way to downsample, a layer twice, or a value of another
-                type.
+            InputError: as `Decision.check`, or a layer twice.
         """
-        check_downsample(self.downsample)
         names = [d.name for d in self.decisions]
         for d in self.decisions:
-            if not all(isinstance(text, str) for text in (d.name, d.kind)):
-                raise InputError(f"layer {d.name!r} of kind {d.kind!r}: both are text, in quotes if need be")
+            d.check()
             if names.count(d.name) > 1:
                 raise InputError(f"layer {d.name!r} is there {names.count(d.name)} times: keep one")
-            if not all(_is_count(macs) for macs in (d.macs_before, d.macs_after)):
-                raise InputError(f"layer {d.name!r} has MACs that are no whole numbers: leave them alone")
-            if d.alpha is not None and not _is_share(d.alpha):
-                raise InputError(
-                    f"layer {d.name!r} has alpha={d.alpha!r}: give a number from 0 to 1, or null"
-                )
         if not all(map(_is_count, (self.macs_before, self.macs_after, *self.input_shape))):
             raise InputError("input_shape and MACs are whole numbers: leave them alone")
 
     def __str__(self) -> str:
-        rows = [
-            (d.name, d.kind, "–" if d.alpha is None else f"{d.alpha:g}", f"{d.macs_before:,}",
-             f"{d.macs_after:,}", d.reason)
-            for d in self.decisions
-        ]  # fmt: skip
-        ratio = f"{self.macs_ratio:.3f} of vanilla, input {self.input_shape}"
+        ways = {d.name: _unusual(d) for d in self.decisions if d.alpha is not None}
+        common = next(iter(ways.values()), []) if len({*map(tuple, ways.values())}) == 1 else []
+        rows: list[tuple[str, ...]] = []
+        for d in self.decisions:
+            alpha = "–" if d.alpha is None else f"{d.alpha:g}"
+            reason = ", ".join([d.reason, *(way for way in ways.get(d.name, []) if way not in common)])
+            rows.append((d.name, d.kind, alpha, f"{d.macs_before:,}", f"{d.macs_after:,}", reason))
+        ratio = ", ".join([f"{self.macs_ratio:.3f} of vanilla", f"input {self.input_shape}", *common])
         total = ("all layers", "", "", f"{self.macs_before:,}", f"{self.macs_after:,}", ratio)
         head = ("layer", "kind", "alpha", "MACs before", "MACs after", "reason")
-        return str(Table(head, [*rows, (), total], align="llrrrl"))
+        table = str(Table(head, [*rows, (), total], align="llrrrl"))
+        return table if self.reordering is None else f"{table}\n\n{self.reordering}"
+
+
+def _unusual(decision: Decision) -> list[str]:
+    """Where an octave layer differs from the paper's."""
+    ways = {"exchange": ("both", decision.exchange), "downsample": ("pool", decision.downsample)}
+    return [f"{name}={way}" for name, (usual, way) in ways.items() if way != usual]
 
 
 def _is_count(value: Any) -> bool:

@@ -70,7 +70,7 @@ def test_octave_goes_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     planner = Planner(net(), example=EXAMPLE)
     budget = plan_of(planner, {("3", "4"): 0.5}).macs_ratio + 0.005
     said: list[str] = []
-    plan = Tuner(planner, "openvino", rounds=5, say=said.append).plan(budget)
+    plan = Tuner(planner, "openvino", rounds=5, progress=said.append).plan(budget)
     assert budget - MARGIN <= plan.macs_ratio <= budget
     assert plan.alphas["2"] == 0
     assert plan.alphas["4"] == 0.5
@@ -88,22 +88,43 @@ def test_one_alpha_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("budget", "runtime", "words"),
     [
-        ({"budget": 0.6, "target": "tensorrt"}, "target='tensorrt': give one of onnxruntime"),
-        ({"target": "openvino"}, "target='openvino' without a budget"),
-        ({"budget": 0.01, "target": "compile"}, "budget=0.01 cannot be reached"),
-        ({"budget": 0.6, "target": "compile", "alpha": 0.25}, "alpha=0.25 and budget=0.6"),
+        (0.6, "tensorrt", "runtime='tensorrt': give one of onnxruntime"),
+        (0.01, "compile", "budget=0.01 cannot be reached"),
+        (60, "compile", "budget=60: give the octave network's share"),
     ],
 )
-def test_bad_input(settings: dict[str, Any], words: str) -> None:
+def test_bad_input(budget: float, runtime: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        octavize.octavize(net(), example=EXAMPLE, **settings)
+        octavize.tune(net(), budget, runtime, example=EXAMPLE)
+
+
+def test_what_is_asked_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch, threads and ways of the layers reach the networks that are timed; the model is left alone."""
+    seen: set[Any] = set()
+
+    def runtime(contender: Any, setting: Any) -> Any:
+        ways = {(m.exchange, m.downsample) for m in contender.model.modules() if isinstance(m, OctConv)}
+        seen.add((setting.batch, setting.threads, *ways))
+        return lambda: None
+
+    monkeypatch.setattr(fastest, "choose_runtimes", lambda names: {names[0]: runtime})
+    model, said = net(), []
+    found = octavize.tune(
+        *(model, 0.7, "openvino"),
+        **{"batch": 3, "threads": 1, "rounds": 1, "exchange": "low_to_high", "downsample": "stride"},
+        **{"example": EXAMPLE, "progress": said.append},
+    )
+    assert seen == {(3, 1, ("low_to_high", "stride"))}
+    assert {(d.exchange, d.downsample) for d in found.decisions} == {("low_to_high", "stride")}
+    assert said
+    assert not any(isinstance(m, OctConv) for m in model.modules())
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")
 def test_in_a_runtime() -> None:
-    model = octavize.octavize(net(), budget=0.7, target="openvino", example=EXAMPLE)
+    model = octavize.octavize(net(), octavize.tune(net(), 0.7, "openvino", example=EXAMPLE))
     assert any(isinstance(m, OctConv) and m.alpha > 0 for m in model.modules())
     assert model.state_dict().keys() == net().state_dict().keys()

@@ -7,17 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from octavize import calibrate, octavize, plan
+from octavize import Plan, calibrate, octavize, plan
 from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import measure_energy
-from octavize.calibration.reorder import Channels, Reordering, reorder
+from octavize.calibration.reorder import Channels, Reordering, best_order
+from octavize.convert.order import apply_order, order_of
 from octavize.errors import InputError
 
 
 def reorder_channels(model, loader, low, *, example, score="damage", max_images=2000) -> Reordering:
     channels = Channels(model, find_coupling(model, example))
     energies = measure_energy(model, loader, max_images=max_images)
-    return reorder(channels, energies, low, score=score, example=example)
+    permutation, report = best_order(channels, energies, low, score=score, example=example)
+    apply_order(model, permutation)
+    return report
 
 
 def checkerboard(n: int) -> torch.Tensor:
@@ -249,7 +252,7 @@ def test_bad_arguments_are_named(arguments, message):
 def test_an_order_that_would_change_the_network_is_refused(monkeypatch):
     model = Separable(sharp=[1, 4, 6, 7])
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("octavize.calibration.reorder.permute", lambda net, *_: net.make.weight.mul_(2))
+    monkeypatch.setattr("octavize.calibration.reorder.apply_order", lambda net, _: net.make.weight.mul_(2))
     with pytest.raises(RuntimeError, match=r"Separable was left alone: .* output would differ by"):
         reorder_channels(model, [images()], {"make": 4}, example=(1, 2, 8, 8))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -273,10 +276,11 @@ def smooth_and_sharp() -> list[torch.Tensor]:
     return [F.interpolate(noise, size=32, mode="bilinear")]
 
 
-def test_octavize_calibrates_a_copy():
+def test_a_plan_carries_the_order_of_channels():
     model = small_resnet()
     before = copy.deepcopy(model.state_dict())
-    octave = octavize(model, 0.5, calibrate=smooth_and_sharp(), example=EXAMPLE)
+    made = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE)
+    octave = octavize(model, made)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert {k: v.shape for k, v in octave.state_dict().items()} == {k: v.shape for k, v in before.items()}
     # The same vanilla function, in another order.
@@ -290,6 +294,93 @@ def test_octavize_calibrates_a_copy():
     assert errors[0] < errors[1]
 
 
+def test_the_plan_tells_what_it_keeps_and_saves_all(tmp_path):
+    model = small_resnet()
+    made = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE, downsample="stride")
+    assert "lost after" in str(made)
+    assert "measured on 8 images, ordered by damage" in str(made)
+    made.save(tmp_path / "plan.yaml")
+    loaded = Plan.load(tmp_path / "plan.yaml")
+    assert loaded == made
+    # Each distinct order once: a convolution's rows, its norm's four vectors, and columns of its readers.
+    assert made.permutation is not None
+    orders = [order.places for order in made.permutation.orders]
+    assert len(set(orders)) == len(orders)
+    assert max(len(order.axes) for order in made.permutation.orders) >= 6
+    states = [octavize(model, p).state_dict() for p in (made, loaded)]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert any(not torch.equal(states[0][k], v) for k, v in model.state_dict().items())
+
+
+def test_the_paper_s_downsample_is_the_default_here_too():
+    assert {
+        d.downsample for d in calibrate(small_resnet(), smooth_and_sharp(), example=EXAMPLE).decisions
+    } == {"pool"}
+
+
+def test_an_order_is_applied_once():
+    model = small_resnet()
+    made = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE)
+    once = octavize(model, made)
+    wanted = once.state_dict()
+    for again in (octavize(once, made), octavize(once, 0.25, example=EXAMPLE), copy.deepcopy(once)):
+        assert all(torch.equal(wanted[k], v) for k, v in again.state_dict().items())
+        assert order_of(again) == order_of(once) != ""
+    edited = made.with_alphas({"stages.1.0.conv1_kxk.conv": 0.25})
+    assert all(torch.equal(wanted[k], v) for k, v in octavize(once, edited).state_dict().items())
+    assert "stages.1.0.conv1_kxk.conv" not in str(edited.reordering)
+
+
+def test_an_order_for_other_weights_is_refused():
+    model = small_resnet()
+    first = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE)
+    second = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE, score="share")
+    assert first.permutation != second.permutation
+    octave = octavize(model, first)
+    before = copy.deepcopy(octave.state_dict())
+    with pytest.raises(
+        InputError, match=r"another order of channels .* calibrate this network anew"
+    ) as error:
+        octavize(octave, second, inplace=True)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(before[k], v) for k, v in octave.state_dict().items())
+    with pytest.raises(InputError, match=r"is octave already.*calibrate the vanilla network"):
+        calibrate(octave, smooth_and_sharp(), example=EXAMPLE)
+    # A vanilla network that carries the first order gets one on top of it, which is for such a network only.
+    vanilla = octavize(octave, 0, example=EXAMPLE)
+    third = calibrate(vanilla, smooth_and_sharp(), 0.25, example=EXAMPLE)
+    octavize(vanilla, third)
+    with pytest.raises(InputError, match=r"another order of channels .* its first"):
+        octavize(model, third)
+
+
+def test_an_order_of_another_network_is_refused():
+    made = calibrate(small_resnet(), smooth_and_sharp(), 0.5, example=EXAMPLE)
+    other = small_resnet()
+    for name, module in other.named_modules():  # as many channels as the plan says, but another norm
+        if isinstance(module, nn.BatchNorm2d):
+            other.set_submodule(name, nn.BatchNorm2d(module.num_features, affine=False))
+    with pytest.raises(InputError, match=r"another network: it puts 16 channels of .* in order"):
+        octavize(other, made)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda text: text.replace("places: ", "places: 0 ", 1), "does not list each channel once"),
+        (lambda text: text.replace("places: ", "places: x ", 1), "holds what is no number"),
+        (lambda text: text.replace("orders:", "order:", 1), "lacks 'orders'"),
+    ],
+)
+def test_an_order_that_a_hand_has_spoilt_is_named(edit, words, tmp_path):
+    path = tmp_path / "plan.yaml"
+    calibrate(small_resnet(), smooth_and_sharp(), example=EXAMPLE).save(path)
+    path.write_text(edit(path.read_text("utf-8")), "utf-8")
+    with pytest.raises(InputError, match=words) as error:
+        Plan.load(path)
+    assert "\n" not in str(error.value)
+
+
 def test_users_hooks_are_not_run():
     model, seen = small_resnet(), []
     model.register_forward_hook(lambda *_: seen.append(1))
@@ -299,24 +390,27 @@ def test_users_hooks_are_not_run():
 
 def test_a_plan_is_followed_and_reported():
     model = small_resnet()
-    made = plan(model, 0.25, example=EXAMPLE)
-    followed, report = calibrate(model, smooth_and_sharp(), plan=made)
-    assert followed == made
-    assert all(c.after <= c.before + 1e-9 for c in report.convolutions)
-    assert report.images == 8
+    made = plan(model, 0.25, exchange="low_to_high", downsample="stride", example=EXAMPLE)
+    followed = calibrate(model, smooth_and_sharp(), plan=made)
+    assert followed.decisions == made.decisions
+    assert followed.input_shape == made.input_shape
+    assert followed.reordering is not None
+    assert all(c.after <= c.before + 1e-9 for c in followed.reordering.convolutions)
+    assert followed.reordering.images == 8
+    assert calibrate(model, smooth_and_sharp(), plan=followed) == followed
 
 
 def test_a_budget_gives_the_channels_that_lose_least():
     model = small_resnet()
-    made, _ = calibrate(model, smooth_and_sharp(), budget=0.7, example=EXAMPLE)
+    made = calibrate(model, smooth_and_sharp(), budget=0.7, example=EXAMPLE)
     assert 0.6 < made.macs_ratio <= 0.7
     uniform = plan(model, budget=0.7, example=EXAMPLE)
     assert uniform.macs_ratio <= 0.7
     assert len(set(made.alphas.values())) > 3
     # Layers that add to one residual stream are low in the same channels: nothing falls back.
-    octave = octavize(model, plan=made, strict=True)
+    octave = octavize(model, made, strict=True)
     assert octave(smooth_and_sharp()[0]).shape == (8, 10)
-    assert octavize(small_resnet(), budget=0.7, example=EXAMPLE)(smooth_and_sharp()[0]).shape == (8, 10)
+    assert octavize(small_resnet(), uniform)(smooth_and_sharp()[0]).shape == (8, 10)
 
 
 @pytest.mark.parametrize(
@@ -326,19 +420,42 @@ def test_a_budget_gives_the_channels_that_lose_least():
         ({"budget": 2}, "budget=2: give the octave network's share"),
         ({"budget": "half"}, "budget='half': give the octave network's share"),
         ({"budget": 0.5, "alpha": 0.25}, "alpha=0.25 and budget=0.5: give one of them"),
-        ({"calibrate": 3}, "loader is a int"),
+        ({"budget": 0.5, "alpha": 0.5}, "alpha=0.5 and budget=0.5: give one of them"),
     ],
 )
-def test_bad_budgets_and_loaders_are_named(arguments, message):
+def test_bad_budgets_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
-        octavize(small_resnet(), example=EXAMPLE, **arguments)
+        plan(small_resnet(), example=EXAMPLE, **arguments)
+    with pytest.raises(InputError, match=message):
+        calibrate(small_resnet(), smooth_and_sharp(), example=EXAMPLE, **arguments)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"alpha": 0.5},
+        {"budget": 0.5},
+        {"exchange": "both"},
+        {"downsample": "stride"},
+        {"example": (1, 3, 32, 32)},
+    ],
+)
+def test_what_a_plan_has_is_not_given_beside_it(given):
+    made = plan(small_resnet(), example=EXAMPLE)
+    with pytest.raises(InputError, match=rf"^{next(iter(given))}.* and a plan are both given"):
+        calibrate(small_resnet(), smooth_and_sharp(), plan=made, **given)
+
+
+def test_what_yields_no_images_is_named():
+    with pytest.raises(InputError, match="loader is a int"):
+        calibrate(small_resnet(), 3, example=EXAMPLE)
 
 
 def test_images_that_the_network_does_not_take_are_named():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1))
     for images in (torch.randn(2, 1, 8, 8), torch.randn(5, 3, 8)):
         with pytest.raises(InputError, match="does not run"):
-            octavize(net, calibrate=[images], example=(1, 3, 8, 8))
+            calibrate(net, [images], example=(1, 3, 8, 8))
 
 
 def test_a_plan_brings_its_input_shape():
@@ -346,4 +463,4 @@ def test_a_plan_brings_its_input_shape():
         *(nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8)), nn.Flatten(), nn.Linear(8 * 64, 2)
     )
     decided = plan(net, 0.5, example=(1, 3, 8, 8))
-    assert octavize(net, plan=decided, calibrate=[torch.randn(4, 3, 8, 8)])[1].alpha == 0.5
+    assert octavize(net, calibrate(net, [torch.randn(4, 3, 8, 8)], plan=decided))[1].alpha == 0.5

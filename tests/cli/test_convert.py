@@ -13,10 +13,10 @@ from torch import nn
 
 from octavize import InputError, create_model, load_converted, octavize
 from octavize.cli.main import main
+from octavize.policies import policy_of
 from octavize.training.recipe import dump_recipe
 from octavize.zoo.checkpoint import build_model
 from octavize.zoo.find import find_vanilla, load_state
-from octavize.zoo.models import policy_of
 from octavize.zoo.weights import save_weights
 
 OWN = "oct_cifar_resnet20"
@@ -135,6 +135,7 @@ def test_a_plan_may_be_followed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *first, "--out", "a")[0] == 0
     assert run(capsys, "convert", "resnet18", "--plan", "a/plan.yaml", "--out", "b")[0] == 0
     assert Path("a/plan.yaml").read_text() == Path("b/plan.yaml").read_text()
+    assert Path("a/plan.yaml").read_text().count("downsample: stride") == 20, "the command's own default"
 
 
 def test_a_function_is_not_run_by_a_file(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +189,9 @@ def test_a_damaged_folder_is_named(damage: object, words: str, capsys: pytest.Ca
         (("convert", "resnet18", "--plan", "none.yaml"), ("none.yaml",)),
         (("convert", "resnet18", "--plan", "text.pth"), ("text.pth",)),
         (("convert", "resnet18", "--plan", "none.yaml", "--alpha", 0.5), ("--plan", "choose one")),
+        (("convert", "resnet18", "--plan", "none.yaml", "--size", 32), ("--size is 32", "--plan none.yaml")),
+        (("convert", "resnet18", "--plan", "p.yaml", "--downsample", "pool"), ("--downsample is pool",)),
+        (("convert", "resnet18", "--downsample", "max"), ("downsample='max'",)),
         (("convert", "folder"), ("folder", "best.safetensors")),
         (("convert", "octave.safetensors"), ("octave already", "--alpha 0")),
         (("convert", "none.safetensors"), ("none.safetensors", "does not exist")),

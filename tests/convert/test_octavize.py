@@ -17,7 +17,7 @@ from timm.models.vgg import VGG as TimmVGG
 from torch import Tensor, nn
 from torchvision.models.vgg import VGG, make_layers
 
-from octavize import DenseFallbackWarning, InputError, OctConv2d, OctTensor, octavize, plan
+from octavize import DenseFallbackWarning, InputError, OctConv2d, OctConv3d, OctTensor, octavize, plan
 from octavize.nn import dispatch as dispatch_module
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
@@ -294,7 +294,6 @@ def test_alpha_as_number_mapping_and_function() -> None:
         (1.5, "alpha=1.5"),
         (-0.1, "alpha=-0.1"),
         ("0.5", "alpha='0.5'"),
-        (None, "alpha=None"),
         (True, "alpha=True"),
         ([0.5], r"alpha=\[0.5\]"),
         ({"*": 2}, "alpha=2"),
@@ -311,6 +310,13 @@ def test_bad_alpha(function: Callable[..., Any], alpha: Any, message: str) -> No
     with pytest.raises(InputError, match=message):
         octavize(net, alpha, example=(1, 3, 8, 8), inplace=True)
     assert alphas(net) == {}, "nothing is half converted"
+
+
+def test_no_alpha_is_refused_and_to_plan_without_one_means_a_half() -> None:
+    example = (1, 3, 8, 8)
+    with pytest.raises(InputError, match=r"alpha=None: give a share .* or an octavize\.Plan"):
+        octavize(net3(), None, example=example)  # type: ignore[arg-type]
+    assert plan(net3(), example=example) == plan(net3(), 0.5, example=example)
 
 
 @pytest.mark.parametrize(
@@ -346,14 +352,76 @@ def test_copy_or_in_place() -> None:
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
 
 
-def test_converting_again_sets_the_new_alpha_or_refuses() -> None:
+def test_converting_again_sets_the_new_alpha() -> None:
     """A network made at α = 0 is vanilla; to ask for α = 0.5 and silently get 0 would be a trap."""
     vanilla = octavize(net3(), 0, example=(1, 3, 8, 8))
-    try:
-        octave = octavize(vanilla, 0.5, example=(1, 3, 8, 8))
-    except InputError:
-        return
-    assert alphas(octave)["layer0.0"] == 0.5
+    assert alphas(octavize(vanilla, 0.5, example=(1, 3, 8, 8)))["layer0.0"] == 0.5
+
+
+def ways(net: nn.Module) -> dict[str, tuple[str, str]]:
+    return {n: (m.exchange, m.downsample) for n, m in net.named_modules() if isinstance(m, OctConv2d)}
+
+
+def test_converting_again_keeps_exchange_and_downsample_unless_told_otherwise() -> None:
+    example = (1, 3, 8, 8)
+    first = octavize(
+        net3(),
+        0.5,
+        exchange={"layer1.*": "none", "layer2.*": "low_to_high"},
+        downsample=lambda name, layer: "stride" if name == "layer0.0" else "pool",
+        example=example,
+    )
+    expected = {
+        "layer0.0": ("both", "stride"),
+        "layer1.0": ("none", "pool"),
+        "layer2.0": ("low_to_high", "pool"),
+    }
+    assert ways(first) == expected
+    again = octavize(first, 0.25, example=example)
+    assert ways(again) == expected
+    assert set(alphas(again).values()) == {0.25}
+    told = octavize(first, 0.25, exchange="high_to_low", downsample={"layer0.*": "pool"}, example=example)
+    assert set(ways(told).values()) == {("high_to_low", "pool")}
+
+
+def test_a_plan_counts_from_the_vanilla_network() -> None:
+    """Also that of a network which is octave already, or a budget would be a share of something else."""
+    example = (1, 3, 8, 8)
+    vanilla, octave = net3(), octavize(net3(), 0.75, example=example)
+    found, wanted = (plan(net, budget=0.7, example=example) for net in (octave, vanilla))
+    assert (found.macs_before, found.macs_after) == (wanted.macs_before, wanted.macs_after)
+    assert found.alphas == wanted.alphas
+    assert alphas(octave)["layer0.0"] == 0.75
+
+
+def test_converting_again_keeps_the_octave_axes() -> None:
+    net = nn.Sequential(nn.Conv3d(3, 8, 1), OctConv3d(8, 8, 1, octave_dims=3), nn.AdaptiveAvgPool3d(1))
+    octave = octavize(net, 0.5, example=(1, 3, 4, 4, 4))
+    assert octave[1].octave_dims == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"exchange": "h2l"}, "exchange='h2l': give one of both"),
+        ({"exchange": {"layer9.*": "none"}}, r"exchange: the pattern 'layer9.\*' matches no convolution"),
+        ({"downsample": "max"}, "downsample='max'"),
+        ({"downsample": {3: "pool"}}, "downsample: the pattern 3 is no text"),
+    ],
+)
+@pytest.mark.parametrize("function", [plan, octavize])
+def test_bad_exchange_and_downsample(function: Callable[..., Any], given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        function(net3(), 0.5, example=(1, 3, 8, 8), **given)
+
+
+@pytest.mark.parametrize("given", [{"exchange": "none"}, {"downsample": "pool"}, {"example": (1, 3, 8, 8)}])
+def test_what_a_plan_has_is_not_given_beside_it(given: dict[str, Any]) -> None:
+    decided = plan(net3(), 0.5, example=(1, 3, 8, 8))
+    with pytest.raises(
+        InputError, match=rf"^{next(iter(given))}\b.* and a plan are both given: leave it out"
+    ):
+        octavize(net3(), decided, **given)
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -531,10 +599,10 @@ def test_strict_network_refuses_a_fallback() -> None:
             return F.local_response_norm(self.next(self.stem(x)), 2)
 
     edited = plan(Net(), example=(1, 3, 8, 8)).with_alphas({"next": 0.5})
-    octave = octavize(Net(), plan=edited, strict=True)
+    octave = octavize(Net(), edited, strict=True)
     with pytest.raises(InputError, match=r"local_response_norm.*strict=True"):
         octave(torch.randn(1, 3, 8, 8))
-    octave = octavize(Net(), plan=edited)
+    octave = octavize(Net(), edited)
     with pytest.warns(DenseFallbackWarning, match="local_response_norm"):
         octave(torch.randn(1, 3, 8, 8))
 
@@ -551,7 +619,7 @@ def test_planning_does_not_use_up_the_announcement() -> None:
             return F.local_response_norm(self.next(self.stem(x)), 2)
 
     edited = plan(Net(), example=(1, 3, 8, 8)).with_alphas({"next": 0.5})
-    octave = octavize(Net(), plan=edited)
+    octave = octavize(Net(), edited)
     with pytest.warns(DenseFallbackWarning, match="local_response_norm"):
         octave(torch.randn(1, 3, 8, 8))
 

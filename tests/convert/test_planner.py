@@ -84,7 +84,7 @@ def test_what_is_no_network_is_refused() -> None:
         with pytest.raises(InputError, match=r"'resnet50'.*build the network"):
             refuse("resnet50")
     with pytest.raises(InputError, match=r"OrderedDict.*build the network"):
-        octavize(tv.resnet18().state_dict(), plan=plan(tv.resnet18()))
+        octavize(tv.resnet18().state_dict(), plan(tv.resnet18()))
 
 
 def test_a_refused_change_in_place_merges_too() -> None:
@@ -99,7 +99,7 @@ def test_a_refused_change_in_place_merges_too() -> None:
 
     found = plan(Net(), 0.5, example=(1, 3, 8, 8))
     assert found.alphas == {"a": 0, "b": 0.5}
-    assert octavize(Net(), plan=found, strict=True)(torch.randn(1, 3, 8, 8)).shape == (1, 8)
+    assert octavize(Net(), found, strict=True)(torch.randn(1, 3, 8, 8)).shape == (1, 8)
 
 
 def test_save_edit_load_apply(tmp_path: Path) -> None:
@@ -111,10 +111,33 @@ def test_save_edit_load_apply(tmp_path: Path) -> None:
     before = "name: layer3.0.conv2\n  kind: Conv2d\n  alpha: 0.25"
     assert before in text
     (tmp_path / "plan.yaml").write_text(text.replace(before, before[:-4] + "null"))
-    octave = octavize(net, plan=Plan.load(tmp_path / "plan.yaml"))
+    octave = octavize(net, Plan.load(tmp_path / "plan.yaml"))
     assert type(octave.layer3[0].conv2) is nn.Conv2d
     assert octave.layer3[0].conv1.alpha == 0.25
     assert octave.layer3[0].conv1.downsample == "stride"
+
+
+def test_exchange_is_saved_edited_and_applied(tmp_path: Path) -> None:
+    made = plan(chain(), 0.5, exchange={"1": "none"}, example=EXAMPLE)
+    assert [line.endswith("exchange=none") for line in str(made).splitlines()[2:6]] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    path = tmp_path / "plan.yaml"
+    made.save(path)
+    assert Plan.load(path) == made
+    path.write_text(path.read_text("utf-8").replace("exchange: none", "exchange: low_to_high"), "utf-8")
+    assert octavize(chain(), Plan.load(path))[1].exchange == "low_to_high"
+    path.write_text(path.read_text("utf-8").replace("exchange: low_to_high", "exchange: up"), "utf-8")
+    with pytest.raises(InputError, match=r"plan.yaml': layer '1' has exchange='up': give one of both"):
+        Plan.load(path)
+
+
+def test_one_way_for_all_is_said_once() -> None:
+    lines = str(plan(chain(), 0.5, downsample="stride", example=EXAMPLE)).splitlines()
+    assert ["downsample=stride" in line for line in lines] == [False] * (len(lines) - 1) + [True]
 
 
 @pytest.mark.parametrize(
@@ -146,13 +169,13 @@ def test_bad_plan_files(text: str, words: str, tmp_path: Path) -> None:
 def test_plans_for_other_networks_and_other_things() -> None:
     made = plan(tv.resnet18(num_classes=10), example=EXAMPLE)
     with pytest.raises(InputError, match="another network: Segmenter has no layer 'conv1'"):
-        octavize(Segmenter(), plan=made)
+        octavize(Segmenter(), made)
     other = tv.resnet18(num_classes=10)
     other.layer1[0].conv1 = nn.Conv1d(64, 64, 3)
     with pytest.raises(InputError, match="is a Conv1d in this ResNet and a Conv2d in the plan"):
-        octavize(other, plan=made)
-    with pytest.raises(InputError, match=r"give an octavize\.Plan"):
-        octavize(other, plan="plan.yaml")  # type: ignore[arg-type]
+        octavize(other, made)
+    with pytest.raises(InputError, match=r"or an octavize\.Plan"):
+        octavize(other, "plan.yaml")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'nowhere' is not in this plan"):
         made.with_alphas({"nowhere": 0.5})
     with pytest.raises(InputError, match="alpha=2"):
@@ -232,6 +255,7 @@ def test_a_handler_makes_a_subclass_octave(monkeypatch: pytest.MonkeyPatch) -> N
         return layer
 
     assert plan(net, example=example).decisions[1].reason == "octave"
+    assert octavize(net, 0.5, exchange="none", example=example)[1].exchange == "none"
     octave = octavize(net, 0.5, example=example)
     assert type(net[1]) is Standardized
     assert type(octave[1]) is OctStandardized
@@ -322,7 +346,7 @@ def test_an_impossible_alpha_is_named_before_anything_changes() -> None:
     decided = plan(net, 0.5, example=EXAMPLE)
     net[2] = nn.Conv2d(8, 8, 3)
     with pytest.raises(InputError, match=r"layer '2' has alpha=0\.5"):
-        octavize(net, plan=decided, inplace=True)
+        octavize(net, decided, inplace=True)
     assert type(net[1]) is nn.Conv2d
 
 
@@ -335,7 +359,7 @@ def test_parametrized_layers_stay_parametrized(name: str) -> None:
     assert isinstance(octave[1], OctConv2d)
     assert octave[1].alpha == 0.5
     assert octave.state_dict().keys() == net.state_dict().keys()
-    plain = octavize(copy.deepcopy(octave), plan=plan(octave, 0, example=EXAMPLE))
+    plain = octavize(copy.deepcopy(octave), plan(octave, 0, example=EXAMPLE))
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(plain(x), net(x))
     octave(x).sum().backward()

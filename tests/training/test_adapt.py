@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from tests.helpers.training import MODEL, make_folder, tiny
 from torch import Tensor, nn
 
-from octavize import InputError, load_converted
+from octavize import InputError, Plan, load_converted, octavize
+from octavize.convert.order import order_of
 from octavize.training import adapt as adapt_module
 from octavize.training import prepare as prepare_module
 from octavize.training.adapt import adapt, fine_tuning_recipe
@@ -28,7 +29,7 @@ from octavize.training.journal import read_metrics
 from octavize.training.prepare import Adaptation
 from octavize.training.recipe import dump_recipe
 from octavize.training.train import Run, load_images, train_run
-from octavize.zoo.find import Vanilla, find_vanilla
+from octavize.zoo.find import Vanilla, find_vanilla, load_state
 
 HOW = Adaptation(alpha=0.5, calibrate=False, norm_images=16)
 
@@ -142,7 +143,17 @@ def test_calibrated_channels_and_a_budget(source: Vanilla, data_dir: Path, tmp_p
     results = go(source, tmp_path / "out", data_dir, Adaptation(alpha=None, budget=0.8, norm_images=16))
     assert results["macs_after"] <= 0.8 * results["macs_before"]
     kept = load_file(tmp_path / "out" / "weights.safetensors")
-    assert all(torch.equal(v, kept[k]) for k, v in load_converted(tmp_path / "out").state_dict().items())
+    net = load_converted(tmp_path / "out")
+    assert all(torch.equal(v, kept[k]) for k, v in net.state_dict().items())
+    # Whoever reads the weights knows the order that they are in: it is not applied again.
+    plan = Plan.load(tmp_path / "out" / "plan.yaml")
+    assert plan.permutation is not None
+    assert order_of(net) == plan.permutation.key
+    vanilla = source.origin.build()
+    load_state(vanilla, tmp_path / "out" / "weights.safetensors")
+    octave = octavize(vanilla, plan)
+    assert all(torch.equal(v, kept[k]) for k, v in octave.state_dict().items())
+    assert order_of(octavize(source.origin.build(), plan)) == plan.permutation.key
 
 
 def test_killed_anywhere_it_ends_the_same(

@@ -1,4 +1,4 @@
-"""α by stage: the fastest network of a given arithmetic, by measurement in a runtime on this machine.
+"""tune(): the fastest network of a given arithmetic, α by stage, by measurement in a runtime on this machine.
 
 Octave layers of equal arithmetic take unequal time: it depends on their channels, on the size of the map, on
 the runtime. Layers are therefore taken in stages, all that write maps of one size. Each stage is made octave
@@ -14,24 +14,80 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+
+from torch import nn
 
 from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import Setting, choose_runtimes
 from octavize.convert.octavize import octavize
-from octavize.convert.planner import Planner
+from octavize.convert.planner import Example, Planner, Way
 from octavize.errors import InputError
-from octavize.plan import Plan, fit_budget
+from octavize.plan import Plan, check_budget, fit_budget
 
-TARGETS = ("onnxruntime", "openvino", "compile")
+RUNTIMES = ("onnxruntime", "openvino", "compile")
 LEVELS = (0.25, 0.5, 0.75)
 """α that a stage may get. Quarters keep the channels of the usual widths multiples of a vector's length."""
 MARGIN = 0.02
 """How far below its budget a network may stay: with less arithmetic it would be faster, but also do less."""
 FINALISTS = 3
 Stage = tuple[str, ...]
-Say = Callable[[str], object]
+Progress = Callable[[str], object]
+
+
+def tune(
+    model: nn.Module,
+    budget: float,
+    runtime: str,
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    rounds: int = 15,
+    exchange: Way | None = None,
+    downsample: Way | None = None,
+    example: Example | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Plan the fastest octave network of an arithmetic: α by stage, from times measured on this machine.
+
+    Takes minutes; leave the machine idle meanwhile. `octavize(model, plan)` applies the plan, and
+    `calibrate(model, images, plan=plan)` also chooses which channels become low.
+
+    Args:
+        model: a network of torch convolutions. It is not touched.
+        budget: the octave network's MACs as a share of the vanilla network's. The plan takes no more, and at
+            most 0.02 less.
+        runtime: where it shall be fast: `onnxruntime`, `openvino` or `compile`; in float32 on the CPU.
+        batch: images a call.
+        threads: of a call; None is one a core.
+        rounds: timed calls of each network.
+        exchange, downsample, example: see `octavize.plan`.
+        progress: is told every line of progress; None prints them where stderr is a terminal.
+
+    Returns:
+        The plan. As measured, its network is never slower than that of one α for all layers. Which α is best
+        for accuracy is not asked.
+
+    Raises:
+        InputError: an unknown runtime, or one that is not installed; a budget out of reach; or as
+            `octavize.plan`.
+    """
+    check_runtime(runtime)
+    check_budget(budget)
+    planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
+    tuner = Tuner(planner, runtime, batch=batch, threads=threads, rounds=rounds, progress=progress)
+    return tuner.plan(budget)
+
+
+def check_runtime(runtime: str) -> str:
+    """Return the name of a runtime.
+
+    Raises:
+        InputError: there is no such runtime to tune for.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime={runtime!r}: give one of {', '.join(RUNTIMES)}")
+    return runtime
 
 
 @dataclass(frozen=True)
@@ -44,43 +100,31 @@ class Choice:
 
 
 class Tuner:
-    """Finds the fastest plans of one network in one runtime.
+    """Finds the fastest plans of one network in one runtime, for any number of budgets.
 
-    Args:
-        planner: of the network.
-        target: `onnxruntime`, `openvino` or `compile`; in float32 on the CPU.
-        batch: images a call.
-        threads: of a call; None is one a core.
-        rounds: timed calls of each network.
-        say: is told every line of progress; None prints them where stderr is a terminal.
-
-    Raises:
-        InputError: an unknown target, or one that is not installed.
+    Args, Raises:
+        See `tune`; `planner` is of the network.
     """
 
     def __init__(
         self,
         planner: Planner,
-        target: str,
+        runtime: str,
         *,
         batch: int = 1,
         threads: int | None = None,
         rounds: int = 15,
-        say: Say | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        if target not in TARGETS:
-            raise InputError(f"target={target!r}: give one of {', '.join(TARGETS)}")
-        self.planner, self.rounds, self.say = planner, rounds, say or _print
-        self.runtimes = choose_runtimes([target])
+        self.planner, self.rounds, self.say = planner, rounds, progress or _print
+        self.runtimes = choose_runtimes([check_runtime(runtime)])
         self.batch, self.threads = batch, threads or os.cpu_count() or 1
         self._options: dict[Stage, list[Choice]] | None = None
 
     def plan(self, budget: float) -> Plan:
-        """The plan of the fastest network that takes `budget` of the vanilla multiply–accumulates.
+        """The plan of the fastest network of a budget, see `tune`.
 
-        It takes no more, and at most 0.02 less. As measured, it is never slower than the network of one α for
-        all layers. The first call takes minutes: three networks a stage are brought into the runtime. Leave
-        the machine idle meanwhile.
+        The first call takes minutes: three networks a stage are brought into the runtime.
 
         Raises:
             InputError: a budget out of reach.
@@ -131,7 +175,7 @@ class Tuner:
         return found
 
     def _network(self, name: str, plan: Plan) -> Contender:
-        model = octavize(self.planner.model, plan=plan).cpu().float().eval()
+        model = octavize(self.planner.model, plan).cpu().float().eval()
         return Contender(name, model, self.planner.shape[1:], plan.macs_after)
 
 
@@ -142,10 +186,9 @@ def _print(line: str) -> None:
 
 def stages(planner: Planner) -> list[Stage]:
     """The names of the layers that can be octave, together where they write maps of one size, in order."""
-    size_of = {layer.name: layer.output[0][2:] for layer in planner.before.layers}
-    found: dict[Any, list[str]] = {}
+    found: dict[tuple[int, ...], list[str]] = {}
     for name in planner.plan(max(LEVELS)).alphas:
-        found.setdefault(size_of[name], []).append(name)
+        found.setdefault(planner.layers[name].output_size, []).append(name)
     return [tuple(names) for names in found.values()]
 
 

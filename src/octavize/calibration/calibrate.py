@@ -1,85 +1,104 @@
-"""Plan a trained network and put its channels in the order that the plan wants."""
+"""Plan a trained network, the order of its channels included."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import MAX_IMAGES, Energies, Score, check_score, measure_energy
-from octavize.calibration.reorder import Channels, Reordering, reorder
-from octavize.convert.planner import DEFAULT_ALPHA, Alpha, Planner, check_one_of, check_plan
-from octavize.nn.conv import is_depthwise
+from octavize.calibration.reorder import Channels, best_order
+from octavize.convert.octavize import check_alone
+from octavize.convert.planner import Alpha, Example, Planner, Way, check_one_of, check_plan
+from octavize.convert.trace import check_network
+from octavize.deciding import DEFAULT_ALPHA, LayerInfo
+from octavize.errors import InputError
+from octavize.nn.conv import OctConv
 from octavize.plan import Plan, check_budget, fit_budget
 from octavize.split import low_channels
 
 
 def calibrate(
     model: nn.Module,
-    loader: Iterable[Any],
-    alpha: Alpha = DEFAULT_ALPHA,
+    images: Iterable[object],
+    alpha: Alpha | None = None,
     *,
     budget: float | None = None,
     plan: Plan | None = None,
-    downsample: str = "stride",
-    example: Tensor | Sequence[int] | None = None,
+    exchange: Way | None = None,
+    downsample: Way | None = None,
+    example: Example | None = None,
     score: Score = "damage",
     max_images: int = MAX_IMAGES,
-) -> tuple[Plan, Reordering]:
-    """Plan a trained network and reorder its channels, in place, so that those that lose least become low.
+) -> Plan:
+    """Plan a trained network so that the channels that lose least by it become low, not just the last ones.
 
-    The network stays vanilla and computes the same, to rounding; `octavize(model, plan=plan)` makes it
-    octave. `octavize(model, alpha, calibrate=loader)` does both on a copy.
+    The network is left alone. `octavize(model, plan)` puts its channels in the order of the plan, in which it
+    computes the same, to rounding, and makes it octave.
 
     Args:
         model: a trained vanilla network.
-        loader: batches of prepared images, see `calibration.energy.measure_energy`.
-        alpha, example: see `octavize.plan`.
-        downsample: see `OctConv2d`; trained weights keep more of what they know by `stride`.
+        images: batches of prepared images, such as a DataLoader, see `data.loaders.images_of`.
+        alpha, exchange, example: see `octavize.plan`.
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. α may differ
             from layer to layer: low become the channels that lose least for the MACs they save.
-        plan: a plan to follow, in place of alpha or budget.
+        plan: a plan to follow, such as of `octavize.tune`, in place of the five.
+        downsample: see `octavize.plan`; trained weights keep more of what they know by `stride`.
         score: what a channel loses: "damage", the error it is predicted to make in the layers that read it,
             or "share", its own energy above half the sampling rate.
-        max_images: how many images of the loader to use.
+        max_images: how many of the images to use.
 
     Returns:
-        The plan, and what the reordering is predicted to keep.
+        The plan, with the order of channels as its `permutation` and what that is predicted to keep as its
+        `reordering`.
 
     Raises:
-        InputError: as `octavize.plan`, a bad loader or score, or a plan for another network.
-        RuntimeError: the reordered network would compute something else. The model is left as it was.
+        InputError: as `octavize.plan`, bad images or score, a network that is octave already, or a plan for
+            another network or beside what it has itself.
+        RuntimeError: the reordered network would compute something else.
     """
     check_score(score)
+    _check_vanilla(model)
     if plan is not None:
-        check_plan(plan, model)
-        example = plan.input_shape if example is None else example  # the network may take no other
-    planner = Planner(model, downsample=downsample, example=example)
-    if plan is None and budget is None:
-        plan = planner.plan(alpha)  # mistakes show before the images are read, which takes longer
-    elif plan is None:
-        assert budget is not None
-        check_one_of(alpha, budget)
+        check_alone(alpha=alpha, budget=budget, exchange=exchange, downsample=downsample, example=example)
+        check_plan(replace(plan, permutation=None), model)  # its order is found anew
+        example = plan.input_shape  # the network may take no other
+    check_one_of(alpha, budget)
+    planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
+    if budget is not None:
         check_budget(budget)
+    elif plan is None:  # mistakes show before the images are read, which takes longer
+        plan = planner.plan(DEFAULT_ALPHA if alpha is None else alpha)
     channels = Channels(model, find_coupling(model, planner.shape))
-    energies = measure_energy(model, loader, max_images=max_images)
+    energies = measure_energy(model, images, max_images=max_images)
     if plan is None:
         assert budget is not None
         plan = fit_budget(budget, _planned_by_cost(planner, channels, energies, score))
-    report = reorder(channels, energies, _low_counts(model, plan), score=score, example=planner.shape)
-    return plan, report
+    low = _low_counts(planner.layers, plan)
+    permutation, reordering = best_order(channels, energies, low, score=score, example=planner.shape)
+    return replace(plan, permutation=permutation if permutation.key else None, reordering=reordering)
 
 
-def _low_counts(model: nn.Module, plan: Plan) -> dict[str, int]:
+def _check_vanilla(model: nn.Module) -> None:
+    check_network(model)
+    octave = [name for name, m in model.named_modules() if isinstance(m, OctConv) and m.alpha]
+    if octave:
+        raise InputError(
+            f"model: {type(model).__name__} is octave already, such as in {octave[0]!r}: calibrate the "
+            "vanilla network"
+        )
+
+
+def _low_counts(layers: Mapping[str, LayerInfo], plan: Plan) -> dict[str, int]:
     """Low output channels of each layer that decides them itself; a depthwise layer keeps its input's."""
-    layers: dict[str, Any] = {name: (alpha, model.get_submodule(name)) for name, alpha in plan.alphas.items()}
+    geometries = {name: (alpha, layers[name].geometry) for name, alpha in plan.alphas.items()}
     return {
-        name: low_channels(conv.out_channels, alpha, conv.groups)
-        for name, (alpha, conv) in layers.items()
-        if not is_depthwise(conv)
+        name: low_channels(geometry.out_channels, alpha, geometry.groups)
+        for name, (alpha, geometry) in geometries.items()
+        if not geometry.depthwise
     }
 
 

@@ -82,7 +82,7 @@ def check_score(score: str) -> str:
 
 
 @torch.no_grad()
-def measure_energy(model: nn.Module, loader: Iterable[Any], *, max_images: int = MAX_IMAGES) -> Energies:
+def measure_energy(model: nn.Module, loader: Iterable[object], *, max_images: int = MAX_IMAGES) -> Energies:
     """Run a network on images and measure the energies at the inputs of its convolutions.
 
     Args:

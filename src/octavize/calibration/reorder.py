@@ -2,78 +2,39 @@
 
 An octave convolution makes its *last* channels low, whichever they are. In a trained network channels differ
 widely in how much of their energy is above half the sampling rate, so before it becomes octave its channels
-are put in order. The vanilla network computes the same function before and after.
+are put in order: a plan carries it, and `octavize` applies it. The vanilla network computes the same function
+before and after.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from octavize.calibration.coupling import Coupling, example_input, permute, stand_in
+from octavize.calibration.coupling import Coupling, example_input, stand_in
 from octavize.calibration.energy import TINY, Energies, Score
+from octavize.convert.order import apply_order, order_of
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError
-from octavize.text import Table
+from octavize.reordering import Order, Permutation, Reordered, Reordering
 
 
-@dataclass(frozen=True)
-class Reordered:
-    """What reordering did to one convolution's output.
-
-    `before` and `after` are the predicted share, from 0 to 1, of the energy of its output that the `low` last
-    channels lose where convolutions read them; `movable` of its `channels` may change places.
-    """
-
-    name: str
-    channels: int
-    low: int
-    movable: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class Reordering:
-    """What reordering did; printing it gives a table."""
-
-    convolutions: list[Reordered]
-    images: int
-    score: str
-
-    def __str__(self) -> str:
-        rows = [
-            (
-                c.name,
-                f"{c.low}/{c.channels}",
-                f"{c.movable}/{c.channels}",
-                f"{c.before:.2%}",
-                f"{c.after:.2%}",
-            )
-            for c in self.convolutions
-        ]
-        head = ("convolution", "low", "movable", "lost before", "lost after")
-        return str(Table(head, rows, note=f"measured on {self.images:,} images, ordered by {self.score}"))
-
-
-def reorder(
+def best_order(
     channels: Channels,
     energies: Energies,
     low: Mapping[str, int],
     *,
     score: Score = "damage",
     example: Sequence[int] | None = None,
-) -> Reordering:
-    """Permute a vanilla network's channels, in place, so that those that lose least by being low are last.
+) -> tuple[Permutation, Reordering]:
+    """The order of a vanilla network's channels in which those that lose least by being low are last.
 
-    The function of the network stays the same, to rounding; parameters stay the same objects, and the mode
-    and the hooks are left alone.
+    The network is left alone; in that order it would compute the same, to rounding, which is tried on a copy.
 
     Args:
         channels: of the network.
@@ -83,19 +44,38 @@ def reorder(
         example: an input's shape (N, C, H, W), on which the result is checked.
 
     Returns:
-        For each convolution in `low`, the share of its energy predicted lost, before and after.
+        The order, and for each convolution in `low` the share of its energy predicted lost, before and after.
 
     Raises:
         InputError: `low` names what is no convolution or gives an impossible count.
-        RuntimeError: the reordered network would compute something else. The model is left as it was.
+        RuntimeError: the reordered network would compute something else.
     """
     model, coupling = channels.model, channels.coupling
     _check_low(model, low)
     order = _order(channels, low, channels.by_block(energies.scores(score)))
-    _verify(model, coupling, order, example_input(model, example))
+    permutation = _permutation(model, coupling, coupling.source(order))
+    _verify(model, permutation, example_input(model, example))
     report = _report(channels, energies, low, order)
-    permute(model, coupling, order)
-    return Reordering(report, energies.images, score)
+    return permutation, Reordering(tuple(report), energies.images, score)
+
+
+def _permutation(model: nn.Module, coupling: Coupling, source: Tensor) -> Permutation:
+    """The new order of each axis of each parameter and buffer, where it is another one.
+
+    Args:
+        source: the label that comes to the place of each label, (labels,).
+    """
+    found: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for dim in range(tensor.dim()):
+            labels = coupling.labels(name, dim)
+            if labels is None:
+                continue
+            place = {label: i for i, label in enumerate(labels.tolist())}
+            places = tuple(place[label] for label in source[labels].tolist())
+            if places != tuple(range(len(places))):
+                found.setdefault(places, []).append((name, dim))
+    return Permutation(tuple(Order(p, tuple(axes)) for p, axes in found.items()), order_of(model))
 
 
 def _check_low(model: nn.Module, low: Mapping[str, int]) -> None:
@@ -210,7 +190,7 @@ def _report(
 
 
 @torch.no_grad()
-def _verify(model: nn.Module, coupling: Coupling, order: list[Tensor], x: Tensor) -> None:
+def _verify(model: nn.Module, permutation: Permutation, x: Tensor) -> None:
     """Reorder a copy, in float64, and compare.
 
     Raises:
@@ -219,7 +199,7 @@ def _verify(model: nn.Module, coupling: Coupling, order: list[Tensor], x: Tensor
     net = copy.deepcopy(stand_in(model)).cpu().double()
     x = x.cpu().double()
     before = tree_leaves(net(x))
-    permute(net, coupling, order)
+    apply_order(net, permutation)
     for old, new in zip(before, tree_leaves(net(x)), strict=True):
         if not isinstance(old, Tensor) or not old.is_floating_point():
             continue

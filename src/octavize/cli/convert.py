@@ -56,14 +56,16 @@ Target = Annotated[
     ),
 ]
 Downsample = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="HOW",
         help="How layers of stride 2 reach their high output: stride (trained weights keep more) or pool "
-        "(the paper, for training from scratch).",
+        "(the paper, and the default in Python). \\[default: stride]",
         rich_help_panel=CONVERSION,
     ),
 ]
+FOR_TRAINED = "stride"
+"""These commands are for trained weights, which keep more by it."""
 Classes = Annotated[
     int | None,
     typer.Option(
@@ -88,10 +90,13 @@ def convert(
     alpha: Share = None,
     budget: Budget = None,
     target: Target = None,
-    downsample: Downsample = "stride",
+    downsample: Downsample = None,
     plan: Annotated[
         Path | None,
-        typer.Option(help="A plan.yaml to follow instead of --alpha.", rich_help_panel=CONVERSION),
+        typer.Option(
+            help="A plan.yaml to follow instead of --alpha; it has input size and --downsample.",
+            rich_help_panel=CONVERSION,
+        ),
     ] = None,
 ) -> None:
     """Make a network octave and write it to a folder.
@@ -112,32 +117,33 @@ def convert(
     [cyan]octavize convert resnet50 --pretrained --budget 0.75 --target openvino --out fast-r50[/cyan]
     """
     from octavize.convert.octavize import octavize
-    from octavize.convert.planner import Planner
+    from octavize.convert.planner import plan as make_plan
     from octavize.convert.trace import image_shape
-    from octavize.plan import Plan, fit_budget
+    from octavize.plan import Plan
     from octavize.zoo.find import find_vanilla
     from octavize.zoo.storage import check_new, save_converted
 
-    if sum(given is not None for given in (plan, alpha, budget)) > 1:
-        raise InputError("two of --plan, --alpha and --budget are given: choose one")
+    _check_plan_alone(plan, alpha, budget, size, downsample)
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_new(out)
     decided = None if plan is None else Plan.load(plan)
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
-    side = size or source.facts.get("size")
     if decided is None:
+        side = size or source.facts.get("size")
         shape = None if side is None else image_shape(source.model, side)
-        planner = Planner(source.model, downsample=downsample, example=shape)
+        way = downsample or FOR_TRAINED
         if budget is None:
-            decided = planner.plan(source.origin.alpha(0.5 if alpha is None else alpha))
+            share = source.origin.alpha(0.5 if alpha is None else alpha)
+            decided = make_plan(source.model, share, downsample=way, example=shape)
         elif target is None:
-            decided = fit_budget(budget, planner.plan)
+            decided = make_plan(source.model, budget=budget, downsample=way, example=shape)
         else:
-            from octavize.bench.tune import Tuner
+            from octavize.bench.tune import tune
 
-            decided = Tuner(planner, target, say=Console(stderr=True, highlight=False).print).plan(budget)
-    net = octavize(source.model, plan=decided, inplace=True)
+            say = Console(stderr=True, highlight=False).print
+            decided = tune(source.model, budget, target, downsample=way, example=shape, progress=say)
+    net = octavize(source.model, decided, inplace=True)
     console = Console(highlight=False, soft_wrap=True)
     console.print(str(decided), markup=False)
     if alpha != 0 and not any(d.alpha for d in decided.decisions):
@@ -145,6 +151,18 @@ def convert(
     facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **source.facts}
     save_converted(out, net, decided, source.origin, facts)
     console.print(f"weights: {source.weights}; network written to [bold]{out}[/bold]")
+
+
+def _check_plan_alone(
+    plan: Path | None, alpha: float | None, budget: float | None, size: int | None, downsample: str | None
+) -> None:
+    if sum(given is not None for given in (plan, alpha, budget)) > 1:
+        raise InputError("two of --plan, --alpha and --budget are given: choose one")
+    for option, given in (("--size", size), ("--downsample", downsample)):
+        if plan is not None and given is not None:
+            raise InputError(
+                f"{option} is {given} and --plan {plan} is given, which has its own: leave one out"
+            )
 
 
 def adapt(
@@ -167,7 +185,7 @@ def adapt(
     ] = None,
     alpha: Share = None,
     budget: Budget = None,
-    downsample: Downsample = "stride",
+    downsample: Downsample = None,
     calibrate: Annotated[
         bool,
         typer.Option(
@@ -272,7 +290,7 @@ def adapt(
     how = Adaptation(
         alpha=0.5 if alpha is None and budget is None else alpha,
         budget=budget,
-        downsample=downsample,
+        downsample=downsample or FOR_TRAINED,
         calibrate=calibrate,
         distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,

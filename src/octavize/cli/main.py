@@ -325,6 +325,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(app(o.spread(given or ["--help"]), prog_name="octavize", standalone_mode=False))
     except InputError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        _fail(f"{error.name} is not installed: run `pip install 'octavize[torch]'`")
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}; give another path or make room")
     except Exception as error:

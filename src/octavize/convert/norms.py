@@ -21,7 +21,7 @@ from octavize.errors import InputError
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def reestimate_norms(model: nn.Module, loader: Iterable[Any], *, max_images: int = 4096) -> int:
+def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: int = 4096) -> int:
     """Replace the running statistics of all batch norms by averages over the images of a loader.
 
     Each layer gets the plain average of its batches' means and (unbiased) variances, weighted by the number

@@ -4,84 +4,93 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from octavize.convert.planner import DEFAULT_ALPHA, Alpha, check_plan
-from octavize.convert.planner import plan as make_plan
+from octavize.convert.order import apply_order
+from octavize.convert.planner import Alpha, Example, Planner, Way, check_plan
 from octavize.convert.swap import swap
 from octavize.convert.trace import check_network
+from octavize.deciding import DEFAULT_ALPHA
 from octavize.errors import InputError
 from octavize.plan import Plan
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 def octavize(
-    model: nn.Module,
-    alpha: Alpha = DEFAULT_ALPHA,
+    model: Network,
+    alpha_or_plan: Alpha | Plan = DEFAULT_ALPHA,
     *,
-    budget: float | None = None,
-    target: str | None = None,
-    plan: Plan | None = None,
-    calibrate: Iterable[Any] | None = None,
-    downsample: str | None = None,
-    example: Tensor | Sequence[int] | None = None,
+    exchange: Way | None = None,
+    downsample: Way | None = None,
+    example: Example | None = None,
     strict: bool = False,
     inplace: bool = False,
-) -> nn.Module:
+) -> Network:
     """Make a CNN octave: its convolutions become octave convolutions, its own forward does the rest.
 
     The state dict stays that of the vanilla network: vanilla checkpoints load before or after. `plan` tells
     what is done to which layer, and why; the arguments are the same.
 
     Args:
-        model: the network. Left alone unless `inplace`.
-        alpha, budget, target, example: see `octavize.plan`.
-        downsample: how layers of stride 2 reach their high output, see `OctConv2d`. Default: `pool`, as in
-            the paper, but `stride` with `calibrate`, since trained weights keep more by it.
-        plan: a plan to apply as it is, perhaps edited; it takes the place of the five.
-        calibrate: for trained networks: batches of prepared images, such as a DataLoader. The channels that
-            lose least by it become low, instead of the last ones, see `octavize.calibrate`. Its state dict is
-            that of a vanilla network that computes the same as `model`, in another order of channels.
+        model: the network. Left alone unless `inplace`. One that is octave already gets the new α; its layers
+            keep their exchange and downsample unless others are given.
+        alpha_or_plan: share of low output channels: a number, a mapping from name patterns to numbers, or a
+            function of (name, module), see `octavize.plan`. Or a plan of `plan`, `tune` or `calibrate`,
+            perhaps edited, to apply as it is.
+        exchange, downsample, example: see `octavize.plan`. A plan has them.
         strict: the network refuses to compute a function without an octave rule on the dense map.
         inplace: convert `model` itself instead of a copy.
 
     Returns:
         The octave network, on the same device, in the same mode, with the same hooks and frozen parameters.
+        By a plan of `calibrate` its state dict is that of a vanilla network that computes the same as
+        `model`, in another order of channels. That order belongs to the weights it was found on; a network
+        that is in it already keeps it.
 
     Raises:
-        InputError: as `octavize.plan`, or a plan for another network.
+        InputError: as `octavize.plan`; a plan for another network; or a plan and what a plan has.
 
     Example:
-        >>> net = octavize(torchvision.models.resnet50(weights="DEFAULT"), alpha={"*": 0.5, "layer4.*": 0})
+        >>> net = octavize(torchvision.models.resnet50(weights="DEFAULT"), {"*": 0.5, "layer4.*": 0})
     """
-    if plan is not None and not isinstance(plan, Plan):
-        raise InputError(f"plan={plan!r}: give an octavize.Plan, such as Plan.load(path)")
     check_network(model)
+    if alpha_or_plan is None or isinstance(alpha_or_plan, (str, Path)):
+        raise InputError(
+            f"alpha={alpha_or_plan!r}: give a share of low channels, such as 0.5, or an octavize.Plan, such "
+            "as Plan.load(path)"
+        )
+    if isinstance(alpha_or_plan, Plan):
+        check_alone(exchange=exchange, downsample=downsample, example=example)
+        check_plan(alpha_or_plan, model)
     if not inplace:
         model = copy.deepcopy(model)
-    made: dict[str, Any] = {"budget": budget, "example": example}
-    if downsample is not None:
-        made["downsample"] = downsample
-    if target is not None and plan is None:
-        # Whether layers of stride 2 pool is the one thing that calibration prefers otherwise.
-        ways = {"downsample": "stride"} if calibrate is not None else {}
-        plan = make_plan(model, alpha, target=target, **{**ways, **made})
-        made = {"example": example}
-    if calibrate is not None:
-        from octavize.calibration.calibrate import calibrate as put_in_order
-
-        decided, _ = put_in_order(model, calibrate, alpha, plan=plan, **made)
-    elif plan is not None:
-        check_plan(plan, model)
-        decided = plan
+    if isinstance(alpha_or_plan, Plan):
+        plan = alpha_or_plan
     else:
-        decided = make_plan(model, alpha, **made)
-    if plan is None:
-        _warn_if_nothing(model, decided, alpha)
-    swap(model, decided.alphas, strict=strict, downsample=decided.downsample)
+        planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
+        plan = planner.plan(alpha_or_plan)
+        _warn_if_nothing(model, plan, alpha_or_plan)
+    if plan.permutation is not None:
+        apply_order(model, plan.permutation)
+    swap(model, plan.decisions, strict=strict)
     return model
+
+
+def check_alone(**given: object) -> None:
+    """Check that nothing is given beside a plan that it has itself.
+
+    Raises:
+        InputError: something is.
+    """
+    for name, value in given.items():
+        if value is not None:
+            told = f"{name}={value!r}" if isinstance(value, (str, float)) else name
+            raise InputError(f"{told} and a plan are both given: leave it out, the plan has its own")
 
 
 def _warn_if_nothing(model: nn.Module, plan: Plan, alpha: Alpha) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -12,9 +12,18 @@ from octavize.errors import InputError
 from octavize.nn.activation import TRACEABLE
 from octavize.nn.conv import OctConv, OctConv1d, OctConv2d, OctConv3d
 from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+from octavize.plan import Decision
 
-Handler = Callable[..., nn.Module]
 
+class Handler(Protocol):
+    """Makes a layer octave; the layer is of the class that the handler is registered for."""
+
+    def __call__(
+        self, layer: Any, *, alpha: float, strict: bool, downsample: str, exchange: str
+    ) -> nn.Module: ...
+
+
+Registered = TypeVar("Registered", bound=Handler)
 _HANDLERS: dict[type[nn.Module], Handler] = {}
 _OCTAVE_CLASS: dict[type[nn.Module], type[OctConv]] = {
     nn.Conv1d: OctConv1d,
@@ -26,13 +35,13 @@ _OCTAVE_CLASS: dict[type[nn.Module], type[OctConv]] = {
 }
 
 
-def oct_handler(*kinds: type[nn.Module]) -> Callable[[Handler], Handler]:
+def oct_handler(*kinds: type[nn.Module]) -> Callable[[Registered], Registered]:
     """Register how layers of exactly these classes become octave.
 
     Subclasses of torch's convolutions may compute anything, so without a handler they stay vanilla, unless
     they leave torch's `forward` alone. The handler is called as
-    `handler(layer, alpha=…, strict=…, downsample=…)` and returns the layer to put in its place, which may be
-    the same object, changed. Parameters must keep their names and shapes.
+    `handler(layer, alpha=…, strict=…, downsample=…, exchange=…)` and returns the layer to put in its place,
+    which may be the same object, changed. Parameters must keep their names and shapes.
 
     Example:
         A convolution with standardized weights, as in NFNets:
@@ -47,7 +56,7 @@ def oct_handler(*kinds: type[nn.Module]) -> Callable[[Handler], Handler]:
         ...     return layer
     """
 
-    def register(handler: Handler) -> Handler:
+    def register(handler: Registered) -> Registered:
         for kind in kinds:
             _HANDLERS[kind] = handler
         return handler
@@ -67,12 +76,17 @@ def handler_of(layer: nn.Module) -> Handler | None:
 
 
 @oct_handler(*_OCTAVE_CLASS, *_OCTAVE_CLASS.values())
-def _torch_layer(layer: Any, alpha: float, **settings: Any) -> nn.Module:
-    """torch's layers: another class for the same object; an octave layer only gets a new α."""
-    if not isinstance(layer, OctConv):
+def _torch_layer(layer: Any, *, alpha: float, strict: bool, downsample: str, exchange: str) -> nn.Module:
+    """torch's layers: another class for the same object; an octave layer only gets new settings."""
+    octave_dims = None
+    if isinstance(layer, OctConv):
+        octave_dims = layer.octave_dims
+    else:
         octave = next(_OCTAVE_CLASS[kind] for kind in type(layer).__mro__ if kind in _OCTAVE_CLASS)
         layer.__class__ = _parametrized(type(layer), octave) if is_parametrized(layer) else octave
-    layer.become_octave(alpha, **settings)
+    layer.become_octave(
+        alpha, octave_dims=octave_dims, strict=strict, downsample=downsample, exchange=exchange
+    )
     return layer
 
 
@@ -85,13 +99,15 @@ def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Modul
     return type(f"Oct{kind.__name__}", (octave,), own)
 
 
-def swap(model: nn.Module, alphas: Mapping[str, float], *, strict: bool, downsample: str) -> None:
-    """Make the layers of these names octave, in place."""
-    for name, alpha in alphas.items():
-        layer = model.get_submodule(name)
+def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> None:
+    """Make the layers octave that a plan decides so of, in place."""
+    for d in decisions:
+        if d.alpha is None:
+            continue
+        name, layer = d.name, model.get_submodule(d.name)
         handle = handler_of(layer)
         assert handle is not None  # planned so
-        octave = handle(layer, alpha=alpha, strict=strict, downsample=downsample)
+        octave = handle(layer, alpha=d.alpha, strict=strict, downsample=d.downsample, exchange=d.exchange)
         if not isinstance(octave, nn.Module):
             raise InputError(
                 f"the @oct_handler of {type(layer).__name__} returned {octave!r} for layer {name!r}: let it "

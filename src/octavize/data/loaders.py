@@ -12,7 +12,7 @@ from octavize.errors import InputError
 KEYS = ("image", "input", "pixel_values")
 
 
-def images_of(loader: Iterable[Any], limit: int) -> Iterator[Tensor]:
+def images_of(loader: Iterable[object], limit: int) -> Iterator[Tensor]:
     """The images of a loader, batch by batch, with or without labels beside them.
 
     Args:

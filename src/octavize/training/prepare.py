@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from octavize.calibration.calibrate import calibrate
 from octavize.convert.norms import reestimate_norms
 from octavize.convert.octavize import octavize
-from octavize.convert.planner import plan as make_plan
+from octavize.convert.planner import plan
 from octavize.convert.trace import to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
@@ -48,8 +48,8 @@ class Adaptation:
     """Share of low channels; None leaves it to the budget."""
     budget: float | None = None
     """See `octavize.plan`; None for none."""
-    downsample: str = "stride"
-    """How layers of stride 2 reach their high output, see `OctConv2d`."""
+    downsample: str = "pool"
+    """How layers of stride 2 reach their high output; `stride` keeps more of trained weights."""
     calibrate: bool = True
     """Choose on training images which channels become low; otherwise the last ones do."""
     distil: float = 0.5
@@ -109,26 +109,30 @@ def prepare(
     Raises:
         InputError: no layer can become octave, or the budget cannot be reached.
     """
-    shape = input_shape(recipe, images)
     model = copy.deepcopy(vanilla).cpu().eval()
-    wanted: dict[str, Any] = {"budget": adaptation.budget}
-    if adaptation.alpha is not None:
-        wanted = {"alpha": origin.alpha(adaptation.alpha)}
-    wanted |= {"downsample": adaptation.downsample, "example": shape}
-    if adaptation.calibrate:
-        loader = TrainingInputs(images, recipe, adaptation.calibration_images)
-        decided, _ = calibrate(model, loader, **wanted)
-    else:
-        decided = make_plan(model, **wanted)
+    decided = _planned(model, origin, adaptation, recipe, images)
     if adaptation.alpha != 0 and not any(d.alpha for d in decided.decisions):
         raise InputError(f"model {origin.name}: no layer of it becomes octave; `octavize convert` says why")
-    model = octavize(model, plan=decided, inplace=True)
+    model = octavize(model, decided, inplace=True)
     stages = [evaluate(model, recipe, images, hardware, "converted")]
     if adaptation.norm_images:
         loader = TrainingInputs(images, recipe, adaptation.norm_images)
         reestimate_norms(model, loader, max_images=max(2, adaptation.norm_images))
         stages.append(evaluate(model, recipe, images, hardware, "norms"))
     return Prepared(model, decided, stages)
+
+
+def _planned(
+    model: nn.Module, origin: Origin, adaptation: Adaptation, recipe: Recipe, images: Images
+) -> Plan:
+    """What is done to a trained network; its channels in a new order if that is asked for."""
+    alpha = None if adaptation.alpha is None else origin.alpha(adaptation.alpha)
+    budget, downsample = adaptation.budget, adaptation.downsample
+    shape = input_shape(recipe, images)
+    if not adaptation.calibrate:
+        return plan(model, alpha, budget=budget, downsample=downsample, example=shape)
+    loader = TrainingInputs(images, recipe, adaptation.calibration_images)
+    return calibrate(model, loader, alpha, budget=budget, downsample=downsample, example=shape)
 
 
 def prepare_in(

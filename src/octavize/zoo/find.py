@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from octavize.convert.octavize import octavize
+from octavize.convert.order import mark_order
 from octavize.convert.planner import Alpha
 from octavize.convert.trace import image_shape
 from octavize.errors import InputError, require_extra
+from octavize.policies import policy_of
 from octavize.zoo.checkpoint import load_checkpoint
-from octavize.zoo.models import create_model, list_models, policy_of
-from octavize.zoo.weights import read_metadata
+from octavize.zoo.models import create_model, list_models
+from octavize.zoo.weights import order_in, read_metadata
 
 BEST = "best.safetensors"
 RUN = "the folder of a trained run"
@@ -186,7 +188,8 @@ def is_name(name: str) -> bool:
 def load_state(model: nn.Module, path: str | Path) -> None:
     """Load a file of weights into a network that has the same layers; nothing in the file is executed.
 
-    Wrappers such as {"state_dict": …} and the prefix "module." of parallel training are taken off.
+    Wrappers such as {"state_dict": …} and the prefix "module." of parallel training are taken off. Weights of
+    a converted network may be in a plan's order of channels: the network then knows it, see `convert.order`.
 
     Raises:
         InputError: the file is missing, unreadable, or of another network.
@@ -201,6 +204,7 @@ def load_state(model: nn.Module, path: str | Path) -> None:
             f"{len(wrong) - 1} more differ; give the weights of this network (and --num-classes)"
         )
     model.load_state_dict(state)
+    mark_order(model, order_in(Path(path)))
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

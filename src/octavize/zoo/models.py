@@ -1,4 +1,4 @@
-"""Octave networks by name: a timm builder and the paper's policy of which layers are octave.
+"""Octave networks by name: a timm builder each; `policies.py` says which layers are octave.
 
 No architecture is written here. `oct_resnet50` is timm's `resnet50`, converted; at α = 0 it is the vanilla
 network, bit for bit, so every baseline is the same code.
@@ -16,18 +16,15 @@ from torch import nn
 
 from octavize.convert.octavize import octavize
 from octavize.errors import InputError, require_extra
-from octavize.nn.conv import OctConv
+from octavize.policies import SMALL, exchange_of, policy_of
 from octavize.split import check_alpha
-
-Policy = Callable[[float], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a named network is built: by whom, which layers get α, and its stem for 32-pixel images."""
+    """How a named network is built: by whom, and its stem for 32-pixel images."""
 
     build: Callable[..., nn.Module]
-    policy: Policy
     small_stem: Callable[[nn.Module], None] | None  # None: its own stem is for small images
 
 
@@ -39,7 +36,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
     `…_small` is the same network with a stem for images of 32 pixels.
     """
-    names = [*_REGISTRY, *(f"{name}_small" for name, recipe in _REGISTRY.items() if recipe.small_stem)]
+    names = [*_REGISTRY, *(f"{name}{SMALL}" for name, recipe in _REGISTRY.items() if recipe.small_stem)]
     return sorted(match_names(names, pattern))
 
 
@@ -49,8 +46,8 @@ def create_model(
     *,
     num_classes: int = 1000,
     strict: bool = True,
-    downsample: str = "pool",
-    exchange: str = "both",
+    exchange: str | None = None,
+    downsample: str | None = None,
     **builder_arguments: Any,
 ) -> nn.Module:
     """Build a named octave network.
@@ -60,7 +57,9 @@ def create_model(
         alpha: share of low channels in the octave layers; 0 is the vanilla network.
         num_classes: size of the classifier.
         strict: refuse dense fallbacks; these networks have none.
-        downsample, exchange: of its octave layers, see `OctConv2d`.
+        exchange: of its octave layers, see `OctConv2d`. Default: its family's in `policies.py`, the paper's
+            `both`.
+        downsample: of its octave layers, see `OctConv2d`. Default: `pool`, as in the paper.
         **builder_arguments: of timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
             `drop_path_rate=0.1` …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its
             stem).
@@ -73,7 +72,7 @@ def create_model(
             builder does not take, or timm missing.
     """
     alpha = check_alpha(alpha)
-    base = name.removesuffix("_small")
+    base = name.removesuffix(SMALL)
     if name not in list_models():
         close = get_close_matches(name, list_models(), n=3) or list_models()
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
@@ -87,18 +86,14 @@ def create_model(
         raise InputError(f"model {name!r} does not take these arguments: {error}") from error
     if name != base and recipe.small_stem:
         recipe.small_stem(model)
-    octavize(model, recipe.policy(alpha), strict=strict, downsample=downsample, inplace=True)
-    for layer in model.modules():
-        if isinstance(layer, OctConv):
-            layer.become_octave(layer.alpha, strict=strict, downsample=downsample, exchange=exchange)
-    return model
-
-
-def policy_of(name: str, alpha: float) -> dict[str, float]:
-    """α by name pattern, as `octavize` takes it: what `create_model` gives the layers of a named network."""
-    if name not in list_models():
-        raise InputError(f"model {name!r} is unknown: choose from {', '.join(list_models())}")
-    return _REGISTRY[name.removesuffix("_small")].policy(check_alpha(alpha))
+    return octavize(
+        model,
+        policy_of(name, alpha),
+        exchange=exchange_of(name) if exchange is None else exchange,
+        downsample=downsample,
+        strict=strict,
+        inplace=True,
+    )
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
@@ -111,10 +106,10 @@ def _check_width(width: Any) -> None:
         raise InputError(f"width={width!r}: give a multiple of the channels, such as 0.75")
 
 
-# ---- ResNets (paper §3.3): octave from the first block on; the last stage is vanilla and merges ---------
+# ---- ResNets ---------------------------------------------------------------------------------------------
 
 
-def _resnet(timm_name: str, policy: Policy) -> Recipe:
+def _resnet(timm_name: str) -> Recipe:
     def build(width: float = 1.0, **arguments: Any) -> nn.Module:
         import timm
         from timm.layers.helpers import make_divisible
@@ -133,24 +128,12 @@ def _resnet(timm_name: str, policy: Policy) -> Recipe:
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm does
         model.maxpool = nn.Identity()
 
-    return Recipe(build, policy, small_stem)
+    return Recipe(build, small_stem)
 
 
-def _bottleneck_policy(alpha: float) -> dict[str, float]:
-    return {"*": alpha, "layer4.*": 0}
-
-
-def _basic_policy(alpha: float) -> dict[str, float]:
-    # The first stage of these has no shortcut convolution that could split the stem's dense map. As in the
-    # paper's MobileNetV2, its blocks are plain at both ends and octave within.
-    return {"*": alpha, "layer1.*.conv2": 0, "layer4.*": 0}
-
-
-for _depth in (18, 34):
-    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}", _basic_policy)
-for _depth in (26, 50, 101, 152, 200):
-    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}", _bottleneck_policy)
-_REGISTRY["oct_wide_resnet50_2"] = _resnet("wide_resnet50_2", _bottleneck_policy)
+for _depth in (18, 34, 26, 50, 101, 152, 200):
+    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}")
+_REGISTRY["oct_wide_resnet50_2"] = _resnet("wide_resnet50_2")
 
 
 def _cifar_resnet(depth: int) -> Recipe:
@@ -176,18 +159,17 @@ def _cifar_resnet(depth: int) -> Recipe:
         model.stem.conv.stride = (1, 1)
         return model
 
-    # The first stage adds to the stem's dense map, as in ResNet-18; there is no fourth to leave vanilla.
-    return Recipe(build, lambda alpha: {"*": alpha, "stages.0.*.conv2_kxk.*": 0}, small_stem=None)
+    return Recipe(build, small_stem=None)
 
 
 for _depth in (20, 26, 32, 44, 56):
     _REGISTRY[f"oct_cifar_resnet{_depth}"] = _cifar_resnet(_depth)
 
 
-# ---- MobileNets (paper §4.1) ----------------------------------------------------------------------------
+# ---- MobileNets ------------------------------------------------------------------------------------------
 
 
-def _mobilenet(generation: int, policy: Policy) -> Recipe:
+def _mobilenet(generation: int) -> Recipe:
     def build(width: float = 1.0, **arguments: Any) -> nn.Module:
         import timm
         from timm.models import efficientnet
@@ -206,14 +188,8 @@ def _mobilenet(generation: int, policy: Policy) -> Recipe:
         """The stem keeps the resolution: 32 pixels end as 2×2."""
         model.conv_stem.stride = (1, 1)
 
-    return Recipe(build, policy, small_stem)
+    return Recipe(build, small_stem)
 
 
-# V1: blocks 2 to 11 are octave, and the pointwise of the last of them merges.
-_REGISTRY["oct_mobilenet_v1"] = _mobilenet(
-    1, lambda alpha: {"*": alpha, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}
-)
-# V2: inputs and outputs of blocks are plain, the expanded width between them is octave, up to the last stage.
-_REGISTRY["oct_mobilenet_v2"] = _mobilenet(
-    2, lambda alpha: {"*": 0, "blocks.[1-4].*.conv_pw": alpha, "blocks.[1-4].*.conv_dw": alpha}
-)
+for _generation in (1, 2):
+    _REGISTRY[f"oct_mobilenet_v{_generation}"] = _mobilenet(_generation)

@@ -1,6 +1,6 @@
 """Converted networks on disk: a folder from which the octave network is built again.
 
-plan.yaml            α of every layer (and the order of channels), see `Plan.save`
+plan.yaml            α of every layer, and the order of channels, see `Plan.save`
 weights.safetensors  state dict
 network.json         how the vanilla network is built, and what is known of its input
 """
@@ -16,6 +16,7 @@ from torch import nn
 
 from octavize._version import __version__
 from octavize.convert.octavize import octavize
+from octavize.convert.order import mark_order, order_of
 from octavize.errors import InputError
 from octavize.files import write_json
 from octavize.plan import Plan
@@ -60,6 +61,7 @@ def save_converted(
         "format": FORMAT,
         "origin": origin.as_dict(),
         "input": {key: facts[key] for key in known if key in facts},
+        "order": order_of(model),
         "version": __version__,
     }
     decided.save(folder / PLAN)
@@ -104,7 +106,8 @@ def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.
         InputError: a file is missing, damaged or of another network; or `model` is needed.
     """
     folder = Path(folder)
-    origin = Origin(**read_about(folder)["origin"])
+    about = read_about(folder)
+    origin = Origin(**about["origin"])
     if model is None:
         if origin.kind == "function":
             raise InputError(
@@ -112,6 +115,7 @@ def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.
                 "model=, the vanilla network that it returns"
             )
         model = origin.build()
-    net = octavize(model, plan=Plan.load(folder / PLAN), inplace=True)
+    mark_order(model, about.get("order", ""))  # of the weights that are about to be loaded
+    net = octavize(model, Plan.load(folder / PLAN), inplace=True)
     load_weights(folder / WEIGHTS, net)
     return net.cpu().eval()

@@ -67,6 +67,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return json.loads(text)
 
 
+def order_in(path: Path) -> str:
+    """The key of the order of channels that a file's weights are in, see `convert.order`; empty for none."""
+    if path.suffix != ".safetensors":
+        return ""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get(KEY, "{}")).get("order", "")
+
+
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Load a weights file into a network that has the same layers.
 

@@ -1,0 +1,200 @@
+"""What becomes of each convolution, and why: decided on numbers alone, no framework is asked.
+
+A framework describes its convolutions as `LayerInfo`; `decide` makes of them the decisions of a plan. What
+only a run of the octave network can tell is said afterwards: `merge`, where a layer's output would have to be
+dense, and `settle`, what the layers cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from octavize.errors import InputError
+from octavize.geometry import Geometry
+from octavize.plan import Decision, Plan, some
+from octavize.split import low_channels
+
+DEFAULT_ALPHA = 0.5
+Value = TypeVar("Value", float, str)
+Layer = TypeVar("Layer")
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What has to be known of a convolution to decide on it.
+
+    Sizes are of space (and time), without batch and channels, as the layer first ran; empty where it did not.
+    `exchange` and `downsample` are those of a layer that is octave already.
+    """
+
+    name: str
+    kind: str
+    geometry: Geometry
+    octave_dims: int
+    has_handler: bool
+    reached: bool = False
+    reads_input: bool = False
+    input_size: tuple[int, ...] = ()
+    output_size: tuple[int, ...] = ()
+    macs: int = 0
+    exchange: str = "both"
+    downsample: str = "pool"
+
+    def problem(self) -> str | None:
+        """Why its geometry cannot be octave, or None."""
+        return self.geometry.problem(self.octave_dims)
+
+    def is_pixel(self, size: tuple[int, ...]) -> bool:
+        """Whether a map of this size has one pixel, over all time in video."""
+        return all(n == 1 for n in size[-self.octave_dims :])
+
+    def obstacle(self) -> str | None:
+        """Why it stays vanilla, or None."""
+        if not self.has_handler:
+            return f"{self.kind} is a layer of its own kind, without an @oct_handler"
+        if not self.reached:
+            return "not reached by the trace: give an example= that reaches it"
+        if self.reads_input:
+            return "stem: reads the network's input"
+        if self.is_pixel(self.input_size):
+            return "sees a single pixel: there is no frequency to split"
+        return self.problem()
+
+
+def per_layer(
+    argument: str,
+    given: Value | Mapping[str, Value] | Callable[[str, Layer], Value] | None,
+    layers: Mapping[str, Layer],
+    check: Callable[[Value], Value],
+    default: Mapping[str, Value],
+) -> dict[str, Value]:
+    """The value of an argument for each layer.
+
+    Args:
+        argument: its name, for messages.
+        given: a value for all layers; or a mapping from name patterns to values, of which the last that
+            matches counts; or a function of (name, layer); or None for the default.
+        layers: by name, as the function is to see them.
+        check: returns a value, or raises InputError.
+        default: where no pattern matches, and where nothing is given.
+
+    Raises:
+        InputError: a bad value, or a pattern that matches no layer.
+    """
+    if given is None:
+        return dict(default)
+    if isinstance(given, Mapping):
+        _check_patterns(argument, given, layers)
+        last_first = [(pattern, check(value)) for pattern, value in given.items()][::-1]
+        return {
+            name: next((value for pattern, value in last_first if fnmatchcase(name, pattern)), default[name])
+            for name in layers
+        }
+    if callable(given):
+        return {name: check(given(name, layer)) for name, layer in layers.items()}
+    return dict.fromkeys(layers, check(given))
+
+
+def _check_patterns(argument: str, patterns: Iterable[object], names: Iterable[str]) -> None:
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InputError(f"{argument}: the pattern {pattern!r} is no text: give names of layers, or '*'")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(
+                f"{argument}: the pattern {pattern!r} matches no convolution; names are such as {some(names)}"
+            )
+
+
+def decide(
+    layers: Iterable[LayerInfo],
+    alphas: Mapping[str, float],
+    exchanges: Mapping[str, str],
+    downsamples: Mapping[str, str],
+) -> list[Decision]:
+    """What becomes of each of these layers; what is wanted is given by name, see `per_layer`."""
+    decisions = []
+    for layer in layers:
+        alpha, reason = _alpha_and_reason(layer, alphas[layer.name])
+        exchange, downsample = exchanges[layer.name], downsamples[layer.name]
+        decision = Decision(layer.name, layer.kind, alpha, reason, exchange=exchange, downsample=downsample)
+        decisions.append(decision)
+    return decisions
+
+
+def _alpha_and_reason(layer: LayerInfo, alpha: float) -> tuple[float | None, str]:
+    obstacle, geometry = layer.obstacle(), layer.geometry
+    if obstacle is not None:
+        return None, obstacle
+    if geometry.depthwise:
+        return alpha, "depthwise: keeps the split of its input"
+    if layer.is_pixel(layer.output_size):
+        return 0.0, "merges: writes a single pixel, no frequency to split"
+    if low_channels(geometry.out_channels, alpha, geometry.groups) == 0:
+        return alpha, "no low output: low input, if any, is merged"
+    return alpha, "octave"
+
+
+def merge(decisions: Iterable[Decision], readers: Mapping[str, str]) -> list[Decision]:
+    """Set α = 0 for layers whose output would be made dense at once: `readers` says, by name, by what."""
+    return [
+        replace(d, alpha=0.0, reason=f"merges: {readers[d.name]} needs the dense map")
+        if d.name in readers and d.alpha
+        else d
+        for d in decisions
+    ]
+
+
+def settle(
+    decisions: Iterable[Decision],
+    layers: Mapping[str, LayerInfo],
+    macs_after: Mapping[str, int],
+    dense: frozenset[str],
+) -> list[Decision]:
+    """Write the costs into decisions, and say of depthwise layers on dense maps that they are not octave.
+
+    Args:
+        layers: by name.
+        macs_after: of the layers that ran in the octave network.
+        dense: the layers that read a plain map in it.
+    """
+    settled = []
+    for d in decisions:
+        before, after = layers[d.name].macs, macs_after.get(d.name, 0)
+        if d.alpha and d.name in dense and after == before and layers[d.name].geometry.depthwise:
+            d = replace(d, alpha=0.0, reason="depthwise: reads a dense map, which has no split to keep")
+        settled.append(replace(d, macs_before=before, macs_after=after))
+    return settled
+
+
+def check_plan(plan: Plan, layers: Mapping[str, LayerInfo], network: str) -> None:
+    """Check that a plan is for a network with these convolutions, by name.
+
+    Raises:
+        InputError: it names a layer that the network does not have, or has of another kind or geometry.
+    """
+    for d in plan.decisions:
+        if d.name not in layers:
+            raise InputError(
+                f"plan: it is for another network: {network} has no layer {d.name!r} that is a convolution; "
+                "make one with octavize.plan(model)"
+            )
+        layer = layers[d.name]
+        if d.alpha is None:
+            continue
+        if not layer.has_handler:
+            raise InputError(
+                f"plan: layer {d.name!r} is a {layer.kind}, which has no handler: set its alpha to null, or "
+                "register one with @octavize.oct_handler"
+            )
+        if layer.kind.removeprefix("Oct") != d.kind.removeprefix("Oct"):
+            raise InputError(
+                f"plan: layer {d.name!r} is a {layer.kind} in this {network} and a {d.kind} in the plan; "
+                "make one with octavize.plan(model)"
+            )
+        if d.alpha and layer.problem() is not None:
+            raise InputError(
+                f"plan: layer {d.name!r} has alpha={d.alpha:g}: {layer.problem()}; set it to 0 or null"
+            )

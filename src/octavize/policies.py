@@ -1,0 +1,111 @@
+"""Which layers of a named network are octave: α and the exchange by network family, after the paper.
+
+To add a family, write its function of α and register it here; `zoo/models.py` then only has to build it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from octavize.errors import InputError
+from octavize.geometry import check_exchange
+from octavize.split import check_alpha
+
+Alphas = Callable[[float], dict[str, float]]
+"""From the α of a network's octave layers to α by name pattern, as `octavize` takes it."""
+SMALL = "_small"
+"""Ends the name of a network with a stem for small images; its policy is that of the network."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a family's layers get: α by name pattern, and which paths exchange between the frequencies."""
+
+    names: tuple[str, ...]
+    alphas: Alphas
+    exchange: str
+
+
+_POLICIES: list[Policy] = []
+
+
+def policy(*names: str, exchange: str = "both") -> Callable[[Alphas], Alphas]:
+    """Register a function of α for networks whose names match one of these patterns; later ones win."""
+    check_exchange(exchange)
+
+    def register(alphas: Alphas) -> Alphas:
+        _POLICIES.append(Policy(names, alphas, exchange))
+        return alphas
+
+    return register
+
+
+def find_policy(name: str) -> Policy:
+    """The policy of a named network.
+
+    Raises:
+        InputError: no family has such a name.
+    """
+    plain = name.removesuffix(SMALL)
+    for found in reversed(_POLICIES):
+        if any(fnmatchcase(plain, pattern) for pattern in found.names):
+            return found
+    known = ", ".join(pattern for each in _POLICIES for pattern in each.names)
+    raise InputError(f"model {name!r} is unknown: there are policies for {known}")
+
+
+def policy_of(name: str, alpha: float) -> dict[str, float]:
+    """α by name pattern: what the layers of a named network get, `{"*": 0.5, "layer4.*": 0}`.
+
+    Raises:
+        InputError: an unknown name, or α outside [0, 1].
+    """
+    return find_policy(name).alphas(check_alpha(alpha))
+
+
+def exchange_of(name: str) -> str:
+    """Which paths between the frequencies the layers of a named network have, see `OctConv2d`.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    return find_policy(name).exchange
+
+
+@policy(*(f"oct_resnet{depth}" for depth in (26, 50, 101, 152, 200)), "oct_wide_resnet50_2")
+def _bottleneck_resnet(alpha: float) -> dict[str, float]:
+    """Octave from the first block on; the last stage is vanilla, and its first layers merge (paper §3.3)."""
+    return {"*": alpha, "layer4.*": 0}
+
+
+@policy("oct_resnet18", "oct_resnet34")
+def _basic_resnet(alpha: float) -> dict[str, float]:
+    """As for bottlenecks (paper §3.3), but the blocks of the first stage are plain at both ends.
+
+    That stage has no shortcut convolution that could split the stem's dense map. As in the paper's
+    MobileNetV2, its blocks are octave within.
+    """
+    return {"*": alpha, "layer1.*.conv2": 0, "layer4.*": 0}
+
+
+@policy("oct_cifar_resnet*")
+def _cifar_resnet(alpha: float) -> dict[str, float]:
+    """As for basic blocks (paper §3.3); of three stages none is left vanilla.
+
+    The first stage adds to the stem's dense map, as in ResNet-18.
+    """
+    return {"*": alpha, "stages.0.*.conv2_kxk.*": 0}
+
+
+@policy("oct_mobilenet_v1")
+def _mobilenet_v1(alpha: float) -> dict[str, float]:
+    """Blocks 2 to 11 are octave, and the pointwise of the last of them merges (paper §4.1)."""
+    return {"*": alpha, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}
+
+
+@policy("oct_mobilenet_v2")
+def _mobilenet_v2(alpha: float) -> dict[str, float]:
+    """Blocks are plain at both ends, their expanded width is octave, up to the last stage (paper §4.1)."""
+    return {"*": 0, "blocks.[1-4].*.conv_pw": alpha, "blocks.[1-4].*.conv_dw": alpha}

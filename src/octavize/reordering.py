@@ -1,0 +1,137 @@
+"""Channels in another order, as numbers: which order, where it applies, and what it is predicted to keep."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from octavize.errors import InputError
+from octavize.text import Table
+
+
+@dataclass(frozen=True)
+class Order:
+    """A new order of channels and what is put in it.
+
+    Channel `places[i]` comes to place i, along each of `axes`: the name of a parameter or buffer, and which
+    of its dimensions.
+    """
+
+    places: tuple[int, ...]
+    axes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A network's channels in another order, each distinct order once; the network computes the same.
+
+    `base` is the `key` of the order that the network carried already when this one was found; empty if none.
+    """
+
+    orders: tuple[Order, ...]
+    base: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the order that it leads to: the same text for the same orders on the same base."""
+        if not self.orders:
+            return self.base
+        return hashlib.sha256(repr((self.base, self.orders)).encode()).hexdigest()[:16]
+
+    def check(self) -> None:
+        """Check values that came from a file.
+
+        Raises:
+            InputError: an order is no permutation, or an axis no name and number.
+        """
+        for order in self.orders:
+            first = order.axes[0][0] if order.axes else "nothing"
+            if sorted(order.places) != list(range(len(order.places))):
+                raise InputError(f"the order of {first} does not list each channel once: leave it alone")
+            if not all(isinstance(name, str) and isinstance(dim, int) for name, dim in order.axes):
+                raise InputError(
+                    f"the order of {first} has axes that are no (name, dimension): leave it alone"
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As YAML can hold it: an order is one line of numbers."""
+        orders = [
+            {"places": " ".join(map(str, order.places)), "axes": [list(axis) for axis in order.axes]}
+            for order in self.orders
+        ]
+        return {"base": self.base, "orders": orders}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Permutation:
+        """What `as_dict` gave.
+
+        Raises:
+            InputError: as `check`.
+        """
+        made = cls(tuple(_order(entry) for entry in values["orders"]), values["base"])
+        made.check()
+        return made
+
+
+def _order(entry: Mapping[str, Any]) -> Order:
+    try:
+        places = tuple(int(place) for place in str(entry["places"]).split())
+    except ValueError as error:
+        raise InputError(f"an order of channels holds what is no number ({error}): leave it alone") from None
+    return Order(places, tuple((name, dim) for name, dim in entry["axes"]))
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """What a new order is predicted to do to one convolution's output.
+
+    `before` and `after` are the share, from 0 to 1, of the energy of its output that the `low` last channels
+    lose where convolutions read them; `movable` of its `channels` may change places.
+    """
+
+    name: str
+    channels: int
+    low: int
+    movable: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """What a new order is predicted to keep; printing it gives a table."""
+
+    convolutions: tuple[Reordered, ...]
+    images: int
+    score: str
+
+    def without(self, names: Mapping[str, object]) -> Reordering:
+        """The same without some convolutions, of which it is true no more."""
+        kept = tuple(c for c in self.convolutions if c.name not in names)
+        return Reordering(kept, self.images, self.score)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As YAML can hold it."""
+        return asdict(self) | {"convolutions": [asdict(c) for c in self.convolutions]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Reordering:
+        """What `as_dict` gave."""
+        convolutions = tuple(Reordered(**entry) for entry in values["convolutions"])
+        return cls(convolutions, values["images"], values["score"])
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                c.name,
+                f"{c.low}/{c.channels}",
+                f"{c.movable}/{c.channels}",
+                f"{c.before:.2%}",
+                f"{c.after:.2%}",
+            )
+            for c in self.convolutions
+        ]
+        head = ("convolution", "low", "movable", "lost before", "lost after")
+        return str(Table(head, rows, note=f"measured on {self.images:,} images, ordered by {self.score}"))

@@ -11,6 +11,18 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: BaseException, *, kind: bool = False) -> str:
+    """What an exception says, on one line: whole if it is ours, else the first 300 signs.
+
+    Args:
+        kind: begin with the exception's kind; where it says nothing, that is all.
+    """
+    name, said = type(error).__name__, " ".join(str(error).split())
+    if not isinstance(error, InputError):
+        said = said[:300]
+    return ": ".join(filter(None, (name, said))) if kind else said or name
+
+
 def require_extra(module: str, extra: str) -> None:
     """Check that an optional dependency is installed.
 

@@ -8,7 +8,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, one_line, require_extra
 from octavize.files import write_text
 from octavize.geometry import check_downsample
 from octavize.split import check_alpha
@@ -112,8 +112,9 @@ class Plan:
         except KeyError as error:
             raise InputError(f"plan={str(path)!r} lacks {error}: give one that Plan.save wrote") from error
         except (yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
+            raise InputError(
+                f"plan={str(path)!r} is not a plan that Plan.save wrote ({one_line(error)})"
+            ) from error
         except InputError as error:
             raise InputError(f"plan={str(path)!r}: {error}") from error
         return plan

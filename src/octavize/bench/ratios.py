@@ -22,7 +22,7 @@ from octavize.bench.environment import environment
 from octavize.bench.process import settle_process
 from octavize.bench.runtimes import Prepare, Setting
 from octavize.bench.timing import interleave, torch_threads
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 
 Row = dict[str, Any]
 
@@ -96,7 +96,7 @@ def bench(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device!r} is not there ({str(error).splitlines()[0]}): give cpu") from None
+        raise InputError(f"device={device!r} is not there ({one_line(error)}): give cpu") from None
     groups = [list(runtimes)] if together else [[name] for name in runtimes]
     rows: list[Row] = []
     with TemporaryDirectory() as folder:

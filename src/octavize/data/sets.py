@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from octavize.data.decode import one_line
 from octavize.data.folder import load_folder
 from octavize.data.images import Images, Split, assemble, hold_out, limit
 from octavize.data.textures import PHOTOGRAPHS, texture_patches
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, one_line, require_extra
 
 DATA_NAMES = ("textures", "cifar10", "cifar100", "folder")
 DEFAULT_DATA_DIR = "~/.cache/octavize"

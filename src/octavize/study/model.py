@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 from octavize.training.recipe import OCTAVE_SWITCHES, Recipe, check_names, load_recipe, read_shipped
 
 SHIPPED = ("article", "alpha", "exchange", "networks", "rate")
@@ -120,8 +120,7 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **o
     try:
         given = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{where} is not valid YAML ({reason}): mend the file") from None
+        raise InputError(f"{where} is not valid YAML ({one_line(error)}): mend the file") from None
     given = _mapping(given, where)
     _known(
         given, ("about", "recipe", "set", "models", "seeds", "arms", "reference", "factors", "design"), where

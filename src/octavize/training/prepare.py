@@ -19,7 +19,7 @@ from octavize.convert.planner import plan as make_plan
 from octavize.convert.trace import to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 from octavize.files import read_json, write_json
 from octavize.geometry import check_downsample
 from octavize.plan import Plan, check_budget
@@ -213,9 +213,9 @@ def check_fits(model: nn.Module, recipe: Recipe, images: Images) -> None:
         with torch.no_grad():
             scores = to_meta(model)(torch.empty(shape, device="meta"))
     except Exception as error:  # anything may go wrong in somebody else's forward
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"model {kind} does not run on images of shape {shape} ({reason}): give --size or other --data"
+            f"model {kind} does not run on images of shape {shape} ({one_line(error)}): "
+            "give --size or other --data"
         ) from error
     if not isinstance(scores, Tensor) or scores.shape != (1, len(images.classes)):
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__

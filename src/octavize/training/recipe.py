@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 from octavize.geometry import DOWNSAMPLE, EXCHANGE
 
 SHIPPED = ("quick", "article", "cifar")
@@ -186,8 +186,9 @@ def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
     try:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"recipe {name_or_path} is not valid YAML ({reason}): mend the file") from None
+        raise InputError(
+            f"recipe {name_or_path} is not valid YAML ({one_line(error)}): mend the file"
+        ) from None
     if not isinstance(settings, dict):
         raise InputError(f"recipe {name_or_path} holds no settings: write lines such as `epochs: 10`")
     check_names((*settings, *overrides), f"recipe {name_or_path}")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from pathlib import Path
-from typing import Any
 
-from octavize.errors import InputError, one_line, require_extra
+from octavize.errors import InputError, number, one_line, require_extra, whole
 from octavize.files import write_text
 from octavize.geometry import check_downsample
 from octavize.split import check_alpha
@@ -133,14 +131,14 @@ class Plan:
                 raise InputError(f"layer {d.name!r} of kind {d.kind!r}: both are text, in quotes if need be")
             if names.count(d.name) > 1:
                 raise InputError(f"layer {d.name!r} is there {names.count(d.name)} times: keep one")
-            if not all(_is_count(macs) for macs in (d.macs_before, d.macs_after)):
-                raise InputError(f"layer {d.name!r} has MACs that are no whole numbers: leave them alone")
-            if d.alpha is not None and not _is_share(d.alpha):
-                raise InputError(
-                    f"layer {d.name!r} has alpha={d.alpha!r}: give a number from 0 to 1, or null"
-                )
-        if not all(map(_is_count, (self.macs_before, self.macs_after, *self.input_shape))):
-            raise InputError("input_shape and MACs are whole numbers: leave them alone")
+            if d.alpha is not None:
+                number(f"layer {d.name!r}: alpha", d.alpha, 0, 1, meaning="or null")
+            for name in ("macs_before", "macs_after"):
+                whole(f"layer {d.name!r}: {name}", getattr(d, name), 0)
+        for name in ("macs_before", "macs_after"):
+            whole(name, getattr(self, name), 0)
+        for n in self.input_shape:
+            whole("input_shape", n, 0)
 
     def __str__(self) -> str:
         rows = [("layer", "kind", "alpha", "MACs before", "MACs after", "reason")]
@@ -159,14 +157,6 @@ class Plan:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_share(alpha: Any) -> bool:
-    return isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and 0 <= alpha <= 1
-
-
 def some(names: Iterable[str]) -> str:
     return ", ".join(list(names)[:3])
 
@@ -182,11 +172,8 @@ def check_budget(budget: float) -> float:
     Raises:
         InputError: it is not a number above 0 and up to 1.
     """
-    if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < budget <= 1:
-        raise InputError(
-            f"budget={budget!r}: give the octave network's share of the vanilla network's MACs, such as 0.6"
-        )
-    return float(budget)
+    meaning = "the octave network's share of the vanilla network's MACs"
+    return number("budget", budget, 0, 1, above=True, meaning=meaning)
 
 
 def fit_budget(budget: float, make: Callable[[float], Plan]) -> Plan:

@@ -42,7 +42,7 @@ from octavize.convert.trace import (
     trace,
     without_devices,
 )
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,8 +130,7 @@ def measure(
     """
     if not models:
         raise InputError("models is empty: give at least one network")
-    if rounds < 1:
-        raise InputError(f"rounds={rounds}: give at least 1")
+    whole("rounds", rounds, 1)
     for model in models.values():
         check_network(model)
     given = input_shape

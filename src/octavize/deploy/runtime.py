@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from octavize.bench.timing import torch_threads
-from octavize.errors import InputError, one_line, require_extra
+from octavize.errors import InputError, one_line, require_extra, whole
 
 KEY = "octavize"
 """Under this key a file carries its metadata, as JSON."""
@@ -101,8 +101,8 @@ def load_runtime(path: str | Path, threads: int | None = None) -> Runner:
         raise InputError(f"model {path} is none of {', '.join(_LOADERS)}: give an exported file")
     if not path.is_file():
         raise InputError(f"model {path} does not exist: write it with `octavize export`")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads={threads!r}: give a whole number of at least 1")
+    if threads is not None:
+        whole("threads", threads, 1)
     try:
         run, about = load(path, threads)
     except InputError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from octavize.convert.planner import plan as make_plan
 from octavize.convert.trace import to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
-from octavize.errors import InputError, one_line
+from octavize.errors import InputError, number, one_line, whole
 from octavize.files import read_json, write_json
 from octavize.geometry import check_downsample
 from octavize.plan import Plan, check_budget
@@ -69,17 +68,14 @@ class Adaptation:
                 f"alpha is {self.alpha!r} and budget is {self.budget!r}: give one, a budget chooses alpha"
             )
         for name, low, high in (("alpha", 0, 1), ("distil", 0, 1)):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InputError(f"{name} is {value!r}: give a number from {low} to {high:g}")
+            if (value := getattr(self, name)) is not None:
+                number(name, value, low, high)
         if self.budget is not None:
             check_budget(self.budget)
         check_downsample(self.downsample)
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature!r}: give a number above 0, such as 2")
+        number("temperature", self.temperature, 0, above=True)
         for name, least in (("norm_images", 0), ("calibration_images", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}: give a whole number of at least {least}")
+            whole(name, getattr(self, name), least)
 
     @property
     def channels(self) -> str:

@@ -203,13 +203,14 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **o
 
 
 def _read(file: StudyFile, path: Path, seeds: Sequence[int] | None, changed: Settings) -> Study:
+    settings = {**file.set, **changed}
     for key in ("name", "models", "alphas", "seeds"):
-        if key in file.set:
+        if key in settings:
             raise InputError(f"set has {key}: models and seeds are entries of the study, α is an arm's")
     beside = path.parent / file.recipe
     recipe = load_recipe(beside if beside.is_file() else file.recipe)
-    settings = {**file.set, **changed, "name": path.stem, "models": file.models, "seeds": seeds or file.seeds}
-    recipe = replace(recipe, **settings)
+    seeds = seeds or file.seeds
+    recipe = replace(recipe, name=path.stem, models=file.models, seeds=seeds, **settings)
     arms = tuple(_arm(name, given) for name, given in file.arms.items())
     study = Study(
         name=recipe.name,

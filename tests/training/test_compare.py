@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
@@ -280,13 +280,15 @@ def test_a_kill_while_the_state_is_written_and_a_moved_folder(
     first_is_best = {"console": silent(), "callbacks": [Falling()]}
     train_run(RUN, recipe, images, quiet, **first_is_best)
 
-    def half(state: Any, path: str) -> None:
-        if state["epoch"] == epoch:
-            Path(path).write_bytes(b"PK half a checkpoint")
-            raise RuntimeError("killed")
-        torch.save(state, path)
+    write = TorchCheckpointIO.save_checkpoint
 
-    monkeypatch.setattr("octavize.training.journal.torch", SimpleNamespace(save=half))
+    def half(writer: Any, state: Any, path: str, *options: Any) -> None:
+        if state["epoch"] == epoch:
+            Path(path).write_bytes(b"half a checkpoint")
+            raise RuntimeError("killed")
+        write(writer, state, path, *options)
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", half)
     with pytest.raises(RuntimeError, match="killed"):
         train_run(RUN, recipe, images, killed, **first_is_best)
     monkeypatch.undo()

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass as checked
 
 from octavize.errors import InputError, one_line
 from octavize.training.checking import tells_mistakes, told_of
-from octavize.training.recipe import OCTAVE_SWITCHES, Recipe, load_recipe, read_shipped
+from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, Recipe, load_recipe, read_shipped
 
 SHIPPED = ("article", "alpha", "exchange", "networks", "rate")
 ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
@@ -39,8 +39,6 @@ OF_ALL_RUNS = ("data", "val_fraction", "limit_train")
 """Settings that no arm or level can have of its own."""
 COSTLY = ("model", "alpha", "arguments", "size", "exchange", "downsample")
 """Settings that decide what a network costs."""
-EXACTLY = ConfigDict(extra="forbid")
-
 T = TypeVar("T")
 
 

@@ -105,9 +105,9 @@ def _range(number: Mapping[str, Any]) -> str:
     low, above, high = (number.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
     if number.get("type") == "integer":
         return f"give a whole number of at least {low}"
-    if above is not None:
-        return f"give a number above {above:g}"
-    return f"give a number from {low:g} " + ("up" if high is None else f"to {high:g}")
+    start = f"from {low:g}" if above is None else f"above {above:g}"
+    upper = f" to {high:g}" if high is not None else " up" if above is None else ""
+    return f"give a number {start}{upper}"
 
 
 def _parts(part: Any) -> Iterator[Mapping[str, Any]]:

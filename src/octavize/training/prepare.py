@@ -6,9 +6,11 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from octavize.calibration.calibrate import calibrate
@@ -18,14 +20,15 @@ from octavize.convert.planner import plan as make_plan
 from octavize.convert.trace import to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
-from octavize.errors import InputError, number, one_line, whole
+from octavize.errors import InputError, one_line
 from octavize.files import read_json, write_json
-from octavize.geometry import check_downsample
-from octavize.plan import Plan, check_budget
+from octavize.geometry import Downsample
+from octavize.plan import Plan
+from octavize.training.checking import tells_mistakes
 from octavize.training.hardware import Hardware, bare_trainer, guarded, is_first_process, quiet_lightning
 from octavize.training.inputs import TrainingInputs
 from octavize.training.module import Classifier, finite_or_none
-from octavize.training.recipe import Recipe
+from octavize.training.recipe import EXACTLY, NUMBER, Count, Rate, Recipe, Share, Switch, Whole
 from octavize.training.train import describe_input, input_shape
 from octavize.zoo.find import Origin, Vanilla
 from octavize.zoo.storage import PLAN, load_converted, save_converted
@@ -35,7 +38,8 @@ Stage = dict[str, Any]
 STAGES = "stages.json"
 
 
-@dataclass(frozen=True)
+@tells_mistakes
+@checked(frozen=True, config=EXACTLY)
 class Adaptation:
     """How a trained network is converted and adapted; what is not said here is the recipe's.
 
@@ -43,21 +47,21 @@ class Adaptation:
         InputError: a setting lies outside its range.
     """
 
-    alpha: float | None = 0.5
+    alpha: Share | None = 0.5
     """Share of low channels; None leaves it to the budget."""
-    budget: float | None = None
+    budget: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
     """See `octavize.plan`; None for none."""
-    downsample: str = "stride"
+    downsample: Downsample = "stride"
     """How layers of stride 2 reach their high output, see `OctConv2d`."""
-    calibrate: bool = True
+    calibrate: Switch = True
     """Choose on training images which channels become low; otherwise the last ones do."""
-    distil: float = 0.5
+    distil: Share = 0.5
     """Weight of the teacher in the loss, 0 to 1; 0 trains on the labels alone."""
-    temperature: float = 2.0
+    temperature: Rate = 2.0
     """Softens the teacher's distribution."""
-    norm_images: int = 4096
+    norm_images: Whole = 4096
     """Training images that the batch norms' statistics are measured on; 0 leaves them as they were."""
-    calibration_images: int = 1024
+    calibration_images: Count = 1024
     """Training images that the choice of channels is made on."""
 
     def __post_init__(self) -> None:
@@ -67,15 +71,6 @@ class Adaptation:
             raise InputError(
                 f"alpha is {self.alpha!r} and budget is {self.budget!r}: give one, a budget chooses alpha"
             )
-        for name, low, high in (("alpha", 0, 1), ("distil", 0, 1)):
-            if (value := getattr(self, name)) is not None:
-                number(name, value, low, high)
-        if self.budget is not None:
-            check_budget(self.budget)
-        check_downsample(self.downsample)
-        number("temperature", self.temperature, 0, above=True)
-        for name, least in (("norm_images", 0), ("calibration_images", 1)):
-            whole(name, getattr(self, name), least)
 
     @property
     def channels(self) -> str:

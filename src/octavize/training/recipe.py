@@ -22,6 +22,7 @@ from octavize.errors import InputError, one_line
 from octavize.geometry import Downsample, Exchange
 from octavize.training.checking import tells_mistakes, told_of
 
+EXACTLY = ConfigDict(extra="forbid", allow_inf_nan=False)
 SHIPPED = ("quick", "article", "cifar")
 
 T = TypeVar("T")
@@ -55,12 +56,13 @@ def _form(value: Any) -> str:
     return "<patterns>" if isinstance(value, Mapping) else "<one>"
 
 
+NUMBER = BeforeValidator(_no_switch)
 Count = Annotated[int, Strict(), Field(ge=1)]
 Whole = Annotated[int, Strict(), Field(ge=0)]
 Switch = Annotated[bool, Strict()]
-Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_switch)]
-Amount = Annotated[float, Field(ge=0), BeforeValidator(_no_switch)]
-Rate = Annotated[float, Field(gt=0), BeforeValidator(_no_switch)]
+Share = Annotated[float, Field(ge=0, le=1), NUMBER]
+Amount = Annotated[float, Field(ge=0), NUMBER]
+Rate = Annotated[float, Field(gt=0), NUMBER]
 Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_once)]
 PerModel = Annotated[
     Annotated[T, Tag("<one>")] | Annotated[dict[str, T], AfterValidator(_star_last), Tag("<patterns>")],
@@ -72,7 +74,7 @@ Initializer = Literal["builder", "he", "torch", "framework"]
 
 
 @tells_mistakes
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=EXACTLY)
 class Recipe:
     """All settings of one comparison. Every network in `models` is trained at every α and every seed.
 
@@ -133,7 +135,7 @@ class Recipe:
     """Mirror half of the training images left to right."""
     normalize: Switch = True
     """Subtract the mean and divide by the standard deviation of the training images, per channel."""
-    val_fraction: Annotated[float, Field(ge=0.01, le=0.9), BeforeValidator(_no_switch)] = 0.1
+    val_fraction: Annotated[float, Field(ge=0.01, le=0.9), NUMBER] = 0.1
     """Share of the training images held out for choosing the checkpoint."""
     limit_train: Count | None = None
     """Use only so many training images; none for all."""

@@ -23,7 +23,7 @@ print(json.dumps({"seconds": seconds, "roots": sorted(roots)}))
 """
 HEAVY = {
     "timm", "torchvision", "lightning", "pytorch_lightning", "matplotlib", "typer", "rich", "torchmetrics",
-    "skimage", "tensorboard", "jinja2", "PIL", "pandas", "scipy",
+    "skimage", "tensorboard", "jinja2", "PIL", "pandas", "scipy", "pydantic",
 }  # fmt: skip
 
 

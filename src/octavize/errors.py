@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
+from numbers import Integral, Real
+from typing import Any
+
 
 class InputError(ValueError):
     """Bad input: the message names the argument, its value and the remedy, on one line.
@@ -9,6 +13,51 @@ class InputError(ValueError):
     It is a `ValueError`, so library users catch it as usual; the command line prints it without a
     traceback and exits with code 2.
     """
+
+
+def one_line(error: BaseException, *, kind: bool = False) -> str:
+    """What an exception says, on one line: whole if it is ours, else the first 300 signs.
+
+    Args:
+        kind: begin with the exception's kind; where it says nothing, that is all.
+    """
+    name, said = type(error).__name__, " ".join(str(error).split())
+    if not isinstance(error, InputError):
+        said = said[:300]
+    return ": ".join(filter(None, (name, said))) if kind else said or name
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return a whole number of at least `least`, and of at most `most` where that is given.
+
+    Raises:
+        InputError: the value is none, or is out of range. True and False are no numbers.
+    """
+    fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+    if not fits or (most is not None and int(value) > most):
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name}={value!r}: give a whole number {span}")
+    return int(value)
+
+
+def number(
+    name: str, value: Any, low: float, high: float = inf, *, above: bool = False, meaning: str = ""
+) -> float:
+    """Return a finite number from `low` to `high`, both included.
+
+    Args:
+        above: leave `low` itself out.
+        meaning: what the number is, for whoever got it wrong.
+
+    Raises:
+        InputError: the value is none, or is out of range. True and False are no numbers.
+    """
+    fits = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+    if not fits or value == inf or (above and value == low):
+        start = f"above {low:g}" if above else f"from {low:g}"
+        upper = "" if high == inf else f" to {high:g}"
+        raise InputError(f"{name}={value!r}: give a number {start}{upper}{meaning and f', {meaning}'}")
+    return float(value)
 
 
 def require_extra(module: str, extra: str) -> None:

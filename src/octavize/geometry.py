@@ -7,12 +7,15 @@ for every size: otherwise the halves drift apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from octavize.errors import InputError
 from octavize.split import ChannelLayout, check_alpha, default_octave_dims, low_channels
 
-DOWNSAMPLE = ("pool", "stride")
-EXCHANGE = ("both", "low_to_high", "high_to_low", "none")
+Downsample = Literal["pool", "stride"]
+Exchange = Literal["both", "low_to_high", "high_to_low", "none"]
+DOWNSAMPLE: tuple[str, ...] = get_args(Downsample)
+EXCHANGE: tuple[str, ...] = get_args(Exchange)
 
 
 def check_downsample(downsample: str) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, number, one_line, require_extra, whole
 from octavize.files import write_text
 from octavize.geometry import check_downsample, check_exchange
 from octavize.reordering import Permutation, Reordering
@@ -49,12 +48,10 @@ class Decision:
             raise InputError(
                 f"layer {self.name!r} of kind {self.kind!r}: both are text, in quotes if need be"
             )
-        if not all(_is_count(macs) for macs in (self.macs_before, self.macs_after)):
-            raise InputError(f"layer {self.name!r} has MACs that are no whole numbers: leave them alone")
-        if self.alpha is not None and not _is_share(self.alpha):
-            raise InputError(
-                f"layer {self.name!r} has alpha={self.alpha!r}: give a number from 0 to 1, or null"
-            )
+        for name in ("macs_before", "macs_after"):
+            whole(f"layer {self.name!r}: {name}", getattr(self, name), 0)
+        if self.alpha is not None:
+            number(f"layer {self.name!r}: alpha", self.alpha, 0, 1, meaning="or null")
         try:
             check_exchange(self.exchange)
             check_downsample(self.downsample)
@@ -150,8 +147,9 @@ class Plan:
         except InputError as error:
             raise InputError(f"plan={str(path)!r}: {error}") from error
         except (yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"plan={str(path)!r} is not a plan that Plan.save wrote ({reason})") from error
+            raise InputError(
+                f"plan={str(path)!r} is not a plan that Plan.save wrote ({one_line(error)})"
+            ) from error
         return plan
 
     @classmethod
@@ -176,8 +174,10 @@ class Plan:
             d.check()
             if names.count(d.name) > 1:
                 raise InputError(f"layer {d.name!r} is there {names.count(d.name)} times: keep one")
-        if not all(map(_is_count, (self.macs_before, self.macs_after, *self.input_shape))):
-            raise InputError("input_shape and MACs are whole numbers: leave them alone")
+        for name in ("macs_before", "macs_after"):
+            whole(name, getattr(self, name), 0)
+        for n in self.input_shape:
+            whole("input_shape", n, 0)
 
     def __str__(self) -> str:
         ways = {d.name: _unusual(d) for d in self.decisions if d.alpha is not None}
@@ -200,14 +200,6 @@ def _unusual(decision: Decision) -> list[str]:
     return [f"{name}={way}" for name, (usual, way) in ways.items() if way != usual]
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_share(alpha: Any) -> bool:
-    return isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and 0 <= alpha <= 1
-
-
 def some(names: Iterable[str]) -> str:
     return ", ".join(list(names)[:3])
 
@@ -223,11 +215,8 @@ def check_budget(budget: float) -> float:
     Raises:
         InputError: it is not a number above 0 and up to 1.
     """
-    if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < budget <= 1:
-        raise InputError(
-            f"budget={budget!r}: give the octave network's share of the vanilla network's MACs, such as 0.6"
-        )
-    return float(budget)
+    meaning = "the octave network's share of the vanilla network's MACs"
+    return number("budget", budget, 0, 1, above=True, meaning=meaning)
 
 
 def fit_budget(budget: float, make: Callable[[float], Plan]) -> Plan:

@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from numbers import Real
 from typing import TypeVar
 
-from octavize.errors import InputError
+from octavize.errors import number
 
 ChannelLayout = tuple[int, ...]
 
@@ -28,11 +27,7 @@ def check_alpha(alpha: float) -> float:
     Raises:
         InputError: α is not a number in [0, 1].
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= alpha <= 1:
-        raise InputError(
-            f"alpha={alpha!r} is not a share of channels: give a number from 0 to 1, such as 0.5"
-        )
-    return float(alpha)
+    return number("alpha", alpha, 0, 1, meaning="the share of low channels")
 
 
 def low_channels(channels: int, alpha: float, groups: int = 1) -> int:

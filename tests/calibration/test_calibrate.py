@@ -235,10 +235,10 @@ def test_bad_loaders_are_named(loader, message):
 BAD_ARGUMENTS = [
     ({"low": 3}, "low=3: give a mapping"),
     ({"low": {"nope": 1}}, "low: 'nope' is no convolution of Separable; names are such as make, read"),
-    ({"low": {"make": 9}}, r"low\['make'\]=9: give a whole number from 0 to its 8 channels"),
+    ({"low": {"make": 9}}, r"low\['make'\]=9: give a whole number from 0 to 8"),
     ({"low": {"make": 0.5}}, r"low\['make'\]=0.5: give a whole number"),
     ({"score": "best"}, "score='best' is unknown: choose one of 'damage', 'share'"),
-    ({"max_images": 0}, "max_images=0: give a whole number above 0"),
+    ({"max_images": 0}, "max_images=0: give a whole number of at least 1"),
 ]
 
 
@@ -417,8 +417,8 @@ def test_a_budget_gives_the_channels_that_lose_least():
     ("arguments", "message"),
     [
         ({"budget": 0.05}, "budget=0.05 cannot be reached: .* give at least that"),
-        ({"budget": 2}, "budget=2: give the octave network's share"),
-        ({"budget": "half"}, "budget='half': give the octave network's share"),
+        ({"budget": 2}, "budget=2: give a number above 0 to 1, the octave network's share"),
+        ({"budget": "half"}, "budget='half': give a number above 0 to 1, the octave network's share"),
         ({"budget": 0.5, "alpha": 0.25}, "alpha=0.25 and budget=0.5: give one of them"),
         ({"budget": 0.5, "alpha": 0.5}, "alpha=0.5 and budget=0.5: give one of them"),
     ],

@@ -150,7 +150,7 @@ def test_one_way_for_all_is_said_once() -> None:
         (
             "decisions: [{name: a, kind: Conv2d, reason: r, alpha: high}]\ninput_shape: [1]\nmacs_before: 1\n"
             "macs_after: 1",
-            r"layer 'a' has alpha='high'.*0 to 1",
+            r"layer 'a': alpha='high'.*0 to 1",
         ),
         (
             "decisions: [{name: a, kind: Conv2d, reason: r, alpha: 2}]\ninput_shape: [1]\nmacs_before: 1\n"
@@ -324,7 +324,7 @@ def test_numbers_of_numpy_can_be_saved(tmp_path: Path) -> None:
         (("kind: Conv2d", "kind: null"), "both are text"),
         (("name: '1'", "name: 1"), "both are text"),
         (("name: '2'", "name: '1'"), "2 times"),
-        (("macs_before: ", "macs_before: x"), "MACs"),
+        (("macs_before: ", "macs_before: x"), "macs_before"),
         (("input_shape:\n- 1", "input_shape:\n- a"), "input_shape"),
     ],
 )

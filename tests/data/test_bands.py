@@ -176,7 +176,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"shape \(4,\)"):
         split_bands(torch.rand(4))
     split = Split(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1).long())
-    with pytest.raises(InputError, match="limit=0 is out of range"):
+    with pytest.raises(InputError, match="limit=0: give a whole number of at least 1"):
         dataset_energy(split, limit=0)
     with pytest.raises(InputError, match="split is empty"):
         dataset_energy(Split(split.images[:0], split.labels[:0]))

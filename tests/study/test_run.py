@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import subprocess
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from octavize.study.design import plan_study
 from octavize.study.queue import CLAIM, LEASE
 from octavize.study.run import analyze_study, prepare, run_study, shared
 from octavize.training.hardware import Hardware
-from octavize.training.journal import Journal, read_metrics
+from octavize.training.journal import WholeCheckpoints, read_metrics
 from octavize.training.train import load_images
 
 
@@ -192,23 +193,24 @@ def killed(*_: Any) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_killed_between_the_last_epoch_and_its_line(epochs: int, data_dir: Path, tmp_path: Path) -> None:
+def test_killed_between_the_last_line_and_its_state(epochs: int, data_dir: Path, tmp_path: Path) -> None:
     study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}}, epochs=epochs)
     alone(study, tmp_path / "peace", data_dir)
     out = tmp_path / "out"
     plan = prepare(study, out, data_dir, CPU)
-    write = Journal.write_metrics
+    save, calls = WholeCheckpoints.save_checkpoint, count(1)
     with pytest.MonkeyPatch.context() as patch:
 
-        def write_or_die(journal: Journal) -> None:
-            if len(journal.rows) == epochs:
+        def save_or_die(*args: Any, **kwargs: Any) -> None:
+            if next(calls) == epochs:
                 raise Killed
-            write(journal)
+            save(*args, **kwargs)
 
-        patch.setattr(Journal, "write_metrics", write_or_die)
+        patch.setattr(WholeCheckpoints, "save_checkpoint", save_or_die)
         with pytest.raises(Killed):
             worker.work(plan.runs, plan.images, out, CPU)
-    assert list(out.glob("runs/*/last.ckpt"))
+    assert bool(list(out.glob("runs/*/last.ckpt"))) == (epochs > 1)
+    assert len(read_metrics(next(out.glob("runs/*/metrics.csv")).parent)) == epochs
     alone(study, out, data_dir)
     for name in (*FILES, "runs/*/metrics.csv"):
         (ours,), (theirs,) = ([*folder.glob(name)] for folder in (out, tmp_path / "peace"))

@@ -256,8 +256,10 @@ def test_a_network_without_anything_to_convert(data_dir: Path, tmp_path: Path) -
         ({"distil": 2}, "distil is 2"),
         ({"temperature": 0}, "temperature is 0"),
         ({"norm_images": -1}, "norm_images is -1"),
-        ({"alpha": None, "budget": -1}, "budget=-1"),
-        ({"alpha": None, "budget": math.inf}, "budget=inf"),
+        ({"alpha": None, "budget": -1}, "budget is -1: give a number above 0 to 1"),
+        ({"alpha": None, "budget": math.inf}, "budget is inf: give a number above 0 to 1"),
+        ({"downsample": "skip"}, "downsample is 'skip': choose from 'pool' or 'stride'"),
+        ({"calibration_images": 0.5}, r"calibration_images is 0\.5: give a whole number of at least 1"),
         ({"budget": 0.6}, "alpha is 0.5 and budget is 0.6: give one"),
     ],
 )

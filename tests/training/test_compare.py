@@ -18,6 +18,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
@@ -79,6 +80,14 @@ class Kill(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if trainer.current_epoch == self.epoch:
             raise RuntimeError("killed")
+
+
+class Falling(pl.Callback):
+    """Makes the first epoch the best: a run that forgot it would choose another."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        accuracy = 0.9 - 0.1 * trainer.current_epoch
+        pl_module.val_meter.take = lambda: (1.0, accuracy)
 
 
 def test_everything_is_written(finished: Path) -> None:
@@ -270,6 +279,34 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(data_dir: Path, tmp_pat
     assert (killed / "best.safetensors").read_bytes() == (quiet / "best.safetensors").read_bytes()
     for field in ("test_accuracy", "test_loss", "best_epoch"):
         assert result[field] == expected[field]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_kill_while_the_state_is_written_and_a_moved_folder(
+    epoch: int, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(epochs=3)
+    images = load_images(recipe, data_dir)
+    quiet, killed, moved = tmp_path / "quiet", tmp_path / "killed", tmp_path / "moved"
+    first_is_best = {"console": silent(), "callbacks": [Falling()]}
+    train_run(RUN, recipe, images, quiet, **first_is_best)
+
+    write = TorchCheckpointIO.save_checkpoint
+
+    def half(writer: Any, state: Any, path: str, *options: Any) -> None:
+        if state["epoch"] == epoch:
+            Path(path).write_bytes(b"half a checkpoint")
+            raise RuntimeError("killed")
+        write(writer, state, path, *options)
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", half)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_run(RUN, recipe, images, killed, **first_is_best)
+    monkeypatch.undo()
+    killed.rename(moved)
+    assert train_run(RUN, recipe, images, moved, **first_is_best)["best_epoch"] == 1
+    assert without_seconds(moved) == without_seconds(quiet)
+    assert (moved / "best.safetensors").read_bytes() == (quiet / "best.safetensors").read_bytes()
 
 
 def test_a_run_killed_after_its_last_epoch_is_only_evaluated(data_dir: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from octavize.training.module import Meter, finite_or_none
+from octavize.training.module import Meter, epoch_seed, finite_or_none
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -31,3 +31,11 @@ def test_a_loss_that_is_no_number_shows() -> None:
     meter.update(torch.tensor([1.0, math.nan]), torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))
     assert math.isnan(meter.take()[0])
     assert [finite_or_none(loss) for loss in (1.5, math.nan, math.inf)] == [1.5, None, None]
+
+
+def test_seeds_of_epochs_are_far_apart_and_stay_what_they_were() -> None:
+    seeds = {epoch_seed(seed, epoch, rank) for seed in range(4) for epoch in range(4) for rank in range(4)}
+    assert len(seeds) == 64
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert epoch_seed(3, 1, 0) == 11_425_928_242_767_342_472
+    torch.Generator().manual_seed(max(seeds))

@@ -80,7 +80,16 @@ def test_differences_name_the_settings() -> None:
         ({"flip": "maybe"}, ("flip", "'maybe'", "true or false")),
         ({"crop_padding": -4}, ("crop_padding", "-4")),
         ({"size": 0}, ("size", "0")),
-        ({"model_arguments": {"width": 0.5}}, ("model_arguments", "name patterns")),
+        ({"size": 16.0}, ("size", "16.0", "whole number of at least 1")),
+        ({"seeds": [True]}, ("seed is True", "whole number")),
+        ({"seeds": None}, ("seeds is None", "a list")),
+        ({"name": 3}, ("name is 3", "text")),
+        ({"exchange": "all"}, ("exchange is 'all'", "'low_to_high'")),
+        ({"epochs": {1: 3}}, ("a key of epochs is 1", "text")),
+        ({"sheddule": "cosine"}, ("unknown setting 'sheddule'", "choose from alphas, batch_size")),
+        ({"lr": 0, "epochs": 0, "name": 1}, ("name is 1: give text (and 2 more)",)),
+        ({"alphas": [2]}, ("alpha is 2: give a number from 0 to 1",)),
+        ({"model_arguments": {"width": 0.5}}, ("model_arguments[width]", "0.5", "a mapping, such as")),
     ],
 )
 def test_every_wrong_setting_is_named_with_value_and_remedy(
@@ -89,6 +98,13 @@ def test_every_wrong_setting_is_named_with_value_and_remedy(
     with pytest.raises(InputError) as caught:
         Recipe(**settings)
     assert all(part in str(caught.value) for part in parts), caught.value
+    assert "\n" not in str(caught.value)
+    assert ("more)" in str(caught.value)) == (len(settings) > 1)
+
+
+def test_the_first_mistake_of_a_list_stands_for_itself() -> None:
+    with pytest.raises(InputError, match=r"alpha is 'x': give a number from 0 to 1 \(and 1 more\)$"):
+        Recipe(**{"alphas": ["x", 2]})
 
 
 @pytest.mark.parametrize(
@@ -97,6 +113,8 @@ def test_every_wrong_setting_is_named_with_value_and_remedy(
         ("lr: [", ("not valid YAML", "mend")),
         ("just words", ("holds no settings", "epochs: 10")),
         ("learning_rate: 0.1", ("unknown setting 'learning_rate'", "lr")),
+        ("1: 2", ("unknown setting '1'", "lr")),
+        ("epochs: 0", ("epochs is 0", "at least 1")),
     ],
 )
 def test_wrong_files(text: str, parts: tuple[str, ...], tmp_path: Path) -> None:

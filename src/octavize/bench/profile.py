@@ -41,7 +41,7 @@ from octavize.convert.trace import (
     without_devices,
 )
 from octavize.deploy.threads import torch_threads
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 from octavize.report.tables import show
 from octavize.text import Table, to_csv
 
@@ -131,8 +131,7 @@ def measure(
     """
     if not models:
         raise InputError("models is empty: give at least one network")
-    if rounds < 1:
-        raise InputError(f"rounds={rounds}: give at least 1")
+    whole("rounds", rounds, 1)
     for model in models.values():
         check_network(model)
     given = input_shape

@@ -23,7 +23,7 @@ from octavize.bench.process import settle_process
 from octavize.bench.runtimes import Prepare, Setting
 from octavize.bench.timing import interleave
 from octavize.deploy.threads import torch_threads
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line, whole
 
 Row = dict[str, Any]
 
@@ -87,17 +87,16 @@ def bench(
     """
     if not contenders or not runtimes:
         raise InputError("contenders and runtimes are needed: give at least one of each")
-    if rounds < 1:
-        raise InputError(f"rounds={rounds}: give at least 1")
+    whole("rounds", rounds, 1)
     counts = sorted({1, os.cpu_count() or 1}) if threads is None else list(threads)
     batches = list(batches)
     for name, values in (("batch", batches), ("threads", counts)):
-        if any(n < 1 for n in values):
-            raise InputError(f"{name}={min(values)}: give at least 1")
+        for value in values:
+            whole(name, value, 1)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device!r} is not there ({str(error).splitlines()[0]}): give cpu") from None
+        raise InputError(f"device={device!r} is not there ({one_line(error)}): give cpu") from None
     groups = [list(runtimes)] if together else [[name] for name in runtimes]
     rows: list[Row] = []
     with TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from octavize.calibration.coupling import stand_in
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.data.loaders import images_of, run_on
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 from octavize.nn.resample import halve, upsample
 from octavize.split import default_octave_dims
 
@@ -94,8 +94,7 @@ def measure_energy(model: nn.Module, loader: Iterable[object], *, max_images: in
         InputError: a batch of another kind or on which the network does not run, a loader that yields
             nothing, or `max_images` below 1.
     """
-    if isinstance(max_images, bool) or not isinstance(max_images, int) or max_images < 1:
-        raise InputError(f"max_images={max_images!r}: give a whole number above 0")
+    whole("max_images", max_images, 1)
     found = Energies()
     net = stand_in(model)
     with _listening(net, found.convolutions):

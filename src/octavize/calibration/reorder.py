@@ -20,7 +20,7 @@ from octavize.calibration.coupling import Coupling, example_input, stand_in
 from octavize.calibration.energy import TINY, Energies, Score
 from octavize.convert.order import apply_order, order_of
 from octavize.convert.trace import CONVOLUTIONS
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 from octavize.reordering import Order, Permutation, Reordered, Reordering
 
 
@@ -90,11 +90,7 @@ def _check_low(model: nn.Module, low: Mapping[str, int]) -> None:
                 f"low: {name!r} is no convolution of {type(model).__name__}; names are such as "
                 f"{', '.join(list(convolutions)[:3])}"
             )
-        channels = convolutions[name].out_channels
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= channels:
-            raise InputError(
-                f"low[{name!r}]={count!r}: give a whole number from 0 to its {channels} channels"
-            )
+        whole(f"low[{name!r}]", count, 0, convolutions[name].out_channels)
 
 
 class Channels:

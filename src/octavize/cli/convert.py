@@ -290,7 +290,7 @@ def adapt(
     how = Adaptation(
         alpha=0.5 if alpha is None and budget is None else alpha,
         budget=budget,
-        downsample=downsample or FOR_TRAINED,
+        downsample=downsample or FOR_TRAINED,  # pyright: ignore[reportArgumentType]  (Adaptation checks it)
         calibrate=calibrate,
         distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,

@@ -242,6 +242,7 @@ def require_experiment() -> None:
         "tensorboard",
         "scipy",
         "filelock",
+        "pydantic",
     ):
         require_extra(module, "experiment")
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octavize.convert.trace import check_network
 from octavize.data.loaders import images_of, run_on
-from octavize.errors import InputError
+from octavize.errors import whole
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -44,8 +44,7 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
         InputError: the loader yields nothing or something else, the network does not run on its batches, or
             `max_images` is below 2.
     """
-    if isinstance(max_images, bool) or not isinstance(max_images, int) or max_images < 2:
-        raise InputError(f"max_images={max_images!r}: give a whole number of at least 2, such as 4096")
+    whole("max_images", max_images, 2)
     check_network(model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:

@@ -19,7 +19,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
 
@@ -280,9 +280,9 @@ def explained(
     try:
         yield
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise TraceError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(shape)}: {remedy} ({reason})"
+            f"{type(model).__name__} does not run on an input of shape {tuple(shape)}: {remedy} "
+            f"({one_line(error, kind=True)})"
         ) from error
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 
 
 def to_input(
@@ -39,7 +39,8 @@ def to_input(
     """
     _check_images(images)
     check_statistics(mean, std, images.shape[1])
-    _check_size(size)
+    if size is not None:
+        whole("size", size, 1)
     values = images.to(torch.float32).contiguous(memory_format=torch.channels_last)
     if size is not None and images.shape[2:] != (size, size):
         # Resizing is linear and its weights add up to 1, so normalizing afterwards changes nothing.
@@ -82,7 +83,7 @@ def crop_and_flip(
         InputError: `padding` is negative or `fill` does not fit the channels.
     """
     _check_images(images)
-    _check_padding(padding)
+    whole("padding", padding, 0)
     count, _, height, width = images.shape
     device = generator.device if generator is not None else torch.device("cpu")
     # Always drawn, so that switching the crop or the flip off does not shift the other's random numbers.
@@ -128,13 +129,3 @@ def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int 
         raise InputError(f"mean={tuple(mean)} and std={tuple(std)} must be finite numbers")
     if not all(value > 0 for value in std):
         raise InputError(f"std={tuple(std)} must be above 0: measure it on images that have contrast")
-
-
-def _check_size(size: int | None) -> None:
-    if size is not None and size < 1:
-        raise InputError(f"size={size} is out of range: give a side in pixels, e.g. 224")
-
-
-def _check_padding(padding: int) -> None:
-    if padding < 0:
-        raise InputError(f"padding={padding} is negative: give the border in pixels, e.g. 4 (0 is no crop)")

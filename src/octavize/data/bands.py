@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, require_extra, whole
 from octavize.nn.resample import halve, upsample
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def dataset_energy(split: AnySplit, limit: int | None = 2048) -> Shares:
     Raises:
         InputError: `limit` is below 1 or the split is empty.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit={limit} is out of range: give a number of images, or None for all")
+    if limit is not None:
+        whole("limit", limit, 1)
     if len(split) == 0:
         raise InputError("split is empty: give at least one image")
     count = len(split) if limit is None else min(limit, len(split))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,8 +115,3 @@ def open_rgb(path: Path) -> Image.Image:
         raise InputError(
             f"{path} cannot be read as an image ({one_line(error)}): mend or remove it"
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

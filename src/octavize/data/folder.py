@@ -10,7 +10,7 @@ import torch
 
 from octavize.data.decode import decode_all, open_rgb
 from octavize.data.images import AnySplit, Images, LazySplit, Split, assemble, hold_out, limit
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, require_extra, whole
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 # A split that would take more bytes than this once decoded is decoded batch by batch instead.
@@ -34,8 +34,8 @@ def load_folder(
 ) -> Images:
     """The folder as three splits; see `load_data`."""
     require_extra("PIL", "experiment")
-    if size is not None and size < 1:
-        raise InputError(f"size={size} is not supported: give the side of an image in pixels, e.g. 64")
+    if size is not None:
+        whole("size", size, 1)
     if data_dir is None:
         raise InputError("data_dir is not given: data=folder needs the folder that holds train/<class>/")
     root = Path(data_dir).expanduser()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 
 KEYS = ("image", "input", "pixel_values")
 
@@ -73,8 +73,7 @@ def run_on(model: nn.Module, images: Tensor) -> None:
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"loader yields batches of shape {tuple(images.shape)}, on which {type(model).__name__} does "
-            f"not run ({reason}): give images of the network's own size, several to a batch"
+            f"not run ({one_line(error)}): give images of the network's own size, several to a batch"
         ) from error

@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from octavize.data.decode import one_line
 from octavize.data.folder import load_folder
 from octavize.data.images import Images, Split, assemble, hold_out, limit
 from octavize.data.textures import PHOTOGRAPHS, texture_patches
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, one_line, require_extra, whole
 
 DATA_NAMES = ("textures", "cifar10", "cifar100", "folder")
 DEFAULT_DATA_DIR = "~/.cache/octavize"
@@ -53,8 +52,8 @@ def load_data(
         raise InputError(
             f"val_fraction={val_fraction} is out of range: give a share between 0 and 1, e.g. 0.1"
         )
-    if limit_train is not None and limit_train < 1:
-        raise InputError(f"limit_train={limit_train} is out of range: give at least one image per class")
+    if limit_train is not None:
+        whole("limit_train", limit_train, 1)
     if name == "textures":
         return _load_textures(32 if size is None else size, limit_train)
     if name == "folder":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from octavize.convert.trace import clean_copy, leaves
+from octavize.errors import one_line
 from octavize.nn.dispatch import unannounced
 from octavize.nn.tensor import OctTensor
 
@@ -41,7 +42,7 @@ def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str
                     None if _agree(expected, _outputs(frozen, x), tolerance) else "its outputs are others"
                 )
             except Exception as error:
-                problem = f"it fails ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+                problem = f"it fails ({one_line(error, kind=True)})"
             if problem is None or not _agree(expected, _outputs(model, x), tolerance):
                 return None
     return problem

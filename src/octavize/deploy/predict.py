@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from octavize.deploy.runtime import Runner
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, require_extra, whole
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 Prediction = dict[str, Any]
@@ -26,8 +26,7 @@ def predict(runner: Runner, images: Sequence[str | Path], top: int = 5) -> list[
     Raises:
         InputError: an image cannot be read, or the file takes no images in gray or color.
     """
-    if top < 1:
-        raise InputError(f"top={top}: give at least 1")
+    whole("top", top, 1)
     names = runner.metadata.get("classes") or []
     answers = []
     for image in images:

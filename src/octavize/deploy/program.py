@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 
 
 def export_program(
@@ -30,6 +30,7 @@ def export_program(
             warnings.simplefilter("ignore")
             return torch.export.export(frozen, (example,), dynamic_shapes=(axes or None,), strict=False)
     except Exception as error:  # torch raises many kinds
-        reason = " ".join(str(error).split())[:200]
         remedy = "export it for one size (dynamic_size=False)" if dynamic_size else "report the network"
-        raise InputError(f"model {type(frozen).__name__} cannot be exported ({reason}): {remedy}") from error
+        raise InputError(
+            f"model {type(frozen).__name__} cannot be exported ({one_line(error)}): {remedy}"
+        ) from error

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from octavize.deploy.threads import torch_threads
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, one_line, require_extra, whole
 
 KEY = "octavize"
 """Under this key a file carries its metadata, as JSON."""
@@ -45,9 +45,8 @@ class Runner:
         try:
             output = self._run(np.ascontiguousarray(values, dtype=np.float32))
         except Exception as error:  # each runtime has its own kinds
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"model {self.path} fails on a batch of shape {values.shape} ({reason})"
+                f"model {self.path} fails on a batch of shape {values.shape} ({one_line(error)})"
             ) from error
         if len(output) != len(values):
             raise InputError(
@@ -102,15 +101,14 @@ def load_runtime(path: str | Path, threads: int | None = None) -> Runner:
         raise InputError(f"model {path} is none of {', '.join(_LOADERS)}: give an exported file")
     if not path.is_file():
         raise InputError(f"model {path} does not exist: write it with `octavize export`")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads={threads!r}: give a whole number of at least 1")
+    if threads is not None:
+        whole("threads", threads, 1)
     try:
         run, about = load(path, threads)
     except InputError:
         raise
     except Exception as error:  # each runtime has its own kinds
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"model {path} cannot be read ({reason}): export it again") from error
+        raise InputError(f"model {path} cannot be read ({one_line(error)}): export it again") from error
     return Runner(path, run, about)
 
 

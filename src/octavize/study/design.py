@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError
 from octavize.nn.conv import is_depthwise
-from octavize.study.model import KINDS, Cell, Levels, Settings, Study, as_name, merged, one_network
+from octavize.study.model import Cell, Design, Levels, Settings, Study, merged, one_network
 from octavize.training.recipe import OCTAVE_SWITCHES, Recipe
 from octavize.training.train import Run, fingerprint
 from octavize.zoo.models import create_model
@@ -48,77 +47,55 @@ class Planned:
         return out / "runs" / self.slug
 
 
-def cells_of(study: Study, design: Mapping[str, Any]) -> tuple[Cell, ...]:
+def cells_of(study: Study, design: Design) -> tuple[Cell, ...]:
     """The design written out.
 
     Raises:
-        InputError: an unknown kind, factor or level, or an entry that the kind does not have.
+        InputError: an unknown factor or level, or a base twice.
     """
-    kind = design.get("kind", "factorial")
-    if kind not in KINDS:
-        raise InputError(f"study {study.name}: design kind is {kind!r}: choose from {', '.join(KINDS)}")
-    for entry, owner in (("bases", "one_at_a_time"), ("also", "one_at_a_time"), ("cells", "list")):
-        if entry in design and kind != owner:
-            raise InputError(
-                f"study {study.name}: design has {entry}, but kind is {kind}: give kind: {owner}"
-            )
-    if kind == "one_at_a_time":
-        return _one_at_a_time(study, design.get("bases"), design.get("also", {}))
-    if kind == "list":
-        return tuple(_listed(study, design.get("cells")))
+    if design.kind == "one_at_a_time":
+        return _one_at_a_time(study, design.bases or {}, design.also or {})
+    if design.kind == "list":
+        return tuple(_listed(study, design.cells or []))
     levels = [list(found) for found in study.factors.values()]
     every = [dict(zip(study.factors, chosen, strict=True)) for chosen in itertools.product(*levels)]
     return tuple(Cell(_name(cell), cell, _name(every[0])) for cell in every)
 
 
-def _one_at_a_time(study: Study, bases: Any, also: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _one_at_a_time(study: Study, bases: Mapping[str, Levels], also: Mapping[str, Levels]) -> tuple[Cell, ...]:
     """From each base, every other level of every factor; a cell that two bases share is the first one's.
     `also` are bases that nothing departs from."""
-    example = "{article: {rate: constant}}"
-    if not isinstance(bases, Mapping) or not bases:
-        raise InputError(
-            f"study {study.name}: design has no bases: name them with a level each, bases: {example}"
-        )
-    if not isinstance(also, Mapping):
-        raise InputError(f"study {study.name}: also is {also!r}: name them with a level each, {example}")
     found: dict[str, Cell] = {}
     for base, given in bases.items():
-        start = _whole(study, given, f"base {base}")
-        found[_name(start)] = Cell(str(base), start, str(base))
+        start = _full(study, given, f"base {base}")
+        found[_name(start)] = Cell(base, start, base)
         for factor, levels in study.factors.items():
             for level in levels:
                 cell = {**start, factor: level}
-                found.setdefault(_name(cell), Cell(f"{base}, {factor}={level}", cell, str(base)))
+                found.setdefault(_name(cell), Cell(f"{base}, {factor}={level}", cell, base))
     for base, given in also.items():
-        end = _whole(study, given, f"base {base}")
+        end = _full(study, given, f"base {base}")
         same = found.get(_name(end))
         if same is not None and same.is_base:
-            raise InputError(
-                f"study {study.name}: also has {base}, which has the levels of {same.name}: leave it out"
-            )
-        found[_name(end)] = Cell(str(base), end, str(base), alone=True)
+            raise InputError(f"also has {base}, which has the levels of {same.name}: leave it out")
+        found[_name(end)] = Cell(base, end, base, alone=True)
     return tuple(found.values())
 
 
-def _listed(study: Study, cells: Any) -> Iterable[Cell]:
-    if not isinstance(cells, list) or not cells:
-        raise InputError(f"study {study.name}: design has no cells: list them, a level of each factor")
-    whole = [_whole(study, given, f"cell {number}") for number, given in enumerate(cells, 1)]
-    return {_name(levels): Cell(_name(levels), levels, _name(whole[0])) for levels in whole}.values()
+def _listed(study: Study, cells: Sequence[Levels]) -> Iterable[Cell]:
+    full = [_full(study, given, f"cell {number}") for number, given in enumerate(cells, 1)]
+    return {_name(levels): Cell(_name(levels), levels, _name(full[0])) for levels in full}.values()
 
 
-def _whole(study: Study, given: Any, where: str) -> Levels:
+def _full(study: Study, given: Levels, where: str) -> Levels:
     """A level for every factor; where none is given, the first."""
-    if given is not None and not isinstance(given, Mapping):
-        raise InputError(f"study {study.name}: {where} is {given!r}: give levels, such as {{rate: constant}}")
-    given = {as_name(k): v for k, v in (given or {}).items()}
     for factor, level in given.items():
         if factor not in study.factors:
-            raise InputError(f"study {study.name}: {where} has {factor!r}: it is none of the factors")
-        if as_name(level) not in study.factors[factor]:
+            raise InputError(f"{where} has {factor!r}: it is none of the factors")
+        if level not in study.factors[factor]:
             choices = ", ".join(study.factors[factor])
-            raise InputError(f"study {study.name}: {where} has {factor}={level!r}: choose from {choices}")
-    return {f: as_name(given[f]) if f in given else next(iter(study.factors[f])) for f in study.factors}
+            raise InputError(f"{where} has {factor}={level!r}: choose from {choices}")
+    return {factor: given.get(factor, next(iter(levels))) for factor, levels in study.factors.items()}
 
 
 def _name(levels: Levels) -> str:

@@ -22,12 +22,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass as checked
 
-from octavize.errors import InputError
-from octavize.training.recipe import OCTAVE_SWITCHES, Recipe, check_names, load_recipe, read_shipped
+from octavize.errors import InputError, one_line
+from octavize.training.checking import tells_mistakes, told_of
+from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, Recipe, load_recipe, read_shipped
 
 SHIPPED = ("article", "alpha", "exchange", "networks", "rate")
 ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
@@ -36,24 +39,90 @@ OF_ALL_RUNS = ("data", "val_fraction", "limit_train")
 """Settings that no arm or level can have of its own."""
 COSTLY = ("model", "alpha", "arguments", "size", "exchange", "downsample")
 """Settings that decide what a network costs."""
-KINDS = ("factorial", "one_at_a_time", "list")
-BY, TO = ("width", "size"), ("macs", "time")
+T = TypeVar("T")
 
+
+def as_name(value: Any) -> str:
+    """A name as people write it: YAML reads on, off and 0.5 as values."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _each_once(value: Any) -> Any:
+    """YAML tells 1 from "1", and on from "on"; names do not."""
+    names = [as_name(key) for key in value] if isinstance(value, Mapping) else []
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice, give each name once")
+    return value
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Name = Annotated[str, BeforeValidator(as_name)]
+Named = Annotated[dict[Name, T], BeforeValidator(_each_once)]
 Settings = Mapping[str, Any]
+Given = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
+"""Settings as a file gives them; nothing stands for none."""
 Levels = dict[str, str]
 """Of each factor its level: one cell of the grid."""
+Place = Annotated[Named[Name], BeforeValidator(_or_empty)]
+"""Levels of some factors; the others have their first."""
+Bases = Annotated[Named[Place], Field(examples=["{article: {rate: constant}}"])]
 
 
-@dataclass(frozen=True)
+@tells_mistakes
+@checked(frozen=True, config=EXACTLY)
 class Match:
     """An arm that is the reference network made cheaper in a plain way, down to the cost of another arm."""
 
-    arm: str
+    arm: Name
     """The arm whose cost is to be reached."""
-    by: str
+    by: Literal["width", "size"] = "width"
     """`width` (fewer channels) or `size` (smaller images)."""
-    to: str
+    to: Literal["macs", "time"] = "macs"
     """`macs`, or `time` of a forward pass as measured on this machine."""
+
+
+@tells_mistakes
+@checked(frozen=True, config=EXACTLY)
+class Design:
+    """The design as a file gives it."""
+
+    kind: Literal["factorial", "one_at_a_time", "list"] = "factorial"
+    bases: Bases | None = None
+    """Of `one_at_a_time`: cells that others depart from in one factor."""
+    also: Bases | None = None
+    """Of `one_at_a_time`: bases that nothing departs from."""
+    cells: list[Place] | None = None
+    """Of `list`."""
+
+    def __post_init__(self) -> None:
+        for entry, owner in (("bases", "one_at_a_time"), ("also", "one_at_a_time"), ("cells", "list")):
+            if getattr(self, entry) is not None and self.kind != owner:
+                raise InputError(f"design has {entry}, but kind is {self.kind}: give kind: {owner}")
+        if self.kind == "one_at_a_time" and not self.bases:
+            example = "{article: {rate: constant}}"
+            raise InputError(f"design has no bases: name them with a level each, bases: {example}")
+        if self.kind == "list" and not self.cells:
+            raise InputError("design has no cells: list them, a level of each factor")
+
+
+@tells_mistakes
+@checked(frozen=True, config=EXACTLY)
+class StudyFile:
+    """A study's file, entry by entry."""
+
+    recipe: Annotated[str, Field(examples=["cifar or the path of a file"])]
+    models: list[Any]
+    arms: Annotated[Named[Given], Field(min_length=1)]
+    about: str = ""
+    set: Given = field(default_factory=dict)
+    seeds: list[Any] = field(default_factory=lambda: [0])
+    reference: Name | None = None
+    factors: Named[Annotated[Named[Given], Field(min_length=2)]] = field(default_factory=dict)
+    design: Design = field(default_factory=Design)
 
 
 @dataclass(frozen=True)
@@ -120,52 +189,39 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **o
     try:
         given = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{where} is not valid YAML ({reason}): mend the file") from None
-    given = _mapping(given, where)
-    _known(
-        given, ("about", "recipe", "set", "models", "seeds", "arms", "reference", "factors", "design"), where
-    )
-    for key in ("recipe", "models", "arms"):
-        if not given.get(key):
-            raise InputError(f"{where} has no {key}: add it, as in the shipped studies")
-    folder = Path(name_or_path).parent
-    changed = {k: v for k, v in overrides.items() if v is not None}
-    recipe = load_recipe(_beside(folder, given["recipe"], where))
-    seeds = seeds or _list(given.get("seeds", [0]), f"{where}: seeds")
-    settings = {**_mapping(given.get("set", {}), f"{where}: set"), **changed}
-    check_names(settings, where)
+        raise InputError(f"{where} is not valid YAML ({one_line(error)}): mend the file") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{where} is {given!r}: give a mapping, as in the shipped studies")
+    with told_of(where):
+        file = StudyFile(**{str(key): value for key, value in given.items()})
+        study = _read(file, Path(name_or_path), seeds, {k: v for k, v in overrides.items() if v is not None})
+        from octavize.study.design import cells_of
+
+        return replace(study, cells=cells_of(study, file.design))
+
+
+def _read(file: StudyFile, path: Path, seeds: Sequence[int] | None, changed: Settings) -> Study:
+    settings = {**file.set, **changed}
     for key in ("name", "models", "alphas", "seeds"):
         if key in settings:
-            raise InputError(
-                f"{where}: set has {key}: models and seeds are entries of the study, α is an arm's"
-            )
-    models = _list(given["models"], f"{where}: models")
-    recipe = replace(recipe, name=Path(name_or_path).stem, models=models, seeds=seeds, **settings)
-    arms = tuple(_arm(n, v, where) for n, v in _named(given["arms"], f"{where}: arms").items())
-    factors = {
-        factor: {
-            level: _mapping({} if v is None else v, f"{where}: {factor}={level}")
-            for level, v in _named(levels, f"{where}: {factor}").items()
-        }
-        for factor, levels in _named(given.get("factors", {}), f"{where}: factors").items()
-    }
+            raise InputError(f"set has {key}: models and seeds are entries of the study, α is an arm's")
+    beside = path.parent / file.recipe
+    recipe = load_recipe(beside if beside.is_file() else file.recipe)
+    seeds = seeds or file.seeds
+    recipe = replace(recipe, name=path.stem, models=file.models, seeds=seeds, **settings)
+    arms = tuple(_arm(name, given) for name, given in file.arms.items())
     study = Study(
         name=recipe.name,
-        about=str(given.get("about", "")).strip(),
+        about=file.about.strip(),
         recipe=recipe,
         models=recipe.models,
         seeds=recipe.seeds,
         arms=arms,
-        reference=as_name(given.get("reference", arms[0].name)),
-        factors=factors,
+        reference=arms[0].name if file.reference is None else file.reference,
+        factors=file.factors,
     )
-    _check(study, where)
-    from octavize.study.design import cells_of
-
-    design = _mapping(given.get("design", {}), f"{where}: design")
-    _known(design, ("kind", "bases", "also", "cells"), f"{where}: design")
-    return replace(study, cells=cells_of(study, design))
+    _check(study)
+    return study
 
 
 def merged(*many: Settings) -> dict[str, Any]:
@@ -189,48 +245,36 @@ def one_network(recipe: Recipe, settings: Settings, seed: int) -> Recipe:
     return replace(recipe, **rest, **one, model_arguments={"*": arguments} if arguments else {})
 
 
-def _beside(folder: Path, recipe: Any, where: str) -> str | Path:
-    """A recipe's file may lie beside the study's."""
-    if not isinstance(recipe, str):
-        raise InputError(f"{where} has recipe {recipe!r}: give a name or the path of a file")
-    return folder / recipe if (folder / recipe).is_file() else recipe
+def _arm(name: str, given: Settings) -> Arm:
+    if "match" not in given:
+        return Arm(name, given)
+    with told_of(f"arm {name}"):
+        match = Match(given["match"], **{key: given[key] for key in ("by", "to") if key in given})
+    return Arm(name, {k: v for k, v in given.items() if k not in ("match", "by", "to")}, match)
 
 
-def _arm(name: str, given: Any, where: str) -> Arm:
-    where = f"{where}: arm {name}"
-    settings = _mapping({} if given is None else given, where)
-    if "match" not in settings:
-        return Arm(name, settings)
-    match = Match(as_name(settings.pop("match")), settings.pop("by", "width"), settings.pop("to", "macs"))
-    if match.by not in BY or match.to not in TO:
-        raise InputError(f"{where} has by={match.by!r}, to={match.to!r}: by is {_or(BY)}, to is {_or(TO)}")
-    return Arm(name, settings, match)
-
-
-def _check(study: Study, where: str) -> None:
+def _check(study: Study) -> None:
     names = [arm.name for arm in study.arms]
     if study.reference not in names:
-        raise InputError(f"{where} has reference {study.reference!r}: name one of its arms, {_or(names)}")
+        raise InputError(f"reference is {study.reference!r}: name one of the arms, {_or(names)}")
     if study.arm(study.reference).match:
-        raise InputError(f"{where} has reference {study.reference!r}, which is matched: give it an alpha")
+        raise InputError(f"reference is {study.reference!r}, which is matched: give it an alpha")
     for pattern, arguments in study.recipe.model_arguments.items():
-        _check_arguments(arguments, f"{where}: model_arguments of {pattern}")
+        _check_arguments(arguments, f"model_arguments of {pattern}")
     for arm in study.arms:
-        _check_settings(study, arm.settings, f"{where}: arm {arm.name}")
+        _check_settings(study, arm.settings, f"arm {arm.name}")
         if not (arm.match or "alpha" in arm.settings or _sets_alpha(study)):
-            raise InputError(f"{where}: arm {arm.name} has no alpha: give it one, 0 is the vanilla network")
+            raise InputError(f"arm {arm.name} has no alpha: give it one, 0 is the vanilla network")
         if arm.match and (arm.match.arm not in names or study.arm(arm.match.arm).match):
-            raise InputError(f"{where}: arm {arm.name} matches {arm.match.arm!r}: name an arm that does not")
+            raise InputError(f"arm {arm.name} matches {arm.match.arm!r}: name an arm that does not")
     for factor, levels in study.factors.items():
-        if len(levels) < 2:
-            raise InputError(f"{where}: factor {factor} has {len(levels)} level: give two or more")
         for level, settings in levels.items():
-            _check_settings(study, settings, f"{where}: {factor}={level}")
+            _check_settings(study, settings, f"{factor}={level}")
             matched = [arm.name for arm in study.arms if arm.match]
             if matched and any(key in settings for key in COSTLY):
                 raise InputError(
-                    f"{where}: factor {factor} changes what a network costs, but arm {matched[0]} is matched "
-                    "once for all settings: give the factor a study of its own"
+                    f"factor {factor} changes what a network costs, but arm {matched[0]} is matched once for "
+                    "all settings: give the factor a study of its own"
                 )
 
 
@@ -240,8 +284,10 @@ def _sets_alpha(study: Study) -> bool:
 
 
 def _check_arguments(arguments: Any, where: str) -> None:
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"{where}: arguments is {arguments!r}: give a mapping, such as {{width: 0.5}}")
     for key in OCTAVE_SWITCHES:
-        if key in _mapping(arguments, f"{where}: arguments"):
+        if key in arguments:
             raise InputError(f"{where} has {key} among the arguments of a builder: set it beside them")
 
 
@@ -253,45 +299,8 @@ def _check_settings(study: Study, settings: Settings, where: str) -> None:
         if key in settings:
             raise InputError(f"{where} sets {key}: all runs see the same images, so give it under set")
     _check_arguments(settings.get("arguments", {}), where)
-    check_names((k for k in settings if k not in ONE_NETWORK), where)
-    try:
+    with told_of(where):
         one_network(study.recipe, merged({"model": study.models[0]}, settings), 0)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where} is {value!r}: give a mapping, as in the shipped studies")
-    return dict(value)
-
-
-def _named(value: Any, where: str) -> dict[str, Any]:
-    """A mapping from names, none of them twice (YAML tells 1 from "1", and on from "on")."""
-    found: dict[str, Any] = {}
-    for name, settings in _mapping(value, where).items():
-        if as_name(name) in found:
-            raise InputError(f"{where} has {as_name(name)!r} twice: give each name once")
-        found[as_name(name)] = settings
-    return found
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or any(isinstance(one, (list, dict)) for one in value):
-        such = [0, 1] if isinstance(value, (list, dict)) else [value]
-        raise InputError(f"{where} is {value!r}: give a list of single values, such as {such}")
-    return value
-
-
-def _known(given: Settings, keys: Sequence[str], where: str) -> None:
-    for key in given:
-        if key not in keys:
-            raise InputError(f"{where} has an unknown entry {key!r}: choose from {', '.join(keys)}")
-
-
-def as_name(value: Any) -> str:
-    """A name as people write it: YAML reads on, off and 0.5 as values."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _or(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from octavize.data.images import Images
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 from octavize.files import write_json
 from octavize.study.design import Planned
 from octavize.study.estimate import peak_macs
@@ -115,7 +115,7 @@ def train(place: Planned, images: Images, out: Path, hardware: Hardware, still_o
         if is_full(error):
             raise disk_full(out) from error
         if not is_of_run(error):
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = one_line(error, kind=True)
             raise InputError(f"run {place.slug} was stopped by trouble of this machine ({reason})") from error
         mark(folder, error)
 
@@ -135,12 +135,11 @@ def is_of_run(error: Exception) -> bool:
 
 def mark(folder: Path, error: Exception) -> None:
     """Mark a run failed, with the reason."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, InputError):
-        reason = f"{type(error).__name__}: {reason}"
+    ours = isinstance(error, InputError)
+    if not ours:
         with (folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(traceback.format_exc())
-    write_json(folder / FAILED, {"reason": reason})
+    write_json(folder / FAILED, {"reason": one_line(error, kind=not ours)})
 
 
 def disk_full(out: Path) -> InputError:

@@ -50,7 +50,7 @@ from octavize.training.prepare import (
     prepare_in,
     with_facts,
 )
-from octavize.training.recipe import Recipe, check_names
+from octavize.training.recipe import Recipe
 from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_images, teller
 from octavize.zoo.find import Vanilla
 from octavize.zoo.storage import NETWORK, PLAN, WEIGHTS, save_converted
@@ -78,7 +78,6 @@ def fine_tuning_recipe(recipe: Recipe, name: str, seed: int, given: dict[str, An
     Raises:
         InputError: a setting that recipes do not have, or a value out of range.
     """
-    check_names(given, f"fine-tuning of {name}")
     adapted = {**FINE_TUNING, "lr": LR_SHARE * recipe.lr_of(name), "batch_size": recipe.batch_size_of(name)}
     chosen = {k: v for k, v in given.items() if v is not None}
     lists = {"models": (name,), "alphas": (0.0,), "seeds": (seed,), "model_arguments": {}}

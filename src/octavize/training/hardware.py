@@ -19,7 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from octavize.bench.environment import environment
 from octavize.bench.process import settle_process
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def make_trainer(hardware: Hardware, precision: str, **settings: Any) -> pl.Trai
             **settings,
         )
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
             f"devices={hardware.devices}, nodes={hardware.nodes}, strategy={hardware.strategy}, "
-            f"precision={precision} cannot be had here ({reason}): change one of these options"
+            f"precision={precision} cannot be had here ({one_line(error)}): change one of these options"
         ) from None
 
 

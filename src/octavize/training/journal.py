@@ -1,4 +1,4 @@
-"""What a run writes while it trains: a line per epoch, the state to resume from, the best weights."""
+"""What a run writes while it trains: a line per epoch, the best weights, the state to resume from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from octavize.errors import InputError
 from octavize.files import write_text
@@ -25,10 +26,15 @@ Row = dict[str, float]
 
 
 class Journal(Checkpoint):
-    """Keeps a run's folder: `metrics.csv`, `last.ckpt` and `best.safetensors`, each replaced whole.
+    """Keeps `metrics.csv` and `best.safetensors` of a run's folder, each replaced whole; `last.ckpt` is kept
+    by the `ModelCheckpoint` of `resume_point`, which has to follow in the Trainer's list.
 
-    The lines of `metrics.csv` travel inside `last.ckpt`, so after a kill at any moment the two agree as soon
-    as training goes on. After a kill behind the last epoch it does not go on: call `write_metrics`.
+    The lines of `metrics.csv` travel inside `last.ckpt` and are written before it, so after a kill at any
+    moment the file has them all, and one too many until that epoch is trained again. Lightning's `CSVLogger`
+    forgets: it deletes the file of the attempt before, and appends to the new one in place.
+
+    `best.safetensors` is its own record of the best epoch. A `ModelCheckpoint` writes neither its format nor
+    what the network is, and forgets the best epoch where the folder has moved between two attempts.
 
     Args:
         folder: the run's folder.
@@ -85,14 +91,8 @@ class Journal(Checkpoint):
             trainer.logger.log_metrics({f"epoch/{k}": v for k, v in row.items()}, step=int(row["epoch"]))
         if trainer.is_global_zero:
             self._save_best(pl_module, row)
-        self._save_last(trainer)
-        if trainer.is_global_zero:
-            self.write_metrics()
+            write_text(self.folder / "metrics.csv", to_csv(COLUMNS, self.rows))
             self.tell(row)
-
-    def write_metrics(self) -> None:
-        """Write `metrics.csv` anew."""
-        write_text(self.folder / "metrics.csv", to_csv(COLUMNS, self.rows))
 
     def _save_best(self, module: Classifier, row: Row) -> None:
         # The file itself is the record of the best epoch, so the two cannot disagree after a kill.
@@ -101,11 +101,23 @@ class Journal(Checkpoint):
         facts = {**self.metadata, "epoch": int(row["epoch"]), "val_accuracy": row["val_accuracy"]}
         save_weights(self.best, module.model, facts)
 
-    def _save_last(self, trainer: pl.Trainer) -> None:
-        part = self.folder / "last.ckpt.part"
-        trainer.save_checkpoint(part)  # all ranks take part
-        if trainer.is_global_zero:
-            os.replace(part, self.last)
+
+def resume_point(folder: Path) -> ModelCheckpoint:
+    """Keeps `last.ckpt`, written at the end of every epoch."""
+    # Without a metric to watch, its one best checkpoint is the newest.
+    return ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's own writes to the system's folder of temporary files and moves the file, which is a copy
+    where that folder is another disk: a kill would leave half a checkpoint."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        part = f"{path}.part"
+        super().save_checkpoint(checkpoint, part, storage_options)
+        os.replace(part, path)
 
 
 def to_csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import timm.optim
 import torch
 import torch.nn.functional as F
@@ -126,7 +127,7 @@ class Classifier(pl.LightningModule):
         return F.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)
 
     def on_train_epoch_start(self) -> None:
-        seed = hash((self.seed, self.current_epoch, self.global_rank)) % 2**63
+        seed = epoch_seed(self.seed, self.current_epoch, self.global_rank)
         torch.manual_seed(seed)  # dropout and the like
         self.random.manual_seed(seed)
         self._clock = time.perf_counter()
@@ -183,6 +184,11 @@ class Classifier(pl.LightningModule):
         warmup = round(self.recipe.warmup_epochs * total / self.recipe.epochs_of(self.name))
         scheduler = make_schedule(optimizer, self.recipe.schedule, total, warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """The seed of what is random in an epoch of one process; numpy keeps its mixing the same for good."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0])
 
 
 def finite_or_none(loss: float) -> float | None:

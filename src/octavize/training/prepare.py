@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from octavize.calibration.calibrate import calibrate
@@ -19,14 +20,15 @@ from octavize.convert.planner import plan
 from octavize.convert.trace import to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 from octavize.files import read_json, write_json
-from octavize.geometry import check_downsample
-from octavize.plan import Plan, check_budget
+from octavize.geometry import Downsample
+from octavize.plan import Plan
+from octavize.training.checking import tells_mistakes
 from octavize.training.hardware import Hardware, bare_trainer, guarded, is_first_process, quiet_lightning
 from octavize.training.inputs import TrainingInputs
 from octavize.training.module import Classifier, finite_or_none
-from octavize.training.recipe import Recipe
+from octavize.training.recipe import EXACTLY, NUMBER, Count, Rate, Recipe, Share, Switch, Whole
 from octavize.training.train import describe_input, input_shape
 from octavize.zoo.find import Origin, Vanilla
 from octavize.zoo.storage import PLAN, load_converted, save_converted
@@ -36,7 +38,8 @@ Stage = dict[str, Any]
 STAGES = "stages.json"
 
 
-@dataclass(frozen=True)
+@tells_mistakes
+@checked(frozen=True, config=EXACTLY)
 class Adaptation:
     """How a trained network is converted and adapted; what is not said here is the recipe's.
 
@@ -44,21 +47,21 @@ class Adaptation:
         InputError: a setting lies outside its range.
     """
 
-    alpha: float | None = 0.5
+    alpha: Share | None = 0.5
     """Share of low channels; None leaves it to the budget."""
-    budget: float | None = None
+    budget: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
     """See `octavize.plan`; None for none."""
-    downsample: str = "pool"
+    downsample: Downsample = "pool"
     """How layers of stride 2 reach their high output; `stride` keeps more of trained weights."""
-    calibrate: bool = True
+    calibrate: Switch = True
     """Choose on training images which channels become low; otherwise the last ones do."""
-    distil: float = 0.5
+    distil: Share = 0.5
     """Weight of the teacher in the loss, 0 to 1; 0 trains on the labels alone."""
-    temperature: float = 2.0
+    temperature: Rate = 2.0
     """Softens the teacher's distribution."""
-    norm_images: int = 4096
+    norm_images: Whole = 4096
     """Training images that the batch norms' statistics are measured on; 0 leaves them as they were."""
-    calibration_images: int = 1024
+    calibration_images: Count = 1024
     """Training images that the choice of channels is made on."""
 
     def __post_init__(self) -> None:
@@ -68,18 +71,6 @@ class Adaptation:
             raise InputError(
                 f"alpha is {self.alpha!r} and budget is {self.budget!r}: give one, a budget chooses alpha"
             )
-        for name, low, high in (("alpha", 0, 1), ("distil", 0, 1)):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InputError(f"{name} is {value!r}: give a number from {low} to {high:g}")
-        if self.budget is not None:
-            check_budget(self.budget)
-        check_downsample(self.downsample)
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature!r}: give a number above 0, such as 2")
-        for name, least in (("norm_images", 0), ("calibration_images", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}: give a whole number of at least {least}")
 
     @property
     def channels(self) -> str:
@@ -217,9 +208,9 @@ def check_fits(model: nn.Module, recipe: Recipe, images: Images) -> None:
         with torch.no_grad():
             scores = to_meta(model)(torch.empty(shape, device="meta"))
     except Exception as error:  # anything may go wrong in somebody else's forward
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"model {kind} does not run on images of shape {shape} ({reason}): give --size or other --data"
+            f"model {kind} does not run on images of shape {shape} ({one_line(error)}): "
+            "give --size or other --data"
         ) from error
     if not isinstance(scores, Tensor) or scores.shape != (1, len(images.classes)):
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__

@@ -37,7 +37,7 @@ from octavize.training.hardware import (
     prepare_process,
     quiet_lightning,
 )
-from octavize.training.journal import Journal, Row
+from octavize.training.journal import Journal, Row, WholeCheckpoints, resume_point
 from octavize.training.module import Classifier, finite_or_none
 from octavize.training.recipe import Recipe
 from octavize.zoo.checkpoint import build_model, check_resumable, read_state
@@ -189,7 +189,6 @@ def _train(
         "environment": describe_environment(trainer, recipe.precision),
     }
     if trainer.is_global_zero:
-        journal.write_metrics()  # a kill may have left the last line out
         write_json(folder / "result.json", result)
         journal.last.unlink(missing_ok=True)
     return result
@@ -210,7 +209,7 @@ def fit_and_test(
         InputError: see `train_run`.
     """
     recipe = module.recipe
-    resume = _resume_point(journal, console)
+    resume = _found_state(journal, console)
     bars = [RichProgressBar(refresh_rate=5)] if console.is_terminal else []
     module.train()  # Lightning keeps the mode it finds: a loaded network would train with frozen norms
     with quiet_lightning():
@@ -219,7 +218,8 @@ def fit_and_test(
             recipe.precision,
             max_epochs=recipe.epochs_of(module.name),
             logger=TensorBoardLogger(journal.folder, name="", version="tensorboard"),
-            callbacks=[journal, *bars, *callbacks],
+            callbacks=[*bars, *callbacks, journal, resume_point(journal.folder)],
+            plugins=[WholeCheckpoints()],
             enable_progress_bar=bool(bars),
         )
         guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
@@ -257,7 +257,7 @@ def drop_damaged(folder: Path) -> bool:
     return False
 
 
-def _resume_point(journal: Journal, console: Console) -> Path | None:
+def _found_state(journal: Journal, console: Console) -> Path | None:
     """The checkpoint to go on from, looked through before anything trusts it; None for a fresh start."""
     if not journal.last.exists():
         if is_first_process():  # of an attempt that did not reach the end of its first epoch

@@ -19,7 +19,7 @@ from octavize.convert.octavize import octavize
 from octavize.convert.order import mark_order
 from octavize.convert.planner import Alpha
 from octavize.convert.trace import image_shape
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, one_line, require_extra
 from octavize.policies import policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
@@ -65,10 +65,9 @@ class Origin:
 
             return zoo.get_model(self.name, weights="DEFAULT" if pretrained else None, **self.arguments)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"model {self.name!r} cannot be built with {dict(self.arguments)}, pretrained={pretrained}: "
-                f"{reason}; check name and options"
+                f"{one_line(error)}; check name and options"
             ) from error
 
     def octave(self, alpha: float, size: int | None = None) -> nn.Module:
@@ -269,9 +268,8 @@ def _call(name: str) -> nn.Module:
         found = getattr(importlib.import_module(module_name), attribute)
         model = found if isinstance(found, nn.Module) else found()
     except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"model {name} could not be made ({type(error).__name__}: {reason}): give module:function of a "
+            f"model {name} could not be made ({one_line(error, kind=True)}): give module:function of a "
             "function that takes no arguments and returns the network"
         ) from error
     finally:

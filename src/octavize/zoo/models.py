@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from octavize.convert.octavize import octavize
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, number, require_extra, whole
 from octavize.policies import SMALL, exchange_of, policy_of
 from octavize.split import check_alpha
 
@@ -78,8 +78,8 @@ def create_model(
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
     require_extra("timm", "models")
     recipe = _REGISTRY[base]
-    _check_whole("num_classes", num_classes, 0)  # 0 is timm's way to ask for features
-    _check_whole("in_chans", builder_arguments.get("in_chans", 3), 1)
+    whole("num_classes", num_classes, 0)  # 0 is timm's way to ask for features
+    whole("in_chans", builder_arguments.get("in_chans", 3), 1)
     try:
         model = recipe.build(num_classes=num_classes, **builder_arguments)
     except TypeError as error:
@@ -96,14 +96,8 @@ def create_model(
     )
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value!r}: give a whole number of at least {least}")
-
-
 def _check_width(width: Any) -> None:
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 8:
-        raise InputError(f"width={width!r}: give a multiple of the channels, such as 0.75")
+    number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
 
 
 # ---- ResNets ---------------------------------------------------------------------------------------------

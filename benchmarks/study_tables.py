@@ -5,7 +5,7 @@
     python benchmarks/study_tables.py --check                         # exit 1 if a page says anything else
     python benchmarks/study_tables.py --publish runs/study-article    # take a run folder's results first
 
-The results of a study are kept in `docs/results/study-<name>/`: results, times, matched arms, report, figures
+The results of a study are kept in `docs/results/study-<name>/`: results, costs, matched arms, report, figures
 and every epoch of every run.
 """
 
@@ -22,7 +22,7 @@ from marked import between, check, write
 from octavize.report.naming import pretty
 from octavize.study.analysis import minus, paired, summary
 from octavize.study.costs import cost_ratios
-from octavize.study.report import interval
+from octavize.study.report import interval, where_trained
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARKS = {
@@ -99,8 +99,8 @@ WORDS = {
     },
 }  # fmt: skip
 KEPT = (
-    *("study.yaml", "arms.json", "costs.json", "results.json", "results.csv", "times.json", "report.html"),
-    *(f"runs/*/{name}" for name in ("metrics.csv", "result.json", "machine.json", "failed.json")),
+    *("study.yaml", "arms.json", "costs.json", "results.json", "results.csv", "report.html"),
+    *(f"runs/*/{name}" for name in ("metrics.csv", "result.json", "failed.json")),
     *(f"figures/{name}-*.svg" for name in ("differences", "effects", "accuracy")),
 )
 """Files of a run folder that are published: enough for a copy of it to be gone on with."""
@@ -208,9 +208,8 @@ def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
 
 def section(folder: Path, words: Words) -> str:
     """One study: its tables, network by network, and its conditions."""
-    results, times = (read(folder / f"{name}.json") for name in ("results", "times"))
-    matched = read(folder / "arms.json", {})
-    where, data = times["environment"], results["data"]
+    results, matched = read(folder / "results.json"), read(folder / "arms.json", {})
+    where, data = where_trained(results, folder), results["data"]
     parts = [f"### `{results['study']}`"]
     for model in dict.fromkeys(net["model"] for net in results["networks"]):
         found = (

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from octavize.cli import options as o
 from octavize.errors import InputError
+from octavize.files import check_folder
 
 SOURCE, CONVERSION = "Network", "Conversion"
 
@@ -116,13 +117,13 @@ def convert(
     from octavize.convert.trace import image_shape
     from octavize.plan import Plan, fit_budget
     from octavize.zoo.find import find_vanilla
-    from octavize.zoo.storage import check_new, save_converted
+    from octavize.zoo.storage import save_converted
 
     if sum(given is not None for given in (plan, alpha, budget)) > 1:
         raise InputError("two of --plan, --alpha and --budget are given: choose one")
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
-    check_new(out)
+    check_folder(out)
     decided = None if plan is None else Plan.load(plan)
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
     side = size or source.facts.get("size")

@@ -21,7 +21,7 @@ from octavize.data.images import Images, Split
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, network_key
 from octavize.study.model import Cell, Study
-from octavize.study.queue import failure, finished
+from octavize.study.work import failure, finished
 from octavize.training.train import describe_data
 
 LEVEL = 0.95

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from octavize.bench.environment import environment
 from octavize.files import write_json, write_text
 from octavize.report.figures import color
 from octavize.report.naming import pretty
 from octavize.study.costs import Costs, cost_ratios
 from octavize.study.figures import curve_titles, draw_figures
-from octavize.study.times import Times
+from octavize.study.work import finished
 from octavize.training.journal import to_csv
 from octavize.training.report import as_markup, points, render
 
@@ -23,23 +23,20 @@ COLUMNS = (
 """Of `results.csv`."""
 
 
-def write_results(results: dict[str, Any], times: Times, out: Path) -> None:
-    """Write `results.json`, `results.csv` and `times.json`."""
+def write_results(results: dict[str, Any], out: Path) -> None:
+    """Write `results.json` and `results.csv`."""
     write_json(out / "results.json", results)
     write_text(out / "results.csv", to_csv(COLUMNS, results["runs"]))
-    write_json(out / "times.json", times)
 
 
-def write_report(
-    results: dict[str, Any], times: Times, costs: Costs, matched: Sequence[str], out: Path
-) -> None:
+def write_report(results: dict[str, Any], costs: Costs, matched: Sequence[str], out: Path) -> None:
     """Write the figures and `report.html`; `matched` is what `told` says of matched arms."""
     rows = cost_ratios(results, costs)  # many settings have the same networks, which are shown once
     shown = {tuple(v for k, v in row.items() if k != "cell"): row for row in reversed(rows)}
     page = render(
         "study.html.j2",
         r=results,
-        times=times,
+        environment=where_trained(results, out),
         matched=matched,
         costs=costs,
         ratios=list(reversed(shown.values())),
@@ -51,7 +48,6 @@ def write_report(
             for i, (cell, model) in enumerate(curve_titles(results))
         ],
         colors={arm: color(i) for i, arm in enumerate(results["arms"])},
-        speeds=speeds(results, times),
         interval=interval,
     )
     write_text(out / "report.html", page)
@@ -99,16 +95,7 @@ def interval(row: dict[str, Any]) -> str:
     return f"{points(100 * row['mean'])} ({points(100 * row['low'])} to {points(100 * row['high'])})"
 
 
-def speeds(results: dict[str, Any], times: Times) -> dict[str, dict[str, float | None]]:
-    """By a network's first run: median images a second of its runs, and the ceiling by its MACs."""
-    found: dict[str, dict[str, float | None]] = {}
-    for net in results["networks"]:
-        own = [times["runs"][run] for run in net["runs"]]
-        keys = ("train_seconds", "images_per_second", "ceiling_per_second", "share")
-        found[net["runs"][0]] = {key: _median([one[key] for one in own]) for key in keys}
-    return found
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+def where_trained(results: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Versions and hardware of the last finished run; of this process where none is finished."""
+    known = (finished(out / "runs" / run["run"]) for run in reversed(results["runs"]))
+    return next((result["environment"] for result in known if result), environment())

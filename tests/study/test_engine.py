@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from filelock import SoftFileLease
+from octavize.study.queue import CLAIM, LEASE, Queue, StillOurs, finished
 from tests.helpers.study import CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
 from tests.helpers.training import make_folder
 
 from octavize.study import worker
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.model import load_study
-from octavize.study.queue import CLAIM, LEASE, Queue, StillOurs, finished
 from octavize.study.run import prepare, run_study
 
 

@@ -1,28 +1,46 @@
-"""Who takes which run of a study, and what is left of it after kills at any moment."""
+"""The engines that train a study's runs, and what is left of a study after kills at any moment."""
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from filelock import SoftFileLease
-from octavize.study.queue import CLAIM, LEASE, Queue, StillOurs, finished
-from tests.helpers.study import CPU, EVERY, FAST, FILES, alone, results_of, silent, tiny_study, write_study
+from rich.console import Console
+from tests.helpers.study import (
+    ARMS,
+    CPU,
+    EVERY,
+    FAST,
+    FILES,
+    alone,
+    planned,
+    results_of,
+    silent,
+    tiny_study,
+    write_study,
+)
 from tests.helpers.training import make_folder
 
-from octavize.study import worker
-from octavize.study.design import Planned, distinct, plan_study
+from octavize.cli.main import main
+from octavize.errors import InputError
+from octavize.study import engine
 from octavize.study.model import load_study
-from octavize.study.run import prepare, run_study
+from octavize.study.progress import Progress
+from octavize.study.run import folder_lock, run_study
+from octavize.training.hardware import Hardware
+
+VANILLA: dict[str, Any] = {"vanilla": {"alpha": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -30,118 +48,46 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("images"))
 
 
-# ---- claims -----------------------------------------------------------------------------------------------
-
-
-def runs_of(folder: Path) -> list[Planned]:
-    return distinct(plan_study(tiny_study(folder), {}))
-
-
-def hold(path: Path, ready: Any) -> None:
-    with SoftFileLease(path, lease_duration=LEASE):
-        ready.set()
-        time.sleep(60)
-
-
-def test_no_run_is_taken_twice_and_that_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    runs = runs_of(tmp_path)
-    theirs = runs[0].folder(tmp_path) / CLAIM
-    theirs.parent.mkdir(parents=True)
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=hold, args=(theirs, ready), daemon=True)
-    process.start()
-    assert ready.wait(60)
-    first, second = Queue(tmp_path, runs), Queue(tmp_path, runs)
-    taken = [queue.take(0.05) for queue in (first, second, first)]
-    assert [t[0].slug for t in taken if t] == [run.slug for run in runs[1:4]]
-    process.kill()
-    process.join()
-    again = second.take(0.05)
-    assert again is not None
-    assert again[0].slug == runs[0].slug
-    for t in (*taken, again):
-        assert t is not None
-        t[1].release()
-
-
-def test_a_claim_of_another_machine_ends_without_a_heartbeat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A claim given to a host that does not exist: nobody can ask for its process."""
-    monkeypatch.setattr("octavize.study.queue.LEASE", 0.6)
-    runs = runs_of(tmp_path)[:1]
-    path = runs[0].folder(tmp_path) / CLAIM
-    path.parent.mkdir(parents=True)
-    held = SoftFileLease(path, lease_duration=0.6)
-    held.acquire()
-    text = path.read_text("utf-8")
-    owner = held.owner
-    held.release()
-    assert owner is not None
-    path.write_text(text.replace(owner.hostname, "elsewhere"), "utf-8")
-    queue = Queue(tmp_path, runs)
-    start = time.monotonic()
-    taken = queue.take(0.05)
-    assert taken is not None
-    assert time.monotonic() - start >= 0.5
-    taken[1].release()
-
-
-def test_a_process_that_lost_its_run_stops(data_dir: Path, tmp_path: Path) -> None:
-    study = tiny_study(tmp_path, seeds=[0], epochs=50)
-    plan = prepare(study, tmp_path / "out", data_dir, CPU)
-
-    class Gone:
-        compromise, owner = type("Loss", (), {"reason": "owner-changed"})(), None
-
-    place = plan.runs[0]
-    lost: Any = Gone()
-    place.folder(tmp_path / "out").mkdir(parents=True)
-    worker.train(place, plan.images, tmp_path / "out", CPU, StillOurs(lost))
-    folder = place.folder(tmp_path / "out")
-    assert finished(folder) is None
-    assert not (folder / "failed.json").exists()
-
-
-def test_two_workers_at_once_share_the_runs(data_dir: Path, tmp_path: Path) -> None:
-    study, out = tiny_study(tmp_path, epochs=1), tmp_path / "out"
-    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=2, timing=FAST, console=silent())
-    assert results_of(out)["done"] == 4
-    logs = [path.read_text("utf-8") for path in out.glob("runs/*/log.txt")]
-    assert len(logs) == 4
-    assert all(log.count("test accuracy") == 1 for log in logs)  # each was trained once
-
-
-# ---- kill -9 ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_study_killed_many_times_ends_as_if_left_in_peace(data_dir: Path, tmp_path: Path) -> None:
-    study = tiny_study(tmp_path, epochs=90, seeds=[0], **EVERY)
-    alone(study, tmp_path / "peace", data_dir)
-    out, moments, kills = tmp_path / "killed", random.Random(0), 0
-    plan = prepare(study, out, data_dir, CPU)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["octavize.study.worker"])
-    while kills < 25:
-        given = (plan.runs, study.recipe, out, data_dir, CPU, context.SimpleQueue())
-        process = context.Process(target=worker.main, args=given)
-        process.start()
-        process.join(moments.uniform(0.1, 1.5))
-        if process.exitcode == 0:
-            break
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join()
-        kills += 1
-    assert kills >= 20, f"finished after {kills} kills: give it more epochs"
-    logs = "".join(log.read_text("utf-8") for log in out.glob("runs/*/log.txt"))
-    assert logs.count("going on after epoch") >= 5, "most kills came before the first epoch"
-    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+def same(ours: Path, theirs: Path) -> None:
+    """The results and the weights of two studies are the same bytes."""
     for name in FILES:
-        assert (out / name).read_bytes() == (tmp_path / "peace" / name).read_bytes()
-    for path in (tmp_path / "peace").glob("runs/*/best.safetensors"):
-        assert path.read_bytes() == (out / path.relative_to(tmp_path / "peace")).read_bytes()
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    weights = list(theirs.glob("runs/*/best.safetensors"))
+    assert weights
+    for path in weights:
+        assert path.read_bytes() == (ours / path.relative_to(theirs)).read_bytes()
+
+
+def ends(out: Path) -> list[int]:
+    """How often each run was trained to its end."""
+    return [log.read_text("utf-8").count("test accuracy") for log in out.glob("runs/*/log.txt")]
+
+
+def count_epochs(out: Path) -> int:
+    """Epochs of all runs so far."""
+    return sum(len(path.read_text("utf-8").splitlines()) - 1 for path in out.glob("runs/*/metrics.csv"))
+
+
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of a command; the tracker of multiprocessing is none."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def start(
@@ -154,25 +100,122 @@ def start(
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given)
 
 
+# ---- one machine ------------------------------------------------------------------------------------------
+
+
+def test_two_workers_share_the_runs(data_dir: Path, tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path, epochs=1), tmp_path / "out"
+    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=2, timing=FAST, console=silent())
+    assert results_of(out)["done"] == 4
+    assert ends(out) == [1] * 4
+
+
+def test_a_folder_is_one_commands(data_dir: Path, tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path), tmp_path / "out"
+    planned(study, out, data_dir)
+    many = Hardware(accelerator="cpu", devices=2, strategy="ddp")
+    with folder_lock(out) as ours:
+        assert ours
+        for hardware in (CPU, many):
+            with pytest.raises(InputError, match=r"out is .*out, where another command is at work"):
+                run_study(study, out, data_dir=data_dir, hardware=hardware, console=silent())
+    with folder_lock(out) as ours:
+        assert ours
+
+
+def test_workers_that_are_killed_again_and_again_end_the_study(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mortal(engine.Crew):
+        def train(self, number: int, place: Any) -> Any:
+            return self._start(number).submit(os.abort)
+
+    class Watch:
+        seen: ClassVar[list[int]] = []
+
+        def show(self, running: Any) -> None:
+            self.seen.append(len(running))
+
+    plan = planned(tiny_study(tmp_path, seeds=[0]), tmp_path / "out", data_dir)
+    monkeypatch.setattr(engine, "Crew", Mortal)
+    watch: Any = Watch()
+    with pytest.raises(InputError, match=r"workers is 1: 4 were killed .*give fewer --workers"):
+        engine.train_here(plan.runs, plan.study.recipe, tmp_path / "out", data_dir, CPU, 1, watch)
+    assert set(watch.seen) == {1}
+
+
+def test_progress_counts_what_the_folder_holds(data_dir: Path, tmp_path: Path) -> None:
+    arms = {**ARMS, "wild": {"alpha": 0.5, "lr": 1e30}}
+    study, out, text = tiny_study(tmp_path, seeds=[0], arms=arms), tmp_path / "out", io.StringIO()
+    plan = planned(study, out, data_dir)
+    with Progress(plan.runs, out, plan.images, Console(file=text, width=200)) as progress:
+        assert progress.line(plan.runs[:1]) == "0/3 runs done, 1 under way"
+        alone(
+            tiny_study(tmp_path, seeds=[0], arms={"wild": arms["wild"], "vanilla": {"alpha": 0}}),
+            out,
+            data_dir,
+        )
+        progress.show(plan.runs[1:2])
+    first, last = text.getvalue().splitlines()
+    assert first.startswith("1/3 runs done, 1 failed, 1 under way, ")
+    assert first.endswith(" left")
+    assert last.startswith("1/3 runs done, 1 failed, ")
+
+
+@pytest.mark.slow
+def test_a_study_killed_many_times_ends_as_if_left_in_peace(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study(tmp_path, epochs=90, seeds=[0], **EVERY)
+    alone(study, tmp_path / "peace", data_dir)
+    out, moments, over, kills = tmp_path / "killed", random.Random(0), threading.Event(), []
+    context = multiprocessing.get_context("forkserver")  # new workers are quick to start
+    context.set_forkserver_preload(["octavize.study.engine"])
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr(engine, "DEATHS", 30)
+
+    def kill() -> None:
+        while len(kills) < 25 and not over.wait(moments.uniform(0.1, 1.5)):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                kills.append(worker.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+    over.set()
+    killer.join()
+    assert len(kills) >= 20, f"finished after {len(kills)} kills: give it more epochs"
+    logs = "".join(log.read_text("utf-8") for log in out.glob("runs/*/log.txt"))
+    assert logs.count("going on after epoch") >= 5, "most kills came before the first epoch"
+    same(out, tmp_path / "peace")
+
+
 @pytest.mark.slow
 def test_the_command_killed_and_two_of_it_at_once(data_dir: Path, tmp_path: Path) -> None:
-    path, out = write_study(tmp_path, epochs=4), tmp_path / "out"
-    process = start(path, out, data_dir)
-    while not list(out.glob("runs/*/last.ckpt")) and process.poll() is None:
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
+    path, out = write_study(tmp_path, epochs=20), tmp_path / "out"
+    for kill in range(3):
+        process = start(path, out, data_dir)
+        epochs = count_epochs(out)
+        until(lambda known=epochs: count_epochs(out) > known)
+        workers = children(process.pid)
+        assert workers, kill
+        process.kill()
+        process.communicate()
+        until(lambda known=workers: not any(map(alive, known)), 10)  # none outlives its command
     launched = [  # as torchrun or srun would
         {"RANK": n, "LOCAL_RANK": n, "WORLD_SIZE": "2", "SLURM_PROCID": n, "SLURM_NTASKS": "2"} for n in "01"
     ]
     both = [start(path, out, data_dir, environment=one) for one in launched]
     said = [p.communicate()[1] for p in both]
-    assert [p.returncode for p in both] == [0, 0], said
+    assert sorted(p.returncode for p in both) == [0, 2], said
+    (refused,) = [text for p, text in zip(both, said, strict=True) if p.returncode]
+    assert f"out is {out}, where another command is at work" in " ".join(refused.split())
     alone(load_study(path), tmp_path / "peace", data_dir)
-    for name in FILES:
-        assert (out / name).read_bytes() == (tmp_path / "peace" / name).read_bytes()
-    ends = [log.read_text("utf-8").count("test accuracy") for log in out.glob("runs/*/log.txt")]
-    assert max(ends) == 1, ends  # no run was trained twice
+    same(out, tmp_path / "peace")
+    assert max(ends(out)) == 1  # no run was trained twice
+    logs = "".join(log.read_text("utf-8") for log in out.glob("runs/*/log.txt"))
+    assert logs.count("going on after epoch") >= 2
 
 
 @pytest.mark.slow
@@ -184,3 +227,87 @@ def test_two_processes_train_each_run_together(data_dir: Path, tmp_path: Path) -
     assert results_of(out)["done"] == 2
     results = [json.loads(p.read_text("utf-8")) for p in out.glob("runs/*/result.json")]
     assert [result["environment"]["processes"] for result in results] == [2, 2]
+
+
+# ---- a Ray cluster ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--engine dask", "engine is 'dask': choose from local, ray"),
+        ("--address auto", "address is auto, which is of a Ray cluster: give --engine ray too"),
+        ("--engine ray --workers 2", "workers is 2: Ray decides"),
+        ("--engine ray --devices 2 --strategy ddp", "strategy=ddp: Ray gives each run one device"),
+        ("--engine ray --devices 1,", "devices=1,"),
+        ("--engine ray --address ray://host:1", "give the command on a machine of the cluster"),
+        ("--engine ray --list", "--list and --analyze train nothing: leave --engine and --address out"),
+    ],
+)
+def test_options_that_make_no_sense_together(
+    options: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["study", str(write_study(tmp_path)), "--out", str(tmp_path / "out"), *options.split()])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert words in " ".join(told.split())
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"ray is not installed: run `pip install 'octavize\[cluster\]'`"):
+        run_study(tiny_study(tmp_path), tmp_path / "out", engine="ray", console=silent())
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of three machines, the first of which trains nothing."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    small: dict[str, Any] = {"object_store_memory": 100 << 20}
+    head = {**small, "num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, **small)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_machine_of_the_cluster_is_lost(cluster: Any, data_dir: Path, tmp_path: Path) -> None:
+    arms = {**ARMS, "wild": {"alpha": 0.5, "lr": 1e30}}
+    path = write_study(tmp_path, epochs=40, seeds=[0, 1], arms=arms, set={"lr": 0.005})
+    out, peace = tmp_path / "out", tmp_path / "peace"
+    command = ("--engine", "ray", "--address", cluster.address)
+    process = start(path, out, data_dir, *command)
+    until(lambda: len(list(out.glob("runs/*/last.ckpt"))) == 2 or process.poll() is not None)
+    lost = cluster.list_all_nodes()[-1]
+    cluster.remove_node(lost, allow_graceful=False)
+    told, said = process.communicate(timeout=400)
+    assert process.returncode == 0, told + said
+    assert "aylet" not in told + said  # Ray has its own log
+    assert (out / "ray.log").is_file()
+    logs = [log.read_text("utf-8") for log in out.glob("runs/*/log.txt")]
+    assert sum("going on after epoch" in log for log in logs) == 1  # the run of the lost machine
+    results = alone(load_study(path), peace, data_dir)
+    assert (results["done"], len(results["failed"])) == (4, 2)
+    same(out, peace)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_cannot_be_had(cluster: Any, data_dir: Path, tmp_path: Path) -> None:
+    study: Any = tiny_study(tmp_path, seeds=[0], epochs=1)
+    given: Any = {"data_dir": data_dir, "hardware": CPU, "engine": "ray", "timing": FAST, "console": silent()}
+    with pytest.raises(InputError, match=r"address is 127.0.0.1:1, where no Ray cluster answers"):
+        run_study(study, tmp_path / "out", address="127.0.0.1:1", **given)
+    full = tmp_path / "full"
+    plan = planned(study, full, data_dir)
+    (folder := plan.runs[0].folder(full)).mkdir(parents=True)
+    (folder / "metrics.csv.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"full, whose disk is full: make room"):
+        run_study(study, full, address=cluster.address, **given)
+    assert not list(full.rglob("failed.json"))

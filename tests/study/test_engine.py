@@ -299,15 +299,22 @@ def test_a_machine_of_the_cluster_is_lost(cluster: Any, data_dir: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_cluster_that_cannot_be_had(cluster: Any, data_dir: Path, tmp_path: Path) -> None:
-    study: Any = tiny_study(tmp_path, seeds=[0], epochs=1)
-    given: Any = {"data_dir": data_dir, "hardware": CPU, "engine": "ray", "timing": FAST, "console": silent()}
-    with pytest.raises(InputError, match=r"address is 127.0.0.1:1, where no Ray cluster answers"):
-        run_study(study, tmp_path / "out", address="127.0.0.1:1", **given)
-    full = tmp_path / "full"
-    plan = planned(study, full, data_dir)
-    (folder := plan.runs[0].folder(full)).mkdir(parents=True)
+def test_a_full_disk_on_the_cluster_stops_the_study(cluster: Any, data_dir: Path, tmp_path: Path) -> None:
+    study, out = tiny_study(tmp_path, seeds=[0], epochs=1), tmp_path / "out"
+    folder = planned(study, out, data_dir).runs[0].folder(out)
+    folder.mkdir(parents=True)
     (folder / "metrics.csv.part").symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"full, whose disk is full: make room"):
-        run_study(study, full, address=cluster.address, **given)
-    assert not list(full.rglob("failed.json"))
+    given: Any = {"engine": "ray", "address": cluster.address, "console": silent()}
+    with pytest.raises(InputError, match=r"out is .*out, whose disk is full: make room") as told:
+        run_study(study, out, data_dir=data_dir, hardware=CPU, **given)
+    assert "\n" not in str(told.value)
+    assert not list(out.rglob("failed.json"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1", None])
+def test_no_cluster(address: str | None, data_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    study = tiny_study(tmp_path, seeds=[0])
+    given: Any = {"engine": "ray", "address": address, "console": silent()}
+    with pytest.raises(InputError, match=rf"address is {address or 'auto'}, where no Ray cluster answers"):
+        run_study(study, tmp_path / "out", data_dir=data_dir, **given)

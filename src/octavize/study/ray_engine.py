@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 from octavize.data.images import Images
@@ -63,7 +63,7 @@ def _work(place: Planned, images: Images, out: Path, hardware: Hardware) -> Iter
     """The task: tells that it has begun, and then trains."""
     if not (out / "study.yaml").is_file():
         raise InputError(
-            f"out is {out}, which {gethostname()} does not see: give a folder that all machines share"
+            f"out is {out}, which {socket.gethostname()} does not see: give a folder that all machines share"
         )
     leave_launcher()
     yield
@@ -113,8 +113,9 @@ def _connected(address: str, out: Path) -> Iterator[Any]:
 
     with (out / "ray.log").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
                 f"address is {address}, where no Ray cluster answers ({reason}): run `ray start --head` on "
@@ -124,6 +125,13 @@ def _connected(address: str, out: Path) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError or ValueError where nobody answers: Ray itself would try for minutes."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _wait_for_files(runs: Sequence[Planned], out: Path) -> None:

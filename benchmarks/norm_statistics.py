@@ -5,8 +5,7 @@
 Trains runs of a study, and after every epoch reads training and validation images twice with the same
 weights: with the running statistics that training left, as every evaluation does, and with statistics
 measured on training images. Where the second is far better, the weights were good. Start it again after a
-kill, or several times at once: each takes the next free run. The runs are those of `octavize study` and may
-be copied into its folder.
+kill. The runs are those of `octavize study` and may be copied into its folder.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ from octavize import reestimate_norms
 from octavize.files import read_json, write_json
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.model import load_study
-from octavize.study.queue import Queue, StillOurs
+from octavize.study.run import folder_lock
+from octavize.study.work import ended
 from octavize.training.hardware import Hardware
 from octavize.training.inputs import CHUNK, TrainingInputs
 from octavize.training.module import Classifier, Meter
@@ -134,16 +134,17 @@ def main() -> None:
     ]
     images = load_images(study.recipe, options.data_dir)
     hardware = Hardware(threads=options.threads)
-    queue = Queue(options.out, places)
-    while taken := queue.take(5.0):
-        place, claim = taken
-        folder = place.folder(options.out)
-        console.print(place.slug, highlight=False)
-        watching = [StillOurs(claim), NormWatch(folder / NORMS)]
-        train_run(
-            place.run, place.recipe, images, folder, hardware=hardware, console=console, callbacks=watching
-        )
-        claim.release()
+    with folder_lock(options.out) as ours:
+        if not ours:
+            parser.error(f"--out {options.out} is another command's: wait for it, or give a new folder")
+        for place in places:
+            folder = place.folder(options.out)
+            if not ended(folder):
+                console.print(place.slug, highlight=False)
+                train_run(
+                    place.run, place.recipe, images, folder, hardware=hardware, console=console,
+                    callbacks=[NormWatch(folder / NORMS)],
+                )  # fmt: skip
     write_json(results, collect(study.name, places, options.out, known["runs"]))
 
 

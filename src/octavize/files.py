@@ -1,13 +1,17 @@
-"""Files written whole or not at all: text and JSON."""
+"""Files written whole or not at all, text and JSON; and folders that a command may write to."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from octavize.errors import InputError
+
+LEFT = (".part", ".lock")
+"""Endings of what a command that was killed leaves behind; a folder with nothing else counts as empty."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,3 +49,31 @@ def known_json(path: Path) -> dict[str, Any]:
         return read_json(path) or {}
     except InputError:
         return {}
+
+
+def check_folder(
+    folder: Path,
+    owner: str | None = None,
+    foreign: Callable[[Path], str] = lambda path: "",
+    remedy: str = "",
+) -> None:
+    """Make sure that a command may write to a folder: it is new, empty, or was begun by the same command.
+
+    Args:
+        owner: name of the file that says whose the folder is; None where it has to be new or empty.
+        foreign: reads that file, and says whose else the folder is; nothing where it is ours.
+        remedy: what the user may do about that, beside giving another folder.
+
+    Raises:
+        InputError: the folder is a file, belongs to another command, or holds other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out is {folder}, which is a file: give a folder with --out")
+    path = folder / owner if owner else None
+    if path is not None and path.is_file():
+        if whose := foreign(path):
+            raise InputError(f"out is {folder}, {whose}: give another --out{remedy}")
+    elif folder.is_dir() and any(found.suffix not in LEFT for found in folder.iterdir()):
+        raise InputError(
+            f"out is {folder}, which holds other files: give a new or an empty folder with --out"
+        )

@@ -127,7 +127,7 @@ def test_convert_with_weights(name: str, tmp_path: Path, capsys: pytest.CaptureF
         assert not torch.allclose(net(x), vanilla(x))
     code, _, err = run(capsys, *command, "--out", "o")
     assert code == 2
-    assert "holds files already" in err
+    assert "holds other files" in err
 
 
 def test_a_plan_may_be_followed(capsys: pytest.CaptureFixture[str]) -> None:

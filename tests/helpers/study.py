@@ -11,9 +11,9 @@ import yaml
 from rich.console import Console
 from tests.helpers.training import MODEL, tiny
 
-from octavize.study import worker
 from octavize.study.model import Study, load_study
-from octavize.study.run import analyze_study, prepare
+from octavize.study.run import Prepared, analyze_study, check, prepare
+from octavize.study.work import ended, train
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import dump_recipe
 from octavize.training.results import Timing
@@ -51,8 +51,19 @@ def results_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "results.json").read_text("utf-8"))
 
 
-def alone(study: Any, out: Path, data_dir: Path) -> dict[str, Any]:
-    """The study in this process: what a worker does, and then the report."""
-    plan = prepare(study, out, data_dir, CPU)
-    worker.work(plan.channel_layout, plan.images, out, CPU)
+def planned(study: Study, out: Path, data_dir: Path) -> Prepared:
+    """The study's folder and runs, before any is trained."""
+    return prepare(study, out, check(study, data_dir, CPU))
+
+
+def work(plan: Prepared, out: Path) -> None:
+    """Train what is left in this process, as an engine's workers would."""
+    for place in plan.runs:
+        if not ended(place.folder(out)):
+            train(place, plan.images, out, CPU)
+
+
+def alone(study: Study, out: Path, data_dir: Path) -> dict[str, Any]:
+    """The whole study in this process."""
+    work(planned(study, out, data_dir), out)
     return analyze_study(study, out, data_dir=data_dir, timing=FAST, console=silent())

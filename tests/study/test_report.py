@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.study import CPU, FAST, silent, tiny_study
+from tests.helpers.study import alone, tiny_study
 from tests.helpers.training import CLASSES, make_folder
 
-from octavize.study import worker
 from octavize.study.report import headline, interval
-from octavize.study.run import analyze_study, prepare
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -51,9 +49,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arms={"vanilla": {"alpha": 0}, "<i>octave": {"alpha": 0.5}, "wild": {"alpha": 0.5, "lr": 1e30}},
         factors={"rate & <i>schedule": {"constant": {}, "linear": {"schedule": "linear", "epochs": 6}}},
     )
-    plan = prepare(study, root / "out", data_dir, CPU)
-    worker.work(plan.runs, plan.images, root / "out", CPU)
-    analyze_study(study, root / "out", data_dir=data_dir, timing=FAST, console=silent())
+    alone(study, root / "out", data_dir)
     return root / "out"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import SoftFileLease
 from tests.helpers.study import (
     ARMS,
     CPU,
@@ -19,9 +18,11 @@ from tests.helpers.study import (
     FAST,
     FILES,
     alone,
+    planned,
     results_of,
     silent,
     tiny_study,
+    work,
     write_study,
 )
 from tests.helpers.training import CLASSES, MODEL, make_folder
@@ -29,12 +30,11 @@ from tests.helpers.training import CLASSES, MODEL, make_folder
 from octavize.cli.main import main
 from octavize.errors import InputError
 from octavize.files import read_json
-from octavize.study import crew, worker
+from octavize.study import engine
 from octavize.study.arms import by_model
 from octavize.study.costs import cost_ratios
 from octavize.study.design import plan_study
-from octavize.study.queue import CLAIM, LEASE
-from octavize.study.run import analyze_study, prepare, run_study, shared
+from octavize.study.run import analyze_study, folder_lock, run_study, shared
 from octavize.training.hardware import Hardware
 from octavize.training.journal import WholeCheckpoints, read_metrics
 from octavize.training.train import load_images
@@ -73,7 +73,8 @@ def test_everything_is_written(quiet: Path) -> None:
         assert curve["val_accuracy"] == [row["val_accuracy"] for row in rows]
     assert results["matched"] == read_json(quiet / "arms.json")
     assert results["environment"]["threads"] == 1
-    assert not list(quiet.rglob(CLAIM))
+    known = ("study.yaml", "arms.json", "costs.json", "results.json", "results.csv", "report.html")
+    assert {path.name for path in quiet.iterdir() if path.suffix != ".lock"} == {*known, "runs", "figures"}
 
 
 def test_costs_are_measured_once_and_while_nobody_trains(
@@ -101,7 +102,8 @@ def test_costs_are_measured_once_and_while_nobody_trains(
         (place, *_) = plan_study(study, by_model(read_json(quiet / "arms.json")))
         result = place.folder(quiet) / "result.json"
         kept = result.rename(result.with_name("kept"))
-        with SoftFileLease(place.folder(quiet) / CLAIM, lease_duration=LEASE):
+        with folder_lock(quiet) as ours:
+            assert ours
             analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
         kept.rename(result)
         assert "What the networks cost" not in (quiet / "report.html").read_text("utf-8")
@@ -115,7 +117,7 @@ def read_costs(out: Path) -> Any:
 
 def test_a_second_call_trains_nothing(quiet: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [(quiet / name).read_bytes() for name in FILES]
-    monkeypatch.setattr(worker, "main", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("octavize.study.run.train_here", lambda *_: pytest.fail("trained again"))
     study = tiny_study(quiet.parent, **EVERY)
     run_study(study, quiet, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
     assert [(quiet / name).read_bytes() for name in FILES] == before
@@ -197,7 +199,7 @@ def test_killed_between_the_last_line_and_its_state(epochs: int, data_dir: Path,
     study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}}, epochs=epochs)
     alone(study, tmp_path / "peace", data_dir)
     out = tmp_path / "out"
-    plan = prepare(study, out, data_dir, CPU)
+    plan = planned(study, out, data_dir)
     save, calls = WholeCheckpoints.save_checkpoint, count(1)
     with pytest.MonkeyPatch.context() as patch:
 
@@ -208,7 +210,7 @@ def test_killed_between_the_last_line_and_its_state(epochs: int, data_dir: Path,
 
         patch.setattr(WholeCheckpoints, "save_checkpoint", save_or_die)
         with pytest.raises(Killed):
-            worker.work(plan.runs, plan.images, out, CPU)
+            work(plan, out)
     assert bool(list(out.glob("runs/*/last.ckpt"))) == (epochs > 1)
     assert len(read_metrics(next(out.glob("runs/*/metrics.csv")).parent)) == epochs
     alone(study, out, data_dir)
@@ -228,11 +230,11 @@ def test_a_state_that_was_cut_short_is_trained_anew(name: str, data_dir: Path, t
     study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}})
     alone(study, tmp_path / "peace", data_dir)
     out = tmp_path / "out"
-    plan = prepare(study, out, data_dir, CPU)
+    plan = planned(study, out, data_dir)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("octavize.training.train.write_json", killed)
         with pytest.raises(Killed):
-            worker.work(plan.runs, plan.images, out, CPU)
+            work(plan, out)
     path = next(out.glob(f"runs/*/{name}"))
     path.write_bytes(path.read_bytes()[:100])
     alone(study, out, data_dir)
@@ -244,23 +246,23 @@ def test_a_state_that_was_cut_short_is_trained_anew(name: str, data_dir: Path, t
 def test_trouble_of_the_machine_marks_nothing(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = prepare(tiny_study(tmp_path, seeds=[0]), tmp_path / "out", data_dir, CPU)
+    plan = planned(tiny_study(tmp_path, seeds=[0]), tmp_path / "out", data_dir)
 
     def stale(*_: Any, **__: Any) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    monkeypatch.setattr(worker, "train_run", stale)
+    monkeypatch.setattr("octavize.study.work.train_run", stale)
     with pytest.raises(InputError, match=r"trouble of this machine.*Stale file handle"):
-        worker.work(plan.runs, plan.images, tmp_path / "out", CPU)
+        work(plan, tmp_path / "out")
     assert not list(tmp_path.rglob("failed.json"))
 
 
 def test_the_last_runs_get_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "cores", lambda: 8)
+    monkeypatch.setattr(engine, "cores", lambda: 8)
     free = Hardware(accelerator="cpu")
-    assert crew.default_workers(free) == 8
-    assert crew.hardware_of(0, 8, free).threads == 1
-    assert crew.hardware_of(0, 3, free).threads == 2
+    assert engine.default_workers(free) == 8
+    assert engine.hardware_of(0, 8, free).threads == 1
+    assert engine.hardware_of(0, 3, free).threads == 2
 
 
 @pytest.mark.parametrize(
@@ -269,18 +271,7 @@ def test_the_last_runs_get_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_device_that_is_named_is_one_device(devices: Any, several: bool) -> None:
     assert shared(Hardware(devices=devices)) is several
     if devices == "0,":
-        assert crew.hardware_of(3, 4, Hardware(accelerator="cpu", devices=devices)).devices == "0,"
-
-
-def test_two_jobs_on_several_devices_do_not_share_a_folder(data_dir: Path, tmp_path: Path) -> None:
-    study, out = tiny_study(tmp_path), tmp_path / "out"
-    many = Hardware(accelerator="cpu", devices=2, strategy="ddp")
-    prepare(study, out, data_dir, CPU)
-    with (
-        SoftFileLease(out / "turns.lock", lease_duration=LEASE),
-        pytest.raises(InputError, match="another command trains"),
-    ):
-        run_study(study, out, data_dir=data_dir, hardware=many, console=silent())
+        assert engine.hardware_of(3, 4, Hardware(accelerator="cpu", devices=devices)).devices == "0,"
 
 
 def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path: Path) -> None:
@@ -301,12 +292,12 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path: Path)
 @pytest.mark.parametrize("name", ["log.txt", "metrics.csv.part", "result.json.part"])
 def test_a_full_disk_stops_the_study_and_marks_nothing(name: str, data_dir: Path, tmp_path: Path) -> None:
     study, out = tiny_study(tmp_path, seeds=[0], epochs=1), tmp_path / "out"
-    plan = prepare(study, out, data_dir, CPU)
+    plan = planned(study, out, data_dir)
     folder = plan.runs[0].folder(out)
     folder.mkdir(parents=True)
     (folder / name).symlink_to("/dev/full")
     with pytest.raises(InputError, match="disk is full: make room and give the same command again"):
-        worker.work(plan.runs, plan.images, out, CPU)
+        work(plan, out)
     (folder / name).unlink(missing_ok=True)
     results = alone(study, out, data_dir)
     assert (results["done"], results["failed"]) == (2, [])
@@ -325,22 +316,22 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def test_a_disk_that_is_really_full(small_disk: Path, data_dir: Path, tmp_path: Path) -> None:
-    plan = prepare(tiny_study(tmp_path, seeds=[0]), small_disk / "out", data_dir, CPU)
+    plan = planned(tiny_study(tmp_path, seeds=[0]), small_disk / "out", data_dir)
     with pytest.raises(InputError, match="disk is full"):
-        worker.work(plan.runs, plan.images, small_disk / "out", CPU)
+        work(plan, small_disk / "out")
     assert not list(small_disk.rglob("failed.json"))
 
 
 def test_another_study_and_other_files_are_refused(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare(tiny_study(tmp_path), out, data_dir, CPU)
+    planned(tiny_study(tmp_path), out, data_dir)
     with pytest.raises(InputError, match=r"a folder of another study \(batch_size\)"):
-        prepare(tiny_study(tmp_path, set={"batch_size": 3}), out, data_dir, CPU)
-    prepare(tiny_study(tmp_path, seeds=[5]), out, data_dir, CPU)  # a study may grow
+        planned(tiny_study(tmp_path, set={"batch_size": 3}), out, data_dir)
+    planned(tiny_study(tmp_path, seeds=[5]), out, data_dir)  # a study may grow
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("ten years of work")
     with pytest.raises(InputError, match="holds other files"):
-        prepare(tiny_study(tmp_path), tmp_path / "other", data_dir, CPU)
+        planned(tiny_study(tmp_path), tmp_path / "other", data_dir)
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
     with pytest.raises(InputError, match="no folder of a study"):
         analyze_study(tiny_study(tmp_path), tmp_path / "nowhere", data_dir=data_dir)
@@ -348,14 +339,14 @@ def test_another_study_and_other_files_are_refused(data_dir: Path, tmp_path: Pat
 
 def test_matched_arms_are_found_once_and_anew_when_asked_otherwise(data_dir: Path, tmp_path: Path) -> None:
     out, thin = tmp_path / "out", {"alpha": 0, "match": "octave", "by": "size", "to": "time"}
-    prepare(tiny_study(tmp_path, arms={**ARMS, "thin": thin}), out, data_dir, CPU)
+    planned(tiny_study(tmp_path, arms={**ARMS, "thin": thin}), out, data_dir)
     path = out / "arms.json"
     kept = path.read_text("utf-8")
-    prepare(tiny_study(tmp_path, arms={**ARMS, "thin": thin}), out, data_dir, CPU)
+    planned(tiny_study(tmp_path, arms={**ARMS, "thin": thin}), out, data_dir)
     assert path.read_text("utf-8") == kept
     (found,) = json.loads(kept).values()
     assert found["match"] == {"arm": "octave", "by": "size", "to": "time"}
-    prepare(tiny_study(tmp_path, arms={**ARMS, "thin": {**thin, "to": "macs"}}), out, data_dir, CPU)
+    planned(tiny_study(tmp_path, arms={**ARMS, "thin": {**thin, "to": "macs"}}), out, data_dir)
     (found,) = json.loads(path.read_text("utf-8")).values()
     assert found["match"]["to"] == "macs"
     assert found["settings"]["size"] < 16

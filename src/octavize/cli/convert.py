@@ -11,6 +11,7 @@ from rich.console import Console
 
 from octavize.cli import options as o
 from octavize.errors import InputError
+from octavize.files import check_folder
 
 SOURCE, CONVERSION = "Network", "Conversion"
 
@@ -121,12 +122,12 @@ def convert(
     from octavize.convert.trace import image_shape
     from octavize.plan import Plan
     from octavize.zoo.find import find_vanilla
-    from octavize.zoo.storage import check_new, save_converted
+    from octavize.zoo.storage import save_converted
 
     _check_plan_alone(plan, alpha, budget, size, downsample)
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
-    check_new(out)
+    check_folder(out)
     decided = None if plan is None else Plan.load(plan)
     source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
     if decided is None:

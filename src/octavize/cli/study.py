@@ -37,10 +37,28 @@ def study(
     limit_train: o.LimitTrain = None,
     settings: o.Settings = None,
     precision: o.Precision = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: worker processes of this machine. ray: a Ray cluster whose machines share the run "
+            "folder; each run is a task with its share of the cores, or a GPU.",
+            metavar="[local|ray]",
+            rich_help_panel=o.MACHINE,
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Ray cluster, as host:port; by default auto, the one that this machine belongs to.",
+            rich_help_panel=o.MACHINE,
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that train; by default one a core, or a GPU.", min=1, rich_help_panel=o.MACHINE
+            help="Processes of the local engine; by default one a core, or a GPU.",
+            min=1,
+            rich_help_panel=o.MACHINE,
         ),
     ] = None,
     accelerator: o.Accelerator = "auto",
@@ -51,9 +69,13 @@ def study(
 ) -> None:
     """Train a grid of settings with several seeds, and report the paired differences.
 
-    Every arm is trained under every setting with every seed. The same command goes on after a kill, and takes
-    part when it is started again, also on another machine that shares the run folder. The run folder gets
-    report.html, results.csv, results.json and figures, at any time with --analyze.
+    Every arm is trained under every setting with every seed. The same command goes on after a kill, each run
+    from its last finished epoch. The run folder gets report.html, results.csv, results.json and figures, at
+    any time with --analyze.
+
+    Several machines: run [cyan]ray start --head[/cyan] on one, [cyan]ray start --address=…[/cyan] on the
+    others, and the command with --engine ray on one of them. One run on several devices: --devices and
+    --strategy.
 
     [bold]Examples[/bold]
 
@@ -62,6 +84,8 @@ def study(
     [cyan]octavize study alpha --data-dir ~/data --workers 8[/cyan]
 
     [cyan]octavize study mine.yaml --out runs/mine --analyze[/cyan]
+
+    [cyan]octavize study alpha --data-dir /shared/data --out /shared/alpha --engine ray --threads 2[/cyan]
     """
     o.require_experiment()
     from octavize.report.tables import show
@@ -71,6 +95,8 @@ def study(
 
     if list_runs and analyze:
         raise InputError("--list and --analyze are both given: choose one")
+    if (list_runs or analyze) and (engine != "local" or address is not None):
+        raise InputError("--list and --analyze train nothing: leave --engine and --address out")
     given = o.overrides(
         epochs=None, batch_size=None, lr=None, settings=settings, data=data, limit_train=limit_train,
         precision=precision,
@@ -88,6 +114,6 @@ def study(
     else:
         with o.resumable():
             run_study(
-                chosen, folder, data_dir=data_dir, hardware=hardware, workers=workers, retry=retry,
-                console=console,
+                chosen, folder, data_dir=data_dir, hardware=hardware, engine=engine, address=address,
+                workers=workers, retry=retry, console=console,
             )  # fmt: skip

@@ -23,7 +23,7 @@ from octavize.study.arms import Found
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, network_key
 from octavize.study.model import Cell, Study
-from octavize.study.queue import failure, finished
+from octavize.study.work import failure, finished
 from octavize.training.results import curve
 from octavize.training.train import describe_data
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from torch import nn
 
 from octavize.bench.contenders import size_for, width_for
@@ -18,7 +19,6 @@ from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
 from octavize.study.model import Match, Settings, Study, merged, one_network
-from octavize.study.queue import lease
 from octavize.training.recipe import Recipe
 from octavize.training.train import input_shape
 from octavize.zoo.checkpoint import build_model
@@ -40,7 +40,7 @@ Resolved = dict[str, dict[str, dict[str, Any]]]
 def resolve_in(out: Path, study: Study, images: Images) -> Found:
     """`resolve`, or what it found before in this folder, whichever process asks first."""
     path = out / "arms.json"
-    with lease(path.with_name("arms.lock")):
+    with FileLock(path.with_name("arms.lock")):
         known: dict[str, Any] = read_json(path) or {}
         found = resolve(study, images, known)
         if any(known.get(arm) != settings for arm, settings in found.items()):

@@ -15,7 +15,7 @@ from octavize.files import known_json, write_json
 from octavize.study.arms import macs_of, network
 from octavize.study.design import Planned
 from octavize.study.estimate import TRAINING, network_key
-from octavize.study.queue import finished, held
+from octavize.study.work import finished
 from octavize.training.recipe import Recipe
 from octavize.training.results import Timing
 from octavize.training.train import input_shape
@@ -31,12 +31,20 @@ Costs = dict[str, dict[str, Any]]
 """By model: `networks`, with fields of `Profile` by `network_key`, and the conditions of the measurement."""
 
 
-def costs_in(out: Path, places: Sequence[Planned], images: Images, timing: Timing, console: Console) -> Costs:
+def costs_in(
+    out: Path,
+    places: Sequence[Planned],
+    images: Images,
+    timing: Timing,
+    console: Console,
+    *,
+    measure: bool = True,
+) -> Costs:
     """Costs of the networks that have a finished run, as `costs.json` keeps them.
 
     All networks of a model take turns, so that ratios between them mean something; a new one, or another
-    machine, has them all measured again. While a run of this study is being trained nothing is measured, and
-    what is missing stays missing.
+    machine, has them all measured again. Without `measure`, because runs are being trained, what is missing
+    stays missing.
     """
     path = out / "costs.json"
     costs: Costs = known_json(path)
@@ -51,7 +59,7 @@ def costs_in(out: Path, places: Sequence[Planned], images: Images, timing: Timin
         known = costs.get(model, {})
         if recipes.keys() <= known.get("networks", {}).keys() and known.items() >= conditions.items():
             continue
-        if any(held(place.folder(out)) for place in places if place not in trained):
+        if not measure:
             console.print("costs are not measured: a run is being trained", highlight=False)
             break
         console.print(f"measuring what networks cost: {model}", highlight=False)

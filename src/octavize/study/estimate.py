@@ -1,4 +1,4 @@
-"""How long runs take: from epochs that were trained, else from a few timed steps; and the floor below it."""
+"""How long runs take: from epochs that were trained, else from a few timed steps."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ TRAINING = 3
 MOST_MACS = 4e9
 """Of a timed step: networks of large images are timed on smaller batches."""
 STEPS = 3
-SIDE = 768
-"""Of the matrices whose product shows what the machine can do."""
 
 Speeds = dict[str, float]
 """Training images a second by `network_key`."""
@@ -93,23 +91,6 @@ def seconds_of(recipe: Recipe, images: Images, speeds: Speeds, macs: Mapping[str
         speed = statistics.fmean(s * macs[k] for k, s in speeds.items() if k in macs) / macs[key]
     work = len(images.train) + len(images.val) / TRAINING
     return None if speed is None else recipe.epochs_of(recipe.models[0]) * work / speed
-
-
-def peak_macs(precision: str, device: torch.device) -> float:
-    """Multiply–accumulates a second of a matrix product in this arithmetic, on the threads torch has."""
-    kind = torch.bfloat16 if "bf16" in precision else torch.float32
-    a, b = torch.randn(2, SIDE, SIDE, device=device).to(kind)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        wait(torch.mm(a, b))
-        times.append(time.perf_counter() - start)
-    return SIDE**3 / min(times)
-
-
-def ceiling(macs: int, peak: float) -> float:
-    """Training images a second that the MACs allow: what matrix products alone would reach."""
-    return peak / (TRAINING * macs)
 
 
 def _arithmetic(recipe: Recipe, device: torch.device) -> Any:

@@ -8,11 +8,11 @@ from octavize.files import read_json
 from octavize.report.naming import pretty
 from octavize.report.numbers import quantity, seconds
 from octavize.study.arms import by_model, resolve
-from octavize.study.crew import default_workers, hardware_of
 from octavize.study.design import Planned, distinct, plan_study
+from octavize.study.engine import default_workers, hardware_of
 from octavize.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
 from octavize.study.model import Study
-from octavize.study.queue import ended
+from octavize.study.work import ended
 from octavize.text import Table
 from octavize.training.hardware import Hardware, device_of, prepare_process
 from octavize.training.train import load_images

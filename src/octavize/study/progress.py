@@ -1,70 +1,92 @@
-"""How far a study is: runs at an end, runs under way, time left."""
+"""How far a study is, on the terminal: runs at an end, runs under way, time left."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.study.design import Planned
-from octavize.study.estimate import seconds_of, trained_speeds
-from octavize.study.queue import failure, finished, holder
+from octavize.study.estimate import all_macs, seconds_of, trained_speeds
+from octavize.study.work import failure, finished
 from octavize.training.journal import read_metrics
-from octavize.training.report import seconds
+
+LINES = 30.0
+"""Seconds between lines where there is no terminal."""
 
 
-@dataclass(frozen=True)
 class Progress:
-    """Counts of runs, what each run under way is at, and seconds left if that is known."""
-
-    total: int
-    done: int
-    failed: int
-    running: tuple[str, ...]
-    left: float | None
-
-    def __str__(self) -> str:
-        failed = f", {self.failed} failed" if self.failed else ""
-        left = "" if self.left is None else f", {seconds(self.left)} left"
-        return f"{self.done}/{self.total} runs done{failed}, {len(self.running)} under way{left}"
-
-    @property
-    def over(self) -> bool:
-        """Whether every run is at an end."""
-        return self.done + self.failed == self.total
-
-
-def look(places: Sequence[Planned], out: Path, images: Images, macs: dict[str, int]) -> Progress:
-    """The state of a study's folder.
+    """What the terminal shows while an engine trains: `with Progress(…) as progress: progress.show(running)`.
 
     Args:
-        places: one for every run.
-        macs: by `network_key`, to tell the time of networks that nothing is known of yet.
+        runs: one place for every run of the study.
+        out: the study's folder.
     """
-    speeds = trained_speeds(places, out, images)
-    done, failed, running, left = 0, 0, [], []
-    for place in places:
-        folder = place.folder(out)
-        if finished(folder) is not None:
-            done += 1
-            continue
-        if failure(folder) is not None:
-            failed += 1
-            continue
-        epochs, whole = _epochs(folder), place.recipe.epochs_of(place.run.model)
-        if holder(folder):
-            running.append(f"{place.run} ({place.cell.name}): epoch {epochs + 1}/{whole}")
-        time = seconds_of(place.recipe, images, speeds, macs)
-        left.append(None if time is None else time * (1 - epochs / whole))
-    known = [time for time in left if time is not None]
-    total = sum(known) / max(1, len(running)) if len(known) == len(left) else None
-    return Progress(len(places), done, failed, tuple(running), total)
+
+    def __init__(self, runs: Sequence[Planned], out: Path, images: Images, console: Console) -> None:
+        self.runs, self.out, self.images, self.console = runs, out, images, console
+        console.file = console.file  # the same from here on, whatever an engine does with sys.stdout
+        self.macs = all_macs(runs, images)
+        self.status = console.status("")
+        self.told = 0.0
+
+    def __enter__(self) -> Progress:
+        self.status.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.status.stop()
+        if kind is None:
+            self.console.print(self.line(()), highlight=False)
+
+    def show(self, running: Collection[Planned]) -> None:
+        """Tell how far the study is. Cheap enough for once a second."""
+        line = self.line(running)
+        self.status.update("\n".join([line, *map(self._at, running)]))
+        if not self.console.is_terminal and time.monotonic() - self.told > LINES:
+            self.told = time.monotonic()
+            self.console.print(line, highlight=False)
+
+    def line(self, running: Collection[Planned]) -> str:
+        """Counts of runs, and the time left where every network's speed is known or told by another's."""
+        done, failed, left = 0, 0, []
+        for place in self.runs:
+            if finished(place.folder(self.out)) is not None:
+                done += 1
+            elif failure(place.folder(self.out)) is not None:
+                failed += 1
+            else:
+                left.append(place)
+        text = f"{done}/{len(self.runs)} runs done"
+        text += f", {failed} failed" if failed else ""
+        text += f", {len(running)} under way" if running else ""
+        time = self._left(left)
+        return text + (f", {seconds(time / max(1, len(running)))} left" if time else "")
+
+    def _left(self, runs: Sequence[Planned]) -> float | None:
+        """Seconds of training that runs still need on one worker."""
+        speeds, total = trained_speeds(self.runs, self.out, self.images), 0.0
+        for place in runs:
+            whole = seconds_of(place.recipe, self.images, speeds, self.macs)
+            if whole is None:
+                return None
+            total += whole * (1 - self._epochs(place) / _all_epochs(place))
+        return total
+
+    def _at(self, place: Planned) -> str:
+        epoch = min(self._epochs(place) + 1, _all_epochs(place))
+        return f"{place.run} ({place.cell.name}): epoch {epoch}/{_all_epochs(place)}"
+
+    def _epochs(self, place: Planned) -> int:
+        try:
+            return len(read_metrics(place.folder(self.out)))
+        except InputError:
+            return 0
 
 
-def _epochs(folder: Path) -> int:
-    try:
-        return len(read_metrics(folder))
-    except InputError:
-        return 0
+def _all_epochs(place: Planned) -> int:
+    return place.recipe.epochs_of(place.run.model)

@@ -14,7 +14,7 @@ from octavize.report.page import render
 from octavize.study.arms import told
 from octavize.study.costs import Costs, cost_ratios
 from octavize.study.figures import curve_titles, draw_figures
-from octavize.study.queue import finished
+from octavize.study.work import finished
 from octavize.text import to_csv
 
 COLUMNS = (

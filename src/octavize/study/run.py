@@ -2,44 +2,48 @@
 
 study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
-workers.log        what workers had to say
-runs/<run>         as of `compare`, with `claim` (who has it), `log.txt`, `machine.json`, and `failed.json`
+runs/<run>         as of `compare`, with `log.txt`, and `failed.json` if the run failed
 results.json       accuracies, paired differences, effects, curves: the same bytes however often the study was
                    killed
 results.csv        a line per run
 costs.json         time, memory and arithmetic of the networks, measured while nobody trains
 figures/           PNG and SVG
 report.html        everything on one page
+study.lock         held while a command trains here or measures
+ray.log            what Ray had to say
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLease, Timeout
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from octavize.data.images import Images
-from octavize.errors import InputError
-from octavize.files import write_text
+from octavize.errors import InputError, require_extra
+from octavize.files import check_folder, write_text
 from octavize.study.analysis import analyze
 from octavize.study.arms import Found, by_model, resolve_in, told
 from octavize.study.costs import costs_in
-from octavize.study.crew import Crew
 from octavize.study.design import Planned, distinct, plan_study
+from octavize.study.engine import train_here
 from octavize.study.model import Study
-from octavize.study.queue import LEASE, failure, finished, lease
-from octavize.study.worker import is_of_run, leave_launcher, mark
+from octavize.study.progress import Progress
+from octavize.study.ray_engine import train_on_cluster
+from octavize.study.work import ended, failure, finished, is_of_run, leave_launcher, mark
 from octavize.training.compare import check_data, check_networks, check_settings
 from octavize.training.hardware import HERE, Hardware, is_first_process, named_device
-from octavize.training.recipe import dump_recipe, load_recipe
+from octavize.training.recipe import Recipe, dump_recipe, load_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing
 from octavize.training.train import load_images, train_run
+
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def run_study(
     *,
     data_dir: str | Path | None = None,
     hardware: Hardware = HERE,
+    engine: str = "local",
+    address: str | None = None,
     workers: int | None = None,
     retry: bool = False,
     timing: Timing = DEFAULT_TIMING,
@@ -66,13 +72,15 @@ def run_study(
 ) -> dict[str, Any]:
     """Train what a study lacks, and write its report.
 
-    Called again, or on another machine that shares the folder, it takes part: no run is trained twice.
+    Called again after a kill it goes on with each run from its last finished epoch.
 
     Args:
         out: folder to write to; made if need be.
         data_dir: where the images lie, for the data sets that need it.
         hardware: of one run. Several devices or nodes, or a strategy, train one run at a time on all of them.
-        workers: processes; by default one for each core or GPU, with its share of the threads.
+        engine: `local`, worker processes of this machine, or `ray`, a cluster whose machines share `out`.
+        address: of the Ray cluster; by default the one that this machine belongs to.
+        workers: processes of `local`; by default one for each core or GPU, with its share of the threads.
         retry: forget the runs that have failed, and train them anew.
         timing: how the networks' costs are measured once training is done.
 
@@ -80,30 +88,38 @@ def run_study(
         What `results.json` holds.
 
     Raises:
-        InputError: a setting is wrong, `out` holds something else, or the disk is full.
+        InputError: a setting is wrong, `out` holds something else or another command is at work there, or
+            the disk is full.
     """
     out, console = Path(out), console or Console()
+    check_engine(engine, address, workers, hardware)
     if not shared(hardware):
         leave_launcher()
-    elif workers is not None:
-        raise InputError(
-            f"workers is {workers}: with several devices or nodes, or a strategy, runs take turns on all of "
-            "them; leave workers out"
+    images = check(study, data_dir, HERE if engine == "ray" else hardware)
+    check_owner(out, study)  # nothing is written where it is another's, not even a lock
+    with folder_lock(out) if is_first_process() else nullcontext(True) as ours:
+        if not ours:
+            raise InputError(
+                f"out is {out}, where another command is at work: wait for it, or give another --out"
+            )
+        plan = prepare(study, out, images)
+        if retry and is_first_process():
+            _forget(place.folder(out) for place in plan.runs)
+        console.print(
+            f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
         )
-    plan = prepare(study, out, data_dir, hardware)
-    if retry and is_first_process():
-        _forget(place.folder(out) for place in plan.runs)
-    console.print(
-        f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
-    )
-    for line in told(plan.matched):
-        console.print(f"[dim]{line}[/dim]", highlight=False)
-    if shared(hardware):
-        with _alone(out):
+        for line in told(plan.matched):
+            console.print(f"[dim]{line}[/dim]", highlight=False)
+        runs = [place for place in plan.runs if not ended(place.folder(out))]
+        if shared(hardware):
             _take_turns(plan, out, hardware, console)
-    else:
-        Crew(plan.runs, study.recipe, plan.images, out, data_dir, hardware, workers).train(console)
-    return report(plan, out, timing, console) if is_first_process() else {}
+        elif runs:
+            with Progress(plan.runs, out, images, console) as progress:
+                if engine == "ray":
+                    train_on_cluster(runs, out, images, hardware, address or "auto", progress)
+                else:
+                    train_here(runs, study.recipe, out, data_dir, hardware, workers, progress)
+        return report(plan, out, timing, console) if is_first_process() else {}
 
 
 def analyze_study(
@@ -122,18 +138,60 @@ def analyze_study(
     out = Path(out)
     if not (out / "study.yaml").is_file():
         raise InputError(f"out is {out}, which is no folder of a study: give the one it runs in with --out")
-    return report(prepare(study, out, data_dir), out, timing, console or Console())
+    plan = prepare(study, out, check(study, data_dir))
+    with folder_lock(out) as idle:
+        return report(plan, out, timing, console or Console(), measure=idle)
 
 
-def prepare(study: Study, out: Path, data_dir: str | Path | None, hardware: Hardware = HERE) -> Prepared:
-    """Find every mistake that can be found before training, load the data, claim the folder, plan the runs.
+def check_engine(engine: str, address: str | None, workers: int | None, hardware: Hardware) -> None:
+    """Raises InputError for options that make no sense together."""
+    if engine not in ENGINES:
+        raise InputError(f"engine is {engine!r}: choose from {', '.join(ENGINES)}")
+    if shared(hardware) and workers is not None:
+        raise InputError(
+            f"workers is {workers}: with several devices or nodes, or a strategy, runs take turns on all of "
+            "them; leave workers out"
+        )
+    if engine == "local":
+        if address is not None:
+            raise InputError(f"address is {address}, which is of a Ray cluster: give --engine ray too")
+        return
+    if workers is not None:
+        raise InputError(
+            f"workers is {workers}: Ray decides how many runs fit on the cluster; leave workers out"
+        )
+    if shared(hardware) or named_device(hardware):
+        raise InputError(
+            f"devices={hardware.devices}, nodes={hardware.nodes}, strategy={hardware.strategy}: Ray gives "
+            "each run one device of its choice; leave these options out"
+        )
+    if (address or "").startswith("ray://"):
+        raise InputError(
+            f"address is {address}: give the command on a machine of the cluster, --address auto"
+        )
+    require_extra("ray", "cluster")
+
+
+def check(study: Study, data_dir: str | Path | None, hardware: Hardware = HERE) -> Images:
+    """Find every mistake that can be found before the folder is looked at, and load the data.
 
     Raises:
         InputError: see `run_study`.
     """
     check_settings(study.recipe, replace(hardware, devices="auto", nodes=1, strategy="auto"))
-    images = load_images(study.recipe, data_dir)
-    claim_folder(out, study)
+    return load_images(study.recipe, data_dir)
+
+
+def prepare(study: Study, out: Path, images: Images) -> Prepared:
+    """Make the folder the study's, and plan the runs.
+
+    Raises:
+        InputError: see `run_study`.
+    """
+    path = check_owner(out, study)
+    if is_first_process() and not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(path, dump_recipe(_owner(study)))
     matched = resolve_in(out, study, images)
     places = plan_study(study, by_model(matched))
     runs = distinct(places)
@@ -154,40 +212,53 @@ def check_runs(runs: Sequence[Planned], images: Images) -> None:
             check_networks(recipe, images)
 
 
-def claim_folder(out: Path, study: Study) -> None:
-    """Make `out` the folder of this study's recipe.
+def check_owner(out: Path, study: Study) -> Path:
+    """Make sure that `out` is new, or the folder of this study's recipe; its file.
 
     Arms, factors, models, seeds and the name may change: runs go by settings.
 
     Raises:
         InputError: it belongs to another study, or holds files that are not a study's.
     """
-    path, ours = out / "study.yaml", replace(study.recipe, seeds=(0,))
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out is {out}, which is a file: give a folder with --out")
-    with lease(out / "study.lock"):  # another process may be about the same
-        if path.is_file():
-            changed = replace(load_recipe(path), name=ours.name, models=ours.models).differences(ours)
-            if changed:
-                raise InputError(
-                    f"out is {out}, a folder of another study ({', '.join(changed)}): give another --out"
-                )
-        elif any(not found.name.startswith("study.") for found in out.iterdir()):
-            raise InputError(
-                f"out is {out}, which holds other files: give a new or an empty folder with --out"
-            )
-        else:
-            write_text(path, dump_recipe(ours))
+    ours = _owner(study)
+
+    def foreign(path: Path) -> str:
+        changed = replace(load_recipe(path), name=ours.name, models=ours.models).differences(ours)
+        return f"a folder of another study ({', '.join(changed)})" if changed else ""
+
+    check_folder(out, "study.yaml", foreign)
+    return out / "study.yaml"
 
 
-def report(plan: Prepared, out: Path, timing: Timing, console: Console) -> dict[str, Any]:
-    """Write results, figures and report of what is there."""
+def _owner(study: Study) -> Recipe:
+    return replace(study.recipe, seeds=(0,))
+
+
+@contextmanager
+def folder_lock(out: Path) -> Iterator[bool]:
+    """Hold a study's folder, or say (False) that another process does; the system ends a dead one's hold."""
+    lock = FileLock(out / "study.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def report(
+    plan: Prepared, out: Path, timing: Timing, console: Console, *, measure: bool = True
+) -> dict[str, Any]:
+    """Write results, figures and report of what is there; costs are measured only if nobody trains."""
     from octavize.study.report import write_report, write_results
 
-    with lease(out / "report.lock"):
+    with FileLock(out / "report.lock"):
         results = analyze(plan.study, plan.places, plan.images, out, plan.matched)
         write_results(results, out)  # before anything that takes long
-        costs = costs_in(out, plan.places, plan.images, timing, console)
+        costs = costs_in(out, plan.places, plan.images, timing, console, measure=measure)
         write_report(results, costs, out)
     for failed in results["failed"]:
         console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}", highlight=False)
@@ -199,25 +270,6 @@ def shared(hardware: Hardware) -> bool:
     """Whether several processes train each run together, as Lightning or its launcher started them."""
     several = str(hardware.devices) not in ("auto", "1") and named_device(hardware) is None
     return hardware.nodes > 1 or hardware.strategy != "auto" or several
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep the folder from a second job that trains on several devices: its runs have no claims.
-
-    Raises:
-        InputError: there is such a job.
-    """
-    if not is_first_process():
-        yield
-        return
-    try:
-        with SoftFileLease(out / "turns.lock", lease_duration=LEASE, timeout=0):
-            yield
-    except Timeout:
-        raise InputError(
-            f"out is {out}, where another command trains on several devices: wait, or give another --out"
-        ) from None
 
 
 def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console) -> None:

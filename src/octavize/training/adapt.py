@@ -22,8 +22,7 @@ from rich.console import Console
 from torch import nn
 
 from octavize.data.images import Images
-from octavize.errors import InputError
-from octavize.files import read_json, write_json
+from octavize.files import check_folder, read_json, write_json
 from octavize.plan import Plan
 from octavize.report.tables import show
 from octavize.training.adapt_report import stage_name, table, write_report
@@ -238,24 +237,18 @@ def _claim(out: Path, asked: dict[str, Any], *, restart: bool) -> None:
     Raises:
         InputError: it belongs to another one, or holds other files.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out is {out}, which is a file: give a folder with --out")
-    path = out / ASKED
-    if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise InputError(
-                f"out is {out}, which holds other files: give a new or an empty folder with --out"
-            )
-    elif restart:
-        clear_outputs(out, OUTPUTS)
-    else:
+
+    def foreign(path: Path) -> str:
+        if restart:
+            return ""
         old = read_json(path) or {}
         changed = [key for key in asked if old.get(key) != asked[key]]
-        if changed:
-            raise InputError(
-                f"out is {out}, the folder of another adaptation (other {', '.join(changed)}): give another "
-                "--out, or --restart to begin anew"
-            )
+        return f"the folder of another adaptation (other {', '.join(changed)})" if changed else ""
+
+    path = out / ASKED
+    check_folder(out, ASKED, foreign, ", or --restart to begin anew")
+    if restart and path.is_file():
+        clear_outputs(out, OUTPUTS)
     if is_first_process():
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, asked)

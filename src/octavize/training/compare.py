@@ -21,7 +21,7 @@ from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
-from octavize.files import write_text
+from octavize.files import check_folder, write_text
 from octavize.training.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process
 from octavize.training.module import check_optimizer
 from octavize.training.recipe import Recipe, dump_recipe, load_recipe
@@ -154,37 +154,25 @@ def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
         InputError: it belongs to another recipe, or holds files that are not a comparison's.
     """
     path = out / "recipe.yaml"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out is {out}, which is a file: give a folder with --out")
-    if path.exists():
-        if restart:
-            clear_outputs(out, OUTPUTS)
-        else:
-            try:
-                old = load_recipe(path)
-            except InputError as error:
-                raise InputError(
-                    f"out is {out}, whose recipe.yaml is damaged ({error}): give another --out, or --restart"
-                ) from None
-            _check_same(out, old, recipe)
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"out is {out}, which holds other files: give a new or an empty folder with --out")
+    foreign = (lambda _: "") if restart else (lambda path: _foreign(path, recipe))
+    check_folder(out, path.name, foreign, ", or --restart to train it anew")
+    if restart and path.is_file():
+        clear_outputs(out, OUTPUTS)
     if is_first_process():
         out.mkdir(parents=True, exist_ok=True)
         write_text(path, dump_recipe(recipe))
 
 
-def _check_same(out: Path, old: Recipe, new: Recipe) -> None:
+def _foreign(path: Path, new: Recipe) -> str:
+    """Why a folder with this recipe is none of the new recipe's; nothing where it is."""
+    try:
+        old = load_recipe(path)
+    except InputError as error:
+        return f"whose recipe.yaml is damaged ({error})"
     grown = {k: getattr(new, k) for k in GROWING if set(getattr(old, k)) <= set(getattr(new, k))}
     changed = new.differences(replace(old, name=new.name, **grown))
-    if changed:
-        details = ", ".join(
-            f"{k} was {_show(getattr(old, k))}, now {_show(getattr(new, k))}" for k in changed
-        )
-        raise InputError(
-            f"out is {out}, a run folder of another recipe ({details}): give another --out, or --restart to "
-            "train it anew"
-        )
+    details = (f"{k} was {_show(getattr(old, k))}, now {_show(getattr(new, k))}" for k in changed)
+    return f"a run folder of another recipe ({', '.join(details)})" if changed else ""
 
 
 def _show(value: Any) -> Any:

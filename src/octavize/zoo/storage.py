@@ -27,26 +27,10 @@ PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
 FORMAT = 1
 
 
-def check_new(folder: str | Path) -> Path:
-    """Make sure that a converted network can be written without overwriting anything.
-
-    Raises:
-        InputError: `folder` is a file, or holds files already.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out is {folder}, which is a file: give a folder with --out")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"out is {folder}, which holds files already: give a new or an empty folder with --out"
-        )
-    return folder
-
-
 def save_converted(
     folder: str | Path, model: nn.Module, decided: Plan, origin: Origin, facts: Mapping[str, Any]
 ) -> None:
-    """Write a converted network. Files of the same names are replaced, each whole: see `check_new`.
+    """Write a converted network. Files of the same names are replaced, each whole.
 
     Args:
         model: the octave network.

@@ -80,13 +80,15 @@ def segments(runs: Runs) -> tuple[Segment, ...]:
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def _constant(function: Function) -> Function:
-    """`torch.compiler.assume_constant_result`, which would import the compiler, a second of time.
+KNOWN_WHILE_TRACING: list[Callable[..., object]] = []
+"""Functions whose results a compiler may take for the constants they are: who is low is known while tracing.
 
-    Counting channels one by one is slow where torch.compile follows every step of it: it takes these results
-    as the constants they are, since who is low is known while tracing.
-    """
-    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+Counting channels one by one is slow where it follows every step of it.
+"""
+
+
+def _constant(function: Function) -> Function:
+    KNOWN_WHILE_TRACING.append(function)
     return function
 
 

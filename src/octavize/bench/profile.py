@@ -79,13 +79,13 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
         InputError: the network does not run on such images in training mode.
     """
     meta = to_meta(model).train()
-    known = {p.untyped_storage()._cdata for p in meta.parameters()}
+    known = {id(s): s for p in meta.parameters() for s in [p.untyped_storage()]}
     kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address comes twice
 
     def remember(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            kept[storage._cdata] = storage
+        if id(storage) not in known:
+            kept[id(storage)] = storage
         return tensor
 
     # Two images: batch norm cannot train on one value a channel.

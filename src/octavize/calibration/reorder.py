@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from octavize.calibration.coupling import Coupling, example_input, permute, stand_in
 from octavize.calibration.energy import TINY, Energies, Score
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError
+from octavize.nn._torch_internals import tree_leaves
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+from octavize.nn._torch_internals import may_write, onednn
+
+aten = torch.ops.aten
+ONEDNN: Any = onednn()
+"""Networks are only flattened where torch has it."""
 LAID_OUT = "laid_out"
 """Key of what is known of weights: name, name of the copy, geometry, shape of the input."""
-CONVOLUTION = mkldnn._convolution_pointwise.default
-SUMS = (mkldnn._convolution_pointwise.binary, mkldnn._convolution_pointwise_.binary)
+CONVOLUTION = ONEDNN and ONEDNN.convolve
+SUMS = (ONEDNN and ONEDNN.convolve_and_add, ONEDNN and ONEDNN.convolve_into)
 IN_PLACE_ADD = (aten.add_.Tensor, operator.iadd)
 ADD = (aten.add.Tensor, operator.add, *IN_PLACE_ADD)
 ACTIVATIONS = {
@@ -61,7 +65,7 @@ def lay_out(calls: GraphModule, batch: int) -> None:
     for weight, copy, geometry, size in calls.meta.get(LAID_OUT, ()):
         values = operator.attrgetter(weight)(calls).detach()
         size = [n if isinstance(n, int) else batch for n in size]
-        setattr(calls, copy, mkldnn._reorder_convolution_weight(values, *geometry, size))
+        setattr(calls, copy, ONEDNN.lay_out(values, *geometry, size))
 
 
 def _own_weight(calls: GraphModule, node: Node) -> None:
@@ -163,8 +167,7 @@ def _changes(node: Node, but_by: Node) -> bool:
 
 
 def _writes(node: Node) -> bool:
-    name = getattr(getattr(node.target, "_schema", None), "name", "")
-    return name.endswith("_") or node.target in (add_upsampled_, operator.iadd)
+    return node.target in (add_upsampled_, operator.iadd) or may_write(node.target)
 
 
 def add_upsampled_(y: Tensor, low: Tensor) -> Tensor:

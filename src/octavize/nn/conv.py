@@ -24,20 +24,20 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from octavize.errors import InputError
 from octavize.geometry import Geometry, check_downsample, check_exchange
+from octavize.nn._torch_internals import ConvNd
 from octavize.nn.channels import cut
 from octavize.nn.recompute import made_again
-from octavize.nn.resample import halve, pad_any, pool, upsample
+from octavize.nn.resample import border, halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import check_alpha, default_octave_dims, low_channels, low_size, with_low_divisible
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-class OctConv(_ConvNd):
+class OctConv(ConvNd):
     """What OctConv1d, OctConv2d and OctConv3d share: everything but the name of torch's layer."""
 
     alpha: float
@@ -194,7 +194,7 @@ class OctConv(_ConvNd):
         spatial = len(self.kernel_size)
         padding = self.padding
         if self.padding_mode != "zeros":
-            half = pad_any(half, self._reversed_padding_repeated_twice, self.padding_mode)
+            half = pad_any(half, border(self), self.padding_mode)
             padding = 0
         stride = stride or (*self.stride[: spatial - self.octave_dims], *[1] * self.octave_dims)
         return _CONV[spatial](half, weight, bias, stride, padding, self.dilation, groups)
@@ -282,7 +282,7 @@ def is_depthwise(layer: Any) -> bool:
     return layer.groups == layer.in_channels > 1
 
 
-def geometry_of(conv: _ConvNd) -> Geometry:
+def geometry_of(conv: ConvNd) -> Geometry:
     """The numbers of one of torch's convolutions."""
     padding = conv.padding if isinstance(conv.padding, str) else tuple(int(n) for n in conv.padding)
     return Geometry(

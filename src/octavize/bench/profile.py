@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize.bench.environment import environment
-from octavize.bench.process import settle_process
-from octavize.bench.timing import interleave, torch_threads
+from octavize.bench.timing import interleave, same_random_numbers, torch_threads
 from octavize.convert.trace import (
     Shape,
     Trace,
@@ -140,8 +139,7 @@ def measure(
         n: (count_params(m), count_macs(m, shapes[n]), count_activation_bytes(m, shapes[n]))
         for n, m in models.items()
     }
-    settle_process()
-    with torch_threads(threads):
+    with torch_threads(threads), same_random_numbers():
         latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds, progress)
         steps: dict[str, tuple[float, float]] = {}
         if train:

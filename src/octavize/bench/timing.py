@@ -46,3 +46,10 @@ def torch_threads(threads: int | None) -> Iterator[None]:
     finally:
         if threads not in (None, before):
             torch.set_num_threads(before)
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Whatever is drawn in here, what torch draws afterwards is as if nothing had been."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        yield

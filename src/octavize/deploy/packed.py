@@ -35,8 +35,8 @@ class PackedConv2d(nn.Conv2d):
     """The weight that was laid out, its version and the batch then, and the copy."""
 
     def forward(self, input: Tensor) -> Tensor:
-        own = onednn()
-        if own is None or not self._can_pack(input):
+        own = onednn() if self._can_pack(input) else None
+        if own is None:
             return super().forward(input)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         weight = self.weight

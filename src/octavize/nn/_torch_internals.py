@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
     from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -52,9 +51,22 @@ def _base_of_batch_norms() -> Any:
     return _find("nn.modules.batchnorm._BatchNorm") or own
 
 
+class _Blind:
+    """A mode in whose scope nothing is seen."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+
 def _base_of_dispatch_modes() -> Any:
-    """`TorchDispatchMode`: sees every ATen operation in its scope. Without, the base of torch's counter."""
-    return _find("utils._python_dispatch.TorchDispatchMode") or FlopCounterMode.__bases__[0]
+    """`TorchDispatchMode`: sees every ATen operation in its scope.
+
+    Without it nothing is seen: no batch norm is folded, and no channel changes its place.
+    """
+    return _find("utils._python_dispatch.TorchDispatchMode") or _Blind
 
 
 if not TYPE_CHECKING:
@@ -162,9 +174,11 @@ def tree_leaves(tree: Any) -> list[Any]:
     own = _find("utils._pytree.tree_leaves")
     if own is not None:
         return own(tree)
-    found: list[Any] = []
-    tree_map(found.append, tree)
-    return found
+    if isinstance(tree, dict):
+        tree = tuple(tree.values())
+    return (
+        [leaf for value in tree for leaf in tree_leaves(value)] if isinstance(tree, (list, tuple)) else [tree]
+    )
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -175,7 +189,8 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(tree_map(function, value) for value in tree))
     if isinstance(tree, (list, tuple)):
-        return type(tree)(tree_map(function, value) for value in tree)
+        mapped = [tree_map(function, value) for value in tree]
+        return mapped if isinstance(tree, list) else tuple(mapped)
     if isinstance(tree, dict):
         return {key: tree_map(function, value) for key, value in tree.items()}
     return function(tree)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from inspect import signature
 from numbers import Number
@@ -23,6 +24,7 @@ Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
 """Those of an OctTensor, by torch function."""
 _announced: set[str] = set()
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
 class DenseFallbackWarning(UserWarning):
@@ -138,29 +140,35 @@ def apply_rule(
         if dense:
             result = _dense_fallback(func, args, kwargs)
     except ChangeRefused:
-        for watch in _watchers:
-            watch(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], None, True)
+        _tell(func, args, kwargs, None, True)
         raise
-    for watch in _watchers:
-        watch(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], result, dense)
+    _tell(func, args, kwargs, result, dense)
     return result
 
 
 Watch = Callable[[str, list[Any], Any, bool], None]
-_watchers: list[Watch] = []
+_watchers: ContextVar[tuple[Watch, ...]] = ContextVar("watchers", default=())
 
 
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
     """In here, `watch(function's name, operands, result, dense)` is called for every call on an OctTensor.
 
-    `dense` tells whether it had to be computed on the dense map.
+    `dense` tells whether it had to be computed on the dense map. Calls of other threads are not told, nor
+    those that a compiler follows.
     """
-    _watchers.append(watch)
+    before = _watchers.set((*_watchers.get(), watch))
     try:
         yield
     finally:
-        _watchers.remove(watch)
+        _watchers.reset(before)
+
+
+def _tell(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, dense: bool) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for watch in _watchers.get():
+        watch(getattr(func, "__name__", str(func)), [*args, *kwargs.values()], result, dense)
 
 
 _IN_PLACE = dict.fromkeys(
@@ -219,20 +227,17 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 @contextmanager
 def unannounced() -> Iterator[None]:
-    """Fallbacks in here are neither announced nor counted as announced."""
-    before = set(_announced)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DenseFallbackWarning)
-        try:
-            yield
-        finally:
-            _announced.clear()
-            _announced.update(before)
+    """Fallbacks in here, of this thread, are neither announced nor counted as announced."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
 
 
 def _announce_fallback(name: str) -> None:
     """Warn, once a process and function, that the dense map is used."""
-    if name in _announced:
+    if name in _announced or _silent.get():
         return
     _announced.add(name)
     warnings.warn(

@@ -15,7 +15,7 @@ from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
 from octavize.study.model import Study
 from octavize.study.queue import ended
-from octavize.training.hardware import Hardware, device_of, prepare_process
+from octavize.training.hardware import Hardware, device_of, lent
 from octavize.training.report import quantity, seconds
 from octavize.training.train import load_images
 
@@ -29,12 +29,12 @@ def listing(
     that match a time are shown as if they matched the arithmetic, until they have been measured.
     """
     workers = workers or default_workers(hardware)
-    prepare_process(hardware_of(0, workers, hardware))  # a step is timed as a worker would train it
     images = load_images(study.recipe, data_dir)
     found = resolve(study, images, read_json(out / "arms.json"), time=False)
     runs = distinct(plan_study(study, by_model(found)))
     macs = all_macs(runs, images)
-    speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
+    with lent(hardware_of(0, workers, hardware)):  # a step is timed as a worker would train it
+        speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
     times = {run.slug: seconds_of(run.recipe, images, speeds, macs) or 0.0 for run in runs}
     table = Table(title=f"study {study.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("setting", overflow="fold")

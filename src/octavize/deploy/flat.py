@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from octavize.deploy.program import without_guards
 from octavize.nn._torch_internals import may_write, onednn
 
 aten = torch.ops.aten
@@ -45,7 +46,7 @@ _CONV2D_DEFAULTS = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
 
 def flatten(program: torch.export.ExportedProgram) -> GraphModule:
     """The calls of an exported network, rewritten for float32 tensors on the CPU that are channels-last."""
-    exported: Any = program.module(check_guards=False)
+    exported: Any = without_guards(program)
     calls = GraphModule(exported, exported.graph)  # without the hooks that check every input
     for step in (_own_weight, _add_into_convolution, _add_where_it_lies, _activate):
         for node in list(calls.graph.nodes):

@@ -1,12 +1,14 @@
 # make demo   virtual environment, installation, and the comparison on embedded pictures: about 10 minutes
 # make test   virtual environment, installation, and the tests
+# make test-lowest   the same with the lowest torch and torchvision that pyproject.toml declares
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types format clean
+.PHONY: help demo test test-lowest test-all lint types format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -26,6 +28,16 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES)
 
+## Of pyproject.toml: "torch>=2.9" becomes torch==2.9.*
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' \
+		$$(sed -nE 's/.*"(torch)>=([0-9.]+)".*/\1==\2.*/p; s/.*"(torchvision)>=([0-9.]+)".*/\1==\2.*/p' pyproject.toml)
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(CORES) -m 'not slow'
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +50,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(LOWEST) runs

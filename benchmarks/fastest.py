@@ -21,6 +21,7 @@ from rich.console import Console
 
 from marked import between, check, write
 from octavize.bench.environment import environment
+from octavize.bench.process import settle_process
 from octavize.bench.ratios import saving_realized
 from octavize.bench.tune import RUNTIMES, Tuner
 from octavize.convert.planner import Planner
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="only write the table of docs/deploy.md")
     parser.add_argument("--check", action="store_true", help="only compare it with the results")
     given = parser.parse_args()
+    settle_process()
     if given.check:
         check((GUIDE, guide))
     if not given.tables:

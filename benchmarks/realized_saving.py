@@ -30,6 +30,7 @@ from rich.console import Console
 import octavize
 from marked import between, check, write
 from octavize.bench.contenders import contenders_of, with_narrower
+from octavize.bench.process import settle_process
 from octavize.bench.ratios import bench
 from octavize.bench.report import draw, show_tables
 from octavize.bench.runtimes import INFERENCE, RUNTIMES, choose_runtimes
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     parser.add_argument("--check", action="store_true", help="only compare them with the results")
     given = parser.parse_args()
+    settle_process()
     if given.check:
         check(*pages())
     if given.smoke:

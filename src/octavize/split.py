@@ -62,13 +62,14 @@ class Segment:
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+KNOWN_WHILE_TRACING: list[Callable[..., object]] = []
+"""Functions whose results a compiler may take for constants: who is low is known while tracing."""
+
 
 def _constant(function: Function) -> Function:
-    """Count once: the result is a constant, also to a compiler that traces the caller.
+    """Count once: counting channels one by one is slow, above all where a compiler follows every step of it.
 
-    Counting channels one by one is slow, above all where torch.compile follows every step of it. The mark is
-    that of `torch.compiler.assume_constant_result`, which takes a second to import; torch.compile looks
-    through `functools.lru_cache` and would not find it there.
+    torch.compile looks through `functools.lru_cache`, and would follow every step.
     """
     known: dict[tuple[object, ...], object] = {}
 
@@ -78,7 +79,7 @@ def _constant(function: Function) -> Function:
             known[arguments] = function(*arguments)
         return known[arguments]
 
-    counted._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
+    KNOWN_WHILE_TRACING.append(counted)
     return counted  # pyright: ignore[reportReturnType]
 
 

@@ -11,7 +11,7 @@ import torch
 
 FAULTS = """
 import resource, sys, torch
-from octavize.process import settle_process
+from octavize.bench.process import settle_process
 if sys.argv[1] == "settled":
     settle_process()
 def faults():
@@ -30,7 +30,7 @@ print(again, len(places))
 
 KERNELS = """
 import sys, torch
-from octavize.process import settle_process
+from octavize.bench.process import settle_process
 if sys.argv[1] == "settled":
     settle_process()
 weight = torch.randn(16, 16, 3, 3)

@@ -29,6 +29,7 @@ from octavize.report.numbers import points, quantity, seconds
 from octavize.text import to_csv
 from octavize.training import train as train_module
 from octavize.training.compare import compare, plan_runs
+from octavize.training.hardware import Hardware
 from octavize.training.inputs import TrainingInputs
 from octavize.training.journal import COLUMNS, read_metrics
 from octavize.training.recipe import dump_recipe, load_recipe
@@ -65,6 +66,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
 
 def silent() -> Console:
     return Console(file=io.StringIO())
+
+
+def test_a_run_leaves_threads_and_random_numbers_alone(data_dir: Path, tmp_path: Path) -> None:
+    recipe, before = tiny(epochs=1), torch.get_rng_state()
+    images, seen = load_images(recipe, data_dir), []
+
+    class Look(pl.Callback):
+        def on_train_start(self, *args: Any) -> None:
+            seen.append(torch.get_num_threads())
+
+    hardware = Hardware(threads=2)
+    train_run(RUN, recipe, images, tmp_path, hardware=hardware, console=silent(), callbacks=[Look()])
+    assert seen == [2]
+    assert torch.get_num_threads() == 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_costs_are_measured_on_the_threads_that_trained(data_dir: Path, tmp_path: Path) -> None:
+    given = {"data_dir": data_dir, "timing": FAST, "console": silent()}
+    results = compare(tiny(epochs=1), tmp_path / "out", hardware=Hardware(threads=2), **given)
+    assert results["profile"]["threads"] == 2
+    assert torch.get_num_threads() == 1
 
 
 def without_seconds(folder: Path) -> list[dict[str, float]]:

@@ -26,8 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize.bench.environment import environment
-from octavize.bench.process import settle_process
-from octavize.bench.timing import interleave
+from octavize.bench.timing import interleave, same_random_numbers
 from octavize.convert.trace import (
     Shape,
     Trace,
@@ -80,13 +79,13 @@ def count_activation_bytes(model: nn.Module, input_shape: Sequence[int]) -> int:
         InputError: the network does not run on such images in training mode.
     """
     meta = to_meta(model).train()
-    known = {p.untyped_storage()._cdata for p in meta.parameters()}
+    known = {id(s): s for p in meta.parameters() for s in [p.untyped_storage()]}
     kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address comes twice
 
     def remember(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            kept[storage._cdata] = storage
+        if id(storage) not in known:
+            kept[id(storage)] = storage
         return tensor
 
     # Two images: batch norm cannot train on one value a channel.
@@ -140,8 +139,7 @@ def measure(
         n: (count_params(m), count_macs(m, shapes[n]), count_activation_bytes(m, shapes[n]))
         for n, m in models.items()
     }
-    settle_process()
-    with torch_threads(threads):
+    with torch_threads(threads), same_random_numbers():
         latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds, progress)
         steps: dict[str, tuple[float, float]] = {}
         if train:

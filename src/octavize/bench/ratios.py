@@ -19,9 +19,8 @@ import torch
 
 from octavize.bench.contenders import Contender
 from octavize.bench.environment import environment
-from octavize.bench.process import settle_process
 from octavize.bench.runtimes import Prepare, Setting
-from octavize.bench.timing import interleave
+from octavize.bench.timing import interleave, same_random_numbers
 from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, one_line, whole
 
@@ -116,16 +115,13 @@ def time_group(
     contenders: Sequence[Contender], runtimes: Mapping[str, Prepare], setting: Setting, rounds: int
 ) -> list[Row]:
     """A row for each network in each runtime; all of them take turns. Ratios are to the first network."""
-    settle_process()
-    with torch_threads(setting.threads), torch.inference_mode():
+    with torch_threads(setting.threads), same_random_numbers(), torch.inference_mode():
         calls = {
             f"{runtime}/{c.name}": prepare(c, setting)
             for runtime, prepare in runtimes.items()
             for c in contenders
         }
         seconds = interleave(calls, rounds)
-    if "compile" in runtimes:
-        torch.compiler.reset()  # it would keep every network
     return [
         {"runtime": runtime, "batch": setting.batch, "threads": setting.threads, **row}
         for runtime in runtimes

@@ -6,16 +6,18 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from octavize.bench.contenders import Contender
 from octavize.bench.profile import training_step, wait
 from octavize.deploy.freeze import freeze
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
+from octavize.nn._torch_internals import constant_weights
 
 Call = Callable[[], Any]
 
@@ -34,10 +36,13 @@ Prepare = Callable[[Contender, Setting], Call]
 """Makes a call that runs a network once, on an input made beforehand."""
 
 
-def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
-    model = model.to(setting.device)
+def _images(c: Contender, setting: Setting) -> Tensor:
     x = torch.randn(c.shape(setting.batch), device=setting.device)
-    x = x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
+    model, x = model.to(setting.device), _images(c, setting)
 
     def call() -> None:
         model(x)
@@ -70,17 +75,31 @@ def _frozen(c: Contender, setting: Setting) -> Call:
 
 def _compiled(c: Contender, setting: Setting) -> Call:
     """torch.compile of the frozen network, its weights made constants."""
-    from torch._inductor import config
-
     frozen = freeze(c.model, c.shape(1)).net.to(setting.device)
-    compiled: Any = torch.compile(frozen, fullgraph=True, dynamic=False)
-    call = _torch_call(compiled, c, setting)
-    # All networks of an architecture share one `forward`: more of them than torch compiles of one by default.
-    dynamo = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
-    # As an option of torch.compile, freezing would come too late: weights would be inputs, and not laid out.
-    with dynamo, config.patch(freezing=True), torch.no_grad():
+    compiled: Any = torch.compile(_in_code_of_its_own(frozen), fullgraph=True, dynamic=False)
+    x = _images(c, setting)
+
+    def call() -> None:
+        compiled(x)
+        wait(x)
+
+    with constant_weights(), torch.no_grad():
         call()
     return call
+
+
+def _in_code_of_its_own(net: nn.Module) -> Call:
+    """A function that calls a network.
+
+    torch keeps what it compiled with the code object it compiled, and refuses too many for one. All networks
+    of an architecture share the code of their `forward`, and would stay as long as that does.
+    """
+
+    def run(x: Tensor) -> Any:
+        return net(x)
+
+    code = run.__code__.replace(co_name="run_network")
+    return FunctionType(code, run.__globals__, "run_network", None, run.__closure__)
 
 
 def _exported(suffix: str) -> Prepare:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
 
 WARM_UP_ROUNDS = 3
 
@@ -30,3 +33,10 @@ def interleave(
             if number >= warm_up:
                 seconds[name].append(passed)
     return seconds
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Whatever is drawn in here, what torch draws afterwards is as if nothing had been."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        yield

@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from octavize.calibration.label_book import Book, NotUnderstood
 from octavize.calibration.label_rules import Call, changed_operands, propagate
 from octavize.calibration.labels import FROZEN, Axis, Ledger
 from octavize.convert.trace import drop_hooks, example_shape, explained
 from octavize.errors import InputError
+from octavize.nn._torch_internals import TorchDispatchMode, tree_leaves
 
 Order = Sequence[Tensor]
 

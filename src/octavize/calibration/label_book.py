@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from octavize.calibration.labels import FROZEN, NEUTRAL, Ledger
+from octavize.nn._torch_internals import mapping_from_tensors
 
 
 class NotUnderstood(Exception):
@@ -40,9 +39,9 @@ class Book:
 
     def __init__(self, ledger: Ledger, model: nn.Module) -> None:
         self.ledger = ledger
-        self._labels: Any = WeakTensorKeyDictionary()
-        self._weights: Any = WeakTensorKeyDictionary()
-        self._constants: Any = WeakTensorKeyDictionary()
+        self._labels = mapping_from_tensors()
+        self._weights = mapping_from_tensors()
+        self._constants = mapping_from_tensors()
         self._axes: dict[tuple[str, int], Tensor] = {}
         named = [*model.named_parameters(), *model.named_buffers()]
         memory = Counter(t.untyped_storage().data_ptr() for _, t in named)

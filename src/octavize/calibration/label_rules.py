@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from octavize.calibration.label_book import Book, NotUnderstood, Weight, one_value
 from octavize.calibration.labels import FROZEN, NEUTRAL
+from octavize.nn._torch_internals import schema_of, tree_leaves, tree_map
 
 Labels = Tensor | int | None  # to be broadcast to a result's shape; None: the rule has stored them
 
@@ -32,11 +32,12 @@ class Call:
     out: Any
 
     def __post_init__(self) -> None:
-        self.name: str = self.func._schema.name.split("::")[1].removesuffix("_")
+        schema = schema_of(self.func)
+        self.name: str = schema.name.split("::")[1].removesuffix("_")
         self.named: dict[str, Any] = {
-            a.name: a.default_value for a in self.func._schema.arguments if a.has_default_value()
+            a.name: a.default_value for a in schema.arguments if a.has_default_value()
         }
-        self.named |= {a.name: v for a, v in zip(self.func._schema.arguments, self.args, strict=False)}
+        self.named |= {a.name: v for a, v in zip(schema.arguments, self.args, strict=False)}
         self.named |= self.kwargs
 
     def __getitem__(self, name: str) -> Any:
@@ -58,9 +59,9 @@ class Call:
 
 def changed_operands(func: Any, args: tuple[Any, ...]) -> Iterator[tuple[str, Tensor]]:
     """The arguments that an operation is going to change in place."""
-    if not func._schema.is_mutable:
+    if not schema_of(func).is_mutable:
         return
-    for argument, value in zip(func._schema.arguments, args, strict=False):
+    for argument, value in zip(schema_of(func).arguments, args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
             yield argument.name, value
 
@@ -98,7 +99,7 @@ def _is_constant(book: Book, call: Call, rule: Rule | None) -> bool:
     if call.name.endswith("_like") or call.name.startswith("new_"):
         return True
     # Moved data can be a view that is written to later: it needs labels from the start.
-    if rule is move or call.func._schema.is_mutable:
+    if rule is move or schema_of(call.func).is_mutable:
         return False
     return all(book.is_constant(tensor) for tensor in call.tensors())
 
@@ -223,7 +224,7 @@ def move(book: Book, call: Call) -> Sequence[Labels]:
     if not all(book.is_constant(index) for index in indices):
         raise NotUnderstood
 
-    is_view = call.func._schema.arguments[0].alias_info is not None
+    is_view = schema_of(call.func).arguments[0].alias_info is not None
 
     def swap(value: Any) -> Any:
         if not isinstance(value, Tensor):

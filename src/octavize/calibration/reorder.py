@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from octavize.calibration.coupling import Coupling, example_input, stand_in
 from octavize.calibration.energy import TINY, Energies, Score
 from octavize.convert.order import apply_order, order_of
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError, whole
+from octavize.nn._torch_internals import tree_leaves
 from octavize.reordering import Order, Permutation, Reordered, Reordering
 
 

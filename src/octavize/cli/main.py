@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from octavize.bench.process import settle_process
 from octavize.cli import convert as cli_convert
 from octavize.cli import deploy as cli_deploy
 from octavize.cli import options as o
@@ -316,6 +317,7 @@ command(cli_deploy.bench)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: a mistake of the user ends in one line on stderr and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    settle_process()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without α or × shows a question mark instead
             stream.reconfigure(errors="replace")

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from octavize.convert.trace import check_network
 from octavize.data.loaders import images_of, run_on
 from octavize.errors import whole
+from octavize.nn._torch_internals import BatchNorm
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -46,7 +46,7 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
     """
     whole("max_images", max_images, 2)
     check_network(model)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
     used = 0
@@ -58,7 +58,7 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
 
 
 @contextmanager
-def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+def _averaging(model: nn.Module, norms: list[BatchNorm]) -> Iterator[None]:
     """Batch norms average what they see; flags and momenta come back, and after an error statistics too."""
     flags = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
@@ -70,7 +70,7 @@ def _averaging(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     def weigh(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # The running average moves by this batch's share of all images so far: the first replaces what was
         # there. Counted per call, so that a layer that is used twice averages both uses.
-        assert isinstance(norm, _BatchNorm)
+        assert isinstance(norm, BatchNorm)
         count = (args[0] if args else kwargs["input"]).shape[0]
         seen[norm] += count
         norm.momentum = count / seen[norm]

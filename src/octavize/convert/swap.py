@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from octavize.errors import InputError
+from octavize.nn._torch_internals import computes_as
 from octavize.nn.activation import TRACEABLE
 from octavize.nn.conv import OctConv, OctConv1d, OctConv2d, OctConv3d
 from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
@@ -68,10 +69,8 @@ def handler_of(layer: nn.Module) -> Handler | None:
     """The handler of a layer's class, or of the nearest class that computes the same."""
     for kind in type(layer).__mro__:
         if kind in _HANDLERS:
-            same = all(
-                getattr(type(layer), name) is getattr(kind, name) for name in ("forward", "_conv_forward")
-            )
-            return _HANDLERS[kind] if same or kind is type(layer) else None
+            same = kind is type(layer) or computes_as(type(layer), kind)
+            return _HANDLERS[kind] if same else None
     return None
 
 
@@ -122,7 +121,7 @@ def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> No
 
 def replace_module(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:
     """Put `by` wherever `layer` is a child: it may be shared."""
-    for parent in model.modules():
-        for name, child in list(parent._modules.items()):  # named_children shows a shared one once
-            if child is layer:
-                setattr(parent, name, by)
+    every = list(model.named_modules(remove_duplicate=False))
+    for name, module in every:
+        if module is layer and name:
+            model.set_submodule(name, by)

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from octavize.errors import InputError, one_line
+from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
 
@@ -190,7 +190,7 @@ def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone
 def drop_hooks(model: nn.Module) -> None:
     """Remove the hooks that users put on a network."""
     for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for hooks in forward_hooks(module):
             for key, hook in list(hooks.items()):
                 # Weight norm and pruning are part of the network.
                 if not hasattr(hook, "compute_weight") and not isinstance(hook, BasePruningMethod):

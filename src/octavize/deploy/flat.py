@@ -20,11 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+from octavize.deploy.program import without_guards
+from octavize.nn._torch_internals import may_write, onednn
+
+aten = torch.ops.aten
+ONEDNN: Any = onednn()
+"""Networks are only flattened where torch has it."""
 LAID_OUT = "laid_out"
 """Key of what is known of weights: name, name of the copy, geometry, shape of the input."""
-CONVOLUTION = mkldnn._convolution_pointwise.default
-SUMS = (mkldnn._convolution_pointwise.binary, mkldnn._convolution_pointwise_.binary)
+CONVOLUTION = ONEDNN and ONEDNN.convolve
+SUMS = (ONEDNN and ONEDNN.convolve_and_add, ONEDNN and ONEDNN.convolve_into)
 IN_PLACE_ADD = (aten.add_.Tensor, operator.iadd)
 ADD = (aten.add.Tensor, operator.add, *IN_PLACE_ADD)
 ACTIVATIONS = {
@@ -41,7 +46,7 @@ _CONV2D_DEFAULTS = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
 
 def flatten(program: torch.export.ExportedProgram) -> GraphModule:
     """The calls of an exported network, rewritten for float32 tensors on the CPU that are channels-last."""
-    exported: Any = program.module(check_guards=False)
+    exported: Any = without_guards(program)
     calls = GraphModule(exported, exported.graph)  # without the hooks that check every input
     for step in (_own_weight, _add_into_convolution, _add_where_it_lies, _activate):
         for node in list(calls.graph.nodes):
@@ -61,7 +66,7 @@ def lay_out(calls: GraphModule, batch: int) -> None:
     for weight, copy, geometry, size in calls.meta.get(LAID_OUT, ()):
         values = operator.attrgetter(weight)(calls).detach()
         size = [n if isinstance(n, int) else batch for n in size]
-        setattr(calls, copy, mkldnn._reorder_convolution_weight(values, *geometry, size))
+        setattr(calls, copy, ONEDNN.lay_out(values, *geometry, size))
 
 
 def _own_weight(calls: GraphModule, node: Node) -> None:
@@ -163,8 +168,7 @@ def _changes(node: Node, but_by: Node) -> bool:
 
 
 def _writes(node: Node) -> bool:
-    name = getattr(getattr(node.target, "_schema", None), "name", "")
-    return name.endswith("_") or node.target in (add_upsampled_, operator.iadd)
+    return node.target in (add_upsampled_, operator.iadd) or may_write(node.target)
 
 
 def add_upsampled_(y: Tensor, low: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
 from octavize.convert.swap import replace_module
@@ -20,11 +20,10 @@ from octavize.deploy.network import FrozenNetwork
 from octavize.deploy.packed import PackedConv2d
 from octavize.deploy.watch import Seen, watch
 from octavize.errors import InputError
+from octavize.nn._torch_internals import BatchNorm, computes_as, may_have_pre_hooks
 from octavize.nn.conv import OctConv
 
 TORCH_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-Affine = tuple[Tensor, Tensor]
-"""(scale, shift), one a channel: what a batch norm does in evaluation mode. float64."""
 
 
 def freeze(
@@ -99,16 +98,16 @@ def _freeze_layer(net: nn.Module, name: str, seen: Seen, join: str, folding: boo
     """Fold what can be folded into one convolution, and put its frozen form in its place."""
     layer: Any = net.get_submodule(name)
     octave = _is_octave(layer)
-    if layer._forward_pre_hooks or not (octave or _is_torch(layer)):
+    if may_have_pre_hooks(layer) or not (octave or _is_torch(layer)):
         return  # hooks make weights anew at every call
     if octave and len(seen.layouts[name]) > 1:
         return
     weight, bias = (layer.kernel() if octave else layer.weight), layer.bias
     if folding and name in seen.norms:
         norm = net.get_submodule(seen.norms[name])
-        affine, rest = _affine(norm), _besides(norm)
-        if affine is not None and rest is not None:
-            weight, bias = _fold(weight, bias, affine)
+        rest = _besides(norm)
+        if rest is not None and _has_statistics(norm):
+            weight, bias = _fold(weight, bias, norm)
             replace_module(net, norm, rest)
     if octave:
         replace_module(net, layer, _frozen(layer, name, seen, weight, bias, join))
@@ -142,26 +141,15 @@ def _is_torch(layer: nn.Module) -> bool:
     """Whether a layer computes torch's convolution of its weight and bias as they are."""
     if is_parametrized(layer):
         return False
-    return any(
-        isinstance(layer, kind)
-        and type(layer).forward is kind.forward
-        and type(layer)._conv_forward is kind._conv_forward
-        for kind in TORCH_CONVOLUTIONS
-    )
+    return any(isinstance(layer, kind) and computes_as(type(layer), kind) for kind in TORCH_CONVOLUTIONS)
 
 
 # ---- batch norms ----------------------------------------------------------------------------------------
 
 
-def _affine(norm: nn.Module) -> Affine | None:
-    """What a batch norm multiplies by and adds in evaluation mode; None if that depends on its input."""
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        return None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.double()
+def _has_statistics(norm: nn.Module) -> bool:
+    """Whether a batch norm does the same to every input in evaluation mode."""
+    return isinstance(norm, BatchNorm) and norm.running_mean is not None and norm.running_var is not None
 
 
 def _besides(norm: Any) -> nn.Module | None:
@@ -170,7 +158,7 @@ def _besides(norm: Any) -> nn.Module | None:
     None for a class with a `forward` of its own: it may do anything.
     """
     forward = type(norm).forward
-    if forward is _BatchNorm.forward:
+    if forward is nn.BatchNorm2d.forward:
         return nn.Identity()
     timms = sys.modules.get("timm.layers.norm_act")
     if timms is not None and forward is timms.BatchNormAct2d.forward:
@@ -178,12 +166,17 @@ def _besides(norm: Any) -> nn.Module | None:
     return None
 
 
-def _fold(weight: Tensor, bias: Tensor | None, affine: Affine) -> tuple[Tensor, Tensor]:
-    """Weight and bias that include what follows. In float64, so that the fold itself rounds once."""
-    scale, shift = affine
-    folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
-    moved = shift if bias is None else shift + scale * bias.double()
-    return folded.to(weight.dtype), moved.to(weight.dtype)
+def _fold(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias that include a batch norm. In float64, so that the fold itself rounds once."""
+
+    def double(values: Tensor | None) -> Any:
+        return None if values is None else values.double()
+
+    statistics = double(norm.running_mean), double(norm.running_var), norm.eps
+    folded = fuse_conv_bn_weights(
+        weight.double(), double(bias), *statistics, double(norm.weight), double(norm.bias)
+    )
+    return folded[0].to(weight.dtype), folded[1].to(weight.dtype)
 
 
 def _joins(join: str | Mapping[str, str]) -> Any:

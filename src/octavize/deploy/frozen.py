@@ -23,7 +23,7 @@ from octavize.deploy.packed import PackedConv2d
 from octavize.errors import InputError
 from octavize.nn.channels import split_channels
 from octavize.nn.conv import OctConv
-from octavize.nn.resample import halve, pad_any, pool, upsample
+from octavize.nn.resample import border, halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import ChannelLayout, low_size, with_low_divisible
 
@@ -249,7 +249,7 @@ def _convolution(
     kind = _TORCH[len(layer.kernel_size)]
     if layer.padding_mode == "zeros":
         return _made(kind, layer, weight, bias, groups, stride, layer.padding, "zeros")
-    pad = PadAny(layer._reversed_padding_repeated_twice, layer.padding_mode)
+    pad = PadAny(border(layer), layer.padding_mode)
     return nn.Sequential(pad, _made(kind, layer, weight, bias, groups, stride, 0, "zeros"))
 
 

@@ -14,6 +14,7 @@ from octavize.deploy.flat import flatten, lay_out
 from octavize.deploy.packed import is_plain_cpu
 from octavize.deploy.program import export_program
 from octavize.errors import InputError
+from octavize.nn._torch_internals import counts_changes, onednn, version_of
 
 
 @dataclass
@@ -21,7 +22,7 @@ class _Calls:
     """A list of calls, the parameters in it, and the batch and the threads it is laid out for."""
 
     parameters: list[nn.Parameter]
-    versions: list[int]
+    versions: list[int | None]
     graph: GraphModule | None
     laid_out: tuple[int, int] | None = None
 
@@ -65,13 +66,15 @@ class FrozenNetwork(nn.Module):
         It is written at the first call of this, in some seconds, and again when weights have changed. Layers
         that are replaced, and changes through `.data`, go unnoticed: freeze the changed network instead.
         """
-        if self._calls is None or self._calls.versions != [p._version for p in self._calls.parameters]:
+        if self._calls is None or self._calls.versions != [version_of(p) for p in self._calls.parameters]:
             parameters = list(self.net.parameters())  # walking through all modules would take a millisecond
-            self._calls = _Calls(parameters, [p._version for p in parameters], self._written(parameters))
+            self._calls = _Calls(parameters, [version_of(p) for p in parameters], self._written(parameters))
         self._calls.lay_out(batch)
         return self._calls.graph
 
     def _written(self, parameters: list[nn.Parameter]) -> GraphModule | None:
+        if onednn() is None or not counts_changes():  # a list of old weights could not be told from a new one
+            return None
         if not all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters):
             return None
         try:

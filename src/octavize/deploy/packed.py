@@ -11,8 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from octavize.nn._torch_internals import (
+    counts_changes,
+    in_forward_derivative,
+    onednn,
+    onednn_enabled,
+    version_of,
+)
 from octavize.nn.recompute import in_transform
 
 
@@ -25,23 +31,20 @@ class PackedConv2d(nn.Conv2d):
     transforms and compilers; everything else is torch's own layer.
     """
 
-    _packed: tuple[Tensor, tuple[int, int], Tensor] | None = None
+    _packed: tuple[Tensor, tuple[int | None, int], Tensor] | None = None
     """The weight that was laid out, its version and the batch then, and the copy."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self._can_pack(input):
+        own = onednn() if self._can_pack(input) else None
+        if own is None:
             return super().forward(input)
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         weight = self.weight
-        now = (weight._version, input.shape[0])
+        now = (version_of(weight), input.shape[0])
         if self._packed is None or self._packed[0] is not weight or self._packed[1] != now:
-            laid_out = torch.ops.mkldnn._reorder_convolution_weight(
-                weight.detach(), *geometry, list(input.shape)
-            )
+            laid_out = own.lay_out(weight.detach(), *geometry, list(input.shape))
             self._packed = (weight, now, laid_out)
-        return torch.ops.mkldnn._convolution_pointwise(
-            input, self._packed[2], self.bias, *geometry, "none", [], ""
-        )
+        return own.convolve(input, self._packed[2], self.bias, *geometry, "none", [], "")
 
     def _can_pack(self, x: Tensor) -> bool:
         return (
@@ -52,6 +55,7 @@ class PackedConv2d(nn.Conv2d):
             and isinstance(self.padding, tuple)
             and is_plain_cpu(x)
             and self.weight.dtype == torch.float32
+            and counts_changes()
             and not self.weight.is_inference()  # it has no version
             and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
         )
@@ -75,9 +79,8 @@ def is_plain_cpu(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.enabled  # pyright: ignore[reportAttributeAccessIssue]
-        and torch.backends.mkldnn.is_available()
+        and onednn_enabled()
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not in_transform()
-        and forward_ad._current_level < 0
+        and not in_forward_derivative()
     )

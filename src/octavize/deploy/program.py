@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 
@@ -34,3 +35,9 @@ def export_program(
         raise InputError(
             f"model {type(frozen).__name__} cannot be exported ({one_line(error)}): {remedy}"
         ) from error
+
+
+def without_guards(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
+    """The calls of a program, without those that check its input; torch before 2.9 writes none."""
+    knows = "check_guards" in inspect.signature(program.module).parameters
+    return program.module(check_guards=False) if knows else program.module()

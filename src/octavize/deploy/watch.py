@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from octavize.convert.trace import CONVOLUTIONS, Shape, dtype_of, explained, leaves, to_meta, without_devices
+from octavize.nn._torch_internals import BatchNorm, TorchDispatchMode, tree_leaves
 from octavize.nn.dispatch import unannounced
 from octavize.nn.tensor import OctTensor
 from octavize.split import ChannelLayout
@@ -99,7 +97,7 @@ def _watch(model: nn.Module, shape: Shape) -> Seen:
     for module in names:
         if isinstance(module, CONVOLUTIONS):
             module.register_forward_hook(conv_ran, with_kwargs=True)
-        elif isinstance(module, _BatchNorm):
+        elif isinstance(module, BatchNorm):
             module.register_forward_pre_hook(norm_starts)
             module.register_forward_hook(norm_ends)
     with explained(model, shape), torch.no_grad(), unannounced(), readers:

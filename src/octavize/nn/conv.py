@@ -29,13 +29,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from octavize.errors import InputError
 from octavize.geometry import Geometry, OctaveSettings
+from octavize.nn._torch_internals import ConvNd
 from octavize.nn.channels import merge_channels, split_channels
 from octavize.nn.recompute import Made, call_keeping_sources, kept
-from octavize.nn.resample import halve, pad_any, pool, upsample
+from octavize.nn.resample import border, halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import (
     ChannelLayout,
@@ -49,7 +49,7 @@ _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d
 Size = int | tuple[int, ...]
 
 
-class OctConv(_ConvNd):
+class OctConv(ConvNd):
     """What OctConv1d, OctConv2d and OctConv3d share: everything but the name of torch's layer."""
 
     octave: OctaveSettings
@@ -199,7 +199,7 @@ class OctConv(_ConvNd):
             return None
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            x, padding = kept(pad_any(x.value, self._reversed_padding_repeated_twice, self.padding_mode)), 0
+            x, padding = kept(pad_any(x.value, border(self), self.padding_mode)), 0
         settings = (stride or self.octave.stride, padding, self.dilation, groups or self.groups)
         return call_keeping_sources(_CONV[len(self.kernel_size)], x, weight, bias, *settings)
 
@@ -347,7 +347,7 @@ def is_depthwise(layer: Any) -> bool:
     return layer.groups == layer.in_channels > 1
 
 
-def geometry_of(conv: _ConvNd) -> Geometry:
+def geometry_of(conv: ConvNd) -> Geometry:
     """The numbers of one of torch's convolutions."""
     padding = conv.padding if isinstance(conv.padding, str) else tuple(int(n) for n in conv.padding)
     return Geometry(

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from inspect import signature
 from numbers import Number
@@ -24,6 +25,7 @@ Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
 """Those of an OctTensor, by torch function."""
 _announced: set[str] = set()
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 
 class DenseFallbackWarning(UserWarning):
@@ -276,20 +278,17 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 @contextmanager
 def unannounced() -> Iterator[None]:
-    """Fallbacks in here are neither announced nor counted as announced."""
-    before = set(_announced)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DenseFallbackWarning)
-        try:
-            yield
-        finally:
-            _announced.clear()
-            _announced.update(before)
+    """Fallbacks in here, of this thread, are neither announced nor counted as announced."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
 
 
 def _announce_fallback(name: str) -> None:
     """Warn, once a process and function, that the dense map is used."""
-    if name in _announced:
+    if name in _announced or _silent.get():
         return
     _announced.add(name)
     warnings.warn(

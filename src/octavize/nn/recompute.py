@@ -16,15 +16,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+from octavize.nn import _torch_internals as internals
 
 
 def who_saves() -> Any:
-    """The hooks that keep tensors for backward just now: each activation checkpoint has its own."""
-    if torch.compiler.is_compiling():
+    """What keeps tensors for backward just now: each activation checkpoint has hooks of its own.
+
+    None for autograd itself. Where torch does not tell, a thing that equals no other.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return None
-    internals: Any = torch._C  # torch shows its hooks nowhere else
-    return internals._autograd._top_saved_tensors_default_hooks(True)
+    return internals.saving_hooks() if internals.sees_saving_hooks() else object()
 
 
 class Made(NamedTuple):
@@ -59,13 +61,13 @@ def call_keeping_sources(function: Callable[..., Tensor], made: Made, *arguments
 
 @contextmanager
 def _keeping_sources(made: Made) -> Iterator[None]:
-    pack, unpack = who_saves() or (_Kept.now, _Kept.unchanged)
+    pack, unpack = internals.saving_hooks() or (_Kept.now, _Kept.unchanged)
     value, make, sources = made
-    storage, layout, dtype = _storage(value), _layout(value), value.dtype
-    del made, value  # what the functions below name lives until backward
+    storage, layout, dtype = value.untyped_storage(), _layout(value), value.dtype
+    del made, value  # what `give` names lives until backward
 
     def keep(tensor: Tensor) -> Any:
-        if _storage(tensor) != storage or _layout(tensor) != layout:
+        if tensor.untyped_storage() is not storage or _layout(tensor) != layout:
             return pack(tensor)
         return _Again([pack(source) for source in sources], tensor.shape)
 
@@ -87,16 +89,12 @@ class _Again:
     shape: torch.Size
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
 @dataclass(frozen=True)
 class _Kept:
     """A tensor as it is, with its version: of what hooks keep, torch does not look after that."""
 
     tensor: Tensor
-    version: int
+    version: Any
 
     @classmethod
     def now(cls, tensor: Tensor) -> _Kept:
@@ -113,9 +111,15 @@ class _Kept:
         return self.tensor
 
 
-def version_of(tensor: Tensor) -> int:
-    """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling)."""
-    return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+def version_of(tensor: Tensor) -> Any:
+    """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling).
+
+    Where torch does not tell, a thing that equals no other.
+    """
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return 0
+    version = internals.version_of(tensor)
+    return object() if version is None else version
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -126,13 +130,20 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
 
 def in_transform() -> bool:
     """Whether one of torch.func's transforms runs: its tensors have no storage, and are dead afterwards."""
-    internals: Any = torch._C
-    return not torch.compiler.is_compiling() and internals._functorch.peek_interpreter_stack() is not None
+    return not torch.compiler.is_compiling() and internals.in_transform()
 
 
 def _free_to_keep() -> bool:
     """Whether autograd records, and hooks can tell it what to keep."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or in_transform():
         return False
-    internals: Any = torch._C
-    return internals._autograd._saved_tensors_hooks_is_enabled()
+    return internals.sees_saving_hooks() and internals.counts_changes() and _takes_hooks()
+
+
+def _takes_hooks() -> bool:
+    """Whether hooks may be set at all: `torch.autograd.graph.disable_saved_tensors_hooks` forbids it."""
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(_Kept.now, _Kept.unchanged):
+            return True
+    except RuntimeError:
+        return False

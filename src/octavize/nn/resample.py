@@ -7,6 +7,7 @@ up: P averages the cells that exist, U is cropped to the size asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,19 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
 def fits(low: Sequence[int], high: Sequence[int], octave_dims: int) -> bool:
     """Whether `low` is the spatial size of the low half of a map of spatial size `high`."""
     return tuple(low) == low_size(high, octave_dims)
+
+
+def border(conv: Any) -> list[int]:
+    """The pixels that a convolution puts around its input: (left, right) an axis, last axis first.
+
+    `padding="same"` of an even kernel puts the odd pixel at the right, as torch does.
+    """
+    if conv.padding == "valid":
+        return [0] * (2 * len(conv.kernel_size))
+    if conv.padding != "same":
+        return [n for n in reversed(conv.padding) for _ in "lr"]
+    missing = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    return [n for total in reversed(missing) for n in (total // 2, total - total // 2)]
 
 
 def pad_any(x: Tensor, pads: Sequence[int], mode: str) -> Tensor:

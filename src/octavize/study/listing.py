@@ -14,7 +14,7 @@ from octavize.study.estimate import all_macs, network_key, seconds_of, timed_spe
 from octavize.study.model import Study
 from octavize.study.work import ended
 from octavize.text import Table
-from octavize.training.hardware import Hardware, device_of, prepare_process
+from octavize.training.hardware import Hardware, device_of, lent
 from octavize.training.train import load_images
 
 
@@ -27,12 +27,12 @@ def listing(
     that match a time are shown as if they matched the arithmetic, until they have been measured.
     """
     workers = workers or default_workers(hardware)
-    prepare_process(hardware_of(0, workers, hardware))  # a step is timed as a worker would train it
     images = load_images(study.recipe, data_dir)
     found = resolve(study, images, read_json(out / "arms.json"), time=False)
     runs = distinct(plan_study(study, by_model(found)))
     macs = all_macs(runs, images)
-    speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
+    with lent(hardware_of(0, workers, hardware)):  # a step is timed as a worker would train it
+        speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
     times = {run.slug: seconds_of(run.recipe, images, speeds, macs) or 0.0 for run in runs}
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for run in runs:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
+from octavize.report.numbers import seconds
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, seconds_of, trained_speeds
 from octavize.study.work import failure, finished

@@ -34,7 +34,7 @@ from octavize.training.hardware import (
     clear_outputs,
     describe_environment,
     is_first_process,
-    prepare_process,
+    lent,
 )
 from octavize.training.journal import Journal
 from octavize.training.module import check_optimizer
@@ -114,7 +114,6 @@ def adapt(
     out, console = Path(out), console or Console()
     check_optimizer(recipe.optimizer)
     check_hardware(hardware, recipe.precision)
-    prepare_process(hardware)
     recipe = with_facts(recipe, source.facts)
     images = as_trained(load_images(recipe, data_dir), source.facts)
     check_fits(source.model, recipe, images)
@@ -123,8 +122,9 @@ def adapt(
     results = read_json(out / RESULTS)
     if results is None:
         console.print("[bold]converting[/bold]")
-        before = _vanilla_stage(source, recipe, images, out, hardware)
-        prepared = prepare_in(out, source, adaptation, recipe, images, hardware)
+        with lent(hardware):
+            before = _vanilla_stage(source, recipe, images, out, hardware)
+            prepared = prepare_in(out, source, adaptation, recipe, images, hardware)
         stages = [before, *prepared.stages]
         for stage in stages:
             console.print(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}", highlight=False)
@@ -169,8 +169,6 @@ def fine_tune(
     """
     console = console or Console()
     name, seed = recipe.models[0], recipe.seeds[0]
-    prepare_process(hardware)
-    torch.manual_seed(seed)
     distil = {"teacher": teacher, "weight": adaptation.distil, "temperature": adaptation.temperature}
     module = Distiller(model, images, recipe, name, seed, **distil)
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +181,9 @@ def fine_tune(
     }
     journal = Journal(folder, identity, identity, teller(recipe.epochs_of(name), console))
     tests = EpochTests()
-    trainer = fit_and_test(module, journal, hardware, console, [tests] if every_epoch else [])
+    with lent(hardware):
+        torch.manual_seed(seed)
+        trainer = fit_and_test(module, journal, hardware, console, [tests] if every_epoch else [])
     best = read_metadata(journal.best)
     stages: list[Stage] = [
         {"stage": "epoch", **test, "epoch": int(row["epoch"]), "val_accuracy": row["val_accuracy"]}

@@ -22,7 +22,7 @@ from rich.console import Console
 from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import check_folder, write_text
-from octavize.training.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process
+from octavize.training.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process, lent
 from octavize.training.module import check_optimizer
 from octavize.training.recipe import Recipe, dump_recipe, load_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing, write_results
@@ -78,7 +78,8 @@ def compare(
         results.append(train_run(run, recipe, images, folder, hardware=hardware, console=console))
     if not is_first_process():
         return {}
-    return write_results(recipe, images, results, out, timing, console)
+    with lent(hardware):  # costs are measured on the threads that trained
+        return write_results(recipe, images, results, out, timing, console)
 
 
 def train_one(

@@ -19,6 +19,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from octavize.bench.environment import environment
 from octavize.bench.process import settle_process
+from octavize.bench.timing import same_random_numbers
+from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, one_line
 
 
@@ -148,9 +150,18 @@ def _trainer_of_one(hardware: Hardware) -> pl.Trainer:
         return bare_trainer(alone, "32-true")
 
 
+@contextmanager
+def lent(hardware: Hardware) -> Iterator[None]:
+    """In here torch has its share of the cores: more threads than cores are slower than fewer.
+
+    Afterwards the threads, and the random numbers that come next, are as before.
+    """
+    with torch_threads(hardware.threads), same_random_numbers():
+        yield
+
+
 def prepare_process(hardware: Hardware) -> None:
-    """Let a process that will train keep what it needs again and again, and give it its share of the cores:
-    more threads than cores are slower than fewer."""
+    """Let a process that does nothing but train keep what it needs again and again; threads as in `lent`."""
     settle_process()
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)

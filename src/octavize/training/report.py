@@ -9,7 +9,6 @@ from octavize.files import write_text
 from octavize.report.figures import color
 from octavize.report.naming import network_name, pretty
 from octavize.report.numbers import SPACE, points, span
-from octavize.report.numbers import seconds as seconds  # study.progress takes it from here
 from octavize.report.page import render
 
 BARS = (

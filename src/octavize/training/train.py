@@ -33,8 +33,8 @@ from octavize.training.hardware import (
     describe_environment,
     guarded,
     is_first_process,
+    lent,
     make_trainer,
-    prepare_process,
     quiet_lightning,
 )
 from octavize.training.journal import Journal, Row, WholeCheckpoints, resume_point
@@ -144,7 +144,8 @@ def train_run(
     result = read_result(folder)
     note = "finished before"
     if result is None:
-        result = _train(run, recipe, images, folder, hardware, console, callbacks)
+        with lent(hardware):
+            result = _train(run, recipe, images, folder, hardware, console, callbacks)
         note = f"{result['train_seconds']:.0f} s of training"
     if is_first_process():
         console.print(
@@ -164,7 +165,6 @@ def _train(
     console: Console,
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
-    prepare_process(hardware)
     torch.manual_seed(run.seed)
     arguments = recipe.arguments_of(run.model)
     model = build_model(run.model, run.alpha, len(images.classes), images.channels, arguments)

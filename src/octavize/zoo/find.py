@@ -260,10 +260,13 @@ def _from_run(path: Path) -> Vanilla:
 
 
 def _call(name: str) -> nn.Module:
-    """The network that `module:function` returns; the current folder counts as a place of modules."""
+    """The network that `module:function` returns; the current folder counts as the last place of modules.
+
+    So a file there that is called like an installed module hides nothing.
+    """
     module_name, _, attribute = name.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
+    before = list(sys.path)
+    sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), attribute)
         model = found if isinstance(found, nn.Module) else found()
@@ -273,7 +276,7 @@ def _call(name: str) -> nn.Module:
             "function that takes no arguments and returns the network"
         ) from error
     finally:
-        sys.path.remove(here)
+        sys.path[:] = before
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name} returned a {type(model).__name__}: return a torch.nn.Module")
     return model

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -216,6 +217,24 @@ def test_the_command_killed_and_two_of_it_at_once(data_dir: Path, tmp_path: Path
     assert max(ends(out)) == 1  # no run was trained twice
     logs = "".join(log.read_text("utf-8") for log in out.glob("runs/*/log.txt"))
     assert logs.count("going on after epoch") >= 2
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_ends_its_workers(data_dir: Path, tmp_path: Path) -> None:
+    path, out = write_study(tmp_path, epochs=500, seeds=[0]), tmp_path / "out"
+    process = start(path, out, data_dir, "--workers", "2")
+    until(lambda: list(out.glob("runs/*/last.ckpt")) or process.poll() is not None)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    for pid in (process.pid, *workers):  # as a terminal does with Ctrl-C
+        os.kill(pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "The same command goes on" in said
+    assert "Traceback" not in said
+    assert not any(map(alive, workers))
+    with folder_lock(out) as ours:
+        assert ours
 
 
 @pytest.mark.slow

@@ -67,18 +67,14 @@ def train_here(
                     deaths = 0
                 except BrokenExecutor:
                     deaths += 1
-                    _check_deaths(deaths, crew.size)
                     waiting.appendleft(place)
+            if deaths > DEATHS:
+                raise InputError(
+                    f"workers is {crew.size}: {deaths} were killed and no run got to its end; give fewer "
+                    "--workers if memory is short"
+                )
     finally:
         crew.stop()
-
-
-def _check_deaths(deaths: int, workers: int) -> None:
-    if deaths > DEATHS:
-        raise InputError(
-            f"workers is {workers}: {deaths} were killed and no run got to its end; give fewer --workers if "
-            "memory is short"
-        )
 
 
 class Crew:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -238,13 +238,10 @@ def _owner(study: Study) -> Recipe:
 def folder_lock(out: Path) -> Iterator[bool]:
     """Hold a study's folder, or say (False) that another process does; the system ends a dead one's hold."""
     lock = FileLock(out / "study.lock")
-    try:
+    with suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
     try:
-        yield True
+        yield lock.is_locked
     finally:
         lock.release()
 

@@ -23,11 +23,12 @@ from octavize.training.journal import read_metrics
 from octavize.training.train import drop_damaged, read_result, train_run
 
 FAILED = "failed.json"
-LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_")
-RANKS = (
+LAUNCHERS = (
+    *("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_"),
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
 )
+"""How the names of variables begin by which torchrun and SLURM tell processes of each other."""
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -58,7 +59,7 @@ def ended(folder: Path) -> bool:
 def leave_launcher() -> None:
     """Forget what torchrun or SLURM said of other processes: each run is trained by one."""
     for name in list(os.environ):
-        if name in RANKS or name.startswith(LAUNCHERS):
+        if name.startswith(LAUNCHERS):
             del os.environ[name]
 
 

@@ -24,7 +24,7 @@ from octavize.calibration.channel_graph import FROZEN, NEUTRAL, ChannelGraph, La
 _TAKEN_APART = """
     native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
     _batch_norm_no_update native_layer_norm native_group_norm _softmax _log_softmax _safe_softmax
-    _prelu_kernel hardswish glu masked_fill rsub addmm baddbmm im2col pixel_shuffle pixel_unshuffle
+    _prelu_kernel hardswish glu masked_fill fill zero rsub addmm baddbmm im2col pixel_shuffle pixel_unshuffle
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
 """
 _SIMPLER = get_decompositions([getattr(torch.ops.aten, name) for name in _TAKEN_APART.split()])
@@ -69,7 +69,18 @@ def _taken_apart(func: Any, args: Any, kwargs: Any) -> Any:
     if func is torch.ops.aten.convolution.default and args[2] is not None:
         x, weight, bias, *rest = args
         return func(x, weight, None, *rest) + bias.reshape(-1, *[1] * (weight.dim() - 2))
+    if func is torch.ops.aten.copy.default:
+        return args[1].to(args[0]).expand(args[0].shape).clone()
+    if func is torch.ops.aten.as_strided_.default:  # torch restrides axes of length 1 after it has pooled
+        (old, size), new = args[:2], args[0].as_strided(*args[1:])
+        return old if old.shape == torch.Size(size) and _in_order(old, new) else NotImplemented
     return func.decompose(*args, **kwargs)
+
+
+def _in_order(old: Tensor, new: Tensor) -> bool:
+    """Whether two views of one memory read it alike."""
+    same = old.numel() == new.numel() and old.data_ptr() == new.data_ptr()
+    return same and old.is_contiguous() and new.is_contiguous()
 
 
 def _follow(graph: ChannelGraph, call: Call) -> None:
@@ -79,32 +90,32 @@ def _follow(graph: ChannelGraph, call: Call) -> None:
     found: Sequence[Layers] = []
     try:
         found = _rule(call)(graph, call)
-    except NotUnderstood:
-        for labels in [labels for tensor in call.reads for labels in graph.layers(tensor)]:
-            graph.freeze(labels)
+    except (NotUnderstood, RuntimeError):  # torch refuses to do to labels what it does to values
+        for tensor in call.reads:
+            graph.freeze(*graph.layers(tensor))
     for i, result in enumerate(call.results):
         graph[result] = found[i] if i < len(found) else [torch.full([1] * result.dim(), FROZEN)]
 
 
 def _rule(call: Call) -> Rule:
+    if call.func._schema.is_mutable:
+        raise NotUnderstood
     if call.name in _RULES:
         return _RULES[call.name]
     if re.search(r"(pool|upsample)\w*[123]d", call.name) and len(call.reads) == 1:
         return _pool_or_resize
-    if torch.Tag.pointwise in call.func.tags and not call.func._schema.is_mutable:
+    if torch.Tag.pointwise in call.func.tags:
         return _pointwise
     raise NotUnderstood
 
 
-# ---- place by place ---------------------------------------------------------------------------------
-
-
 def _pointwise(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
     """Operands meet place by place, and an operand without labels treats all channels that it meets alike."""
-    made = torch.full([1] * call.out.dim(), NEUTRAL)
-    for tensor in call.reads:
-        made = graph.combine(made, graph[tensor])
-    if not all(_treats_alike(tensor, graph[tensor], made, call.out.shape) for tensor in call.reads):
+    shape, operands = call.results[0].shape, [(tensor, graph[tensor]) for tensor in call.reads]
+    made = operands[0][1][(None,) * (len(shape) - call.reads[0].dim())]
+    for _, labels in operands[1:]:
+        made = graph.combine(made, labels)
+    if not all(_treats_alike(values, labels, made, shape) for values, labels in operands):
         raise NotUnderstood
     return [[made]]
 
@@ -118,14 +129,6 @@ def _treats_alike(values: Tensor, labels: Tensor, made: Tensor, shape: Sequence[
         return all(bool((values == values.narrow(dim, 0, 1)).all()) for dim in changes)
     return one_value(values.cpu().expand(shape)[met.expand(shape)])
 
-
-def _filled(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
-    """A tensor of which nothing is left but the shape: all its values come from the last operand."""
-    source = graph[call.reads[-1]] if len(call.reads) > 1 else torch.tensor(NEUTRAL)
-    return [[source.expand(call.out.shape)]]
-
-
-# ---- moving data ------------------------------------------------------------------------------------
 
 _SAME = ["alias", "clone", "contiguous", "detach", "lift_fresh", "_to_copy"]
 _RESHAPED = ["view", "_unsafe_view", "_reshape_alias", "as_strided"]
@@ -152,7 +155,8 @@ def _move(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
             return value
         if any(value is index for index in indices):
             return value.cpu()
-        return (graph.copy(graph[value]) if joins else graph.layers(value)[layer]).expand(value.shape)
+        labels = graph.combine(graph[value], graph[value]) if joins else graph.layers(value)[layer]
+        return labels.expand(value.shape)
 
     moved = []
     for layer in range(len(graph.layers(call.reads[0]))):
@@ -165,9 +169,7 @@ def _on_labels(call: Call, args: Any, kwargs: Any) -> Sequence[Tensor]:
     if call.name in _SAME:
         return [args[0]]
     if call.name in _RESHAPED:
-        old, new = call.reads[0], call.out
-        in_order = old.is_contiguous() and new.is_contiguous() and old.data_ptr() == new.data_ptr()
-        if old.numel() != new.numel() or (call.name == "as_strided" and not in_order):
+        if call.name == "as_strided" and not _in_order(call.reads[0], call.out):
             raise NotUnderstood
         return [args[0].reshape(call.out.shape)]
     made = call.func(*args, **kwargs)
@@ -181,41 +183,32 @@ def _pad(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
     return [[pad(old, widths, value=NEUTRAL)]]
 
 
-# ---- reductions and space ---------------------------------------------------------------------------
-
-
 def _reduction(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
-    """Reductions for which the order does not matter: means, maxima, norms."""
+    """Reductions for which the order does not matter: means, maxima, norms.
+
+    Along axes where they do not change, labels stay. If the same set of channels is reduced everywhere, no
+    channel is left, and they may change places only among themselves. Otherwise the channels that are reduced
+    to one value move as one.
+    """
     old, dim = graph[call.reads[0]], call.named.get("dim")
     dims = [d % old.dim() for d in ([dim] if isinstance(dim, int) else dim or range(old.dim()))]
-    made = _reduced(graph, old, [d for d in dims if old.shape[d] > 1])
-    if call.results[0].dim() < old.dim():
-        made = made.squeeze(tuple(dims))
-    return [[made] for _ in call.results]
-
-
-def _reduced(graph: ChannelGraph, old: Tensor, dims: Sequence[int]) -> Tensor:
-    """Labels with length 1 along `dims`, along which they change.
-
-    If the same set of channels is reduced everywhere, no channel is left, and they may change places only
-    among themselves. Otherwise the channels that are reduced to one value move as one.
-    """
-    kept = [d for d in range(old.dim()) if d not in dims]
     shape = torch.Size([1 if d in dims else n for d, n in enumerate(old.shape)])
+    kept = [d for d in range(old.dim()) if d not in dims]
     rows = old.permute(*kept, *dims).reshape(shape.numel(), -1)
-    in_order = rows.sort(1).values
-    if dims and (in_order == in_order[:1]).all():
+    in_order, columns = rows.sort(1).values, rows.T.unique_consecutive(dim=0)
+    made = columns[0]
+    if len(columns) > 1 and (in_order == in_order[:1]).all():
         found, counts = in_order[0].unique(return_counts=True)
         for count in counts.unique():  # those that occur as often may change places
             graph.relate(found[counts == count], torch.tensor(NEUTRAL))
-        return torch.full(shape, NEUTRAL)
-    columns = rows.T.unique_consecutive(dim=0)
-    if len(columns) > 1024 or (dims and (rows == NEUTRAL).any()):
+        made = torch.full_like(made, NEUTRAL)
+    elif len(columns) > 4096 or (len(columns) > 1 and (rows == NEUTRAL).any()):
         raise NotUnderstood
-    made = columns[0]
-    for column in columns[1:]:
-        made = graph.combine(made, column)
-    return made.reshape(shape)
+    else:
+        for column in columns[1:]:
+            made = graph.combine(made, column)
+    made = made.reshape(shape)
+    return [[made if result.dim() == old.dim() else made.squeeze(tuple(dims))] for result in call.results]
 
 
 def _pool_or_resize(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
@@ -227,16 +220,13 @@ def _pool_or_resize(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
     return [[old]]  # indices of a maximum are frozen
 
 
-# ---- convolutions and matrix products ---------------------------------------------------------------
-
-
 def _convolution(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
     weight, groups, transposed = (call.named[name] for name in ("weight", "groups", "transposed"))
     (read,) = graph.along(call.reads[0], 1)
     if any((labels == FROZEN).any() for labels in graph.layers(weight)):
         raise NotUnderstood  # computed from other weights
     rows, columns, *kernel = graph.along(weight, *range(weight.dim()))
-    graph.freeze(torch.cat(kernel))
+    graph.freeze(*kernel)
     reads, made = (rows, columns) if transposed else (columns, rows)
     if groups == 1:
         graph.contract(read, reads)
@@ -262,7 +252,6 @@ def _product(graph: ChannelGraph, call: Call) -> Sequence[Layers]:
 
 _REDUCED = "mean sum amax amin var std var_mean linalg_vector_norm logsumexp prod norm"
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(["copy", "fill", "zero"], _filled),
     **dict.fromkeys([*_SAME, *_RESHAPED, *_MOVED.split()], _move),
     "constant_pad_nd": _pad,
     **dict.fromkeys(_REDUCED.split(), _reduction),

@@ -80,7 +80,7 @@ def example_input(model: nn.Module, example: Tensor | Sequence[int] | None = Non
 
 
 def stand_in(model: nn.Module) -> nn.Module:
-    """The network in evaluation mode, without its users' hooks, on the same parameters.
+    """The network in evaluation mode, without its users' hooks, on the memory of its parameters.
 
     So the mode and the hooks of the network itself are left alone.
     """
@@ -110,8 +110,8 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     # Writing into a tensor becomes making a new one: labels need not follow what shares memory.
     with explained(model, x.shape), torch.no_grad(), Watch(graph):
         output = functionalize(run)(x)
-    for labels in [labels for tensor in output for labels in graph.layers(tensor)]:
-        graph.freeze(labels)
+    for tensor in output:
+        graph.freeze(*graph.layers(tensor))
     block, sets = graph.solve()
     return Coupling(graph.axes, block, sets)
 

@@ -26,7 +26,7 @@ from convert_trained import read_rows
 from octavize import reestimate_norms
 from octavize.files import read_json, write_json
 from octavize.study.design import Planned, distinct, plan_study
-from octavize.study.model import load_study
+from octavize.study.load import load_study
 from octavize.study.run import folder_lock
 from octavize.study.work import ended
 from octavize.training.hardware import Hardware

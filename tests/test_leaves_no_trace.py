@@ -143,7 +143,7 @@ def test_an_export_leaves_the_process_as_it_was(suffix: str, tmp_path: Path) -> 
 def test_tuning_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune_module, "choose_runtimes", lambda names: choose_runtimes(["eager"]))
     with unchanged():
-        plan(net(), budget=0.8, target="compile", example=SHAPE)
+        octavize.tune(net(), 0.8, "compile", example=SHAPE)
 
 
 def test_networks_that_are_compiled_take_nothing_from_others() -> None:

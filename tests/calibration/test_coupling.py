@@ -2,11 +2,14 @@
 
 import copy
 import random
+import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from octavize.calibration.coupling import Coupling, find_coupling, permute
 from octavize.convert.trace import CONVOLUTIONS
@@ -350,6 +353,40 @@ def test_model_is_left_as_it_was():
     assert torch.equal(model[0].weight, before["0.weight"].flip(0))
     model(torch.randn(1, 3, 8, 8))
     assert calls == [1]
+
+
+def watched() -> bool:
+    """Whether operations of this thread are watched or rewritten."""
+    return _get_current_dispatch_mode() is not None or torch._is_functional_tensor(torch.ones(1))
+
+
+def test_only_this_thread_is_watched_and_only_while_the_network_runs():
+    seen = []
+
+    def forward(m, x):
+        other = threading.Thread(target=lambda: seen.append(watched()))
+        other.start()
+        other.join()
+        seen.append(watched())
+        if len(x) > 1:
+            raise ValueError("one image at a time")
+        return m.a(x)
+
+    model = Net(forward, a=conv(3, 6))
+    find_coupling(model, (1, 3, 8, 8))
+    assert (seen, watched()) == ([False, True], False)
+    with pytest.raises(InputError, match="one image at a time"):
+        find_coupling(model, (2, 3, 8, 8))
+    assert not watched()
+
+
+def test_outputs_in_a_dataclass_stay():
+    @dataclass
+    class Output:
+        map: torch.Tensor
+
+    model = Net(lambda m, x: Output(m.a(x)), a=conv(3, 6))
+    assert counts(find_coupling(model, (1, 3, 8, 8)), "a") == [1] * 6
 
 
 def test_bad_orders_are_named():

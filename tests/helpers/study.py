@@ -11,7 +11,8 @@ import yaml
 from rich.console import Console
 from tests.helpers.training import MODEL, tiny
 
-from octavize.study.model import Study, load_study
+from octavize.study.load import load_study
+from octavize.study.model import Study
 from octavize.study.run import Prepared, analyze_study, check, prepare
 from octavize.study.work import ended, train
 from octavize.training.hardware import Hardware

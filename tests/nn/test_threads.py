@@ -1,4 +1,4 @@
-"""Watching, and keeping quiet, is of the thread that asked for it."""
+"""Observing, and keeping quiet, is of the thread that asked for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 import octavize.nn.dispatch as dispatch_module
 from octavize import DenseFallbackWarning, OctTensor
-from octavize.nn.dispatch import unannounced, watching
+from octavize.nn.dispatch import observe_calls, unannounced
 
 LIMIT = 30.0
 
@@ -48,10 +48,10 @@ def test_calls_of_another_thread_are_not_seen() -> None:
 
     def other() -> None:
         octave_map().relu()
-        with watching(lambda name, *_: others.append(name)):
+        with observe_calls(lambda name, *_: others.append(name)):
             octave_map().sigmoid()
 
-    with watching(lambda name, *_: own.append(name)):
+    with observe_calls(lambda name, *_: own.append(name)):
         octave_map().abs()
         in_another_thread(other)
         octave_map().tanh()
@@ -66,13 +66,13 @@ def test_two_threads_that_end_in_any_order() -> None:
     begun, ended = threading.Event(), threading.Event()
 
     def longer() -> None:
-        with watching(lambda name, *_: seen.append(name)):
+        with observe_calls(lambda name, *_: seen.append(name)):
             begun.set()
             assert ended.wait(LIMIT)
             octave_map().relu()
 
     thread = threading.Thread(target=longer)
-    with watching(lambda name, *_: seen.append("wrong")):
+    with observe_calls(lambda name, *_: seen.append("wrong")):
         thread.start()
         assert begun.wait(LIMIT)
     ended.set()
@@ -80,11 +80,11 @@ def test_two_threads_that_end_in_any_order() -> None:
     assert seen == ["relu"]
 
 
-def test_watchers_within_watchers() -> None:
+def test_observers_within_observers() -> None:
     outer: list[str] = []
     inner: list[str] = []
-    with watching(lambda name, *_: outer.append(name)):
-        with watching(lambda name, *_: inner.append(name)):
+    with observe_calls(lambda name, *_: outer.append(name)):
+        with observe_calls(lambda name, *_: inner.append(name)):
             octave_map().relu()
         octave_map().abs()
     assert (outer, inner) == (["relu", "abs"], ["relu"])
@@ -114,7 +114,7 @@ def test_what_was_not_announced_is_announced_later() -> None:
         octave_map().cumsum(1)
 
 
-def test_a_compiler_is_not_watched_and_traces_one_graph() -> None:
+def test_a_compiler_is_not_observed_and_traces_one_graph() -> None:
     torch._dynamo.reset()
     seen: list[str] = []
 
@@ -122,6 +122,6 @@ def test_a_compiler_is_not_watched_and_traces_one_graph() -> None:
         return OctTensor(high, low).relu().to_dense()
 
     x = octave_map()
-    with watching(lambda name, *_: seen.append(name)):
+    with observe_calls(lambda name, *_: seen.append(name)):
         torch.compile(run, backend="eager", fullgraph=True)(x.high, x.low)
     assert seen == []

@@ -10,7 +10,8 @@ from tests.helpers.study import tiny_study
 
 from octavize.errors import InputError
 from octavize.study.design import Planned, distinct, plan_study
-from octavize.study.model import SHIPPED, load_study, merged
+from octavize.study.load import SHIPPED, load_study
+from octavize.study.model import merged
 from octavize.training.train import Run
 
 FACTORS: dict[str, Any] = {

@@ -36,7 +36,7 @@ from tests.helpers.training import make_folder
 from octavize.cli.main import main
 from octavize.errors import InputError
 from octavize.study import engine
-from octavize.study.model import load_study
+from octavize.study.load import load_study
 from octavize.study.progress import Progress
 from octavize.study.run import folder_lock, run_study
 from octavize.training.hardware import Hardware

@@ -8,21 +8,17 @@ function of the network stays the same.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functionalize
 
-from octavize.calibration.label_book import Book, NotUnderstood
-from octavize.calibration.label_rules import Call, changed_operands, propagate
-from octavize.calibration.labels import FROZEN, Axis, Ledger
-from octavize.convert.trace import drop_hooks, example_shape, explained
+from octavize.calibration.channel_graph import FROZEN, ChannelGraph
+from octavize.calibration.channel_rules import Watch
+from octavize.convert.trace import clean_copy, example_shape, explained, leaves
 from octavize.errors import InputError
-from octavize.nn._torch_internals import TorchDispatchMode, tree_leaves
 
 Order = Sequence[Tensor]
 
@@ -32,22 +28,17 @@ class Coupling:
     """What moves together in a network, and what may change places.
 
     `block` (labels,) names the block of every label; equal names move together. Each of `sets` (blocks,
-    members) holds the labels of interchangeable blocks, one block a row. A label belongs to one place of one
-    of the `axes`.
+    members) holds the labels of interchangeable blocks, one block a row. `axes` holds the labels (length,) of
+    each axis of a parameter or buffer.
     """
 
-    axes: list[Axis]
+    axes: dict[tuple[str, int], Tensor]
     block: Tensor
     sets: list[Tensor]
-    _by_name: dict[tuple[str, int], Axis] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self._by_name.update({(a.name, a.dim): a for a in self.axes if a.name is not None})
 
     def labels(self, name: str, dim: int) -> Tensor | None:
         """The labels (length,) of an axis of a parameter or buffer; None if the run did not use it."""
-        axis = self._by_name.get((name, dim))
-        return None if axis is None else axis.labels
+        return self.axes.get((name, dim))
 
     def movable(self, name: str, dim: int) -> Tensor:
         """How many places each channel of an axis may take, its own included: (length,).
@@ -89,38 +80,11 @@ def example_input(model: nn.Module, example: Tensor | Sequence[int] | None = Non
 
 
 def stand_in(model: nn.Module) -> nn.Module:
-    """The network in evaluation mode, without its users' hooks, on the same parameters.
+    """The network in evaluation mode, without its users' hooks, on the memory of its parameters.
 
     So the mode and the hooks of the network itself are left alone.
     """
-    memo: dict[int, Any] = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    for module in model.modules():  # constants that are no buffers
-        memo |= {id(v): v for v in vars(module).values() if isinstance(v, Tensor)}
-    net = copy.deepcopy(model, memo).eval()
-    drop_hooks(net)
-    return net
-
-
-class _Watch(TorchDispatchMode):
-    """Tells the book of every operation."""
-
-    def __init__(self, book: Book) -> None:
-        super().__init__()
-        self.book = book
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {}
-        for name, tensor in changed_operands(func, args):
-            self._note(tensor)
-            before[name] = tensor.clone()
-        out = func(*args, **(kwargs or {}))
-        propagate(self.book, Call(func, args, kwargs or {}, before, out))
-        return out
-
-    def _note(self, tensor: Tensor) -> None:
-        """A constant is known by its values: look at them before they change."""
-        with suppress(NotUnderstood):  # a parameter, known by name
-            self.book[tensor]
+    return clean_copy(model, lambda values: values)
 
 
 def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Coupling:
@@ -136,17 +100,20 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     Raises:
         InputError: the network does not run on such an input.
     """
-    ledger = Ledger()
-    book = Book(ledger, model)
-    x = example_input(model, example)
-    book.hold(x, FROZEN)
-    with explained(model, x.shape), torch.no_grad(), _Watch(book):
-        output = stand_in(model)(x)
-    for tensor in tree_leaves(output):
-        if isinstance(tensor, Tensor):
-            book.freeze(tensor)
-    block, sets = ledger.solve()
-    return Coupling(ledger.axes, block, sets)
+    net, x = stand_in(model), example_input(model, example)
+    graph = ChannelGraph(net)
+    graph[x] = [torch.full([1] * x.dim(), FROZEN)]
+
+    def run(x: Tensor) -> list[Tensor]:
+        return [value for value in leaves(net(x)) if isinstance(value, Tensor)]
+
+    # Writing into a tensor becomes making a new one: labels need not follow what shares memory.
+    with explained(model, x.shape), torch.no_grad(), Watch(graph):
+        output = functionalize(run)(x)
+    for tensor in output:
+        graph.freeze(*graph.layers(tensor))
+    block, sets = graph.solve()
+    return Coupling(graph.axes, block, sets)
 
 
 @torch.no_grad()
@@ -164,8 +131,8 @@ def permute(model: nn.Module, coupling: Coupling, order: Order) -> None:
     """
     source = coupling.source(order)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    for axis in coupling.axes:
-        places = source[axis.labels] - axis.start
-        if axis.name is not None and not torch.equal(places, torch.arange(axis.length)):
-            tensor = tensors[axis.name]
-            tensor.copy_(tensor.index_select(axis.dim, places.to(tensor.device)))
+    for (name, dim), labels in coupling.axes.items():
+        places = source[labels] - labels[0]
+        if not torch.equal(places, torch.arange(len(labels))):
+            tensor = tensors[name]
+            tensor.copy_(tensor.index_select(dim, places.to(tensor.device)))

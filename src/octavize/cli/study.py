@@ -90,7 +90,7 @@ def study(
     o.require_experiment()
     from octavize.report.tables import show
     from octavize.study.listing import listing
-    from octavize.study.model import load_study
+    from octavize.study.load import load_study
     from octavize.study.run import analyze_study, run_study
 
     if list_runs and analyze:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.helpers.cli import run
 from tests.helpers.training import MODEL, make_folder, tiny
 from torch import nn
 
 from octavize import InputError, create_model, load_converted, octavize
-from octavize.cli.main import main
 from octavize.policies import policy_of
 from octavize.training.recipe import dump_recipe
 from octavize.zoo.checkpoint import build_model
@@ -41,14 +41,6 @@ def leaves():
 def dense():
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
 """
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return int(caught.value.code or 0), output.out, output.err
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.helpers.cli import run
 
 from octavize import create_model, load_runtime
 from octavize.cli.main import main
@@ -28,14 +29,6 @@ FACTS: dict[str, Any] = {
     "normalize": True,
     "size": 16,
 }
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return int(caught.value.code or 0), output.out, output.err
 
 
 @pytest.fixture(autouse=True)

@@ -10,27 +10,14 @@ from pathlib import Path
 import pytest
 import torchvision
 from PIL import Image
-from tests.helpers.training import MODEL, make_folder, tiny
+from tests.helpers.cli import run
+from tests.helpers.training import MODEL, tiny
 
-from octavize.cli.main import main
 from octavize.cli.options import per_model, spread
 from octavize.errors import InputError
 from octavize.training.recipe import dump_recipe, load_recipe
 
 COMMANDS = ("compare", "train", "bands", "models", "profile")
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return int(caught.value.code or 0), output.out, output.err
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

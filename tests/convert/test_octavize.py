@@ -18,15 +18,8 @@ from torch import Tensor, nn
 from torchvision.models.vgg import VGG, make_layers
 
 from octavize import DenseFallbackWarning, InputError, OctConv2d, OctConv3d, OctTensor, octavize, plan
-from octavize.nn import dispatch as dispatch_module
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch_module, "_announced", set())
-    torch.manual_seed(0)
 
 
 # ---- the families -----------------------------------------------------------------------------------------

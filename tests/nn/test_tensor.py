@@ -22,12 +22,6 @@ from octavize.nn import dispatch as dispatch_module
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
 
 
-@pytest.fixture(autouse=True)
-def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fallbacks are announced once a process: let every test start afresh."""
-    monkeypatch.setattr(dispatch_module, "_announced", set())
-
-
 @pytest.fixture
 def x() -> OctTensor:
     torch.manual_seed(0)

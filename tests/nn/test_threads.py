@@ -9,16 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import octavize.nn.dispatch as dispatch_module
 from octavize import DenseFallbackWarning, OctTensor
 from octavize.nn.dispatch import observe_calls, unannounced
 
 LIMIT = 30.0
-
-
-@pytest.fixture(autouse=True)
-def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch_module, "_announced", set())
 
 
 def octave_map() -> OctTensor:

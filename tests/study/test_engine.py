@@ -31,7 +31,6 @@ from tests.helpers.study import (
     tiny_study,
     write_study,
 )
-from tests.helpers.training import make_folder
 
 from octavize.cli.main import main
 from octavize.errors import InputError
@@ -42,11 +41,6 @@ from octavize.study.run import folder_lock, run_study
 from octavize.training.hardware import Hardware
 
 VANILLA: dict[str, Any] = {"vanilla": {"alpha": 0}}
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 def same(ours: Path, theirs: Path) -> None:

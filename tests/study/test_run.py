@@ -41,11 +41,6 @@ from octavize.training.train import load_images
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a whole study, run by the command's own code with a worker of its own."""
     root = tmp_path_factory.mktemp("quiet")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tests.helpers.training import MODEL, make_folder, tiny
+from tests.helpers.training import MODEL, tiny
 from torch import Tensor, nn
 
 from octavize import InputError, Plan, load_converted, octavize
@@ -32,19 +32,6 @@ from octavize.training.train import Run, load_images, train_run
 from octavize.zoo.find import Vanilla, find_vanilla, load_state
 
 HOW = Adaptation(alpha=0.5, calibrate=False, norm_images=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

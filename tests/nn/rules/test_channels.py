@@ -35,12 +35,6 @@ LAYOUTS = {
 SIZES = {"even": (4, 6), "odd": (5, 3), "line": (5,), "video": (2, 3, 4)}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch_module, "_announced", set())
-    torch.manual_seed(0)
-
-
 def wide(x: Any, n: int = 2) -> Tensor:
     """One value a path and channel: (1, n, 8, 1, …)."""
     values = torch.arange(1, 8 * n + 1, dtype=torch.float64)

@@ -25,12 +25,6 @@ pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallba
 Function = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch_module, "_announced", set())
-    torch.manual_seed(0)
-
-
 # ---- maps to try every rule on ----------------------------------------------------------------------------
 
 

@@ -1,0 +1,30 @@
+"""What many tests need: one thread, a fixed seed, nothing announced yet, a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.helpers.training import make_folder
+
+from octavize.nn import dispatch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors: more threads only cost time, and results depend on them."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dense fallback has been announced, and random numbers do not depend on the tests before."""
+    monkeypatch.setattr(dispatch, "_announced", set())
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny images of two classes; only to be read."""
+    return make_folder(tmp_path_factory.mktemp("images"))

@@ -261,6 +261,19 @@ def test_writing_into_a_buffer_of_zeros():
     assert counts(coupling, "a") == counts(coupling, "b") == [3] * 3
 
 
+def test_writing_into_the_networks_own_buffer():
+    def forward(m, x):
+        x = m.a(x)
+        m.seen.mul_(0.5).add_(x.mean((0, 2, 3)))
+        return m.out(torch.relu(m.b(x)))
+
+    model = Net(forward, a=conv(3, 6), b=conv(6, 4), out=conv(4, 2)).double()
+    model.register_buffer("seen", torch.zeros(6, dtype=torch.float64))
+    coupling = find_coupling(model, (1, 3, 8, 8))
+    assert counts(coupling, "b") == [4] * 4
+    assert counts(coupling, "a") == [1] * 6, "written into what the network keeps"
+
+
 def test_padded_shortcut():
     def forward(m, x):
         x = m.a(x)

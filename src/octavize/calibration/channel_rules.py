@@ -23,8 +23,9 @@ from octavize.nn._torch_internals import TorchDispatchMode, schema_of, tree_leav
 _TAKEN_APART = """
     native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
     _batch_norm_no_update native_layer_norm native_group_norm _softmax _log_softmax _safe_softmax
-    _prelu_kernel hardswish glu masked_fill fill zero rsub addmm baddbmm im2col pixel_shuffle pixel_unshuffle
-    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
+    _prelu_kernel hardswish log_sigmoid_forward glu masked_fill fill zero rsub addmm baddbmm im2col
+    pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    replication_pad2d replication_pad3d
 """
 _SIMPLER = get_decompositions([getattr(torch.ops.aten, name) for name in _TAKEN_APART.split()])
 

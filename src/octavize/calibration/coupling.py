@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functionalize
+from torch.func import functional_call, functionalize
 
 from octavize.calibration.channel_graph import FROZEN, ChannelGraph
 from octavize.calibration.channel_rules import Watch
@@ -104,12 +104,12 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     graph = ChannelGraph(net)
     graph[x] = [torch.full([1] * x.dim(), FROZEN)]
 
-    def run(x: Tensor) -> list[Tensor]:
-        return [value for value in leaves(net(x)) if isinstance(value, Tensor)]
+    def run(x: Tensor, buffers: dict[str, Tensor]) -> list[Tensor]:
+        return [value for value in leaves(functional_call(net, buffers, (x,))) if isinstance(value, Tensor)]
 
     # Writing into a tensor becomes making a new one: labels need not follow what shares memory.
     with explained(model, x.shape), torch.no_grad(), Watch(graph):
-        output = functionalize(run)(x)
+        output = functionalize(run)(x, dict(net.named_buffers()))
     for tensor in output:
         graph.freeze(*graph.layers(tensor))
     block, sets = graph.solve()

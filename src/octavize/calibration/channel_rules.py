@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import get_decompositions
 from torch.nn.functional import pad
 
 from octavize.calibration.channel_graph import FROZEN, NEUTRAL, ChannelGraph, Layers, NotUnderstood, one_value
-from octavize.nn._torch_internals import TorchDispatchMode, schema_of, tree_leaves, tree_map
+from octavize.nn._torch_internals import TorchDispatchMode, decompositions, schema_of, tree_leaves, tree_map
 
 _TAKEN_APART = """
     native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
@@ -27,7 +26,9 @@ _TAKEN_APART = """
     pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d
 """
-_SIMPLER = get_decompositions([getattr(torch.ops.aten, name) for name in _TAKEN_APART.split()])
+_SIMPLER = decompositions(
+    op for name in _TAKEN_APART.split() if (op := getattr(torch.ops.aten, name, None)) is not None
+)
 
 
 class Call:

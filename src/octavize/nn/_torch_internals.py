@@ -6,7 +6,7 @@ without: a missing one costs memory or speed, never a result. The tests hide the
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -164,6 +164,15 @@ class _NoSchema:
 def schema_of(operation: Any) -> Any:
     """Name and arguments of an ATen operation. Without, channels that it reads stay where they are."""
     return _find("_schema", operation) or _NoSchema()
+
+
+def decompositions(operations: Iterable[Any]) -> dict[Any, Callable[..., Any]]:
+    """How operations are made of simpler ones. Without, channels that they read stay where they are."""
+    try:
+        from torch._decomp import get_decompositions
+    except ImportError:
+        return {}
+    return get_decompositions(list(operations))  # pyright: ignore[reportReturnType]
 
 
 def may_write(operation: Any) -> bool:

@@ -1,4 +1,4 @@
-# make demo   virtual environment, installation, and the comparison on embedded pictures: about 10 minutes
+# make demo   virtual environment, installation, and the comparison on images that come with scikit-image: about 10 minutes
 # make test   virtual environment, installation, and the tests
 # make test-lowest   the same with the lowest torch and torchvision that pyproject.toml declares
 PYTHON ?= python3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.nn.rules.test_elementwise import dense_of, equal, make
+from tests.helpers.maps import dense_of, equal, make
 from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, OctTensor

@@ -140,7 +140,8 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
     names, values = list(kwargs), [*operands, *kwargs.values()]
     maps = [value for value in values if isinstance(value, OctTensor)]
     x = maps[0]
-    if any(y.runs != x.runs for y in maps[1:]) and all(y.shape == x.shape for y in maps[1:]):
+    # tuple(): the compiler of torch 2.9 compares no runs that a constant function gave.
+    if any(tuple(y.runs) != tuple(x.runs) for y in maps[1:]) and all(y.shape == x.shape for y in maps[1:]):
         runs = reduce(common_runs, [y.runs for y in maps])
         if sum(runs[1::2]) == 0:
             return NotImplemented
@@ -194,7 +195,7 @@ _OUT_OF_PLACE = {
 def expand_as(func: Function, x: Any, other: Any) -> Any:
     """One value a channel, repeated over a map: in the split of that map. Exact."""
     halves = _operand_halves(x, other) if isinstance(other, OctTensor) else None
-    if halves is None or not isinstance(x, Tensor | OctTensor):
+    if halves is None or not isinstance(x, (Tensor, OctTensor)):
         return NotImplemented
     return other.like(func(halves[0], other.high), func(halves[1], other.low))
 

@@ -60,6 +60,11 @@ class Segment:
     count: int
 
 
+def same_layout(a: ChannelLayout, b: ChannelLayout) -> bool:
+    """Whether two maps hold the same channels in the same halves."""
+    return tuple(a) == tuple(b)  # the compiler of torch 2.9 compares tuples, but no constants
+
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 KNOWN_WHILE_TRACING: list[Callable[..., object]] = []

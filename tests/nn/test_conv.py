@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.helpers.reference import dense, low_count, octave_convolve
+from tests.helpers.versions import needs_torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -225,6 +226,7 @@ def test_equals_the_reference_in_float32(case: Case) -> None:
     check(case, torch.float32, 1e-5)
 
 
+@needs_torch("2.10", "convolutions of torch 2.9 round some bfloat16 gradients once more")
 @settings(STABLE, max_examples=30)
 @given(cases(rank=2))
 def test_equals_the_reference_in_bfloat16(case: Case) -> None:

@@ -89,8 +89,8 @@ def _own_weight(calls: GraphModule, node: Node) -> None:
 
 
 def _add_into_convolution(calls: GraphModule, node: Node) -> None:
-    """`conv(x) + y`: the convolution adds."""
-    if node.target not in ADD or len(node.args) != 2 or node.kwargs:
+    """`conv(x) + y`: the convolution adds. Not on a single pixel, where torch 2.9 fails."""
+    if node.target not in ADD or len(node.args) != 2 or node.kwargs or _is_one_pixel(node):
         return
     for conv, other in (node.args, node.args[::-1]):
         if not isinstance(conv, Node) or not isinstance(other, Node) or conv.target is not CONVOLUTION:
@@ -141,6 +141,10 @@ def _replace(node: Node, new: Node) -> None:
     new.meta = node.meta
     node.replace_all_uses_with(new)
     node.graph.erase_node(node)
+
+
+def _is_one_pixel(node: Node) -> bool:
+    return all(n == 1 for n in getattr(node.meta.get("val"), "shape", ())[2:])
 
 
 def _same_shape(a: Node, b: Node) -> bool:

@@ -25,6 +25,7 @@ from octavize.split import (
     low_channels,
     low_indices_kept,
     low_size,
+    same_layout,
 )
 
 # Properties in which the halves agree.
@@ -184,7 +185,7 @@ class OctTensor(Octave):
         Args:
             channel_layout: which channels are low; each of them must be low already.
         """
-        if channel_layout == self.channel_layout:
+        if same_layout(channel_layout, self.channel_layout):
             return self
         high, _ = split_channels(self.to_dense(), channel_layout, dim=1)
         low = take_channels(self.low, low_indices_kept(self.channel_layout, channel_layout), dim=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from octavize.nn.dispatch import functions_named, oct_rule
 from octavize.nn.rules.elementwise import Function
 from octavize.nn.tensor import OctTensor
-from octavize.split import join_layouts
+from octavize.split import join_layouts, same_layout
 
 # ---- joining and slicing --------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ def concatenate(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
     dim %= first.dim()
     if dim == 1:
         layout = join_layouts(tuple(x.channel_layout for x in maps))
-    elif dim == 0 and all(x.channel_layout == first.channel_layout for x in maps):
+    elif dim == 0 and all(same_layout(x.channel_layout, first.channel_layout) for x in maps):
         layout = first.channel_layout
     else:
         return NotImplemented

@@ -27,7 +27,7 @@ from octavize.nn.dispatch import (
     oct_rule,
 )
 from octavize.nn.tensor import OctTensor
-from octavize.split import common_layout
+from octavize.split import common_layout, same_layout
 
 Function = Callable[..., Any]
 
@@ -138,7 +138,7 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
     names, values = list(kwargs), [*operands, *kwargs.values()]
     maps = [value for value in values if isinstance(value, OctTensor)]
     x = maps[0]
-    if any(y.channel_layout != x.channel_layout for y in maps[1:]) and all(
+    if not all(same_layout(y.channel_layout, x.channel_layout) for y in maps[1:]) and all(
         y.shape == x.shape for y in maps[1:]
     ):
         layout = reduce(common_layout, [y.channel_layout for y in maps])
@@ -163,7 +163,7 @@ def _agree(x: Any, y: Any) -> bool:
     return (
         isinstance(x, OctTensor)
         and isinstance(y, OctTensor)
-        and x.channel_layout == y.channel_layout
+        and same_layout(x.channel_layout, y.channel_layout)
         and x.high.shape == y.high.shape
         and x.octave_dims == y.octave_dims
     )
@@ -205,7 +205,7 @@ _OUT_OF_PLACE = {
 def expand_as(func: Function, x: Any, other: Any) -> Any:
     """One value a channel, repeated over a map: in the split of that map. Exact."""
     halves = _operand_halves(x, other) if isinstance(other, OctTensor) else None
-    if halves is None or not isinstance(x, Tensor | OctTensor):
+    if halves is None or not isinstance(x, (Tensor, OctTensor)):
         return NotImplemented
     return other.like(func(halves[0], other.high), func(halves[1], other.low))
 
@@ -216,7 +216,7 @@ def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
         same = (
             value.shape[2:] == x.shape[2:]
             and value.octave_dims == x.octave_dims
-            and value.channel_layout == x.channel_layout
+            and same_layout(value.channel_layout, x.channel_layout)
         )
         return (value.high, value.low) if same else None
     if isinstance(value, Octave):

@@ -195,7 +195,7 @@ def norm(
     It is the root of a sum, in which a low pixel counts for its share of the image.
     """
     power = 2.0 if p == "fro" else p
-    if not isinstance(power, int | float) or power <= 0 or not isinstance(dim, Sequence):
+    if not isinstance(power, (int, float)) or power <= 0 or not isinstance(dim, Sequence):
         return NotImplemented
     dims = sorted(d % x.dim() for d in dim)
     if dims != list(range(2, x.dim())):

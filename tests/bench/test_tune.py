@@ -92,7 +92,7 @@ def test_one_alpha_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch) -> N
     [
         (0.6, "tensorrt", "runtime='tensorrt': give one of onnxruntime"),
         (0.01, "compile", "budget=0.01 cannot be reached"),
-        (60, "compile", "budget=60: give the octave network's share"),
+        (60, "compile", "budget=60: give a number above 0 to 1, the octave network's share"),
     ],
 )
 def test_bad_input(budget: float, runtime: str, words: str) -> None:

@@ -155,10 +155,10 @@ def apply_rule(
         if dense:
             result = _dense_fallback(func, args, kwargs)
     except ChangeRefused:
-        if _observed:
+        if _observed and not torch.compiler.is_compiling():
             _tell_observers(func, args, kwargs, None, True)
         raise
-    if _observed:
+    if _observed and not torch.compiler.is_compiling():
         _tell_observers(func, args, kwargs, result, dense)
     return result
 
@@ -198,7 +198,8 @@ _counting = threading.Lock()
 def observe_calls(observer: Observer) -> Iterator[None]:
     """In here, `observer(function's name, operands, result, dense)` is called for every call on an OctTensor.
 
-    `dense` tells whether it had to be computed on the dense map. Calls of other threads are not observed.
+    `dense` tells whether it had to be computed on the dense map. Calls of other threads are not observed, nor
+    those that a compiler follows.
     """
     _count_observers(1)
     _observers.all.append(observer)

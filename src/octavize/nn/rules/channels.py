@@ -1,7 +1,7 @@
 """Rules that choose or join channels: slices and concatenation.
 
-All of them are exact: an OctTensor knows which of its channels are low (its layout), so a channel can go
-anywhere and keep its frequency. A choice without low channels is a plain tensor, and whatever follows it is
+All of them are exact: an OctTensor knows which of its channels are low (its layout), so a channel keeps its
+frequency wherever it goes. A selection without low channels is a plain tensor, and the layers after it are
 vanilla.
 """
 
@@ -25,7 +25,7 @@ from octavize.split import join_layouts
 def concatenate(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
     """Concatenation over channels: high with high, low with low. Exact: the order of channels is tracked.
 
-    A dense map counts as all high. Maps of equal split are also concatenated over the batch.
+    A dense map counts as all high. Maps of equal layout are also concatenated over the batch.
     """
     first = next(x for x in tensors if isinstance(x, OctTensor))
     if any(x.dim() != first.dim() for x in tensors):
@@ -74,7 +74,7 @@ def get_item(func: Function, x: OctTensor, position: Any) -> Any:
 
 @oct_rule(*functions_named("split split_with_sizes chunk tensor_split"))
 def split(func: Function, x: OctTensor, sizes: Any, dim: int = 0) -> Any:
-    """A map cut into several along the channels, or along the batch. Exact."""
+    """A map split into several along the channels or along the batch. Exact."""
     dim %= x.dim()
     if dim == 0:
         parts = zip(func(x.high, sizes), func(x.low, sizes), strict=True)
@@ -98,7 +98,7 @@ def split(func: Function, x: OctTensor, sizes: Any, dim: int = 0) -> Any:
 
 @oct_rule(*functions_named("narrow"))
 def narrow(func: Function, x: OctTensor, dim: int, start: Any, length: int) -> Any:
-    """`length` channels, or images, from `start` on. Exact."""
+    """`length` channels or images, from `start` on. Exact."""
     dim %= x.dim()
     if dim > 1 or isinstance(start, Tensor):
         return NotImplemented

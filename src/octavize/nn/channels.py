@@ -18,7 +18,7 @@ def split_channels(values: Tensor, layout: ChannelLayout, dim: int = 0) -> tuple
     With the usual layout of two counts both parts are views: writing into them writes into `values`.
     """
     if len(layout) == 2:
-        high, low = values.split_with_sizes(layout, dim)  # narrow() adds full-size gradients
+        high, low = values.split_with_sizes(layout, dim)  # narrow()'s backward adds two full-size gradients
         return high, low
     if len(layout) > _FEW:
         return take_channels(values, high_indices(layout), dim), take_channels(

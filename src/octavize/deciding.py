@@ -1,8 +1,8 @@
-"""What becomes of each convolution, and why: decided on numbers alone, no framework is asked.
+"""What becomes of each convolution, and why: decided on numbers alone, without a framework.
 
-A framework describes its convolutions as `LayerInfo`; `decide` makes of them the decisions of a plan. What
-only a run of the octave network can tell is said afterwards: `merge`, where a layer's output would have to be
-dense, and `settle`, what the layers cost.
+A framework describes its convolutions as `LayerInfo`; `decide` turns them into the decisions of a plan. Two
+things need a run of the octave network first: `merge` sets α = 0 where a layer's output would have to be
+dense, and `settle` writes down what the layers cost.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Layer = TypeVar("Layer")
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """What has to be known of a convolution to decide on it.
+    """What a decision on a convolution needs to know.
 
-    Sizes are of space (and time), without batch and channels, as the layer first ran; empty where it did not.
+    Sizes are those of space (and time) when the layer first ran; they are empty if it did not run.
     `exchange` and `downsample` are those of a layer that is octave already.
     """
 
@@ -48,11 +48,11 @@ class LayerInfo:
         return self.geometry.problem(self.octave_dims)
 
     def is_pixel(self, size: tuple[int, ...]) -> bool:
-        """Whether a map of this size has one pixel, over all time in video."""
+        """Whether a map of this size has one pixel; in video, one pixel per frame."""
         return all(n == 1 for n in size[-self.octave_dims :])
 
     def obstacle(self) -> str | None:
-        """Why it stays vanilla, or None."""
+        """Why the layer stays vanilla, or None."""
         if not self.has_handler:
             return f"{self.kind} is a layer of its own kind, without an @oct_handler"
         if not self.reached:
@@ -75,14 +75,14 @@ def per_layer(
 
     Args:
         argument: its name, for messages.
-        given: a value for all layers; or a mapping from name patterns to values, of which the last that
+        given: a value for all layers; or a mapping from name patterns to values, where the last pattern that
             matches counts; or a function of (name, layer); or None for the default.
-        layers: by name, as the function is to see them.
-        check: returns a value, or raises InputError.
-        default: where no pattern matches, and where nothing is given.
+        layers: the layers by name; the function gets both.
+        check: returns the value, or raises InputError.
+        default: the values where no pattern matches or nothing is given.
 
     Raises:
-        InputError: a bad value, or a pattern that matches no layer.
+        InputError: a value is bad, or a pattern matches no layer.
     """
     if given is None:
         return dict(default)
@@ -114,7 +114,7 @@ def decide(
     exchanges: Mapping[str, str],
     downsamples: Mapping[str, str],
 ) -> list[Decision]:
-    """What becomes of each of these layers; what is wanted is given by name, see `per_layer`."""
+    """What becomes of each of these layers, from the wanted values by name, see `per_layer`."""
     decisions = []
     for layer in layers:
         alpha, reason = _alpha_and_reason(layer, alphas[layer.name])
@@ -138,7 +138,7 @@ def _alpha_and_reason(layer: LayerInfo, alpha: float) -> tuple[float | None, str
 
 
 def merge(decisions: Iterable[Decision], readers: Mapping[str, str]) -> list[Decision]:
-    """Set α = 0 for layers whose output would be made dense at once: `readers` says, by name, by what."""
+    """Set α = 0 for layers whose output would be made dense at once: `readers` maps them to the cause."""
     return [
         replace(d, alpha=0.0, reason=f"merges: {readers[d.name]} needs the dense map")
         if d.name in readers and d.alpha
@@ -153,12 +153,12 @@ def settle(
     macs_after: Mapping[str, int],
     dense: frozenset[str],
 ) -> list[Decision]:
-    """Write the costs into decisions, and say of depthwise layers on dense maps that they are not octave.
+    """Write the costs into decisions, and set α = 0 for depthwise layers that read dense maps.
 
     Args:
-        layers: by name.
-        macs_after: of the layers that ran in the octave network.
-        dense: the layers that read a plain map in it.
+        layers: the layers by name.
+        macs_after: MACs of the layers that ran in the octave network.
+        dense: names of the layers that read a plain map there.
     """
     settled = []
     for d in decisions:
@@ -173,7 +173,7 @@ def check_plan(plan: Plan, layers: Mapping[str, LayerInfo], network: str) -> Non
     """Check that a plan is for a network with these convolutions, by name.
 
     Raises:
-        InputError: it names a layer that the network does not have, or has of another kind or geometry.
+        InputError: the network lacks a layer of the plan, or has it with another kind or geometry.
     """
     for d in plan.decisions:
         if d.name not in layers:

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""The one exception for mistakes that a user can correct, and the checks that raise it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException, *, kind: bool = False) -> str:
-    """What an exception says, on one line: whole if it is ours, else the first 300 signs.
+    """An exception's message on one line: all of it if it is ours, else its first 300 characters.
 
     Args:
-        kind: begin with the exception's kind; where it says nothing, that is all.
+        kind: begin with the exception's class; without a message, the class is all.
     """
     name, said = type(error).__name__, " ".join(str(error).split())
     if not isinstance(error, InputError):
@@ -28,10 +28,10 @@ def one_line(error: BaseException, *, kind: bool = False) -> str:
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return a whole number of at least `least`, and of at most `most` where that is given.
+    """Return a whole number of at least `least`, and at most `most` if that is given.
 
     Raises:
-        InputError: the value is none, or is out of range. True and False are no numbers.
+        InputError: the value is not a whole number (True and False are not), or is out of range.
     """
     fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
     if not fits or (most is not None and int(value) > most):
@@ -46,11 +46,11 @@ def number(
     """Return a finite number from `low` to `high`, both included.
 
     Args:
-        above: leave `low` itself out.
-        meaning: what the number is, for whoever got it wrong.
+        above: exclude `low` itself.
+        meaning: what the number means, for the error message.
 
     Raises:
-        InputError: the value is none, or is out of range. True and False are no numbers.
+        InputError: the value is not a number (True and False are not), or is out of range.
     """
     fits = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
     if not fits or value == inf or (above and value == low):
@@ -64,7 +64,7 @@ def require_extra(module: str, extra: str) -> None:
     """Check that an optional dependency is installed.
 
     Raises:
-        InputError: `module` cannot be found; the message names the extra that brings it.
+        InputError: `module` is not found; the message names the extra that installs it.
     """
     from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, text and JSON; and folders that a command may write to."""
+"""Text and JSON files that are written whole or not at all, and folders that a command may write to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from octavize.errors import InputError
 
 LEFT = (".part", ".lock")
-"""Endings of what a command that was killed leaves behind; a folder with nothing else counts as empty."""
+"""Suffixes of files that a killed command leaves behind; a folder with nothing else counts as empty."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,12 +22,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of JSON, readable by people."""
+    """Write indented JSON with `write_text`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote of a mapping; None where the file is not there.
+    """The mapping that `write_json` wrote; None if there is no such file.
 
     Raises:
         InputError: the file is damaged.
@@ -44,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def known_json(path: Path) -> dict[str, Any]:
-    """`read_json` of what can be made anew: nothing where the file is missing or damaged."""
+    """`read_json` for what can be made anew: an empty mapping if the file is missing or damaged."""
     try:
         return read_json(path) or {}
     except InputError:
@@ -57,12 +57,12 @@ def check_folder(
     foreign: Callable[[Path], str] = lambda path: "",
     remedy: str = "",
 ) -> None:
-    """Make sure that a command may write to a folder: it is new, empty, or was begun by the same command.
+    """Check that a command may write to a folder: it is new, empty, or was begun by the same command.
 
     Args:
-        owner: name of the file that says whose the folder is; None where it has to be new or empty.
-        foreign: reads that file, and says whose else the folder is; nothing where it is ours.
-        remedy: what the user may do about that, beside giving another folder.
+        owner: name of the file that says which command owns the folder; None if it must be new or empty.
+        foreign: reads that file and names another owner; an empty text if the folder is ours.
+        remedy: what the user may do about it besides giving another folder.
 
     Raises:
         InputError: the folder is a file, belongs to another command, or holds other files.

@@ -1,7 +1,7 @@
-"""Which convolutions can be octave, and what follows for them, in numbers alone: no framework is asked.
+"""Which convolutions can be octave, and what follows from it, in numbers alone and without a framework.
 
-An octave layer must map size to ⌈size / stride⌉, or stride · size if it is transposed, along each octave axis
-for every size: otherwise the halves drift apart.
+An octave layer must map every size to ⌈size / stride⌉ along each octave axis; a transposed one must map it to
+stride · size. Otherwise the halves drift apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def check_downsample(downsample: str) -> str:
     """Return `downsample`.
 
     Raises:
-        InputError: it is not one of the two ways.
+        InputError: it is neither `pool` nor `stride`.
     """
     if downsample not in DOWNSAMPLE:
         raise InputError(f"downsample={downsample!r}: give 'pool' (the paper) or 'stride'")
@@ -33,7 +33,7 @@ def check_exchange(exchange: str) -> str:
     """Return `exchange`.
 
     Raises:
-        InputError: it is not one of the four ways.
+        InputError: it is not one of the four names.
     """
     if exchange not in EXCHANGE:
         raise InputError(f"exchange={exchange!r}: give one of {', '.join(EXCHANGE)}")
@@ -42,9 +42,9 @@ def check_exchange(exchange: str) -> str:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The numbers of a convolution, one a spatial axis where there are several.
+    """The numbers of a convolution; tuples have one number per spatial axis.
 
-    `padding` is a number an axis, or "same" or "valid".
+    `padding` is a tuple, or "same" or "valid".
     """
 
     in_channels: int
@@ -84,7 +84,7 @@ class Geometry:
         return None
 
     def _transposed_problem(self, axes: range) -> str | None:
-        assert not isinstance(self.padding, str)  # torch has no such transposed layers
+        assert not isinstance(self.padding, str)  # torch has no such transposed layer
         for axis in axes:
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
             if reach + self.output_padding[axis] - 2 * self.padding[axis] != self.stride[axis]:
@@ -98,7 +98,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class OctaveSettings:
-    """What an octave layer has beyond a vanilla one, and what follows from it, counted once."""
+    """The settings that a vanilla layer lacks, and what follows from them, computed once."""
 
     alpha: float
     octave_dims: int
@@ -108,7 +108,7 @@ class OctaveSettings:
     depthwise: bool
     keeps_size: bool
     out_layout: ChannelLayout  # high and low channels of the output, unless depthwise
-    factors: tuple[int, ...]  # the stride along the octave axes, and 1 along the others: what is pooled
+    factors: tuple[int, ...]  # the stride along the octave axes, 1 along the others: pooling takes it
     stride: tuple[int, ...]  # the stride along the other axes (time), and 1 along the octave axes
     halves: bool  # all octave axes have a stride of 2
 
@@ -126,7 +126,7 @@ class OctaveSettings:
         """The settings of a layer of this geometry.
 
         Raises:
-            InputError: a value out of range, or a geometry that cannot keep the size of both halves.
+            InputError: a value is out of range, or the geometry cannot keep the size of both halves.
         """
         spatial = len(geometry.kernel_size)
         dims = default_octave_dims(spatial) if octave_dims is None else octave_dims
@@ -154,6 +154,6 @@ class OctaveSettings:
         )
 
     def exchanges(self, path: str, high_in: int, low_in: int) -> bool:
-        """Whether the layer has this path, `low_to_high` or `high_to_low`, for so many channels of input."""
-        # Where the layer splits or merges, a half would be lost without it.
+        """Whether the layer has this path, `low_to_high` or `high_to_low`, for these input channels."""
+        # A layer that splits or merges would lose a half without the path.
         return self.exchange in ("both", path) or 0 in (high_in, low_in, *self.out_layout)

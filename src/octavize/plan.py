@@ -25,7 +25,7 @@ HEAD = """\
 class Decision:
     """What becomes of one convolution.
 
-    `alpha` is None where the layer stays vanilla. MACs are of one traced batch. `exchange` and `downsample`
+    `alpha` is None if the layer stays vanilla. MACs are of one traced batch. `exchange` and `downsample`
     are those of the octave layer, see `OctConv2d`.
     """
 
@@ -39,10 +39,10 @@ class Decision:
     downsample: str = "pool"
 
     def check(self) -> None:
-        """Check the values that a hand may have edited.
+        """Check the values, which a user may have edited.
 
         Raises:
-            InputError: α outside [0, 1], an unknown exchange or downsample, or a value of another type.
+            InputError: α is outside [0, 1], exchange or downsample is unknown, or a value has another type.
         """
         if not all(isinstance(text, str) for text in (self.name, self.kind)):
             raise InputError(
@@ -63,13 +63,13 @@ class Decision:
 class Plan:
     """The decisions on every convolution of a network; `print` shows them as a table.
 
-    To edit one, save it, change `alpha` of some layers in the file (`null` for vanilla), and give the loaded
-    plan to `octavize(model, plan)`; or use `with_alphas`.
+    To edit a plan, save it, change `alpha` of some layers in the file (`null` for vanilla), and give the
+    loaded plan to `octavize(model, plan)`; or use `with_alphas`.
 
     MACs are of the whole network, for a batch of `input_shape`. `fallbacks` counts, by function, the calls
-    that the octave network computes on dense maps. A plan of `calibrate` has a `permutation`, the order in
-    which the network's channels are put before it becomes octave, and a `reordering`, what that is predicted
-    to keep.
+    that the octave network computes on dense maps. A plan of `calibrate` has a `permutation`, the order into
+    which the network's channels are put before it becomes octave, and a `reordering`, which predicts what
+    this order keeps.
     """
 
     decisions: list[Decision]
@@ -91,10 +91,10 @@ class Plan:
         return {d.name: d.alpha for d in self.decisions if d.alpha is not None}
 
     def with_alphas(self, alphas: Mapping[str, float | None]) -> Plan:
-        """The same plan with another α, or None for vanilla, for some layers; MACs are not counted anew.
+        """The same plan with another α for some layers, None for vanilla; MACs are not counted anew.
 
         Raises:
-            InputError: a layer that the plan does not have, or α outside [0, 1].
+            InputError: the plan lacks one of the layers, or α is outside [0, 1].
         """
         if not isinstance(alphas, Mapping):
             raise InputError(f"alphas={alphas!r}: give a mapping from names of layers to numbers or None")
@@ -102,7 +102,7 @@ class Plan:
         for name in alphas:
             if name not in known:
                 raise InputError(f"alphas: {name!r} is not in this plan; it has {some(known)}")
-        # As plain floats: numpy's could not be saved.
+        # Plain floats, because YAML cannot save NumPy's.
         checked = {name: None if alpha is None else check_alpha(alpha) for name, alpha in alphas.items()}
         edited = [
             replace(d, alpha=checked[d.name], reason="as given") if d.name in checked else d
@@ -128,10 +128,10 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read a plan that `save` wrote, perhaps edited since.
+        """Read a plan that `save` wrote and a user may have edited.
 
         Raises:
-            InputError: the file is missing, no YAML, or not a plan.
+            InputError: the file is missing, is not YAML, or is not a plan.
         """
         require_extra("yaml", "cli")
         import yaml
@@ -164,10 +164,10 @@ class Plan:
         return plan
 
     def check(self) -> None:
-        """Check the values that a hand may have edited.
+        """Check the values, which a user may have edited.
 
         Raises:
-            InputError: as `Decision.check`, or a layer twice.
+            InputError: see `Decision.check`; or a layer is there twice.
         """
         names = [d.name for d in self.decisions]
         for d in self.decisions:
@@ -195,7 +195,7 @@ class Plan:
 
 
 def _unusual(decision: Decision) -> list[str]:
-    """Where an octave layer differs from the paper's."""
+    """The settings in which an octave layer differs from the paper's."""
     ways = {"exchange": ("both", decision.exchange), "downsample": ("pool", decision.downsample)}
     return [f"{name}={way}" for name, (usual, way) in ways.items() if way != usual]
 
@@ -213,18 +213,18 @@ def check_budget(budget: float) -> float:
     """Return the budget as a float.
 
     Raises:
-        InputError: it is not a number above 0 and up to 1.
+        InputError: it is not a number above 0 and at most 1.
     """
     meaning = "the octave network's share of the vanilla network's MACs"
     return number("budget", budget, 0, 1, above=True, meaning=meaning)
 
 
 def fit_budget(budget: float, make: Callable[[float], Plan]) -> Plan:
-    """The first of the plans `make(0)`, `make(1/64)` … `make(1)`, ever cheaper, that fits the budget.
+    """The first of the plans `make(0)`, `make(1/64)` … `make(1)` that fits the budget.
 
     Args:
         budget: MACs of the octave network as a share of the vanilla network's.
-        make: a plan, from a number between 0 (vanilla) and 1 (everything low that can be).
+        make: makes a plan from a number between 0 (vanilla) and 1 (every channel low that can be).
 
     Raises:
         InputError: even `make(1)` does not fit.

@@ -14,9 +14,9 @@ from octavize.geometry import check_exchange
 from octavize.split import check_alpha
 
 Alphas = Callable[[float], dict[str, float]]
-"""From the α of a network's octave layers to α by name pattern, as `octavize` takes it."""
+"""From the α of a network's octave layers to α by name pattern, the form that `octavize` takes."""
 SMALL = "_small"
-"""Ends the name of a network with a stem for small images; its policy is that of the network."""
+"""Ends the name of a network with a stem for small images; the network keeps its policy."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ _POLICIES: list[Policy] = []
 
 
 def policy(*names: str, exchange: str = "both") -> Callable[[Alphas], Alphas]:
-    """Register a function of α for networks whose names match one of these patterns; later ones win."""
+    """Register a function of α for networks whose names match one of these patterns; the last match wins."""
     check_exchange(exchange)
 
     def register(alphas: Alphas) -> Alphas:
@@ -46,7 +46,7 @@ def find_policy(name: str) -> Policy:
     """The policy of a named network.
 
     Raises:
-        InputError: no family has such a name.
+        InputError: no family has a network of this name.
     """
     plain = name.removesuffix(SMALL)
     for found in reversed(_POLICIES):
@@ -57,19 +57,19 @@ def find_policy(name: str) -> Policy:
 
 
 def policy_of(name: str, alpha: float) -> dict[str, float]:
-    """α by name pattern: what the layers of a named network get, `{"*": 0.5, "layer4.*": 0}`.
+    """α by name pattern for the layers of a named network, such as `{"*": 0.5, "layer4.*": 0}`.
 
     Raises:
-        InputError: an unknown name, or α outside [0, 1].
+        InputError: the name is unknown, or α is outside [0, 1].
     """
     return find_policy(name).alphas(check_alpha(alpha))
 
 
 def exchange_of(name: str) -> str:
-    """Which paths between the frequencies the layers of a named network have, see `OctConv2d`.
+    """The paths between the frequencies in the layers of a named network, see `OctConv2d`.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown.
     """
     return find_policy(name).exchange
 
@@ -82,17 +82,17 @@ def _bottleneck_resnet(alpha: float) -> dict[str, float]:
 
 @policy("oct_resnet18", "oct_resnet34")
 def _basic_resnet(alpha: float) -> dict[str, float]:
-    """As for bottlenecks (paper §3.3), but the blocks of the first stage are plain at both ends.
+    """As for bottlenecks (paper §3.3), but the blocks of the first stage read and write dense maps.
 
-    That stage has no shortcut convolution that could split the stem's dense map. As in the paper's
-    MobileNetV2, its blocks are octave within.
+    That stage has no shortcut convolution that could split the stem's dense map. Its blocks are octave
+    inside, as in the paper's MobileNetV2.
     """
     return {"*": alpha, "layer1.*.conv2": 0, "layer4.*": 0}
 
 
 @policy("oct_cifar_resnet*")
 def _cifar_resnet(alpha: float) -> dict[str, float]:
-    """As for basic blocks (paper §3.3); of three stages none is left vanilla.
+    """As for basic blocks (paper §3.3), but all three stages are octave.
 
     The first stage adds to the stem's dense map, as in ResNet-18.
     """
@@ -101,11 +101,11 @@ def _cifar_resnet(alpha: float) -> dict[str, float]:
 
 @policy("oct_mobilenet_v1")
 def _mobilenet_v1(alpha: float) -> dict[str, float]:
-    """Blocks 2 to 11 are octave, and the pointwise of the last of them merges (paper §4.1)."""
+    """Blocks 2 to 11 are octave; the pointwise layer of block 11 merges (paper §4.1)."""
     return {"*": alpha, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}
 
 
 @policy("oct_mobilenet_v2")
 def _mobilenet_v2(alpha: float) -> dict[str, float]:
-    """Blocks are plain at both ends, their expanded width is octave, up to the last stage (paper §4.1)."""
+    """Blocks read and write dense maps and are octave inside, up to the last stage (paper §4.1)."""
     return {"*": 0, "blocks.[1-4].*.conv_pw": alpha, "blocks.[1-4].*.conv_dw": alpha}

@@ -1,4 +1,4 @@
-"""Channels in another order, as numbers: which order, where it applies, and what it is predicted to keep."""
+"""A new order of channels, as numbers: the order, where it applies, and what it is predicted to keep."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from octavize.text import Table
 
 @dataclass(frozen=True)
 class Order:
-    """A new order of channels and what is put in it.
+    """A new order of channels, and the tensors that it applies to.
 
-    Channel `places[i]` comes to place i, along each of `axes`: the name of a parameter or buffer, and which
-    of its dimensions.
+    Channel `places[i]` moves to place i along each of `axes`. An axis is the name of a parameter or
+    buffer, and one of its dimensions.
     """
 
     places: tuple[int, ...]
@@ -25,9 +25,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Permutation:
-    """A network's channels in another order, each distinct order once; the network computes the same.
+    """A network's channels in another order; the network computes the same. Each distinct order is kept once.
 
-    `base` is the `key` of the order that the network carried already when this one was found; empty if none.
+    `base` is the `key` of the order that the network already had when this one was found; empty if none.
     """
 
     orders: tuple[Order, ...]
@@ -35,7 +35,7 @@ class Permutation:
 
     @property
     def key(self) -> str:
-        """Names the order that it leads to: the same text for the same orders on the same base."""
+        """A name for the resulting order: the same orders on the same base have the same key."""
         if not self.orders:
             return self.base
         return hashlib.sha256(repr((self.base, self.orders)).encode()).hexdigest()[:16]
@@ -44,7 +44,7 @@ class Permutation:
         """Check values that came from a file.
 
         Raises:
-            InputError: an order is no permutation, or an axis no name and number.
+            InputError: an order is not a permutation, or an axis is not a name and a number.
         """
         for order in self.orders:
             first = order.axes[0][0] if order.axes else "nothing"
@@ -56,7 +56,7 @@ class Permutation:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """As YAML can hold it: an order is one line of numbers."""
+        """A form that YAML can hold: an order is one line of numbers."""
         orders = [
             {"places": " ".join(map(str, order.places)), "axes": [list(axis) for axis in order.axes]}
             for order in self.orders
@@ -68,7 +68,7 @@ class Permutation:
         """What `as_dict` gave.
 
         Raises:
-            InputError: as `check`.
+            InputError: see `check`.
         """
         made = cls(tuple(_order(entry) for entry in values["orders"]), values["base"])
         made.check()
@@ -87,8 +87,8 @@ def _order(entry: Mapping[str, Any]) -> Order:
 class Reordered:
     """What a new order is predicted to do to one convolution's output.
 
-    `before` and `after` are the share, from 0 to 1, of the energy of its output that the `low` last channels
-    lose where convolutions read them; `movable` of its `channels` may change places.
+    `before` and `after` are the share, from 0 to 1, of the output's energy that the last `low` channels lose
+    where convolutions read them; `movable` of its `channels` may change places.
     """
 
     name: str
@@ -108,12 +108,12 @@ class Reordering:
     score: str
 
     def without(self, names: Mapping[str, object]) -> Reordering:
-        """The same without some convolutions, of which it is true no more."""
+        """The same without some convolutions, for which the prediction no longer holds."""
         kept = tuple(c for c in self.convolutions if c.name not in names)
         return Reordering(kept, self.images, self.score)
 
     def as_dict(self) -> dict[str, Any]:
-        """As YAML can hold it."""
+        """A form that YAML can hold."""
         return asdict(self) | {"convolutions": [asdict(c) for c in self.convolutions]}
 
     @classmethod

@@ -1,12 +1,12 @@
-"""The only arithmetic of octave convolution that is not convolution: who is low, and how big is low.
+"""The arithmetic around octave convolution: which channels are low, and how big the low half is.
 
-Three questions are answered here and nowhere else:
+This module answers three questions:
 
 * **How many channels are low?** `low_channels`: the integer part of α·C.
 * **How big is the low half?** `low_size`: ⌈size / 2⌉ along each octave axis, so every size from 1 up works.
 * **Which channels are low?** A *channel layout*: alternating counts of high and low channels in logical
-  order, `(high, low)` for nearly every feature map, `(3, 1, 2, 2)` after concatenating a (3, 1) map with a
-  (2, 2) map.
+  order. It is `(high, low)` for nearly every feature map, and `(3, 1, 2, 2)` after a (3, 1) map and a (2, 2)
+  map are concatenated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def low_channels(channels: int, alpha: float, groups: int = 1) -> int:
 
     The paper's count (its §3.2); a grouped convolution needs both halves to be divisible by its groups.
     """
-    # 0.29 · 100 is 28.999…996 in floating point, and means 29.
+    # 0.29 · 100 is 28.999…996 in floating point, but the caller means 29.
     return int(alpha * channels + 1e-6) // groups * groups
 
 
@@ -46,7 +46,7 @@ def low_size(size: Sequence[int], octave_dims: int) -> tuple[int, ...]:
 
 
 def default_octave_dims(spatial_dims: int) -> int:
-    """How many trailing axes an octave halves: all in 1-D and 2-D, space but not time in 3-D (paper §4.4)."""
+    """How many trailing axes are halved: all in 1-D and 2-D, space but not time in 3-D (paper §4.4)."""
     return min(spatial_dims, 2)
 
 
@@ -68,13 +68,13 @@ def same_layout(a: ChannelLayout, b: ChannelLayout) -> bool:
 Function = TypeVar("Function", bound=Callable[..., object])
 
 KNOWN_WHILE_TRACING: list[Callable[..., object]] = []
-"""Functions whose results a compiler may take for constants: who is low is known while tracing."""
+"""Functions whose results a compiler may treat as constants: layouts are known while tracing."""
 
 
 def _constant(function: Function) -> Function:
-    """Count once: counting channels one by one is slow, above all where a compiler follows every step of it.
+    """Cache results: counting channels one by one is slow, above all when a compiler traces every step.
 
-    torch.compile looks through `functools.lru_cache`, and would follow every step.
+    `functools.lru_cache` does not help: torch.compile ignores it and traces every step.
     """
     known: dict[tuple[object, ...], object] = {}
 
@@ -90,7 +90,7 @@ def _constant(function: Function) -> Function:
 
 @_constant
 def segments(layout: ChannelLayout) -> tuple[Segment, ...]:
-    """The stretches of a map with this layout, in logical order; empty ones left out."""
+    """The segments of a map with this layout, in logical order, without empty ones."""
     found: list[Segment] = []
     start, used = 0, [0, 0]
     for i, count in enumerate(layout):
@@ -134,10 +134,10 @@ def low_indices_kept(own: ChannelLayout, target: ChannelLayout) -> tuple[int, ..
 def locate_channels(
     layout: ChannelLayout, channels: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], ChannelLayout]:
-    """Where some channels of a map with this layout are stored, and the layout of the map they make.
+    """Where some channels of a map with this layout are stored, and the layout of the map they form.
 
     Returns:
-        Which channels of the high half, which of the low half, and the new layout; in the order asked for.
+        Indices in the high half, indices in the low half, and the new layout; in the order given.
     """
     is_low, index = _is_low(layout), _index_in_half(layout)
     high = tuple(index[c] for c in channels if not is_low[c])
@@ -147,7 +147,7 @@ def locate_channels(
 
 @_constant
 def logical_order(layout: ChannelLayout) -> tuple[int, ...]:
-    """Where each channel is found in the concatenation of the high and the low half."""
+    """The index of each channel in the concatenation of the high and the low half."""
     n_high = sum(layout[::2])
     return tuple(i + n_high * low for i, low in zip(_index_in_half(layout), _is_low(layout), strict=True))
 
@@ -166,7 +166,7 @@ def low_indices(layout: ChannelLayout) -> tuple[int, ...]:
 
 @_constant
 def with_low_divisible(layout: ChannelLayout, groups: int) -> ChannelLayout:
-    """The nearest layout whose low channels are divisible by `groups`: the first few become high."""
+    """The nearest layout whose low count is divisible by `groups`: the first few low channels become high."""
     extra = sum(layout[1::2]) % groups
     pieces: list[ChannelLayout] = []
     for segment in segments(layout):

@@ -13,12 +13,12 @@ GAP = "  "
 
 @dataclass(frozen=True)
 class Table:
-    """Cells in words, for people; printing it gives plain text.
+    """A table of text cells for people; printing it gives plain text.
 
     Attributes:
         head: names of the columns.
-        rows: a cell for each column; an empty row is a line between groups of rows.
-        align: a letter a column, `l` for text and `r` for numbers; the last stands for all that follow.
+        rows: one cell per column; an empty row is a line between groups of rows.
+        align: one letter per column, `l` for text and `r` for numbers; the last letter serves the rest.
         title: a line above.
         note: a line below.
     """
@@ -63,7 +63,7 @@ def _one_line(cell: str) -> str:
 
 
 def to_csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV text; what a row lacks stays empty, and what no column names is left out."""
+    """Rows as CSV text; missing values stay empty, and values without a column are left out."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -1,9 +1,9 @@
-"""tune(): the fastest network of a given arithmetic, α by stage, by measurement in a runtime on this machine.
+"""tune(): the fastest network within a budget of MACs: α by stage, from times measured on this machine.
 
-Octave layers of equal arithmetic take unequal time: it depends on their channels, on the size of the map, on
-the runtime. Layers are therefore taken in stages, all that write maps of one size. Each stage is made octave
-alone, at every level of α, and timed in turns with the vanilla network. What the stages save adds up well
-enough to find the best combinations; those are timed whole, and so is one α for all layers.
+Octave layers of equal arithmetic take unequal time: it depends on their channels, the size of the map and the
+runtime. So layers are grouped in stages: those that write maps of one size. Each stage alone is made octave
+at every level of α, and timed in turns with the vanilla network. The savings of the stages add up well enough
+to find the best combinations. Those are timed as whole networks, and so is one α for all layers.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ def tune(
     example: Example | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Plan the fastest octave network of an arithmetic: α by stage, from times measured on this machine.
+    """Plan the fastest octave network within a budget: α by stage, from times measured on this machine.
 
-    Takes minutes; leave the machine idle meanwhile. `octavize(model, plan)` applies the plan, and
+    It takes minutes; leave the machine idle meanwhile. `octavize(model, plan)` applies the plan, and
     `calibrate(model, images, plan=plan)` also chooses which channels become low.
 
     Args:
-        model: a network of torch convolutions. It is not touched.
+        model: a network of torch convolutions. It is not changed.
         budget: the octave network's MACs as a share of the vanilla network's. The plan takes no more, and at
             most 0.02 less.
-        runtime: where it shall be fast: `onnxruntime`, `openvino` or `compile`; in float32 on the CPU.
-        batch: images a call.
-        threads: of a call; None is one a core.
+        runtime: the runtime to tune for: `onnxruntime`, `openvino` or `compile`; in float32 on the CPU.
+        batch: images per call.
+        threads: threads per call; None is one per core.
         rounds: timed calls of each network.
         exchange, downsample, example: see `octavize.plan`.
-        progress: is told every line of progress; None prints them where stderr is a terminal.
+        progress: called with every line of progress; None prints the lines if stderr is a terminal.
 
     Returns:
-        The plan. As measured, its network is never slower than that of one α for all layers. Which α is best
-        for accuracy is not asked.
+        The plan. As measured, its network is never slower than that of one α for all layers. Accuracy is not
+        considered.
 
     Raises:
-        InputError: an unknown runtime, or one that is not installed; a budget out of reach; or as
+        InputError: the runtime is unknown or not installed, or the budget is out of reach; see also
             `octavize.plan`.
     """
     check_runtime(runtime)

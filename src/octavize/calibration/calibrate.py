@@ -1,4 +1,4 @@
-"""Plan a trained network, the order of its channels included."""
+"""calibrate(): a plan for a trained network that includes the order of its channels."""
 
 from __future__ import annotations
 
@@ -34,43 +34,43 @@ def calibrate(
     score: Score = "damage",
     max_images: int = MAX_IMAGES,
 ) -> Plan:
-    """Plan a trained network so that the channels that lose least by it become low, not just the last ones.
+    """Plan a trained network so that the channels that lose least become low, instead of the last ones.
 
-    The network is left alone. `octavize(model, plan)` puts its channels in the order of the plan, in which it
-    computes the same, to rounding, and makes it octave.
+    The network is not changed. `octavize(model, plan)` puts its channels into the plan's order, in which the
+    network computes the same up to rounding, and makes it octave.
 
     Args:
         model: a trained vanilla network.
         images: batches of prepared images, such as a DataLoader, see `data.loaders.images_of`.
         alpha, exchange, example: see `octavize.plan`.
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. α may differ
-            from layer to layer: low become the channels that lose least for the MACs they save.
-        plan: a plan to follow, such as of `octavize.tune`, in place of the five.
-        downsample: see `octavize.plan`; trained weights keep more of what they know by `stride`.
-        score: what a channel loses: "damage", the error it is predicted to make in the layers that read it,
-            or "share", its own energy above half the sampling rate.
+            from layer to layer: the channels become low that lose least for the MACs they save.
+        plan: a plan to follow, such as one of `octavize.tune`, instead of the other five.
+        downsample: see `octavize.plan`; trained weights lose less with `stride`.
+        score: what a channel loses: "damage", the predicted error in the layers that read it, or "share",
+            the energy that averaging takes from it, relative to its map.
         max_images: how many of the images to use.
 
     Returns:
-        The plan, with the order of channels as its `permutation` and what that is predicted to keep as its
-        `reordering`.
+        The plan. Its `permutation` is the order of channels, and its `reordering` predicts what this order
+        keeps.
 
     Raises:
-        InputError: as `octavize.plan`, bad images or score, a network that is octave already, or a plan for
-            another network or beside what it has itself.
-        RuntimeError: the reordered network would compute something else.
+        InputError: see `octavize.plan`; or images or score are bad, the network is octave already, or the
+            plan is for another network or has the other argument itself.
+        RuntimeError: the reordered network would not compute the same.
     """
     check_score(score)
     _check_vanilla(model)
     if plan is not None:
         check_alone(alpha=alpha, budget=budget, exchange=exchange, downsample=downsample, example=example)
-        check_plan(replace(plan, permutation=None), model)  # its order is found anew
-        example = plan.input_shape  # the network may take no other
+        check_plan(replace(plan, permutation=None), model)  # a new order replaces the plan's
+        example = plan.input_shape  # the network may accept no other
     check_one_of(alpha, budget)
     planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
     if budget is not None:
         check_budget(budget)
-    elif plan is None:  # mistakes show before the images are read, which takes longer
+    elif plan is None:  # reports mistakes before it reads the images, which takes longer
         plan = planner.plan(DEFAULT_ALPHA if alpha is None else alpha)
     channels = Channels(model, find_coupling(model, planner.shape))
     energies = measure_energy(model, images, max_images=max_images)

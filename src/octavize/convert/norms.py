@@ -1,7 +1,7 @@
 """Batch norm after conversion: running statistics measured anew on real images.
 
 A converted network carries the running statistics of the vanilla one, but its channels have other means and
-variances: low channels are averages. No gradient is needed to mend that, only a few thousand images.
+variances: low channels are averages. A few thousand images correct that, without any gradient.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: int = 4096) -> int:
     """Replace the running statistics of all batch norms by averages over the images of a loader.
 
-    Each layer gets the plain average of its batches' means and (unbiased) variances, weighted by the number
-    of images in each, as it sees them while it normalizes with the batch's own statistics (the "precise
-    batch norm" of Wu & Johnson 2021). Everything else (dropout, stochastic depth, …) is in evaluation mode
-    meanwhile. Afterwards every module's `training` flag and every `momentum` is what it was; a layer that no
-    image reached keeps its statistics, and after an error all do.
+    Each layer gets the average of its batches' means and (unbiased) variances, weighted by the number of
+    images in each. Meanwhile it normalizes with the batch's own statistics (the "precise batch norm" of Wu &
+    Johnson 2021), and everything else (dropout, stochastic depth, …) is in evaluation mode. Afterwards every
+    `training` flag and every `momentum` is as before. A layer that no image reached keeps its statistics;
+    after an error, all layers keep theirs.
 
     Args:
         model: any network, octave or not; changed in place. Batch norms are torch's and their subclasses,
             such as timm's `BatchNormAct2d`; those without running statistics are left alone.
-        loader: batches of the network's input, see `data.loaders.images_of`. Shuffled, so that a batch is a
-            mixture of classes. They are moved to the network's device and dtype.
-        max_images: stop after so many.
+        loader: batches of the network's input, see `data.loaders.images_of`, shuffled so that each batch
+            mixes classes. They are moved to the network's device and dtype.
+        max_images: stop after this many images.
 
     Returns:
         The number of images used; 0, without reading the loader, for a network without batch norm.
@@ -59,7 +59,7 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
 
 @contextmanager
 def _averaging(model: nn.Module, norms: list[BatchNorm]) -> Iterator[None]:
-    """Batch norms average what they see; flags and momenta come back, and after an error statistics too."""
+    """Inside, batch norms average their input; then flags and momenta, after an error all, are restored."""
     flags = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     before = {
@@ -68,8 +68,8 @@ def _averaging(model: nn.Module, norms: list[BatchNorm]) -> Iterator[None]:
     seen = dict.fromkeys(norms, 0)
 
     def weigh(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # The running average moves by this batch's share of all images so far: the first replaces what was
-        # there. Counted per call, so that a layer that is used twice averages both uses.
+        # The running average moves by this batch's share of all images so far, so the first batch replaces
+        # the old statistics. Counting per call lets a layer that is used twice average both uses.
         assert isinstance(norm, BatchNorm)
         count = (args[0] if args else kwargs["input"]).shape[0]
         seen[norm] += count
@@ -81,7 +81,7 @@ def _averaging(model: nn.Module, norms: list[BatchNorm]) -> Iterator[None]:
         model.eval()
         for norm in norms:
             norm.reset_running_stats()
-            norm.training = True  # not .train(): timm's hold a dropout, which stays off
+            norm.training = True  # .train() would turn on the dropout in timm's norms
         yield
         done = True
     finally:

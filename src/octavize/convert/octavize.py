@@ -1,4 +1,4 @@
-"""octavize(): plan, then swap. The network's own forward does the rest."""
+"""octavize(): plan, then swap the layers. The network's own forward does the rest."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def octavize(
 ) -> Network:
     """Make a CNN octave: its convolutions become octave convolutions, its own forward does the rest.
 
-    The state dict stays that of the vanilla network: vanilla checkpoints load before or after. `plan` tells
-    what is done to which layer, and why; the arguments are the same.
+    The state dict stays that of the vanilla network: vanilla checkpoints load before or after. `plan` takes
+    the same arguments and tells what happens to which layer, and why.
 
     Args:
-        model: the network. Left alone unless `inplace`. One that is octave already gets the new α; its layers
-            keep their exchange and downsample unless others are given.
+        model: the network; unchanged unless `inplace`. If it is octave already, it gets the new α, and its
+            layers keep their exchange and downsample unless others are given.
         alpha_or_plan: share of low output channels: a number, a mapping from name patterns to numbers, or a
             function of (name, module), see `octavize.plan`. Or a plan of `plan`, `tune` or `calibrate`,
-            perhaps edited, to apply as it is.
-        exchange, downsample, example: see `octavize.plan`. A plan has them.
-        strict: the network refuses to compute a function without an octave rule on the dense map.
+            edited or not, which is applied as it is.
+        exchange, downsample, example: see `octavize.plan`. A plan has its own.
+        strict: the network refuses functions without an octave rule instead of using the dense map.
         inplace: convert `model` itself instead of a copy.
 
     Returns:
         The octave network, on the same device, in the same mode, with the same hooks and frozen parameters.
-        By a plan of `calibrate` its state dict is that of a vanilla network that computes the same as
-        `model`, in another order of channels. That order belongs to the weights it was found on; a network
-        that is in it already keeps it.
+        With a plan of `calibrate`, its state dict is that of a vanilla network that computes the same as
+        `model`, with its channels in another order. The order belongs to the weights on which it was found;
+        a network that is already in this order keeps it.
 
     Raises:
-        InputError: as `octavize.plan`; a plan for another network; or a plan and what a plan has.
+        InputError: see `octavize.plan`; or the plan is for another network, or has the other argument itself.
 
     Example:
         >>> net = octavize(torchvision.models.resnet50(weights="DEFAULT"), {"*": 0.5, "layer4.*": 0})
@@ -82,10 +82,10 @@ def octavize(
 
 
 def check_alone(**given: object) -> None:
-    """Check that nothing is given beside a plan that it has itself.
+    """Check that no argument is given that the plan has itself.
 
     Raises:
-        InputError: something is.
+        InputError: one is given.
     """
     for name, value in given.items():
         if value is not None:

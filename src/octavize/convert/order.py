@@ -1,4 +1,4 @@
-"""A plan's order of channels, applied to a network: parameters and buffers are permuted, once."""
+"""Apply a plan's order of channels to a network: permute its parameters and buffers, once."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MARK = "octave_order"
 
 
 def order_of(model: nn.Module) -> str:
-    """The key of the permutation that a network's channels are in; empty for their first order."""
+    """The key of the permutation that a network's channels are in; empty for the original order."""
     return getattr(model, MARK, "")
 
 
 def mark_order(model: nn.Module, key: str) -> None:
-    """Note which permutation a network's channels are in, such as by weights that were loaded."""
+    """Note which permutation a network's channels are in, for instance after weights were loaded."""
     setattr(model, MARK, key)
 
 
 def check_order(model: nn.Module, permutation: Permutation) -> None:
-    """Check that a plan's permutation can be applied to this network, or has been.
+    """Check that a plan's permutation can be applied to this network, or was applied already.
 
     Raises:
         InputError: the network carries another order, or has other parameters.
@@ -49,13 +49,13 @@ def check_order(model: nn.Module, permutation: Permutation) -> None:
 
 @torch.no_grad()
 def apply_order(model: nn.Module, permutation: Permutation) -> None:
-    """Put a network's channels in a plan's order, in place; the network computes the same.
+    """Put a network's channels into a plan's order, in place; the network computes the same.
 
-    Nothing is done to a network whose channels are in that order already. The parameters stay the same
-    objects; gradients and optimizer states, if there are any, are not permuted.
+    A network whose channels are already in that order stays as it is. The parameters stay the same objects;
+    gradients and optimizer states, if any, are not permuted.
 
     Raises:
-        InputError: as `check_order`; the network is left as it was.
+        InputError: see `check_order`; the network is unchanged.
     """
     check_order(model, permutation)
     if order_of(model) == permutation.key:

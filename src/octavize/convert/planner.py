@@ -1,4 +1,4 @@
-"""How a network of torch gets its plan: its convolutions as numbers, and runs that compute nothing."""
+"""How a torch network gets its plan: from its convolutions as numbers and from runs without values."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from octavize.split import check_alpha, default_octave_dims
 Alpha = float | Mapping[str, float] | Callable[[str, nn.Module], float]
 """A share of low channels for all layers, by name pattern, or by a function of (name, module)."""
 Way = str | Mapping[str, str] | Callable[[str, nn.Module], str]
-"""`exchange` or `downsample`, in the same three forms."""
+"""An `exchange` or `downsample`, in the same three forms."""
 Example = Tensor | Sequence[int]
-"""An input of a network, or its shape."""
+"""An input of the network, or its shape."""
 
 
 def plan(
@@ -45,35 +45,35 @@ def plan(
     downsample: Way | None = None,
     example: Example | None = None,
 ) -> Plan:
-    """Decide, layer by layer, what `octavize` would do. The model is not touched.
+    """Decide, layer by layer, what `octavize` would do. The model is not changed.
 
     Args:
         model: a network of torch convolutions.
-        alpha: share of low output channels; 0.5 where there is no budget. A number for all layers; or a
+        alpha: share of low output channels; 0.5 if there is no budget. A number for all layers; or a
             mapping from name patterns to numbers, `{"layer4.*": 0}`, where the last pattern that matches
             counts and a layer without a match gets 0.5; or a function of (name, module).
-        budget: instead of alpha, the octave network's MACs as a share of the vanilla network's; the smallest
-            α for all layers, in steps of 1/64, that fits it.
-        exchange: which paths there are between the frequencies, see `OctConv2d`, in the same three forms.
-            Default: what a layer has that is octave already, else `both`.
+        budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. All layers
+            get the smallest α, in steps of 1/64, that fits it.
+        exchange: which paths exist between the frequencies, see `OctConv2d`, in the same three forms.
+            Default: that of a layer that is octave already, else `both`.
         downsample: how layers of stride 2 reach their high output, see `OctConv2d`, in the same three forms.
-            Default: what a layer has that is octave already, else `pool`, as in the paper. Trained weights
-            keep more by `stride`.
+            Default: that of a layer that is octave already, else `pool`, as in the paper. Trained weights
+            lose less with `stride`.
         example: an input, or its shape (N, C, H, W), on which the network is traced without computing
-            anything. Default: read off the network, see `octavize.convert.trace.example_shape`.
+            anything. Default: derived from the network, see `octavize.convert.trace.example_shape`.
 
     Returns:
-        The plan. Vanilla stay, each with its reason: layers that read the network's input (the paper's stem),
-        that see a map of one pixel (squeeze-and-excitation), that the trace does not reach, whose geometry
-        cannot keep the size of both halves, and subclasses of torch's convolutions without a handler. Layers
-        whose output would have to be made dense at once, because a function without an octave rule, a dense
-        map or the network's caller reads it, get α = 0: they merge the two frequencies themselves, as
-        do layers that write a map of one pixel. A depthwise layer keeps the split of its input, and gets
-        α = 0 if that is dense.
+        The plan. These layers stay vanilla, each with its reason: those that read the network's input (the
+        paper's stem), that see a map of one pixel (squeeze-and-excitation), that the trace does not reach,
+        whose geometry cannot keep the size of both halves, and subclasses without a handler. Layers whose
+        output would have to be made dense at once, because a function without an octave rule, a dense map or
+        the network's caller reads it, get α = 0: they merge the two frequencies themselves. So do layers that
+        write a map of one pixel. A depthwise layer keeps the split of its input, and gets α = 0 if that is
+        dense.
 
     Raises:
-        InputError: α and a budget together, α outside [0, 1], an unknown exchange or downsample, a pattern
-            that matches no layer, a budget out of reach, or a network that does not run on the example.
+        InputError: α and a budget are both given, α is outside [0, 1], exchange or downsample is unknown, a
+            pattern matches no layer, the budget is out of reach, or the network does not run on the example.
     """
     check_one_of(alpha, budget)
     planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
@@ -83,17 +83,17 @@ def plan(
 
 
 def check_one_of(alpha: Alpha | None, budget: float | None) -> None:
-    """Check that α is not given beside a budget.
+    """Check that α and a budget are not both given.
 
     Raises:
-        InputError: it is.
+        InputError: both are given.
     """
     if alpha is not None and budget is not None:
         raise InputError(f"alpha={alpha!r} and budget={budget!r}: give one of them, a budget chooses alpha")
 
 
 class Planner:
-    """Makes plans for one network, which it traces once.
+    """Makes plans for one network, and traces the vanilla network once.
 
     Args, Raises:
         See `plan`.
@@ -121,7 +121,7 @@ class Planner:
         self.layers = layer_infos(model, self.before)
 
     def plan(self, alpha: Alpha) -> Plan:
-        """The plan of this α."""
+        """The plan for this α."""
         default = dict.fromkeys(self.modules, DEFAULT_ALPHA)
         alphas = per_layer("alpha", alpha, self.modules, check_alpha, default)
         wanted = decide(self.layers.values(), alphas, self.exchanges, self.downsamples)
@@ -139,8 +139,8 @@ class Planner:
     def _merge_where_dense(self, decisions: list[Decision]) -> tuple[list[Decision], Trace]:
         """Set α = 0 for layers whose output the octave network would make dense, and trace the result.
 
-        One layer turned dense may show the next one, such as along a chain of residual blocks: hence the
-        loop, which ends since each turn takes at least one layer.
+        A layer with α = 0 may reveal the next one, such as along a chain of residual blocks: hence the loop.
+        It ends because each turn takes at least one layer.
         """
         while True:
             after, fallbacks = self._run(decisions)
@@ -155,13 +155,13 @@ class Planner:
             decisions = merged
 
     def _run(self, decisions: list[Decision]) -> tuple[Trace | TraceError, list[Fallback]]:
-        """A run of the octave network, or why it failed, and what it computed on dense maps."""
-        octave = to_meta(self.model)  # anew: what a handler returned may have no handler itself
+        """Run the octave network: the trace or its error, and the calls that read dense maps."""
+        octave = to_meta(self.model)  # a new copy: a handler's layer may have no handler
         with torch.device("meta"):  # for handlers that make new layers
             swap(octave, decisions, strict=False)
         try:
             after = trace(octave, self.shape)
-        except TraceError as failed:  # it may be for a fallback that cannot be, such as a change in place
+        except TraceError as failed:  # perhaps by an impossible fallback, such as a change in place
             return failed, failed.fallbacks
         return after, [*after.fallbacks, Fallback("the network's output", after.returned)]
 
@@ -170,8 +170,8 @@ def check_plan(plan: Plan, model: nn.Module) -> None:
     """Check that a plan is for this model.
 
     Raises:
-        InputError: it names a layer that the model does not have, or has of another kind or geometry; or it
-            has an order of channels that is not for this model.
+        InputError: the model lacks a layer of the plan, or has it with another kind or geometry; or the
+            plan's order of channels is not for this model.
     """
     check_network(model)
     check_decisions(plan, layer_infos(model), type(model).__name__)
@@ -188,7 +188,7 @@ def layer_infos(model: nn.Module, run: Trace | None = None) -> dict[str, LayerIn
     """The convolutions of a network as numbers, by name, in the order in which they ran.
 
     Args:
-        run: tells what they read and wrote; without one, none is reached.
+        run: a run of the network, for their inputs and outputs; without it, no layer counts as reached.
     """
     ran = {layer.name: layer for layer in run.layers} if run is not None else {}
     found = convolutions(model)
@@ -217,7 +217,7 @@ def _info(name: str, module: nn.Module, run: Trace | None) -> LayerInfo:
 
 
 def _as_vanilla(model: nn.Module) -> nn.Module:
-    """The network, or a copy without values whose octave layers are vanilla: α = 0 is that."""
+    """The network, or a copy without values whose octave layers have α = 0, which is vanilla."""
     octave = [(name, m) for name, m in model.named_modules() if isinstance(m, OctConv) and m.alpha]
     if not octave:
         return model

@@ -1,4 +1,4 @@
-"""Layer by layer: which octave layer takes the place of which of torch's, and how."""
+"""Which octave layer replaces which of torch's layers, and how."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from octavize.plan import Decision
 
 
 class Handler(Protocol):
-    """Makes a layer octave; the layer is of the class that the handler is registered for."""
+    """Makes a layer octave; the handler is registered for the layer's class."""
 
     def __call__(
         self, layer: Any, *, alpha: float, strict: bool, downsample: str, exchange: str
@@ -39,10 +39,10 @@ _OCTAVE_CLASS: dict[type[nn.Module], type[OctConv]] = {
 def oct_handler(*kinds: type[nn.Module]) -> Callable[[Registered], Registered]:
     """Register how layers of exactly these classes become octave.
 
-    Subclasses of torch's convolutions may compute anything, so without a handler they stay vanilla, unless
-    they leave torch's `forward` alone. The handler is called as
-    `handler(layer, alpha=…, strict=…, downsample=…, exchange=…)` and returns the layer to put in its place,
-    which may be the same object, changed. Parameters must keep their names and shapes.
+    Subclasses of torch's convolutions may compute anything. So without a handler they stay vanilla, unless
+    they keep torch's `forward`. The handler is called as
+    `handler(layer, alpha=…, strict=…, downsample=…, exchange=…)` and returns the new layer, which may be the
+    same object, changed. Parameters must keep their names and shapes.
 
     Example:
         A convolution with standardized weights, as in NFNets:
@@ -76,7 +76,7 @@ def handler_of(layer: nn.Module) -> Handler | None:
 
 @oct_handler(*_OCTAVE_CLASS, *_OCTAVE_CLASS.values())
 def _torch_layer(layer: Any, *, alpha: float, strict: bool, downsample: str, exchange: str) -> nn.Module:
-    """torch's layers: another class for the same object; an octave layer only gets new settings."""
+    """torch's layers: the same object gets another class; an octave layer only gets new settings."""
     octave_dims = None
     if isinstance(layer, OctConv):
         octave_dims = layer.octave_dims
@@ -92,20 +92,20 @@ def _torch_layer(layer: Any, *, alpha: float, strict: bool, downsample: str, exc
 def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Module]:
     """The octave class of a layer with parametrizations (`torch.nn.utils.parametrizations`).
 
-    torch gives such a layer a class of its own, below the layer's, whose properties compute the weights.
+    torch gives such a layer a subclass of its own, whose properties compute the weights.
     """
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     return type(f"Oct{kind.__name__}", (octave,), own)
 
 
 def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> None:
-    """Make the layers octave that a plan decides so of, in place."""
+    """Make layers octave, in place, as the decisions of a plan say."""
     for d in decisions:
         if d.alpha is None:
             continue
         name, layer = d.name, model.get_submodule(d.name)
         handle = handler_of(layer)
-        assert handle is not None  # planned so
+        assert handle is not None  # a plan gives an alpha to such layers only
         octave = handle(layer, alpha=d.alpha, strict=strict, downsample=d.downsample, exchange=d.exchange)
         if not isinstance(octave, nn.Module):
             raise InputError(
@@ -120,7 +120,7 @@ def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> No
 
 
 def replace_module(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:
-    """Put `by` wherever `layer` is a child: it may be shared."""
+    """Put `by` in every place where `layer` is a child: the layer may be shared."""
     every = list(model.named_modules(remove_duplicate=False))
     for name, module in every:
         if module is layer and name:

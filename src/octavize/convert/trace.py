@@ -1,4 +1,4 @@
-"""One run of a network on the meta device: which layers run, in which order, on which shapes, at which cost.
+"""One run of a network on the meta device: the layers, their order, their shapes and their costs.
 
 Nothing is computed and no memory is used, so even ResNet-200 at 224 pixels takes a second.
 Multiply–accumulates are counted by torch's own flop counter: convolutions and matrix products, as the
@@ -32,13 +32,13 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTran
 class Layer:
     """One convolution or fully connected layer as it ran.
 
-    Shapes are (high, low), low None for a plain tensor. A layer that runs several times has one entry, with
-    the shapes of its first run and the sum of its MACs.
+    Shapes are (high, low), where low is None for a plain tensor. A layer that runs several times has one
+    entry, with the shapes of its first run and the sum of its MACs.
     """
 
     name: str
     kind: str
-    reads_input: bool  # its input is the network's input, or nothing has been convolved yet
+    reads_input: bool  # it reads the network's input, or no convolution ran before it
     input: tuple[Shape, Shape | None]
     output: tuple[Shape, Shape | None]
     params: int
@@ -54,7 +54,7 @@ class Fallback:
 
 
 class TraceError(InputError):
-    """The network does not run. `fallbacks` are those until then."""
+    """The network does not run. `fallbacks` are those before the error."""
 
     fallbacks: list[Fallback]
 
@@ -62,7 +62,7 @@ class TraceError(InputError):
 @dataclass(frozen=True)
 class Trace:
     layers: list[Layer]
-    macs: int  # of the whole network, one batch of the traced shape
+    macs: int  # of the whole network on one batch of the traced shape
     fallbacks: list[Fallback]
     returned: frozenset[str]  # the octave layers that made the OctTensors in the network's output
 
@@ -75,11 +75,11 @@ class Trace:
 
 
 class _Sources:
-    """Follows OctTensors through a network: which layers made the channels of each."""
+    """Follows OctTensors through a network: which layers made their channels."""
 
     def __init__(self) -> None:
         self.fallbacks: list[Fallback] = []
-        self._known: dict[int, tuple[Octave, frozenset[str]]] = {}  # the tensor is kept: ids are reused
+        self._known: dict[int, tuple[Octave, frozenset[str]]] = {}  # keeps the tensor: ids are reused
 
     def of(self, *values: Any) -> frozenset[str]:
         none: tuple[Any, frozenset[str]] = (None, frozenset())
@@ -105,13 +105,13 @@ def shapes(value: Any) -> tuple[Shape, Shape | None]:
 
 
 def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Shape:
-    """The shape to trace a network on: of `example`, or (1, C, H, W) read off the network itself.
+    """The input shape to trace a network with: of `example`, or (1, C, H, W) derived from the network.
 
-    C is that of the first convolution, H and W what a timm network is configured for, else 224. Video
+    C is that of the first convolution; H and W come from timm's configuration, else they are 224. Video
     networks get 8 frames of 112 pixels.
 
     Raises:
-        InputError: the network has no convolution to read the shape off, or is none.
+        InputError: the network has no convolution, or is not a network; or `example` is not a shape.
     """
     check_network(model)
     if isinstance(example, Tensor):
@@ -140,7 +140,7 @@ def image_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
     """(N, C, H, W) of square images of `size` pixels, with the channels that the network reads.
 
     Raises:
-        InputError: it reads sound or video.
+        InputError: the network reads sound or video.
     """
     shape = example_shape(model)
     if len(shape) != 4:
@@ -152,10 +152,10 @@ def image_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
 
 
 def check_network(model: Any) -> None:
-    """Check that what is called a model is one, and not its name or its state dict.
+    """Check that a model is a network, and not a name or a state dict.
 
     Raises:
-        InputError: it is no torch.nn.Module.
+        InputError: it is not a torch.nn.Module.
     """
     if not isinstance(model, nn.Module):
         told = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
@@ -163,24 +163,24 @@ def check_network(model: Any) -> None:
 
 
 def to_meta(model: nn.Module) -> nn.Module:
-    """A copy of the network without values and without its users' hooks, in evaluation mode."""
+    """A copy of the network without values and without users' hooks, in evaluation mode."""
     return clean_copy(model, lambda values: values.to("meta"))
 
 
 def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone) -> nn.Module:
-    """A copy of the network without its users' hooks, in evaluation mode; `make` copies values.
+    """A copy of the network without users' hooks, in evaluation mode; `make` copies values.
 
     Raises:
-        InputError: it is no torch.nn.Module.
+        InputError: it is not a torch.nn.Module.
     """
     check_network(model)
-    # `deepcopy` would copy the values itself, and refuse those that autograd has made: hand it the copies.
+    # `deepcopy` would copy the values itself, and refuse those that autograd made: give it the copies.
     memo: dict[int, Any] = {}
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(make(p.detach()), requires_grad=p.requires_grad)
     for b in model.buffers():
         memo[id(b)] = make(b.detach())
-    for module in model.modules():  # constants that are no buffers
+    for module in model.modules():  # constants outside of buffers
         memo |= {id(v): make(v.detach()) for v in vars(module).values() if isinstance(v, Tensor)}
     copied = copy.deepcopy(model, memo).eval()
     drop_hooks(copied)
@@ -201,7 +201,7 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
     """Run a network on the meta device and record its convolutions and fully connected layers.
 
     Args:
-        shape: of the input, (N, C, H, W).
+        shape: shape of the input, (N, C, H, W).
 
     Raises:
         TraceError: the network does not run on such an input.
@@ -210,10 +210,10 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
 
 
 def without_devices(run: Callable[[], Result]) -> Result:
-    """What a run on the meta device gives; once more for a forward that makes tensors without saying where.
+    """Run on the meta device; run again, with meta as the default, for a forward that names no device.
 
     Raises:
-        TraceError: of the first run, if the second fails too.
+        TraceError: both runs fail; the error is that of the first.
     """
     try:
         return run()
@@ -241,7 +241,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
         value = args[0] if args else kwargs["input"]
         macs = (counter.get_total_flops() - started.pop()) // 2
         name = names[module]
-        if isinstance(output, OctTensor):  # a depthwise layer only passes on the split of its input
+        if isinstance(output, OctTensor):  # a depthwise layer only passes on its input's split
             sources.add(output, sources.of(value) if module.depthwise else frozenset([name]))
         first = found.get(name)
         if first is not None:
@@ -276,7 +276,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
 def explained(
     model: nn.Module, shape: Sequence[int], remedy: str = "give an example (--size) it runs on"
 ) -> Iterator[None]:
-    """Turn whatever a network's forward raises into a `TraceError` that names the shape of its input."""
+    """Turn an error of a network's forward into a `TraceError` that names the shape of its input."""
     try:
         yield
     except Exception as error:
@@ -287,15 +287,15 @@ def explained(
 
 
 def leaves(output: Any) -> list[Any]:
-    """All that a network returns, one by one, out of containers and dataclasses."""
+    """The values that a network returns, taken out of containers and dataclasses."""
     return [leaf for value in tree_leaves(_plain(output)) for leaf in tree_leaves(_plain(value))]
 
 
 def _plain(output: Any) -> Any:
-    """What a network returns, dataclasses opened."""
+    """The output of a network; a dataclass becomes a mapping."""
     return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict)) else output
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """Of the first parameter that computes; float32 where there is none."""
+    """The dtype of the first floating-point parameter; float32 if there is none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -1,4 +1,4 @@
-"""freeze(): a network for inference only. Batch norms are folded, octave weights are cut once."""
+"""freeze(): a network for inference only. Batch norms are folded, octave weights are split once."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ def freeze(
 ) -> FrozenNetwork:
     """A copy of a network that only infers: the same function, in fewer and larger steps.
 
-    * A batch norm whose input is the output of a convolution, and that alone reads it, is folded into the
-      convolution's weight and bias. What its module does besides (timm's `BatchNormAct2d`) stays.
-    * Each octave convolution becomes a `FrozenOctConv`, which holds one weight a path instead of cutting the
-      vanilla weight at every call. Those that are fed plain tensors at alpha 0 become torch's convolutions.
-    * Weights of 2-D convolutions are laid out channels-last and, on the CPU, for oneDNN: once, not at every
-      call, at the price of a second copy.
+    * A batch norm that is the only reader of a convolution's output is folded into the convolution's weight
+      and bias. Whatever else its module does stays (the activation of timm's `BatchNormAct2d`).
+    * Each octave convolution becomes a `FrozenOctConv`, which holds one weight per path instead of splitting
+      the vanilla weight at every call. One with α = 0 and plain input becomes torch's convolution.
+    * Weights of 2-D convolutions are laid out channels-last and, on the CPU, for oneDNN: once instead of at
+      every call, at the price of a second copy.
     * For images of the size of `example`, the network runs as one list of calls, see `flat.py`.
 
-    What belongs to which is found by one run on the meta device, see `watch.py`. Left as they are: transposed
-    convolutions; layers of a class with a `forward` of its own; octave layers that are fed in several splits;
-    batch norms before a convolution, as in DenseNets.
+    One run on the meta device finds which norm follows which layer, see `watch.py`. These stay as they are:
+    transposed convolutions; layers whose class has its own `forward`; octave layers whose inputs have several
+    layouts; batch norms before a convolution, as in DenseNets.
 
     Args:
-        model: any network, octave or not. Left alone.
-        example: an input or its shape, (1, 3, 224, 224); read off the network where it can be. Images of
-            another size are only slower, but what changes the split of channels is refused later.
-        join: which paths of octave layers are joined, see `frozen.py`: `low_out` is fastest in PyTorch as a
-            rule. One for all, or by name pattern, the last that matches counts:
+        model: any network, octave or not. It is not changed.
+        example: an input or its shape, (1, 3, 224, 224); by default derived from the network. Images of
+            another size are only slower; inputs that change a layer's split are refused later.
+        join: which paths of octave layers are joined, see `frozen.py`: `low_out` is usually fastest in
+            PyTorch. One for all, or by name pattern, where the last match counts:
             {"*": "none", "layer3.*": "low_in"}.
 
     Returns:
         A network in evaluation mode, on the same device and in the same dtype, without gradients and without
-        its users' hooks. It agrees with `model.eval()` up to rounding. Its attribute `net` has the layers
-        under their names.
+        users' hooks. It agrees with `model.eval()` up to rounding. Its attribute `net` has the layers under
+        their names.
 
     Raises:
-        InputError: the network does not run on `example`, or `join` is none of the three.
+        InputError: the network does not run on `example`, or `join` is not one of the three.
 
     Example:
         >>> net = octavize.freeze(octavize.create_model("oct_resnet50", alpha=0.5))

@@ -1,6 +1,6 @@
 """Octave maps, the rules by which torch's functions act on them, and the layers that make them.
 
-Importing anything from here registers every rule: whoever has an OctTensor has the rules for it.
+Importing any module of this package registers every rule, so an OctTensor never lacks its rules.
 """
 
 from octavize.nn import tensor as tensor

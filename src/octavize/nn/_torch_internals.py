@@ -1,7 +1,7 @@
-"""Everything of torch that octavize uses and torch does not document, in one place.
+"""Everything that octavize uses of torch and torch does not document, in one place.
 
-Any release may rename or drop such a thing. So each is looked for when it is needed, and each has a way to do
-without: a missing one costs memory or speed, never a result. The tests hide them one by one.
+Any release may rename or drop such a name. So each name is looked up when it is needed, and each has a
+substitute: a missing one costs memory or speed, but never changes a result. The tests hide them one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
 
 def _find(path: str, home: Any = torch) -> Any:
-    """What `home` has under a dotted path; None where it has nothing."""
+    """The attribute of `home` at a dotted path, or None."""
     found = home
     for name in path.split("."):
         found = getattr(found, name, None)
@@ -36,7 +36,7 @@ def _find(path: str, home: Any = torch) -> Any:
 
 @cache
 def _found(path: str) -> Any:
-    """What torch has under a dotted path, looked for once: layers ask at every call."""
+    """torch's attribute at a dotted path, looked up once, because layers ask at every call."""
     return _find(path)
 
 
@@ -44,21 +44,21 @@ def _found(path: str) -> Any:
 
 
 def _base_of_convolutions() -> Any:
-    """`ConvNd`: what all of torch's convolutions derive from. Without it, what they all are: modules."""
+    """`ConvNd`, the base class of all of torch's convolutions. The substitute is `nn.Module`."""
     return _find("nn.modules.conv._ConvNd") or nn.Module
 
 
 def _base_of_batch_norms() -> Any:
-    """`BatchNorm`, for isinstance: what all batch norms derive from.
+    """`BatchNorm`, the base class of all batch norms, for isinstance.
 
-    Without it, torch's own classes: one that derives from none of them is then like any other module.
+    The substitute is torch's own classes: a batch norm that derives from none of them is not recognized.
     """
     own = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     return _find("nn.modules.batchnorm._BatchNorm") or own
 
 
 class _Blind:
-    """A mode in whose scope nothing is seen."""
+    """A mode that sees no operation in its scope."""
 
     def __enter__(self) -> Any:
         return self
@@ -68,9 +68,9 @@ class _Blind:
 
 
 def _base_of_dispatch_modes() -> Any:
-    """`TorchDispatchMode`: sees every ATen operation in its scope.
+    """`TorchDispatchMode`, which sees every ATen operation in its scope.
 
-    Without it nothing is seen: no batch norm is folded, and no channel changes its place.
+    The substitute sees nothing: no batch norm is folded, and no channel changes its place.
     """
     return _find("utils._python_dispatch.TorchDispatchMode") or _Blind
 
@@ -85,43 +85,43 @@ if not TYPE_CHECKING:
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """torch's count of the changes in place of a tensor. Not of one that was made in inference mode.
+    """torch's count of a tensor's changes in place. Tensors made in inference mode have none.
 
-    None where torch does not tell: then nothing that was made from a tensor may serve twice.
+    None if torch does not tell: then nothing that was computed from a tensor may be used twice.
     """
     return tensor._version if counts_changes() else None
 
 
 def counts_changes() -> bool:
-    """Whether torch tells how often a tensor was changed in place. Without, autograd keeps all it reads."""
+    """Whether torch counts changes in place. If not, autograd keeps everything that layers read."""
     return _found("Tensor._version") is not None
 
 
 def sees_saving_hooks() -> bool:
-    """Whether `saving_hooks` can tell. Without, autograd keeps all it reads: no hooks may get in between."""
+    """Whether `saving_hooks` can tell. If not, we set no hooks, and autograd keeps all that layers read."""
     return _found("_C._autograd._top_saved_tensors_default_hooks") is not None
 
 
 def saving_hooks() -> Hooks | None:
-    """The hooks that are given what autograd keeps just now: each activation checkpoint has its own.
+    """The hooks that now receive what autograd keeps: each activation checkpoint has its own.
 
-    None where there are none, or where `sees_saving_hooks` says that torch does not tell.
+    None if there are none, or if `sees_saving_hooks` says that torch does not tell.
     """
     top = _found("_C._autograd._top_saved_tensors_default_hooks")
     return None if top is None else top(True)
 
 
 def in_transform() -> bool:
-    """Whether one of torch.func's transforms runs: its tensors have no storage, and are dead afterwards.
+    """Whether one of torch.func's transforms runs: its tensors have no storage and are invalid afterwards.
 
-    Where torch does not tell, True: nothing is shared then, and nothing kept for later.
+    True if torch does not tell: then nothing is shared, and nothing is kept for later.
     """
     peek = _found("_C._functorch.peek_interpreter_stack")
     return peek is None or peek() is not None
 
 
 def in_forward_derivative() -> bool:
-    """Whether a forward-mode derivative is computed. Where torch does not tell, True: torch's own layers."""
+    """Whether a forward-mode derivative is computed. True if torch does not tell: torch's layers run."""
     level = _find("autograd.forward_ad._current_level")
     return level is None or level >= 0
 
@@ -130,21 +130,21 @@ def in_forward_derivative() -> bool:
 
 
 def forward_hooks(module: nn.Module) -> list[MutableMapping[int, Any]]:
-    """The hooks before and after a module's forward, to be taken off a copy; without, copies keep them."""
+    """The hooks before and after a module's forward, which copies drop if torch shows them."""
     found = (_find(name, module) for name in ("_forward_hooks", "_forward_pre_hooks"))
     return [hooks for hooks in found if hooks is not None]
 
 
 def may_have_pre_hooks(module: nn.Module) -> bool:
-    """Whether hooks come before a module's forward. Where torch does not tell, True: it is left alone."""
+    """Whether a module has forward pre-hooks. True if torch does not tell: the module is left alone."""
     hooks = _find("_forward_pre_hooks", module)
     return hooks is None or bool(hooks)
 
 
 def computes_as(kind: type[nn.Module], base: type[nn.Module]) -> bool:
-    """Whether a class of convolutions computes what `base` does: it leaves the methods that do alone.
+    """Whether a class of convolutions computes what `base` does: it overrides no method that computes.
 
-    Beside `forward` that is a method of torch's which pads; without it, `forward` alone decides.
+    These are `forward` and torch's method that pads; if torch lacks the latter, `forward` alone decides.
     """
     return all(_find(name, kind) is _find(name, base) for name in ("forward", "_conv_forward"))
 
@@ -154,7 +154,7 @@ def computes_as(kind: type[nn.Module], base: type[nn.Module]) -> bool:
 
 @dataclass(frozen=True)
 class _NoSchema:
-    """Of an operation of which torch says nothing: no rule knows its name."""
+    """The schema of an operation that torch does not describe: no rule knows its name."""
 
     name: str = "::"
     arguments: tuple[Any, ...] = ()
@@ -162,12 +162,12 @@ class _NoSchema:
 
 
 def schema_of(operation: Any) -> Any:
-    """Name and arguments of an ATen operation. Without, channels that it reads stay where they are."""
+    """Name and arguments of an ATen operation. Without a schema, the channels that it reads do not move."""
     return _find("_schema", operation) or _NoSchema()
 
 
 def decompositions(operations: Iterable[Any]) -> dict[Any, Callable[..., Any]]:
-    """How operations are made of simpler ones. Without, channels that they read stay where they are."""
+    """How operations consist of simpler ones. Without that, the channels that they read do not move."""
     try:
         from torch._decomp import get_decompositions
     except ImportError:
@@ -176,7 +176,7 @@ def decompositions(operations: Iterable[Any]) -> dict[Any, Callable[..., Any]]:
 
 
 def may_write(operation: Any) -> bool:
-    """Whether an operation changes its first argument; of what torch does not tell, True."""
+    """Whether an operation changes its first argument; True if torch does not tell."""
     schema = _find("_schema", operation)
     return schema is None or schema.name.endswith("_")
 
@@ -184,7 +184,7 @@ def may_write(operation: Any) -> bool:
 def tree_leaves(tree: Any) -> list[Any]:
     """The values in nested containers, one by one.
 
-    Without torch's own, of lists, tuples and mappings: containers that users registered count as values.
+    The substitute opens lists, tuples and mappings; containers that users registered count as values.
     """
     own = _find("utils._pytree.tree_leaves")
     if own is not None:
@@ -197,7 +197,7 @@ def tree_leaves(tree: Any) -> list[Any]:
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Nested containers with a function applied to each of their values; see `tree_leaves`."""
+    """Nested containers with a function applied to each value; see `tree_leaves`."""
     own = _find("utils._pytree.tree_map")
     if own is not None:
         return own(function, tree)
@@ -212,7 +212,7 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 class _ByIdentity(MutableMapping[Tensor, Any]):
-    """A mapping from tensors, which it keeps alive: by identity, since they compare value by value."""
+    """A mapping from tensors by identity, since `==` compares their values. It keeps the tensors alive."""
 
     def __init__(self) -> None:
         self._held: dict[int, tuple[Tensor, Any]] = {}
@@ -234,9 +234,9 @@ class _ByIdentity(MutableMapping[Tensor, Any]):
 
 
 def mapping_from_tensors() -> MutableMapping[Tensor, Any]:
-    """A mapping whose keys are tensors, by identity; it forgets those that nobody else holds.
+    """A mapping from tensors by identity; it drops tensors that nothing else refers to.
 
-    Without torch's own, it holds them: the maps of a whole run instead of those still in use.
+    The substitute keeps all of them: the maps of a whole run instead of those still in use.
     """
     own = _find("utils.weak.WeakTensorKeyDictionary")
     return _ByIdentity() if own is None else own()
@@ -246,18 +246,18 @@ def mapping_from_tensors() -> MutableMapping[Tensor, Any]:
 
 
 def assume_constant(function: Function) -> Function:
-    """`torch.compiler.assume_constant_result`, which would import the compiler, a second of time.
+    """Do what `torch.compiler.assume_constant_result` does, without the second that its import takes.
 
-    A compiler that does not know the mark follows the function step by step, which takes longer.
+    A compiler that does not know the mark traces every step of the function, which takes longer.
     """
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
 
 def constant_weights() -> AbstractContextManager[Any]:
-    """Networks that are compiled in here may take their weights for constants, and lay them out.
+    """Inside, the compiler may treat weights as constants and lay them out for the processor.
 
-    As an option of torch.compile it would come too late: weights would be inputs. Without, they are slower.
+    As an option of torch.compile this would come too late: weights would be inputs, and networks slower.
     """
     try:
         from torch._inductor import config
@@ -271,22 +271,22 @@ def constant_weights() -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class OneDnn:
-    """Operations on float32 tensors on the CPU that torch's compiler calls, and nobody else."""
+    """Operations on float32 tensors on the CPU that only torch's compiler calls otherwise."""
 
     lay_out: Any
     """(weight, padding, stride, dilation, groups, shape of the input) → the weight in oneDNN's order."""
     convolve: Any
-    """A convolution, and an activation after it."""
+    """A convolution with an activation after it."""
     convolve_and_add: Any
-    """The same, another map added; the next writes into that map."""
+    """The same plus another map; `convolve_into` writes into that map."""
     convolve_into: Any
 
 
 @cache
 def onednn() -> OneDnn | None:
-    """oneDNN's operations; None where torch was built without it, or names them otherwise.
+    """oneDNN's operations; None if torch was built without oneDNN, or has other names for them.
 
-    Frozen networks then run through torch's own layers, which lay their weights out at every call.
+    Frozen networks then run through torch's own layers, which lay out their weights at every call.
     """
     names = (
         "_reorder_convolution_weight.default",
@@ -299,5 +299,5 @@ def onednn() -> OneDnn | None:
 
 
 def onednn_enabled() -> bool:
-    """Whether oneDNN is there and not switched off; where torch has no such switch, whether it is there."""
+    """Whether oneDNN is available and not switched off, if torch has such a switch."""
     return torch.backends.mkldnn.is_available() and _find("backends.mkldnn.enabled") is not False

@@ -1,7 +1,7 @@
 """Two activations that `torch.compile` needs help with.
 
-When it is not compiling, torch offers `F.hardswish` and `F.hardsigmoid` to classes that override functions,
-as all others; while compiling it does not (torch 2.14). So the modules that call them look at their input.
+torch lets a class override `F.hardswish` and `F.hardsigmoid`, but not while it compiles (torch 2.14). So the
+modules that call them look at their input themselves.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from octavize.nn.tensor import OctTensor
 
 
 class _ByHalf(nn.Module):
-    """Its module's function on each half of an OctTensor, or on a plain tensor."""
+    """Apply the module's function to each half of an OctTensor, or to a plain tensor."""
 
     def forward(self, input: OctTensor | Tensor) -> Any:
-        function: Any = super().forward  # of torch's module, which comes after this class
+        function: Any = super().forward  # torch's module, the next class in the MRO
         if not isinstance(input, OctTensor):
             return function(input)
         y = input.like(function(input.high), function(input.low))

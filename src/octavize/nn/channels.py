@@ -1,4 +1,4 @@
-"""Tensors with one entry a channel: split into those of the high and the low channels, and merged again."""
+"""Tensors with one entry per channel: split into high and low channels, and merged again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from octavize.split import ChannelLayout, high_indices, logical_order, low_indices, segments
 
-_FEW = 8  # so many pieces are cheaper to concatenate than to index
+_FEW = 8  # up to so many segments, concatenation is cheaper than indexing
 
 
 def split_channels(values: Tensor, layout: ChannelLayout, dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Split `values`, which has one entry a channel along `dim`, into its (high, low) parts.
+    """Split `values`, which has one entry per channel along `dim`, into its (high, low) parts.
 
-    For the usual layout of two counts both parts are views, so writing into them writes into `values`.
+    With the usual layout of two counts both parts are views: writing into them writes into `values`.
     """
     if len(layout) == 2:
-        high, low = values.split_with_sizes(layout, dim)  # not narrow(): its backward fills and adds weights
+        high, low = values.split_with_sizes(layout, dim)  # narrow()'s backward adds two full-size gradients
         return high, low
     if len(layout) > _FEW:
         return take_channels(values, high_indices(layout), dim), take_channels(

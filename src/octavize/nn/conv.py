@@ -1,14 +1,14 @@
-"""Octave convolution: torch's convolutions, with one more number.
+"""Octave convolution: torch's convolutions with one more number.
 
 An `OctConv2d` *is* a `Conv2d`: the same weight and bias, the same state dict, the same initialization.
-`alpha` only says how many output channels are low, and so where the weight is split. With W split into W_hh,
+`alpha` only sets how many output channels are low, and so where the weight is split. With W split into W_hh,
 W_lh, W_hl and W_ll (source → target), P the 2×2 average and U nearest up-sampling, the paper's layer is
 
     Y_high = X_high * W_hh + U(X_low * W_lh)
     Y_low  = P(X_high) * W_hl + X_low * W_ll  =  [P(X_high), X_low] * W_low
 
-The low output reads all channels at the low resolution: one convolution with the rows W_low of the weight,
-which then need no split by source.
+The low output reads all channels at the low resolution. So it is one convolution with the rows W_low of the
+weight, which need no split by source.
 
 With stride 2 (official code) the inputs are pooled and the convolutions keep stride 1. X_low has the
 resolution of Y_high already, so both outputs read all channels at one resolution:
@@ -16,13 +16,14 @@ resolution of Y_high already, so both outputs read all channels at one resolutio
     Y_high = P(X_high) * W_hh + X_low * W_lh            =  [P(X_high), X_low] * W_high
     Y_low  = P(P(X_high)) * W_hl + P(X_low) * W_ll      =  P([P(X_high), X_low]) * W_low
 
-`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. `exchange` leaves out
-the path of W_lh, of W_hl, or both (the paper's Table 3).
+`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. `exchange` can drop the
+path of W_lh, of W_hl, or of both (the paper's Table 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -47,12 +48,15 @@ from octavize.split import (
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Size = int | tuple[int, ...]
+_SETTINGS = ("alpha", "octave_dims", "strict", "downsample", "exchange")
+_GEOMETRY = frozenset(field.name for field in fields(Geometry))
 
 
 class OctConv(ConvNd):
-    """What OctConv1d, OctConv2d and OctConv3d share: everything but the name of torch's layer."""
+    """What OctConv1d, OctConv2d and OctConv3d share: everything but torch's base class."""
 
-    octave: OctaveSettings
+    _settings: OctaveSettings
+    _stale: bool  # whether the geometry was changed since
 
     def __init__(
         self,
@@ -87,21 +91,42 @@ class OctConv(ConvNd):
         downsample: str | None = None,
         exchange: str | None = None,
     ) -> None:
-        """Check and set what an octave layer has beyond torch's, see `OctConv2d`.
+        """Check and set the octave settings of the layer, see `OctConv2d`.
 
         Args:
-            alpha, octave_dims, strict, downsample, exchange: None keeps what the layer has; one that is
-                becoming octave gets the defaults of `OctConv2d`.
+            alpha, octave_dims, strict, downsample, exchange: None keeps the layer's setting; a layer that
+                had none gets the default of `OctConv2d`.
         """
-        names = ("alpha", "octave_dims", "strict", "downsample", "exchange")
-        before = self.__dict__.get("octave")
-        settings: dict[str, Any] = {} if before is None else {name: getattr(before, name) for name in names}
-        given = zip(names, (alpha, octave_dims, strict, downsample, exchange), strict=True)
+        before = self.__dict__.get("_settings")
+        settings: dict[str, Any] = (
+            {} if before is None else {name: getattr(before, name) for name in _SETTINGS}
+        )
+        given = zip(_SETTINGS, (alpha, octave_dims, strict, downsample, exchange), strict=True)
         settings |= {name: value for name, value in given if value is not None}
-        self.octave = OctaveSettings.of(geometry_of(self), **settings)
+        self._settings, self._stale = OctaveSettings.of(geometry_of(self), **settings), False
+
+    @property
+    def octave(self) -> OctaveSettings:
+        """What the layer has beyond torch's; made anew, and checked, after its geometry was changed.
+
+        Raises:
+            InputError: the changed geometry cannot keep the size of both halves.
+        """
+        if self._stale:
+            self.become_octave()
+        return self._settings
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As torch's. A new stride, padding … counts from the next call on, and so does a new alpha."""
+        if name in _SETTINGS:
+            self.become_octave(**{name: value})
+        else:
+            super().__setattr__(name, value)
+            if name in _GEOMETRY:
+                self.__dict__["_stale"] = "_settings" in self.__dict__
 
     def kernel(self) -> Tensor:
-        """The weight (C_out, C_in / groups, *kernel_size). Layers that compute theirs override it."""
+        """The weight (C_out, C_in / groups, *kernel_size). Layers that compute their weight override it."""
         return self.weight
 
     def forward(self, input: OctTensor | Tensor) -> Any:
@@ -113,11 +138,11 @@ class OctConv(ConvNd):
 
         Returns:
             An OctTensor, high (N, C_out − low_out, *⌈size / stride⌉) and low (N, low_out, half of that,
-            rounded up). With no low output channel, a plain tensor. A depthwise layer keeps the layout of its
-            input, whatever its alpha.
+            rounded up). Without low output channels, a plain tensor. A depthwise layer keeps the layout of
+            its input, whatever its alpha.
 
         Raises:
-            InputError: the number of channels, or of octave axes, is not the layer's.
+            InputError: the input's number of channels or of octave axes is not the layer's.
         """
         octave = self.octave
         if not isinstance(input, OctTensor):
@@ -126,7 +151,7 @@ class OctConv(ConvNd):
             x = self._all_high(input)
         elif octave.keeps_size:
             x = self._checked(input)
-        else:  # allowed at alpha=0, where the halves have to meet before the layer
+        else:  # allowed at alpha=0: the halves have to merge before the layer
             return super().forward(self._checked(input).to_dense())
         return self._depthwise(x) if octave.depthwise else self._octave(x)
 
@@ -134,7 +159,7 @@ class OctConv(ConvNd):
 
     def _octave(self, x: OctTensor) -> OctTensor | Tensor:
         layout = self.octave.out_layout
-        if self.groups > 1:  # every path is a convolution in the same number of groups (official code)
+        if self.groups > 1:  # every path has all groups (official code)
             x = x.with_layout(with_low_divisible(x.channel_layout, self.groups))
         bias = self.bias
         w_high, w_low = split_channels(self.kernel(), layout)
@@ -159,7 +184,7 @@ class OctConv(ConvNd):
         return add(y_high, from_low if from_low is None else upsample(from_low, size))
 
     def _to_low(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """Y_low = P(X_high) * W_hl + X_low * W_ll, where [W_hl, W_ll] is the weight; pooled by a stride."""
+        """Y_low = P(X_high) * W_hl + X_low * W_ll, where [W_hl, W_ll] is the weight; a stride pools first."""
         exchanges = self.octave.exchanges("high_to_low", *x.counts)
         if exchanges and self.groups == 1:
             return self._convolve(self._pool_by_stride(self._both(x)), weight, bias)
@@ -189,11 +214,11 @@ class OctConv(ConvNd):
         stride: Sequence[int] | None = None,
         groups: int | None = None,
     ) -> Tensor | None:
-        """x * W, torch's convolution; None where either end has no channels.
+        """x * W by torch's convolution; None if the input or the output has no channels.
 
         Args:
-            stride: by default the layer's own along time, which is not halved, and 1 along the octave axes.
-            groups: by default the layer's.
+            stride: default: the layer's own along time, which is not halved, and 1 along the octave axes.
+            groups: default: the layer's.
         """
         if x.value.shape[1] == 0 or weight.shape[0] == 0:
             return None
@@ -206,10 +231,10 @@ class OctConv(ConvNd):
     def _map(
         self, y_high: Tensor | None, y_low: Tensor | None, layout: ChannelLayout, x: OctTensor
     ) -> OctTensor:
-        """The output; a half without channels (None) still carries the size."""
+        """The output map; a half without channels (None) becomes an empty tensor of the right size."""
         octave = self.octave
         if y_high is None:
-            assert y_low is not None  # a layer has output channels
+            assert y_low is not None  # every layer has output channels
             y_high = y_low.new_empty((y_low.shape[0], 0, *self._out_size(x.high.shape[2:])))
         if y_low is None:
             size = low_size(self._out_size(x.high.shape[2:]), octave.octave_dims)
@@ -217,12 +242,12 @@ class OctConv(ConvNd):
         return OctTensor.trusted(y_high, y_low, layout, octave.octave_dims, octave.strict or x.strict)
 
     def _columns(self, x: OctTensor) -> ChannelLayout:
-        """Which columns of the weight read the high and which the low half."""
+        """Which columns of the weight read the high half, and which the low half."""
         if self.groups == 1:
             return x.channel_layout
         return x.counts[0] // self.groups, x.counts[1] // self.groups
 
-    # ---- what the convolutions read: pooled maps, which backward makes again ------------------------
+    # ---- what the convolutions read: pooled maps, which backward recomputes -------------------------
 
     def _both(self, x: OctTensor) -> Made:
         """[P(X_high), X_low]: all channels at the low resolution."""
@@ -234,13 +259,13 @@ class OctConv(ConvNd):
         return Made(x.pooled_high(), partial(halve, octave_dims=x.octave_dims), (x.high,))
 
     def _high(self, x: OctTensor) -> tuple[Made, Sequence[int] | None]:
-        """What the path within the high frequency reads, and its stride: pooled, or with the layer's own."""
+        """The input of the high-to-high path and its stride: pooled, or with the layer's own stride."""
         if self.octave.downsample == "stride":
             return kept(x.high), self.stride
         return (self._pooled_high(x) if self.octave.halves else self._pool_by_stride(kept(x.high))), None
 
     def _pool_by_stride(self, x: Made) -> Made:
-        """A map averaged by the stride along the octave axes."""
+        """A map averaged over cells of the stride along the octave axes."""
         factors, make = self.octave.factors, x.make
         if max(factors) == 1:
             return x
@@ -257,7 +282,7 @@ class OctConv(ConvNd):
                 reached[axis] = (padded - span) // self.stride[axis] + 1
         return tuple(reached)
 
-    # ---- what the layer is asked, and what it accepts -----------------------------------------------
+    # ---- properties, and checks of the input --------------------------------------------------------
 
     @property
     def alpha(self) -> float:
@@ -276,7 +301,7 @@ class OctConv(ConvNd):
 
     @property
     def downsample(self) -> str:
-        """How a stride of 2 is taken: `pool` or `stride`."""
+        """How a stride of 2 reduces the high half: `pool` or `stride`."""
         return self.octave.downsample
 
     @property
@@ -291,7 +316,7 @@ class OctConv(ConvNd):
 
     @property
     def keeps_size(self) -> bool:
-        """Whether the geometry keeps the size of both halves, without which alpha has to be 0."""
+        """Whether the geometry keeps the size of both halves; otherwise alpha has to be 0."""
         return self.octave.keeps_size
 
     @property
@@ -338,7 +363,7 @@ def _merge_at_low_resolution(high: Tensor, low: Tensor, layout: ChannelLayout, o
 
 
 def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """The sum of what two paths give, in place: no convolution needs its own output in backward."""
+    """The sum of two paths, in place: no convolution needs its own output in backward."""
     return b if a is None else a if b is None else a.add_(b)
 
 
@@ -348,7 +373,7 @@ def is_depthwise(layer: Any) -> bool:
 
 
 def geometry_of(conv: ConvNd) -> Geometry:
-    """The numbers of one of torch's convolutions."""
+    """The geometry of one of torch's convolutions."""
     padding = conv.padding if isinstance(conv.padding, str) else tuple(int(n) for n in conv.padding)
     return Geometry(
         conv.in_channels,
@@ -364,7 +389,7 @@ def geometry_of(conv: ConvNd) -> Geometry:
 
 
 class OctConv1d(OctConv, nn.Conv1d):
-    """Octave 1-D convolution: `torch.nn.Conv1d` and the keywords of `OctConv2d`."""
+    """Octave 1-D convolution: `torch.nn.Conv1d` with the keywords of `OctConv2d`."""
 
 
 class OctConv2d(OctConv, nn.Conv2d):
@@ -377,19 +402,19 @@ class OctConv2d(OctConv, nn.Conv2d):
             input. 0 is the vanilla layer.
         octave_dims: how many trailing axes are halved; all by default.
         strict: maps made by this layer refuse functions without an octave rule.
-        downsample: how the high half is brought to the high output by a stride of 2: `pool` averages first
-            (official code), `stride` convolves with the layer's own stride, as the vanilla layer does.
-        exchange: which paths between the frequencies there are: `both` (the paper), `low_to_high`,
-            `high_to_low` or `none`. The weight keeps its shape; the part of a path that is left out is not
-            used. Layers that read or write only one frequency keep their paths.
+        downsample: how the path from high to high takes a stride of 2: `pool` averages first (official
+            code), `stride` convolves with the layer's own stride, as the vanilla layer does.
+        exchange: which paths exist between the frequencies: `both` (the paper), `low_to_high`,
+            `high_to_low` or `none`. The weight keeps its shape; the part of a missing path is not used.
+            Layers that read or write only one frequency keep their paths.
 
     Shapes:
         high (N, C_high, H, W) and low (N, C_low, ⌈H/2⌉, ⌈W/2⌉) to high (N, C_out − int(α·C_out), ⌈H/s⌉,
-        ⌈W/s⌉) and low (N, int(α·C_out), half of that, rounded up). A plain (N, C_in, H, W) is all high. In
-        groups, the low count is rounded down to a multiple of them; depthwise, the split stays the input's.
+        ⌈W/s⌉) and low (N, int(α·C_out), half of that, rounded up). A plain (N, C_in, H, W) is all high. A
+        grouped layer rounds low down to a multiple of its groups; a depthwise one keeps its input's split.
 
     Raises:
-        InputError: alpha outside [0, 1], or a geometry that cannot keep the size of both halves.
+        InputError: alpha is outside [0, 1], or the geometry cannot keep the size of both halves.
 
     Example:
         >>> layer = OctConv2d(64, 128, 3, padding=1, alpha=0.5)
@@ -399,7 +424,7 @@ class OctConv2d(OctConv, nn.Conv2d):
 
 
 class OctConv3d(OctConv, nn.Conv3d):
-    """Octave 3-D convolution: `torch.nn.Conv3d` and the keywords of `OctConv2d`.
+    """Octave 3-D convolution: `torch.nn.Conv3d` with the keywords of `OctConv2d`.
 
     By default height and width are halved and time is not (paper §4.4): low is (N, C_low, T, ⌈H/2⌉, ⌈W/2⌉).
     `octave_dims=3` halves time as well.

@@ -1,11 +1,11 @@
-"""Transposed octave convolution, for decoders: torch's transposed convolutions, with alpha.
+"""Transposed octave convolution, for decoders: torch's transposed convolutions with alpha.
 
 Its paths are those of `conv.py`, each a transposed convolution T with the layer's own stride:
 
     Y_high = T_hh(X_high) + U(T_lh(X_low))
     Y_low  = T_hl(P(X_high)) + T_ll(X_low)  =  T_low([P(X_high), X_low])
 
-A path from a half of odd size is cropped: its low half is a little more than half.
+The output of a path is cropped where a size is odd: there the low half is a little more than half.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class OctConvTranspose(OctConv):
         Args:
             input: an OctTensor, high (N, C_high, *size) and low (N, C_low, *⌈size / 2⌉), in any layout with
                 C_high + C_low = in_channels; or a plain (N, in_channels, *size), which is all high.
-            output_size: as torch's; it has to be stride · size.
+            output_size: as in torch; it has to be stride · size.
 
         Returns:
             An OctTensor, high (N, C_out − low_out, *stride · size) and low (N, low_out, half of that, rounded
-            up). With no low output channel, a plain tensor. A depthwise layer keeps the layout of its input.
+            up). Without low output channels, a plain tensor. A depthwise layer keeps its input's layout.
 
         Raises:
-            InputError: the number of channels, of octave axes, or the output size is not the layer's.
+            InputError: the number of channels or of octave axes, or the output size, does not fit.
         """
         octave = self.octave
         torch_layer: Any = super(OctConv, self)
@@ -142,7 +142,7 @@ class OctConvTranspose(OctConv):
     def _transposed(
         self, x: Made, weight: Tensor, bias: Tensor | None, size: Sequence[int], groups: int | None = None
     ) -> Tensor | None:
-        """T(x), cropped to `size`; None where either end has no channels."""
+        """T(x), cropped to `size`; None if the input or the output has no channels."""
         if x.value.shape[1] == 0 or weight.shape[1] == 0:
             return None
         settings: Any = (self.stride, self.padding, self.output_padding, groups or self.groups, self.dilation)
@@ -166,11 +166,11 @@ class OctConvTranspose(OctConv):
 
 
 class OctConvTranspose1d(OctConvTranspose, nn.ConvTranspose1d):
-    """Transposed octave 1-D convolution: `torch.nn.ConvTranspose1d` and the keywords of `OctConv2d`."""
+    """Transposed octave 1-D convolution: `torch.nn.ConvTranspose1d` with the keywords of `OctConv2d`."""
 
 
 class OctConvTranspose2d(OctConvTranspose, nn.ConvTranspose2d):
-    """Transposed octave 2-D convolution: `torch.nn.ConvTranspose2d` and the keywords of `OctConv2d`.
+    """Transposed octave 2-D convolution: `torch.nn.ConvTranspose2d` with the keywords of `OctConv2d`.
 
     Shapes:
         high (N, C_high, H, W) and low (N, C_low, ⌈H/2⌉, ⌈W/2⌉) to high (N, C_out − int(α·C_out), sH, sW) and

@@ -1,6 +1,6 @@
-"""How PyTorch's functions, methods and operators find the rule of an octave value, or do without.
+"""How PyTorch's functions, methods and operators find the rule of an octave value.
 
-A function without a rule gets the dense map, which is exact but slow, and says so once.
+A function without a rule gets the dense map, which is exact but slow; a warning says so once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from octavize.errors import InputError
 Rule = Callable[..., Any]
 
 RULES: dict[Any, Rule] = {}
-"""Those of an OctTensor, by torch function."""
+"""The rules of an OctTensor, by torch function."""
 _announced: set[str] = set()
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
@@ -33,7 +33,7 @@ class DenseFallbackWarning(UserWarning):
 
 
 class ChangeRefused(InputError):
-    """An octave value cannot be changed in place by this."""
+    """This call cannot change an octave value in place."""
 
 
 class Octave:
@@ -51,7 +51,7 @@ class Octave:
         return apply_rule(func, args, kwargs or {}, cls.rules)
 
     def __getattr__(self, name: str) -> Any:
-        # Only names not found above arrive here: the methods of torch.Tensor, `x.relu()`, `x.mean((2, 3))`.
+        # Python asks here for missing names only: methods of torch.Tensor, `x.relu()`, `x.mean((2, 3))`.
         if not name.startswith("_"):
             method = getattr(torch.Tensor, name, None)
             if callable(method):
@@ -63,7 +63,7 @@ class Octave:
             f"the truth of an {type(self).__name__} is ambiguous: reduce it first, as in x.to_dense().any()"
         )
 
-    # NumPy scalars must not take an octave value apart in `scalar * x`.
+    # Otherwise a NumPy scalar would take an octave value apart in `scalar * x`.
     __array_ufunc__ = None
 
 
@@ -84,7 +84,7 @@ def _operator(name: str) -> Callable[..., Any]:
     return operate
 
 
-# Python looks operators up on the class, so `__getattr__` cannot serve them.
+# Python looks up operators on the class, so `__getattr__` cannot provide them.
 _OPERANDS = (Octave, Tensor, Number, torch.SymInt, torch.SymFloat)
 _OPERATORS = """
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
@@ -104,8 +104,8 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
 
     The rule is called as `rule(func, *args, **kwargs)` with the arguments of the call, at least one of which
     is, or contains, an OctTensor. It returns the result, or `NotImplemented` to leave the call to the dense
-    fallback. The law every rule keeps: `rule(x).to_dense()` equals `func(x.to_dense())`, exactly where the
-    function commutes with nearest up-sampling, otherwise by the definition in the rule's docstring.
+    fallback. Every rule obeys one law: `rule(x).to_dense()` equals `func(x.to_dense())` where the function
+    commutes with nearest up-sampling. Elsewhere, the rule's docstring defines the result.
 
     Example:
         >>> @oct_rule(torch.erf)
@@ -122,17 +122,17 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
 
 
 def functions_named(names: str) -> tuple[Any, ...]:
-    """Every torch function that goes by these names: in torch, torch.Tensor and torch.nn.functional."""
+    """Every function of these names in torch, torch.Tensor and torch.nn.functional."""
     found = []
     for name in names.split():
         # `torch.__eq__` would compare modules.
         homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional)
         found += [getattr(home, name, None) for home in homes]
-    return tuple(func for func in found if callable(func))  # `torch.float` is no function
+    return tuple(func for func in found if callable(func))  # `torch.float` is not a function
 
 
 def in_place_functions_named(names: str) -> tuple[Any, ...]:
-    """The same for the functions that change their first argument: `relu_`, `__iadd__`."""
+    """The variants of these functions that change their first argument: `relu_`, `__iadd__`."""
     stems = [name.strip("_") for name in names.split()]
     return functions_named(" ".join([f"{stem}_" for stem in stems] + [f"__i{stem}__" for stem in stems]))
 
@@ -140,7 +140,7 @@ def in_place_functions_named(names: str) -> tuple[Any, ...]:
 def apply_rule(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = RULES
 ) -> Any:
-    """Call `func` on octave values: by its rule, or on the dense maps if it has none."""
+    """Call `func` on octave values: by its rule, or on the dense maps without one."""
     if kwargs and not _RENAMED.isdisjoint(kwargs):
         args, kwargs = _as_rules_take_them(args, kwargs)
     rule = rules.get(func)
@@ -150,7 +150,7 @@ def apply_rule(
         except TypeError:
             if rule is None or _takes(rule, func, args, kwargs):
                 raise
-            result = NotImplemented  # called by a name that the rule does not know
+            result = NotImplemented  # an argument has a name that the rule does not know
         dense = result is NotImplemented
         if dense:
             result = _dense_fallback(func, args, kwargs)
@@ -166,9 +166,9 @@ def apply_rule(
 def _as_rules_take_them(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call by the names, and at the places, that rules know."""
+    """The arguments of a call, under the names and at the positions that rules expect."""
     kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items()}
-    if "condition" not in kwargs:  # of `where`, whose first argument it is
+    if "condition" not in kwargs:  # the first argument of `where`
         for name in _BY_POSITION:
             if name in kwargs:
                 args, kwargs = (*args, kwargs[name]), {k: v for k, v in kwargs.items() if k != name}
@@ -182,7 +182,7 @@ Observer = Callable[[str, list[Any], Any, bool], None]
 
 
 class _Observers(threading.local):
-    """Those of this thread: another thread's calls are none of their business."""
+    """The observers of this thread: they do not see the calls of other threads."""
 
     def __init__(self) -> None:
         self.all: list[Observer] = []
@@ -190,16 +190,16 @@ class _Observers(threading.local):
 
 _observers = _Observers()
 _observed = 0
-"""How many observers there are in all threads: none, nearly always, and then nobody is looked for."""
+"""Number of observers in all threads. It is nearly always 0; then calls skip the search for observers."""
 _counting = threading.Lock()
 
 
 @contextmanager
 def observe_calls(observer: Observer) -> Iterator[None]:
-    """In here, `observer(function's name, operands, result, dense)` is called for every call on an OctTensor.
+    """Inside, every call on an OctTensor calls `observer(function's name, operands, result, dense)`.
 
-    `dense` tells whether it had to be computed on the dense map. Calls of other threads are not observed, nor
-    those that a compiler follows.
+    `dense` is whether the call had to be computed on the dense map. Calls of other threads are not observed,
+    nor those that a compiler follows.
     """
     _count_observers(1)
     _observers.all.append(observer)
@@ -237,14 +237,14 @@ _OF_THE_TENSOR_ITSELF = dict.fromkeys(
     + functions_named("stride data_ptr storage storage_offset untyped_storage storage_type")
     + functions_named("is_set_to share_memory_ is_shared")
 )
-"""A dense copy would lose what these set, and its memory is not that of the map."""
-_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch takes both
+"""Functions that a dense copy cannot serve: it would lose what they set, and has other memory."""
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch accepts both
 _BY_POSITION = [
     *("input", "tensor", "tensors"),
     *("split_size", "split_size_or_sections", "chunks", "sections", "indices", "indices_or_sections"),
     *("shape", "dims"),
 ]
-"""Names of arguments that rules take by position, as most callers give them."""
+"""Names of arguments that rules take by position, as most callers pass them."""
 _RENAMED = frozenset([*_NUMPY_NAMES, *_BY_POSITION])
 
 
@@ -258,7 +258,7 @@ def _takes(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    # The name of a function is out of reach while torch.compile traces it.
+    # torch.compile cannot read a function's name while it traces.
     name = "a function" if torch.compiler.is_compiling() else getattr(func, "__name__", str(func))
     if any(x.strict for x in oct_tensors([*args, *kwargs.values()])):
         raise InputError(
@@ -279,7 +279,7 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 @contextmanager
 def unannounced() -> Iterator[None]:
-    """Fallbacks in here, of this thread, are neither announced nor counted as announced."""
+    """Inside, this thread's fallbacks are neither announced nor counted as announced."""
     before = _silent.set(True)
     try:
         yield
@@ -288,7 +288,7 @@ def unannounced() -> Iterator[None]:
 
 
 def _announce_fallback(name: str) -> None:
-    """Warn, once a process and function, that the dense map is used."""
+    """Warn, once per process and function, that the dense map is used."""
     if name in _announced or _silent.get():
         return
     _announced.add(name)
@@ -301,7 +301,7 @@ def _announce_fallback(name: str) -> None:
 
 
 def oct_tensors(values: Iterable[Any]) -> list[Octave]:
-    """The octave values among arguments and in lists, tuples and mappings of them."""
+    """The octave values among these values, and in lists, tuples and mappings of them."""
     found: list[Octave] = []
     for value in values:
         if isinstance(value, Octave):

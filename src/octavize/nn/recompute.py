@@ -1,9 +1,9 @@
-"""What autograd keeps for backward: the halves that a layer reads, and nothing that it pools from them.
+"""What autograd keeps for backward: the halves that a layer reads, but no map pooled from them.
 
 The low output reads [P(X_high), X_low], and the gradient of a weight needs what the weight read. But pooling
-is cheap, and X_high and X_low are kept anyway, for the high output and for the pooling itself: so what was
-pooled and merged from them is made again in backward. With that, the maps of an octave layer take the share
-1 − ¾α of vanilla's memory in training too (paper, Table 1).
+is cheap, and autograd keeps X_high and X_low anyway, for the high output and for the pooling itself. So
+backward recomputes the pooled and merged maps. The maps of an octave layer then take the share 1 − ¾α of
+vanilla's memory in training too (paper, Table 1).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from octavize.nn import _torch_internals as internals
 
 
 def who_saves() -> Any:
-    """What keeps tensors for backward just now: each activation checkpoint has hooks of its own.
+    """The hooks that now keep tensors for backward: each activation checkpoint has hooks of its own.
 
-    None for autograd itself. Where torch does not tell, a thing that equals no other.
+    None for autograd itself. If torch does not tell, an object that equals no other.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return None
@@ -30,7 +30,7 @@ def who_saves() -> Any:
 
 
 class Made(NamedTuple):
-    """A tensor, and how it was made: `value` is `make(*sources)`."""
+    """A tensor and how it was computed: `value` is `make(*sources)`."""
 
     value: Tensor
     make: Callable[..., Tensor]
@@ -38,7 +38,7 @@ class Made(NamedTuple):
 
 
 def kept(value: Tensor) -> Made:
-    """A tensor that is kept as it is."""
+    """A tensor that backward keeps as it is."""
     return Made(value, _itself, (value,))
 
 
@@ -47,11 +47,11 @@ def _itself(value: Tensor) -> Tensor:
 
 
 def call_keeping_sources(function: Callable[..., Tensor], made: Made, *arguments: Any) -> Tensor:
-    """`function(made.value, *arguments)`; autograd keeps the sources of what was made in its place.
+    """Return `function(made.value, *arguments)`; autograd keeps `made.sources` instead of `made.value`.
 
-    Compilers and transforms decide by themselves what to keep. Hooks that are in force already, such as those
-    of an activation checkpoint or of another layer, are given the sources in the place of the value: those
-    that copy what they are given copy the larger ones.
+    Compilers and transforms decide by themselves what to keep. Hooks that are already active, such as those
+    of an activation checkpoint or of another layer, get the sources instead of the value. So hooks that copy
+    their tensors copy the larger ones.
     """
     if made.value is made.sources[0] or not _free_to_keep():
         return function(made.value, *arguments)
@@ -64,7 +64,7 @@ def _keeping_sources(made: Made) -> Iterator[None]:
     pack, unpack = internals.saving_hooks() or (_Kept.now, _Kept.unchanged)
     value, make, sources = made
     storage, layout, dtype = value.untyped_storage(), _layout(value), value.dtype
-    del made, value  # what `give` names lives until backward
+    del made, value  # whatever `give` refers to lives until backward
 
     def keep(tensor: Tensor) -> Any:
         if tensor.untyped_storage() is not storage or _layout(tensor) != layout:
@@ -74,7 +74,7 @@ def _keeping_sources(made: Made) -> Iterator[None]:
     def give(kept: Any) -> Tensor:
         if not isinstance(kept, _Again):
             return unpack(kept)
-        # Autocast may have made it in another dtype.
+        # Autocast may have computed the value in another dtype.
         return make(*(unpack(source).to(dtype) for source in kept.sources)).view(kept.shape)
 
     with torch.autograd.graph.saved_tensors_hooks(keep, give):
@@ -83,7 +83,7 @@ def _keeping_sources(made: Made) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Again:
-    """Stands for a tensor of this shape that is made again from what was kept of its sources."""
+    """Stands for a tensor of this shape that backward recomputes from its kept sources."""
 
     sources: list[Any]
     shape: torch.Size
@@ -91,7 +91,7 @@ class _Again:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A tensor as it is, with its version: of what hooks keep, torch does not look after that."""
+    """A tensor with its version: torch does not check the versions of what hooks keep."""
 
     tensor: Tensor
     version: Any
@@ -101,7 +101,7 @@ class _Kept:
         return cls(tensor, version_of(tensor))
 
     def unchanged(self) -> Tensor:
-        """The tensor. Raises RuntimeError, as torch does, if it was changed in place."""
+        """Return the tensor; raise RuntimeError, as torch does, if it was changed in place."""
         if version_of(self.tensor) != self.version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace "
@@ -112,9 +112,9 @@ class _Kept:
 
 
 def version_of(tensor: Tensor) -> Any:
-    """torch's count of changes in place; 0 where there is none (in inference mode, or while compiling).
+    """torch's count of changes in place; 0 if torch does not count (in inference mode, or while compiling).
 
-    Where torch does not tell, a thing that equals no other.
+    If torch does not tell, an object that equals no other.
     """
     if torch.compiler.is_compiling() or tensor.is_inference():
         return 0
@@ -123,25 +123,25 @@ def version_of(tensor: Tensor) -> Any:
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
-    """Which values of its memory a tensor shows, axes of length one left out: torch's 1-D layers add one."""
+    """Offset, shape and strides of a tensor, without axes of length one: torch's 1-D layers add one."""
     axes = zip(tensor.shape, tensor.stride(), strict=True)
     return tensor.storage_offset(), [(length, stride) for length, stride in axes if length != 1]
 
 
 def in_transform() -> bool:
-    """Whether one of torch.func's transforms runs: its tensors have no storage, and are dead afterwards."""
+    """Whether one of torch.func's transforms runs: its tensors have no storage and are invalid afterwards."""
     return not torch.compiler.is_compiling() and internals.in_transform()
 
 
 def _free_to_keep() -> bool:
-    """Whether autograd records, and hooks can tell it what to keep."""
+    """Whether autograd records, and hooks may choose what it keeps."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or in_transform():
         return False
     return internals.sees_saving_hooks() and internals.counts_changes() and _takes_hooks()
 
 
 def _takes_hooks() -> bool:
-    """Whether hooks may be set at all: `torch.autograd.graph.disable_saved_tensors_hooks` forbids it."""
+    """Whether hooks are allowed: `torch.autograd.graph.disable_saved_tensors_hooks` forbids them."""
     try:
         with torch.autograd.graph.saved_tensors_hooks(_Kept.now, _Kept.unchanged):
             return True

@@ -1,7 +1,7 @@
-"""P and U: the two changes of resolution in octave convolution.
+"""P and U, the two changes of resolution in octave convolution.
 
 Both act on the last `octave_dims` axes only, accept a map without channels, and work for every size from 1
-up: P averages the cells that exist, U is cropped to the size asked for.
+up: P averages the pixels that exist, and U is cropped to the requested size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _AVG_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d,
 
 
 def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
-    """P: average over cells of `factors` pixels, one factor (1 or 2) a spatial axis.
+    """P: average over cells of `factors` pixels, one factor (1 or 2) per spatial axis.
 
     Args:
         x: (N, C, *size).
@@ -54,7 +54,7 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
         return x
     if x.shape[1] == 0:
         return x.new_empty((x.shape[0], 0, *size))
-    if not x.is_floating_point():  # masks and counts, which torch does not interpolate
+    if not x.is_floating_point():  # torch does not interpolate masks and counts
         for axis in range(2, x.dim()):
             if x.shape[axis] != size[axis - 2]:
                 x = x.repeat_interleave(2, axis).narrow(axis, 0, size[axis - 2])
@@ -69,9 +69,9 @@ def fits(low: Sequence[int], high: Sequence[int], octave_dims: int) -> bool:
 
 
 def border(conv: Any) -> list[int]:
-    """The pixels that a convolution puts around its input: (left, right) an axis, last axis first.
+    """The padding of a convolution in pixels: (left, right) per axis, last axis first.
 
-    `padding="same"` of an even kernel puts the odd pixel at the right, as torch does.
+    With `padding="same"`, an even kernel gets the odd pixel on the right, as in torch.
     """
     if conv.padding == "valid":
         return [0] * (2 * len(conv.kernel_size))
@@ -85,11 +85,11 @@ def pad_any(x: Tensor, pads: Sequence[int], mode: str) -> Tensor:
     """`F.pad` by reflection, replication or wrapping, for maps of any size.
 
     torch refuses to reflect or wrap further than the map reaches, but the low half of a small map can be a
-    single pixel: there the reflection goes back and forth, and the wrapping round and round, as in NumPy.
+    single pixel. There, reflection goes back and forth and wrapping starts again, as in NumPy.
 
     Args:
         x: (N, C, *size).
-        pads: (left, right) an axis, from the last axis to the first.
+        pads: (left, right) per axis, from the last axis to the first.
         mode: `reflect`, `replicate` or `circular`.
     """
     reach = {"reflect": -1, "circular": 0}.get(mode)

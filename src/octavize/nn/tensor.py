@@ -1,7 +1,7 @@
 """OctTensor: an ordinary (N, C, …) feature map whose low channels are stored at half resolution.
 
-It is a value, not a pair to thread through a network: it has the logical `shape`, and PyTorch functions act
-on it (see `dispatch.py`), each by a rule (see `rules/`) that says how the function acts on the two halves.
+It is one value, not a pair to pass through a network: it has the logical `shape`, and PyTorch functions act
+on it (see `dispatch.py`). A rule for each function (see `rules/`) says how it acts on the two halves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from octavize.split import (
     same_layout,
 )
 
-# Properties in which the halves agree.
+# Properties that both halves share.
 _SHARED_PROPERTIES = frozenset(
     {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
 )
@@ -40,11 +40,11 @@ class OctTensor(Octave):
     Args:
         high: (N, C_high, *size).
         low: (N, C_low, *⌈size / 2⌉). A half without channels still carries the size: (N, 0, …).
-        octave_dims: how many trailing axes are halved. Default: all in 1-D and 2-D, the two of space in 3-D.
+        octave_dims: how many trailing axes are halved. Default: all in 1-D and 2-D, space in 3-D.
         strict: refuse functions that have no octave rule instead of computing them on the dense map.
         channel_layout: which channels are low, as alternating counts of high and low channels in logical
-            order. Default `(C_high, C_low)`: the last C_low channels, as in the paper. Concatenation
-            interleaves.
+            order. Default `(C_high, C_low)`: the last C_low channels, as in the paper. Concatenated maps
+            have longer layouts.
 
     Raises:
         InputError: the halves do not belong together (rank, batch, size, dtype, device or layout).
@@ -55,7 +55,7 @@ class OctTensor(Octave):
     low: Tensor
     channel_layout: ChannelLayout
     octave_dims: int
-    _shared: dict[str, tuple[Any, Tensor]] | None  # what was computed once, by name, and from which state
+    _shared: dict[str, tuple[Any, Tensor]] | None  # cached tensors by name, each with the state it is from
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class OctTensor(Octave):
             if not isinstance(half, Tensor):
                 raise TypeError(f"{name} is a {type(half).__name__}: give a torch.Tensor (N, C, …)")
         if high.dtype != low.dtype and 0 in (high.shape[1], low.shape[1]):
-            # A half without channels has no values to convert (autocast leaves it alone): follow the other.
+            # Autocast leaves a half without channels alone: give it the dtype of the other half.
             high, low = (high, low.to(high)) if low.shape[1] == 0 else (high.to(low), low)
         if octave_dims is None:
             octave_dims = default_octave_dims(high.dim() - 2)
@@ -83,13 +83,13 @@ class OctTensor(Octave):
     def trusted(
         cls, high: Tensor, low: Tensor, channel_layout: ChannelLayout, octave_dims: int, strict: bool
     ) -> OctTensor:
-        """A map of halves that are known to fit, since a layer or a rule of ours has made them: unchecked."""
+        """A map of halves that one of our layers or rules has made, so that they need no check."""
         x = cls.__new__(cls)
         x.high, x.low, x.channel_layout = high, low, channel_layout
         x.octave_dims, x.strict, x._shared = octave_dims, strict, None
         return x
 
-    # ---- the way in and the way out -----------------------------------------------------------------
+    # ---- from and to dense maps ---------------------------------------------------------------------
 
     @classmethod
     def from_dense(
@@ -116,14 +116,14 @@ class OctTensor(Octave):
 
     @classmethod
     def all_high(cls, x: Tensor, *, octave_dims: int | None = None, strict: bool = False) -> OctTensor:
-        """See a dense map (N, C, *size) as an OctTensor without low channels. Nothing is copied."""
+        """View a dense map (N, C, *size) as an OctTensor without low channels. Nothing is copied."""
         if octave_dims is None:
             octave_dims = default_octave_dims(x.dim() - 2)
         low = x.new_empty((x.shape[0], 0, *low_size(x.shape[2:], octave_dims)))
         return cls(x, low, octave_dims=octave_dims, strict=strict)
 
     def to_dense(self) -> Tensor:
-        """The logical map (N, C, *size): low up-sampled by nearest (U), channels in logical order."""
+        """The dense map (N, C, *size): low is up-sampled by nearest (U), channels are in logical order."""
         return merge_channels(self.high, upsample(self.low, self.high.shape[2:]), self.channel_layout)
 
     # ---- what rules and layers build on -------------------------------------------------------------
@@ -134,13 +134,16 @@ class OctTensor(Octave):
         Raises:
             InputError: the halves do not belong together.
         """
-        old_high, old_low = self.high, self.low
-        if high is old_high and low is old_low:
+        if high is self.high and low is self.low:
             return self  # as torch does, where a cast or a dropout has nothing to do
-        if high.shape == old_high.shape and low.shape == old_low.shape and high.dtype == low.dtype:
-            return self.trusted(high, low, self.channel_layout, self.octave_dims, self.strict)
         settings: dict[str, Any] = {"octave_dims": self.octave_dims, "strict": self.strict}
         return OctTensor(high, low, channel_layout=self.channel_layout, **settings)
+
+    def trusted_like(self, high: Tensor, low: Tensor) -> OctTensor:
+        """`like` of halves that are known to fit, since a rule of ours has made them of these: unchecked."""
+        if high.dtype != low.dtype or (high is self.high and low is self.low):
+            return self.like(high, low)
+        return self.trusted(high, low, self.channel_layout, self.octave_dims, self.strict)
 
     def pooled_high(self) -> Tensor:
         """P(high): (N, C_high, *⌈size / 2⌉). Computed once, however many layers read it."""
@@ -151,12 +154,14 @@ class OctTensor(Octave):
         return self._once("at_low_resolution", self._merge_at_low_resolution)
 
     def _merge_at_low_resolution(self) -> Tensor:
-        return merge_channels(self.pooled_high(), self.low, self.channel_layout)
+        return merge_channels(halve(self.high, self.octave_dims), self.low, self.channel_layout)
 
     def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        # Computed without gradients, before a change in place or outside of an activation checkpoint, it
-        # cannot serve with, after or inside. A second backward through a leaf needs a graph of its own.
+        # A cached tensor is valid only in the state it is from: the same grad mode, versions of the halves
+        # and activation checkpoint. A leaf may see a second backward, which needs a graph of its own.
         high, low = self.high, self.low
+        if torch.compiler.is_dynamo_compiling() or high.is_inference():
+            return compute()  # changes in place are not counted there; a compiler shares equal calls itself
         if torch.is_grad_enabled():
             if in_transform() or any(half.is_leaf and half.requires_grad for half in (high, low)):
                 return compute()
@@ -171,12 +176,12 @@ class OctTensor(Octave):
         return known[1]
 
     def invalidate(self) -> OctTensor:
-        """Drop what was computed once, after a change in place."""
+        """Drop the cached tensors after a change in place."""
         self._shared = None
         return self
 
     def split_channels(self, values: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-        """Split per-channel `values` (C entries along `dim`) into those of the high and the low channels."""
+        """Split per-channel `values` (C entries along `dim`) into those of high and of low channels."""
         return split_channels(values, self.channel_layout, dim)
 
     def with_layout(self, channel_layout: ChannelLayout) -> OctTensor:
@@ -192,7 +197,7 @@ class OctTensor(Octave):
         return self.trusted(high, low, channel_layout, self.octave_dims, self.strict)
 
     def channels(self, channels: Sequence[int]) -> OctTensor | Tensor:
-        """The map of some of the channels, in the order given. With no low one among them, a plain tensor."""
+        """A map of some of the channels, in the order given; a plain tensor if none of them is low."""
         high, low, layout = locate_channels(self.channel_layout, tuple(channels))
         if not low:
             return take_channels(self.high, high, dim=1)
@@ -200,7 +205,7 @@ class OctTensor(Octave):
         return self.trusted(*halves, layout, self.octave_dims, self.strict)
 
     def become(self, other: OctTensor | Tensor) -> OctTensor:
-        """Take over the values and the split of a map of the same shape, cast to the dtype of this one."""
+        """Take over values and layout of a map of the same shape, cast to the dtype of this map."""
         if not isinstance(other, OctTensor):
             other = OctTensor.all_high(other, octave_dims=self.octave_dims)
         if other.shape != self.shape:
@@ -209,7 +214,7 @@ class OctTensor(Octave):
         self.channel_layout = other.channel_layout
         return self.invalidate()
 
-    # ---- what a tensor is asked ---------------------------------------------------------------------
+    # ---- properties of a tensor ---------------------------------------------------------------------
 
     @property
     def shape(self) -> torch.Size:
@@ -233,7 +238,7 @@ class OctTensor(Octave):
         return self.high.dim()
 
     def numel(self) -> int:
-        """Logical number of values; `stored_numel` is what is held."""
+        """Logical number of values; `stored_numel` counts the stored ones."""
         return self.shape.numel()
 
     def stored_numel(self) -> int:
@@ -274,12 +279,12 @@ class OctTensor(Octave):
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    """Whether two states are of the same tensors, unchanged; tensors would compare value by value."""
+    """Whether two states are of the same, unchanged tensors; `==` would compare their values."""
     return a[0] is b[0] and a[1] is b[1] and a[2:] == b[2:]
 
 
 def _check(high: Tensor, low: Tensor, octave_dims: int, layout: ChannelLayout) -> None:
-    """Check halves that a user hands in; for the errors see `OctTensor`."""
+    """Check the halves that a user gives; see `OctTensor` for the errors."""
     if high.dim() != low.dim() or not 3 <= high.dim() <= 5:
         raise InputError(
             f"high has shape {tuple(high.shape)} and low {tuple(low.shape)}: "

@@ -1,4 +1,4 @@
-"""Octave networks by name: a timm builder each; `policies.py` says which layers are octave.
+"""Octave networks by name: timm builds each, and `policies.py` says which layers are octave.
 
 No architecture is written here. `oct_resnet50` is timm's `resnet50`, converted; at α = 0 it is the vanilla
 network, bit for bit, so every baseline is the same code.
@@ -22,7 +22,7 @@ from octavize.split import check_alpha
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a named network is built: by whom, and its stem for 32-pixel images."""
+    """How a named network is built: its builder, and its stem for 32-pixel images."""
 
     build: Callable[..., nn.Module]
     small_stem: Callable[[nn.Module], None] | None  # None: its own stem is for small images
@@ -32,7 +32,7 @@ _REGISTRY: dict[str, Recipe] = {}
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that `create_model` knows, such as match `pattern` (`oct_resnet*`), sorted.
+    """The names that `create_model` knows and that match `pattern` (`oct_resnet*`), sorted.
 
     `…_small` is the same network with a stem for images of 32 pixels.
     """
@@ -57,19 +57,19 @@ def create_model(
         alpha: share of low channels in the octave layers; 0 is the vanilla network.
         num_classes: size of the classifier.
         strict: refuse dense fallbacks; these networks have none.
-        exchange: of its octave layers, see `OctConv2d`. Default: its family's in `policies.py`, the paper's
-            `both`.
-        downsample: of its octave layers, see `OctConv2d`. Default: `pool`, as in the paper.
-        **builder_arguments: of timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
+        exchange: for its octave layers, see `OctConv2d`. Default: that of its family in `policies.py`: the
+            paper's `both`.
+        downsample: for its octave layers, see `OctConv2d`. Default: `pool`, as in the paper.
+        **builder_arguments: for timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
             `drop_path_rate=0.1` …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its
             stem).
 
     Returns:
-        A network from (N, 3, H, W) to (N, num_classes), with the state dict of timm's.
+        A network from (N, 3, H, W) to (N, num_classes), with the state dict of timm's network.
 
     Raises:
-        InputError: an unknown name, α outside [0, 1], an unknown `downsample` or `exchange`, an argument the
-            builder does not take, or timm missing.
+        InputError: the name, `downsample` or `exchange` is unknown, α is outside [0, 1], the builder does not
+            take an argument, or timm is missing.
     """
     alpha = check_alpha(alpha)
     base = name.removesuffix(SMALL)
@@ -78,7 +78,7 @@ def create_model(
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
     require_extra("timm", "models")
     recipe = _REGISTRY[base]
-    whole("num_classes", num_classes, 0)  # 0 is timm's way to ask for features
+    whole("num_classes", num_classes, 0)  # in timm, 0 asks for features
     whole("in_chans", builder_arguments.get("in_chans", 3), 1)
     try:
         model = recipe.build(num_classes=num_classes, **builder_arguments)
@@ -141,7 +141,7 @@ def _cifar_resnet(depth: int) -> Recipe:
             raise InputError(
                 f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
             )
-        # timm rounds to eights within blocks.
+        # timm rounds to multiples of 8 within blocks.
         channels = [8 * max(1, round(2 * width * factor)) for factor in (1, 2, 4)]
         blocks = tuple(
             ByoBlockCfg("basic", d=(depth - 2) // 6, c=c, s=1 if stage == 0 else 2, gs=0, br=1.0)

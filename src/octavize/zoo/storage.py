@@ -1,4 +1,4 @@
-"""Converted networks on disk: a folder from which the octave network is built again.
+"""Converted networks on disk: a folder from which the octave network can be rebuilt.
 
 plan.yaml            α of every layer, and the order of channels, see `Plan.save`
 weights.safetensors  state dict
@@ -57,7 +57,7 @@ def read_about(folder: str | Path) -> dict[str, Any]:
     """What `network.json` holds: `origin`, `input` (`mean`, `std`, `size` in pixels, `classes`), `version`.
 
     Raises:
-        InputError: missing or damaged.
+        InputError: the file is missing or damaged.
     """
     path = Path(folder) / NETWORK
     if not path.is_file():
@@ -79,15 +79,15 @@ def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.
 
     Args:
         folder: holds plan.yaml, weights.safetensors and network.json.
-        model: the vanilla network, untrained will do. Needed where it came from `module:function`: a file
-            must not decide which code runs. Changed in place.
+        model: the vanilla network, trained or not. Needed if it came from `module:function`, because a file
+            must not decide which code runs. It is changed in place.
 
     Returns:
-        The network with its weights, on the CPU, in evaluation mode. `converted.read_about(folder)` tells
-        how its input is normalized.
+        The network with its weights, on the CPU, in evaluation mode. `read_about(folder)` tells how its input
+        is normalized.
 
     Raises:
-        InputError: a file is missing, damaged or of another network; or `model` is needed.
+        InputError: a file is missing, damaged or for another network; or `model` is needed.
     """
     folder = Path(folder)
     about = read_about(folder)
@@ -99,7 +99,7 @@ def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.
                 "model=, the vanilla network that it returns"
             )
         model = origin.build()
-    mark_order(model, about.get("order", ""))  # of the weights that are about to be loaded
+    mark_order(model, about.get("order", ""))  # the order of the weights that are loaded below
     net = octavize(model, Plan.load(folder / PLAN), inplace=True)
     load_weights(folder / WEIGHTS, net)
     return net.cpu().eval()

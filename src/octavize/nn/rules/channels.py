@@ -1,7 +1,7 @@
 """Rules that choose or join channels: slices and concatenation.
 
-All of them are exact: an OctTensor knows which of its channels are low (its layout), so a channel can go
-anywhere and keep its frequency. A choice without low channels is a plain tensor, and whatever follows it is
+All of them are exact: an OctTensor knows which of its channels are low (its layout), so a channel keeps its
+frequency wherever it goes. A selection without low channels is a plain tensor, and the layers after it are
 vanilla.
 """
 
@@ -25,7 +25,7 @@ from octavize.split import join_layouts, same_layout
 def concatenate(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
     """Concatenation over channels: high with high, low with low. Exact: the order of channels is tracked.
 
-    A dense map counts as all high. Maps of equal split are also concatenated over the batch.
+    A dense map counts as all high. Maps of equal layout are also concatenated over the batch.
     """
     first = next(x for x in tensors if isinstance(x, OctTensor))
     if any(x.dim() != first.dim() for x in tensors):
@@ -62,7 +62,7 @@ def get_item(func: Function, x: OctTensor, position: Any) -> Any:
     if not all(s is Ellipsis or (isinstance(s, slice) and s == slice(None)) for s in space):
         return NotImplemented
     if batch != slice(None):
-        x = x.like(func(x.high, batch), func(x.low, batch))
+        x = x.trusted_like(func(x.high, batch), func(x.low, batch))
     if channels is Ellipsis:
         return x
     if isinstance(channels, slice):
@@ -74,11 +74,11 @@ def get_item(func: Function, x: OctTensor, position: Any) -> Any:
 
 @oct_rule(*functions_named("split split_with_sizes chunk tensor_split"))
 def split(func: Function, x: OctTensor, sizes: Any, dim: int = 0) -> Any:
-    """A map cut into several along the channels, or along the batch. Exact."""
+    """A map split into several along the channels or along the batch. Exact."""
     dim %= x.dim()
     if dim == 0:
         parts = zip(func(x.high, sizes), func(x.low, sizes), strict=True)
-        return tuple(x.like(high, low) for high, low in parts)
+        return tuple(x.trusted_like(high, low) for high, low in parts)
     if dim != 1 or isinstance(sizes, Tensor):
         return NotImplemented
     total = x.shape[1]
@@ -91,18 +91,20 @@ def split(func: Function, x: OctTensor, sizes: Any, dim: int = 0) -> Any:
         step = -(-total // sizes) if func in functions_named("chunk") else sizes
         sizes = [min(step, total - start) for start in range(0, total, step)]
     if sum(sizes) != total:
-        return func(x.high, sizes, dim=1)  # torch's error, or its empty parts
+        return func(x.to_dense(), sizes, dim=1)  # torch's error, or its empty parts
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return tuple(x.channels(range(end - size, end)) for size, end in zip(sizes, ends, strict=True))
 
 
 @oct_rule(*functions_named("narrow"))
 def narrow(func: Function, x: OctTensor, dim: int, start: Any, length: int) -> Any:
-    """`length` channels, or images, from `start` on. Exact."""
+    """`length` channels or images, from `start` on. Exact."""
     dim %= x.dim()
     if dim > 1 or isinstance(start, Tensor):
         return NotImplemented
-    start %= x.shape[dim]
+    if not -x.shape[dim] <= start <= x.shape[dim] - length:
+        return func(x.to_dense(), dim, start, length)  # torch's own error
+    start %= max(x.shape[dim], 1)
     if dim == 1:
         return x.channels(range(start, start + length))
-    return x.like(func(x.high, 0, start, length), func(x.low, 0, start, length))
+    return x.trusted_like(func(x.high, 0, start, length), func(x.low, 0, start, length))

@@ -1,8 +1,8 @@
-"""How PyTorch functions act on the two halves of an OctTensor: one short rule a family.
+"""How PyTorch functions act on the two halves of an OctTensor: one short rule per family.
 
-Here are the rules that leave space and the order of channels alone. `norm.py` has those with parameters a
-channel, `spatial.py` pooling, resizing, padding and reduction, `channels.py` slices and concatenation, and
-`grid.py` shuffles and sums of paths.
+This module has the rules that leave space and the order of channels alone. `norm.py` has those with
+parameters per channel, `spatial.py` pooling, resizing, padding and reduction, `channels.py` slices and
+concatenation, and `grid.py` shuffles and sums of paths.
 
 The law of every rule: `rule(x).to_dense()` equals the function on `x.to_dense()`. It holds exactly where the
 function commutes with nearest up-sampling; where it does not (pooling, resizing, statistics over odd sizes),
@@ -46,22 +46,22 @@ POINTWISE = """
 """
 
 
-_NOT_IN_PLACE = {"inplace": False}  # torch's modules say so at every call
+_NOT_IN_PLACE = {"inplace": False}  # torch's modules pass this at every call
 
 
 @oct_rule(*functions_named(POINTWISE), *functions_named("__neg__ __abs__ __invert__"))
 def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     """Functions of one value at a time (also dropout, casts and copies): on each half. Exact.
 
-    A bound or threshold a channel, as in `clamp(x, min=(C, 1, 1))`, is cut at the split.
+    A bound or threshold per channel, as in `clamp(x, min=(C, 1, 1))`, is split like the channels.
     """
-    if not args and (not kwargs or kwargs == _NOT_IN_PLACE) and isinstance(x, OctTensor):  # the short way
-        return x.like(func(x.high, **kwargs), func(x.low, **kwargs))
+    if not args and (not kwargs or kwargs == _NOT_IN_PLACE) and isinstance(x, OctTensor):  # the fast path
+        return x.trusted_like(func(x.high, **kwargs), func(x.low, **kwargs))
     halves = _arguments_of_halves(x, args, kwargs)
     if halves is None:
         return NotImplemented
     (args_high, kwargs_high), (args_low, kwargs_low) = halves
-    y = x.like(func(x.high, *args_high, **kwargs_high), func(x.low, *args_low, **kwargs_low))
+    y = x.trusted_like(func(x.high, *args_high, **kwargs_high), func(x.low, *args_low, **kwargs_low))
     if kwargs.get("inplace") or any(arg is True for arg in args):  # `relu(x, inplace=True)` changes x too
         x.invalidate()
     return y
@@ -69,7 +69,7 @@ def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
 
 @oct_rule(*in_place_functions_named(POINTWISE))
 def pointwise_in_place(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
-    """The same, changing the halves themselves, and with them every holder of this OctTensor."""
+    """The same in place: every reference to this OctTensor sees the change."""
     halves = _arguments_of_halves(x, args, kwargs)
     if halves is None:
         raise _cannot_change()
@@ -80,7 +80,7 @@ def pointwise_in_place(func: Function, x: OctTensor, *args: Any, **kwargs: Any) 
 
 
 def _arguments_of_halves(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What further arguments are for the high and for the low half; None if they need the dense map."""
+    """The further arguments for the high and for the low half; None if they need the dense map."""
     if not isinstance(x, OctTensor):
         return None
     by_place: list[Any] = [_operand_halves(arg, x) for arg in args]
@@ -105,7 +105,7 @@ def cast(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
         return func(x, *args, **kwargs)
     if not args and not kwargs:  # `x.type()` asks for the name
         return func(x.high)
-    return x.like(func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))
+    return x.trusted_like(func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))
 
 
 # ---- two operands ---------------------------------------------------------------------------------------
@@ -123,18 +123,18 @@ TERNARY = "addcmul addcdiv lerp where masked_fill"
 
 @oct_rule(*functions_named(BINARY), *functions_named(TERNARY))
 def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
-    """Arithmetic and comparison of two or three operands, as a residual sum or an attention gate. Exact.
+    """Arithmetic and comparison of two or three operands, such as a residual sum or a gate. Exact.
 
     * OctTensors: half by half. Where their splits differ, channels that are low in only one of them are
       brought to full resolution first.
-    * A number, a tensor of one value, or one value an image (N, 1, 1, 1): with each half.
-    * One value a channel, (N, C, 1, 1) or (C, 1, 1): cut into those of the high and the low channels. This is
+    * A number, a tensor of one value, or one value per image (N, 1, 1, 1): with each half.
+    * One value per channel, (N, C, 1, 1) or (C, 1, 1): split into those of high and of low channels. This is
       the official squeeze-and-excitation.
     * A dense map: left to the dense fallback.
     """
-    if len(operands) == 2 and not kwargs and _agree(*operands):  # the short way
+    if len(operands) == 2 and not kwargs and _agree(*operands):  # the fast path
         x, y = operands
-        return (y if y.strict else x).like(func(x.high, y.high), func(x.low, y.low))
+        return (y if y.strict else x).trusted_like(func(x.high, y.high), func(x.low, y.low))
     names, values = list(kwargs), [*operands, *kwargs.values()]
     maps = [value for value in values if isinstance(value, OctTensor)]
     x = maps[0]
@@ -174,7 +174,7 @@ IN_PLACE = "add sub mul div true_divide pow"
 
 @oct_rule(*in_place_functions_named(IN_PLACE))
 def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
-    """The same, changing `x` itself: its halves, or, by an operand of another split, what its halves are."""
+    """The same in place: `x` keeps its halves, or gets new ones if the operand has another layout."""
     if not isinstance(x, OctTensor):
         return NotImplemented
     halves = _operand_halves(other, x)
@@ -187,7 +187,7 @@ def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: An
 
 @oct_rule(*functions_named("__iadd__ __isub__ __imul__ __itruediv__"))
 def augmented_assignment(func: Function, x: Any, other: Any) -> Any:
-    """`x += y`: in place where the splits agree, otherwise as `x = x + y`, which Python allows."""
+    """`x += y`: in place where the layouts agree, otherwise as `x = x + y`, which Python allows."""
     if isinstance(x, OctTensor) and _operand_halves(other, x) is None:
         return apply_rule(_OUT_OF_PLACE[func], (x, other), {})
     return binary_in_place(func, x, other)
@@ -203,15 +203,15 @@ _OUT_OF_PLACE = {
 
 @oct_rule(torch.Tensor.expand_as)
 def expand_as(func: Function, x: Any, other: Any) -> Any:
-    """One value a channel, repeated over a map: in the split of that map. Exact."""
+    """One value per channel, repeated over a map, in the layout of that map. Exact."""
     halves = _operand_halves(x, other) if isinstance(other, OctTensor) else None
     if halves is None or not isinstance(x, (Tensor, OctTensor)):
         return NotImplemented
-    return other.like(func(halves[0], other.high), func(halves[1], other.low))
+    return other.trusted_like(func(halves[0], other.high), func(halves[1], other.low))
 
 
 def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
-    """What an operand contributes to each half of `x`; None if it has to meet the dense map."""
+    """The operand for each half of `x`; None if the operand needs the dense map."""
     if isinstance(value, OctTensor):
         same = (
             value.shape[2:] == x.shape[2:]
@@ -233,17 +233,17 @@ def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
     return x.split_channels(value, dim=1 - x.dim()) if shape[1] == x.shape[1] else None
 
 
-# ---- the way out, and questions --------------------------------------------------------------------------
+# ---- to the dense map, and queries -----------------------------------------------------------------------
 
 
 @oct_rule(
     *functions_named("flatten conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"),
 )
 def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """The ways out: the function on the dense map. Exact.
+    """Functions that need the dense map. Exact.
 
-    Flattening gives up the grid that an octave needs, and a convolution that was left vanilla reads the whole
-    resolution. A plan names those layers, so unlike a fallback this is not announced.
+    Flattening gives up the grid that an octave needs, and a convolution that was left vanilla reads the full
+    resolution. A plan names those layers, so no warning announces this, unlike a fallback.
     """
     if not isinstance(x, OctTensor):
         return NotImplemented
@@ -255,11 +255,11 @@ def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
     *functions_named("new_empty new_zeros new_ones new_full new_tensor"),
 )
 def ask_high(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
-    """Questions both halves answer alike, and new plain tensors of the same dtype and device."""
+    """Queries that both halves answer alike, and new plain tensors of the same dtype and device."""
     return func(x.high, *args, **kwargs)
 
 
 @oct_rule(*functions_named("is_contiguous"))
 def is_contiguous(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> bool:
-    """Whether both halves are."""
+    """Whether both halves are contiguous."""
     return func(x.high, *args, **kwargs) and func(x.low, *args, **kwargs)

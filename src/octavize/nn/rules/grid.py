@@ -1,6 +1,6 @@
-"""Rules for a map whose channels are seen as a grid: to shuffle channels, or to add up paths.
+"""Rules for a map whose channels are viewed as a grid: to shuffle channels, or to add up paths.
 
-All of them are exact, as those of `channels.py`.
+All of them are exact, like those of `channels.py`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from octavize.split import common_layout
 
 
 class ChannelGrid(Octave):
-    """A map whose channels are seen as a grid: it stands for a tensor (N, rows, columns, *size).
+    """A map whose channels are viewed as a grid: it stands for a tensor (N, rows, columns, *size).
 
-    Networks make one between two lines of their code: to shuffle channels (view, transpose, view), or to add
-    up paths (stack, multiply, sum). What it cannot do is done on the dense tensor, with the usual warning.
+    Networks make one for a few lines of their code: to shuffle channels (view, transpose, view), or to add
+    up paths (stack, multiply, sum). Other functions get the dense tensor, with the usual warning.
 
     Args:
         map: (N, rows · columns, *size), row by row.
@@ -76,7 +76,7 @@ def grid_rule(*functions: Any) -> Any:
 def reshape_map(func: Function, x: OctTensor, *shape: Any) -> Any:
     """Channels laid out in a grid, (N, a·b, …) to (N, a, b, …). Exact.
 
-    To (N, everything) is the way to a classifier, which like `flatten` reads the dense map.
+    (N, everything) leads to a classifier, which reads the dense map, like `flatten`.
     """
     wanted = _wanted_shape(x, shape)
     if wanted == list(x.shape):
@@ -109,7 +109,7 @@ def flatten_grid(func: Function, x: ChannelGrid, start_dim: int = 0, end_dim: in
 
 
 def _wanted_shape(x: Any, shape: Sequence[Any]) -> list[int] | None:
-    """The shape asked for by the arguments of `view` or `reshape`, with -1 filled in."""
+    """The shape that the arguments of `view` or `reshape` request, with -1 filled in."""
     if len(shape) == 1 and isinstance(shape[0], Sequence):
         shape = tuple(shape[0])
     if not shape or any(isinstance(n, torch.dtype) for n in shape):
@@ -149,7 +149,7 @@ def stack(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
 
 @grid_rule(*functions_named("sum mean"))
 def sum_rows(func: Function, x: ChannelGrid, dim: Any = None, keepdim: bool = False) -> Any:
-    """The paths added up: (N, columns, *size). Exact; a channel stays low that is low in all of them."""
+    """The paths added up: (N, columns, *size). Exact; a channel that is low in all of them stays low."""
     dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
     if keepdim or [d % x.dim() for d in dims] != [1]:
         return NotImplemented
@@ -179,19 +179,19 @@ def get_row(func: Function, x: ChannelGrid, position: Any) -> Any:
 
 @grid_rule(*(f for f, rule in OctTensor.rules.items() if rule in (pointwise, combine)))
 def by_map(func: Function, *values: Any, **kwargs: Any) -> Any:
-    """Functions of one value at a time, and gates (N, rows, columns, 1, 1): those of the map. Exact."""
+    """Functions of one value at a time, and gates (N, rows, columns, 1, 1), act on the map. Exact."""
     x = next(value for value in values if isinstance(value, ChannelGrid))
     flat = [_flat(value, x) for value in values]
     if any(value is NotImplemented for value in flat):
         return NotImplemented
     y = apply_rule(func, tuple(flat), kwargs)
-    if not isinstance(y, OctTensor):  # by a dense operand
+    if not isinstance(y, OctTensor):  # an operand was dense
         return y.unflatten(1, (x.rows, x.columns))
     return ChannelGrid(y, x.rows, x.columns)
 
 
 def _flat(value: Any, x: ChannelGrid) -> Any:
-    """An operand of the grid `x` as one of its map."""
+    """An operand of the grid `x` as an operand of its map."""
     if isinstance(value, ChannelGrid):
         return value.map if (value.rows, value.columns) == (x.rows, x.columns) else NotImplemented
     if not isinstance(value, Tensor) or value.dim() == 0:
@@ -204,7 +204,7 @@ def _flat(value: Any, x: ChannelGrid) -> Any:
 
 @oct_rule(*functions_named("channel_shuffle native_channel_shuffle"))
 def channel_shuffle(func: Function, x: OctTensor, groups: int) -> Any:
-    """The channels seen as a grid of `groups` rows and read by columns. Exact."""
+    """The channels viewed as a grid of `groups` rows and read by columns. Exact."""
     if x.shape[1] % groups:
         return NotImplemented
     return ChannelGrid(x, groups, x.shape[1] // groups).transpose(1, 2).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Rules of normalization, and of other parameters a channel: each half with its share of them.
+"""Rules of functions with parameters per channel, such as batch norm: each half gets its share.
 
 They follow the law of `elementwise.py`. Statistics are those of the pixels that a half stores.
 """
@@ -31,8 +31,8 @@ def batch_norm(
 ) -> OctTensor:
     """Batch norm of each half with its share of parameters and running statistics.
 
-    Statistics are those of the pixels a half stores, as in the official code. On even sizes mean and
-    (biased) variance are those of the dense map; the running variance has the n/(n−1) of its smaller n.
+    Statistics are those of the pixels that a half stores, as in the official code. On even sizes, mean and
+    (biased) variance equal those of the dense map; the running variance has the n/(n−1) of its smaller n.
     """
     return _norm(func, x, (running_mean, running_var, weight, bias), training, momentum, eps)
 
@@ -49,7 +49,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> OctTensor:
-    """Instance norm of each half, by the statistics of the pixels it stores. Exact on even sizes."""
+    """Instance norm of each half, with the statistics of the pixels that it stores. Exact on even sizes."""
     return _norm(func, x, (running_mean, running_var, weight, bias), use_input_stats, momentum, eps)
 
 
@@ -61,29 +61,29 @@ def _norm(
     momentum: float,
     eps: float,
 ) -> OctTensor:
-    """Normalize each half by (running mean, running variance, weight, bias), all (C,), cut at the split."""
+    """Normalize each half with its share of (running mean, running variance, weight, bias), all (C,)."""
     parts = [(None, None) if p is None else x.split_channels(p) for p in per_channel]
     high, low = (
         half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), measures, momentum, eps)
         for i, half in enumerate((x.high, x.low))
     )
     if measures and len(x.channel_layout) > 2:
-        # The parts of an interleaved map are copies: carry the updated statistics back.
+        # For a layout of more than two counts the parts are copies: write the new statistics back.
         for statistic, (of_high, of_low) in zip(per_channel[:2], parts[:2], strict=True):
             if statistic is not None and of_high is not None and of_low is not None:
                 statistic.copy_(merge_channels(of_high, of_low, x.channel_layout, dim=0))
-    return x.like(high, low)
+    return x.trusted_like(high, low)
 
 
 @oct_rule(*functions_named("prelu"))
 def prelu(func: Function, x: OctTensor, weight: Tensor) -> OctTensor:
-    """PReLU with its slopes cut at the split. Exact."""
+    """PReLU with its slopes split like the channels. Exact."""
     slopes = (weight, weight) if weight.numel() == 1 else x.split_channels(weight)
     high, low = (
         half if half.shape[1] == 0 else func(half, slope)
         for half, slope in zip((x.high, x.low), slopes, strict=True)
     )
-    return x.like(high, low)
+    return x.trusted_like(high, low)
 
 
 @oct_rule(F.group_norm)
@@ -95,13 +95,13 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Any:
-    """Group norm by the statistics of the pixels that are stored, every channel weighing the same.
+    """Group norm with the statistics of the stored pixels, in which every channel weighs the same.
 
     Exact on even sizes. Groups may mix high and low channels.
     """
     n, c = x.shape[:2]
     if c % num_groups:
-        return func(x.high, num_groups)  # torch's own error
+        return func(x.to_dense(), num_groups)  # torch's own error
     space, dtype = tuple(range(2, x.dim())), x.dtype
     if dtype in (torch.float16, torch.bfloat16):  # torch too computes the statistics in float32
         x = x.float()

@@ -1,7 +1,7 @@
 """Rules that change space: pooling, resizing, padding, and reduction to a plain tensor.
 
 They follow the law of `elementwise.py`. None of them commutes with up-sampling in general, so each docstring
-defines its result: the function on each half at its own resolution, the low half kept at ⌈size / 2⌉.
+defines its result: the function on each half at its own resolution, with the low half at ⌈size / 2⌉.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ MAX_POOL = functions_named("max_pool1d max_pool2d max_pool3d")
 def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, **kwargs: Any) -> Any:
     """Max- and average-pooling: the same window on each half, at its own resolution (official code).
 
-    A window over the whole map is one over the whole low half: global pooling. Where the window would leave
-    the low half short of ⌈size / 2⌉, its last, partial cell is kept (ceil mode), or it is continued by its
-    last pixel. A window larger than the low half falls back to the dense map.
+    A window over the whole map becomes one over the whole low half: global pooling. If the low half would end
+    up smaller than ⌈size / 2⌉, it keeps its last, partial cell (ceil mode), or repeats its last pixel. A
+    window larger than the low half falls back to the dense map.
     """
     settings = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     if func in MAX_POOL:
@@ -67,7 +67,7 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
 def _pooled_size(
     x: OctTensor, size: Sequence[int], kernel_size: Any, settings: Mapping[str, Any], ceil_mode: bool
 ) -> list[int]:
-    """torch's size of a map of `size` after pooling by a window."""
+    """The size that torch gives to a map of `size` pooled by a window."""
     window = _windows(x, kernel_size)
     stride = _windows(x, settings.get("stride") or window)
     padding, dilation = _windows(x, settings.get("padding", 0)), _windows(x, settings.get("dilation", 1))
@@ -81,7 +81,7 @@ def _pooled_size(
 
 
 def _on_half(half: Tensor, size: Sequence[int], func: Callable[[Tensor], Tensor]) -> Tensor:
-    """`func` of a half, to `size`; many of torch's functions refuse a map without channels."""
+    """`func(half)`, of spatial size `size`; many of torch's functions refuse a map without channels."""
     return half.new_empty((half.shape[0], 0, *size)) if half.shape[1] == 0 else func(half)
 
 
@@ -89,7 +89,7 @@ def _on_half(half: Tensor, size: Sequence[int], func: Callable[[Tensor], Tensor]
 def lp_pool(
     func: Function, x: OctTensor, norm_type: float, kernel_size: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Power-average pooling, by torch's definition: the root of the window's mean power times its pixels."""
+    """Power-average pooling by torch's definition: the root of the window's mean power times its pixels."""
     settings = {**dict(zip(("stride", "ceil_mode"), args, strict=False)), **kwargs}
     average = {F.lp_pool1d: F.avg_pool1d, F.lp_pool2d: F.avg_pool2d, F.lp_pool3d: F.avg_pool3d}[func]
     powers = average(x.pow(norm_type), kernel_size, **settings)
@@ -100,7 +100,7 @@ def lp_pool(
 def interpolate(
     func: Function, x: OctTensor, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any
 ) -> OctTensor:
-    """Resizing: the high half as asked, the low half to the matching ⌈size / 2⌉ in the same mode.
+    """Resizing: the high half as requested, the low half to the matching ⌈size / 2⌉ in the same mode.
 
     Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
     """
@@ -118,7 +118,7 @@ def interpolate(
     def resized_low(low: Tensor) -> Tensor:
         size = wanted
         if kwargs.get("mode", "nearest") == "nearest":
-            # By the same whole factors, then cropped: of an odd map the low half is a little more than half.
+            # The same whole factors, then a crop: the low half of an odd map is a little more than half.
             factors = [
                 new // old if new % old == 0 else 0 for new, old in zip(reached, x.shape[2:], strict=True)
             ]
@@ -131,16 +131,16 @@ def interpolate(
 
 @oct_rule(F.pad)
 def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
-    """Padding of space: (left, right) pixels on the high half, about half as many on the low one.
+    """Padding of space: (left, right) pixels on the high half, about half as many on the low half.
 
-    The low half gets left // 2 in front and behind what makes up ⌈size / 2⌉. Exact for even padding of even
-    sizes. Padding of channels or of the batch, and cropping, fall back to the dense map.
+    The low half gets left // 2 pixels in front, and behind as many as ⌈size / 2⌉ needs. Exact for even
+    padding of even sizes. Padding of channels or of the batch, and cropping, fall back to the dense map.
     """
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
     if len(pairs) > x.dim() - 2 or min(pad, default=0) < 0:
         return NotImplemented
     size = list(x.shape[2:])
-    for axis, pair in enumerate(pairs, start=1):  # padding is listed from the last axis on
+    for axis, pair in enumerate(pairs, start=1):  # F.pad lists the last axis first
         size[-axis] += sum(pair)
     wanted = low_size(size, x.octave_dims)
     low_pad: list[int] = []
@@ -161,17 +161,17 @@ def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant"
 
 
 def _reduce(x: OctTensor, reduce: Callable[[Tensor], Tensor], share: float = 1) -> Tensor:
-    """Reduce both halves, low times `share`, and join them into a dense (N, C, …) in logical order."""
+    """Reduce both halves, multiply low by `share`, and merge them into a dense (N, C, …)."""
     low = reduce(x.low)
     return merge_channels(reduce(x.high), low if share == 1 else low * share, x.channel_layout)
 
 
 @oct_rule(*functions_named("mean sum amax amin"))
 def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Mean, sum, maximum or minimum over all of space: of each half, joined to a dense result (N, C[, 1, 1]).
+    """Mean, sum, maximum or minimum over all of space: of each half, merged into a dense (N, C[, 1, 1]).
 
-    Maximum and minimum are exact. Mean and sum are those of the pixels a half stores, a low one counting for
-    its share of the image: exact on even sizes. Further axes, of channels or the batch, are reduced after.
+    Maximum and minimum are exact. Mean and sum are over stored pixels, where a low pixel counts for its share
+    of the image: exact on even sizes. Further axes, of channels or the batch, are reduced afterwards.
     """
     asked = range(x.dim()) if dim is None or dim == () else (dim,) if isinstance(dim, int) else dim
     dims = {d % x.dim() for d in asked}
@@ -190,7 +190,7 @@ def reduce_space(func: Function, x: OctTensor, dim: Any = None, keepdim: bool = 
 def norm(
     func: Function, x: OctTensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **kw: Any
 ) -> Any:
-    """The p-norm over all of space, of each half: a dense (N, C[, 1, 1]). Exact on even sizes.
+    """The p-norm of each half over all of space: a dense (N, C[, 1, 1]). Exact on even sizes.
 
     It is the root of a sum, in which a low pixel counts for its share of the image.
     """
@@ -205,7 +205,7 @@ def norm(
 
 
 def _pixels_a_stored_one(x: OctTensor) -> float:
-    """How many pixels of the image a pixel of the low half stands for: 4 on even sizes."""
+    """How many pixels of the high half one pixel of the low half stands for: 4 on even sizes."""
     return math.prod(x.high.shape[2:]) / math.prod(x.low.shape[2:])
 
 
@@ -214,9 +214,9 @@ def _pixels_a_stored_one(x: OctTensor) -> float:
     *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
 )
 def adaptive_pool(func: Function, x: OctTensor, output_size: Any, return_indices: bool = False) -> Any:
-    """Adaptive pooling: of each half at its own resolution, to `output_size` and to its ⌈size / 2⌉.
+    """Adaptive pooling of each half at its own resolution: to `output_size`, and to half of it, rounded up.
 
-    To one pixel the halves have the same size and are concatenated: the result is a dense (N, C, 1, 1), so
+    For one pixel, both halves have the same size and are merged: the result is a dense (N, C, 1, 1), so
     classifiers need no change.
     """
     if return_indices:

@@ -52,18 +52,12 @@ def imports() -> Counter[tuple[str, str]]:
 
 
 def table() -> str:
-    """Rooms with their size and what they import, as Markdown."""
-    package = DOCS.parent / "src/octavize"
+    """Rooms, and what each imports, as Markdown."""
     arrows = imports()
-    lines = ["| room | what is in it | modules | lines | imports |", "|---|---|---:|---:|---|"]
+    lines = ["| room | what is in it | imports |", "|---|---|---|"]
     for room, about in {**ROOMS, FOUNDATION: ABOUT_FOUNDATION}.items():
-        files = sorted(package.glob("*.py") if room == FOUNDATION else (package / room).rglob("*.py"))
-        count = sum(len(f.read_text("utf-8").splitlines()) for f in files)
         below = ", ".join(to for to in ROOMS if (room, to) in arrows) or "–"
-        name = f"`{room}/`" if room in ROOMS else room
-        lines.append(
-            f"| {name} | {about} | {sum(f.name != '__init__.py' for f in files)} | {count:,} | {below} |"
-        )
+        lines.append(f"| {f'`{room}/`' if room in ROOMS else room} | {about} | {below} |")
     return "\n".join(lines)
 
 
@@ -94,6 +88,8 @@ def draw(path: Path) -> None:
             7.9, -len(rooms) + 1.58, "below: neither torch nor paddle", ha="right", color="#8a6d3b", size=9
         )
         for (above, below), n in sorted(imports().items()):
+            if below == FOUNDATION:
+                continue  # all rooms stand on it
             start, end = rooms.index(above), rooms.index(below)
             span = end - start
             axes.add_patch(

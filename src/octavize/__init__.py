@@ -96,13 +96,9 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOME:
         raise AttributeError(f"module 'octavize' has no attribute {name!r}")
-    try:
-        home = import_module(f".{_HOME[name]}", __name__)
-    except ImportError:
-        if _has_torch():
-            raise
-        raise ImportError(f"octavize.{name} needs torch: run `pip install 'octavize[torch]'`") from None
-    globals()[name] = getattr(home, name)
+    if not _has_torch():
+        raise ImportError(f"octavize.{name} needs torch: run `pip install 'octavize[torch]'`")
+    globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
     return globals()[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 import octavize
 from octavize import InputError, load_runtime
 from octavize.deploy import export as e
+from octavize.deploy.formats import onnx
 from octavize.deploy.runtime import Runner
 
 NEEDS = {
@@ -220,7 +222,7 @@ def test_metadata_of_somebody_else(about: str) -> None:
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(e.MODULES, ".onnx", ("no_such_module",))
+    monkeypatch.setattr(onnx, "FORMAT", replace(onnx.FORMAT, needed_to_write=("no_such_module",)))
     with pytest.raises(
         InputError, match=r"no_such_module is not installed: run `pip install 'octavize\[deploy\]'`"
     ):

@@ -19,7 +19,7 @@ import torch
 
 from octavize.bench.contenders import Contender
 from octavize.bench.environment import environment
-from octavize.bench.runtimes import Prepare, Setting
+from octavize.bench.runtimes import EXPORTED, Prepare, Setting
 from octavize.bench.timing import interleave, same_random_numbers
 from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, one_line, whole
@@ -106,7 +106,8 @@ def bench(
                     setting = Setting(batch, count, device, Path(folder))
                     chosen = {name: runtimes[name] for name in group}
                     rows += time_group(contenders, chosen, setting, rounds)
-    where = environment("timm", "torchvision", "onnx", "onnxruntime", "openvino")
+    packages = dict.fromkeys(module for kind in EXPORTED.values() for module in kind.needs)
+    where = environment("timm", "torchvision", *packages)
     del where["threads"]  # every row has its own
     return {"environment": where, "rounds": rounds, "together": together, "device": device, "rows": rows}
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from octavize.bench.contenders import Contender
 from octavize.bench.profile import training_step, wait
+from octavize.deploy.export import export
+from octavize.deploy.formats import Format, timed_formats
 from octavize.deploy.freeze import freeze
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
@@ -102,30 +104,26 @@ def _in_code_of_its_own(net: nn.Module) -> Call:
     return FunctionType(code, run.__globals__, "run_network", None, run.__closure__)
 
 
-def _exported(suffix: str) -> Prepare:
+def _exported(kind: Format) -> Prepare:
     def prepare(c: Contender, setting: Setting) -> Call:
-        from octavize.deploy.formats.onnx import export_onnx
-        from octavize.deploy.formats.openvino import export_openvino
-
         slug = "".join(letter if letter.isalnum() else "-" for letter in f"{c.name}-{setting.batch}")
-        file = setting.folder / f"{slug}{suffix}"
+        file = setting.folder / f"{slug}{kind.suffix}"
         shape = c.shape(setting.batch)
         if not file.exists():  # it serves for every number of threads
-            write = export_onnx if suffix == ".onnx" else export_openvino
             with torch.inference_mode(False):
-                write(c.model, file, shape, dynamic_batch=False)
+                export(c.model, file, shape, kind, dynamic_batch=False)
         runner, batch = load_runtime(file, setting.threads), torch.randn(shape).numpy()
         return lambda: runner(batch)
 
     return prepare
 
 
+EXPORTED = timed_formats()
 RUNTIMES: dict[str, Prepare] = {
     "eager": _eager,
     "frozen": _frozen,
     "compile": _compiled,
-    "onnxruntime": _exported(".onnx"),
-    "openvino": _exported(".xml"),
+    **{name: _exported(kind) for name, kind in EXPORTED.items()},
     "training": _training,
 }
 INFERENCE = tuple(name for name in RUNTIMES if name != "training")
@@ -140,7 +138,7 @@ def choose_runtimes(names: Sequence[str] | None) -> dict[str, Prepare]:
     for name in names or INFERENCE:
         if name not in RUNTIMES:
             raise InputError(f"runtime {name!r} is unknown: choose from {', '.join(RUNTIMES)}")
-        if name in ("onnxruntime", "openvino"):
-            for module in {"onnx", "onnxscript", "onnxruntime", name}:
-                require_extra(module, "deploy")
+        if name in EXPORTED:
+            for module in EXPORTED[name].needs:
+                require_extra(module, EXPORTED[name].extra)
     return {name: RUNTIMES[name] for name in names or INFERENCE}

@@ -19,13 +19,13 @@ from torch import nn
 
 from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.ratios import time_group
-from octavize.bench.runtimes import Setting, choose_runtimes
+from octavize.bench.runtimes import EXPORTED, Setting, choose_runtimes
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Example, Planner, Way
 from octavize.errors import InputError
 from octavize.plan import Plan, check_budget, fit_budget
 
-RUNTIMES = ("onnxruntime", "openvino", "compile")
+RUNTIMES = (*EXPORTED, "compile")
 LEVELS = (0.25, 0.5, 0.75)
 """α that a stage may get. Quarters keep the channels of the usual widths multiples of a vector's length."""
 MARGIN = 0.02

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from octavize.cli import options as o
+from octavize.deploy.formats import timed_formats
 from octavize.errors import InputError
 from octavize.files import check_folder
 
@@ -50,8 +51,8 @@ Budget = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        help="Beside --budget: where it shall be fast: onnxruntime, openvino or compile. α is chosen by "
-        "stage, from times measured on this machine; takes minutes.",
+        help=f"Beside --budget: where it shall be fast: {', '.join(timed_formats())} or compile. α is chosen "
+        "by stage, from times measured on this machine; takes minutes.",
         metavar="RUNTIME",
         rich_help_panel=CONVERSION,
     ),

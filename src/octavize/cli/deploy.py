@@ -10,10 +10,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from octavize.deploy.formats import formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
 
 SOURCE, FILE = "Network", "File"
+
+
+def _formats() -> str:
+    return ", ".join(f"{kind.suffix} ({kind.runtime})" for kind in formats().values())
 
 
 def export(
@@ -27,7 +32,7 @@ def export(
     ],
     to: Annotated[
         Path,
-        typer.Option(help="File to write: .onnx, .xml (OpenVINO) or .pt2 (PyTorch).", rich_help_panel=FILE),
+        typer.Option(help=f"File to write: {_formats()}.", rich_help_panel=FILE),
     ],
     size: Annotated[
         int | None,
@@ -69,23 +74,21 @@ def export(
 
     [cyan]octavize export oct_resnet50 --alpha 0.25 --size 224 --to model.pt2[/cyan]
     """
-    from octavize.deploy.export import MODULES
-    from octavize.deploy.formats.onnx import export_onnx
-    from octavize.deploy.formats.openvino import export_openvino
-    from octavize.deploy.formats.pt2 import export_pt2
+    from octavize.deploy.export import export as run
     from octavize.deploy.source import find_network
 
-    writers = {".onnx": export_onnx, ".xml": export_openvino, ".pt2": export_pt2}
-    if to.suffix not in MODULES:
-        raise InputError(f"--to is {to}: give a name that ends in {', '.join(writers)}")
-    # The weights of OpenVINO lie beside its description.
-    for file in (to, to.with_suffix(".bin")) if to.suffix == ".xml" else (to,):
+    known = formats()
+    if to.suffix not in known:
+        raise InputError(f"--to is {to}: give a name that ends in {', '.join(known)}")
+    kind = known[to.suffix]
+    for file in kind.files(to):
         if file.exists() and not overwrite:
             raise InputError(f"--to is {to}, and {file} exists: give another name, or --overwrite")
     model, facts = find_network(source, alpha, num_classes, size)
     side = size or facts.get("size") or 224
     shape = (1, facts.get("in_chans", 3), side, side)
-    error = writers[to.suffix](model, to, shape, dynamic_size=dynamic_size, metadata={**facts, "size": side})
+    about = {**facts, "size": side}
+    error = run(model, to, shape, kind, dynamic_size=dynamic_size, metadata=about)
     sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"parity: largest error {error:.1e} of the largest output")
@@ -93,7 +96,9 @@ def export(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="File that `octavize export` wrote.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help=f"File that `octavize export` wrote: {_formats()}.")
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")],
     top: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 5,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
@@ -141,7 +146,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME...",
-            help="eager, frozen, compile, onnxruntime, openvino (default: these), training (a step).",
+            help=f"eager, frozen, compile, {', '.join(timed_formats())} (default: these), training (a step).",
         ),
     ] = None,
     batch: Annotated[

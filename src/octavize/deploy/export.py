@@ -1,4 +1,4 @@
-"""What the three kinds of exported file share: the way through torch.export, metadata, the parity check."""
+"""What all formats share: the way through torch.export, metadata, the parity check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import operator
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from octavize._version import __version__
 from octavize.convert.trace import TraceError, clean_copy, trace
+from octavize.deploy.formats import Format
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
 from octavize.deploy.program import export_program
@@ -26,23 +27,19 @@ from octavize.split import default_octave_dims
 
 TOLERANCE = 1e-4
 """Largest error, relative to the largest output, at which a file counts as the same network; float32."""
-MODULES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".pt2": ()}
-MODULES[".xml"] = (*MODULES[".onnx"], "openvino")
-Write = Callable[[torch.export.ExportedProgram, Path, str], None]
 
 
 def export(
     model: nn.Module,
     path: str | Path,
     input_shape: Sequence[int],
-    write: Write,
+    kind: Format,
     *,
-    suffix: str,
-    dynamic_batch: bool,
-    dynamic_size: bool,
-    metadata: Mapping[str, Any] | None,
+    dynamic_batch: bool = True,
+    dynamic_size: bool = False,
+    metadata: Mapping[str, Any] | None = None,
 ) -> float:
-    """Freeze a network, write it by `write(program, path, metadata as JSON)`, and compare file and network.
+    """Freeze a network, write it as a file of one kind, and compare file and network.
 
     The file appears under its name only after it passed.
 
@@ -51,8 +48,9 @@ def export(
 
     Raises:
         InputError: see `octavize.export_onnx`.
+        RuntimeError: the format writes other files than it says.
     """
-    path = _checked_path(path, suffix)
+    path = _checked_path(path, kind)
     shape = _checked_shape(input_shape)
     with torch.autocast("cpu", enabled=False):
         eager = clean_copy(model).cpu().float()
@@ -66,7 +64,11 @@ def export(
         about = describe(model, shape, dynamic_batch, dynamic_size, metadata) | {"smallest_size": least}
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             written = Path(folder) / path.name
-            write(program, written, json.dumps(about, ensure_ascii=True))
+            kind.write(program, written, json.dumps(about, ensure_ascii=True))
+            files = kind.files(written)
+            if left := set(Path(folder).iterdir()) ^ set(files):
+                names = ", ".join(sorted(file.name for file in left))
+                raise RuntimeError(f"format {kind.suffix} writes other files than it says: {names}")
             error = parity(
                 eager, written, shapes_to_try(shape, dynamic_batch, least if dynamic_size else None)
             )
@@ -75,7 +77,7 @@ def export(
                     f"path {path} is not written: its outputs differ from the network's by {error:.1e} of "
                     f"the largest, more than {TOLERANCE:g}; export to another format, and report the network"
                 )
-            for file in sorted(Path(folder).iterdir()):  # weights before the description that needs them
+            for file in reversed(files):  # weights before the description that needs them
                 os.replace(file, path.parent / file.name)
     return error
 
@@ -174,18 +176,18 @@ def parity(model: nn.Module, path: Path, shapes: Sequence[tuple[int, ...]]) -> f
     return worst
 
 
-def _checked_path(path: str | Path, suffix: str) -> Path:
+def _checked_path(path: str | Path, kind: Format) -> Path:
     path = Path(path)
-    if path.suffix != suffix:
-        raise InputError(f"path {path} does not end in {suffix}: give a name such as model{suffix}")
+    if path.suffix != kind.suffix:
+        raise InputError(f"path {path} does not end in {kind.suffix}: give a name such as model{kind.suffix}")
     if not path.parent.is_dir():
         raise InputError(f"path {path} lies in a folder that does not exist: make {path.parent} first")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(
             f"path {path} cannot be written: give the name of a file in a folder you may write to"
         )
-    for module in MODULES[suffix]:
-        require_extra(module, "deploy")
+    for module in kind.needs:
+        require_extra(module, kind.extra)
     return path
 
 

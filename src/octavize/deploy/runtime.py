@@ -1,26 +1,16 @@
-"""Exported files, run: one interface to ONNX Runtime, OpenVINO and torch.export."""
+"""Exported files, run: one interface to the runtimes of all formats."""
 
 from __future__ import annotations
 
 import json
-import threading
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from octavize.deploy.program import without_guards
-from octavize.deploy.threads import torch_threads
+from octavize.deploy.formats import Array, Run, formats
 from octavize.errors import InputError, one_line, require_extra, whole
-
-KEY = "octavize"
-"""Under this key a file carries its metadata, as JSON."""
-Array = np.ndarray[Any, Any]
-Run = Callable[[Array], Array]
 
 
 class Runner:
@@ -97,80 +87,20 @@ def load_runtime(path: str | Path, threads: int | None = None) -> Runner:
         InputError: missing, damaged, of another kind or not written by octavize; or its runtime is missing.
     """
     path = Path(path)
-    load = _LOADERS.get(path.suffix)
-    if load is None:
-        raise InputError(f"model {path} is none of {', '.join(_LOADERS)}: give an exported file")
+    known = formats()
+    if path.suffix not in known:
+        raise InputError(f"model {path} is none of {', '.join(known)}: give an exported file")
+    kind = known[path.suffix]
     if not path.is_file():
         raise InputError(f"model {path} does not exist: write it with `octavize export`")
     if threads is not None:
         whole("threads", threads, 1)
+    for module in kind.needed_to_load:
+        require_extra(module, kind.extra)
     try:
-        run, about = load(path, threads)
+        run, about = kind.load(path, threads)
     except InputError:
         raise
     except Exception as error:  # each runtime has its own kinds
         raise InputError(f"model {path} cannot be read ({one_line(error)}): export it again") from error
     return Runner(path, run, about)
-
-
-def _load_onnx(path: Path, threads: int | None) -> tuple[Run, str | None]:
-    require_extra("onnxruntime", "deploy")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    if threads is not None:
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-    # Threads that sleep between layers cost a network of many small layers most; those that spin between
-    # calls cost whatever else runs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(batch: Array) -> Array:
-        return np.asarray(session.run(None, {name: batch})[0])
-
-    return run, session.get_modelmeta().custom_metadata_map.get(KEY)
-
-
-def _load_openvino(path: Path, threads: int | None) -> tuple[Run, str | None]:
-    require_extra("openvino", "deploy")
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(path)
-    # Some processors would compute in bfloat16 by themselves.
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = core.compile_model(model, "CPU", settings)
-    own = threading.local()  # a request serves one call at a time
-
-    def run(batch: Array) -> Array:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        return np.array(own.request.infer(batch)[0])
-
-    return run, str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
-
-
-def _load_pt2(path: Path, threads: int | None) -> tuple[Run, str | None]:
-    found = {KEY: ""}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # Runner checks the shape; torch 2.9 also writes checks that sizes fail which the program takes.
-        module: Any = without_guards(torch.export.load(path, extra_files=found))
-
-    def run(batch: Array) -> Array:
-        with torch.inference_mode(), torch_threads(threads):
-            return module(torch.from_numpy(batch)).numpy()
-
-    return run, found[KEY]
-
-
-_LOADERS: dict[str, Callable[[Path, int | None], tuple[Run, str | None]]] = {
-    ".onnx": _load_onnx,
-    ".xml": _load_openvino,
-    ".pt2": _load_pt2,
-}

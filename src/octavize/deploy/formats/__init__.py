@@ -1,0 +1,79 @@
+"""The kinds of files that networks are exported to: a module each, which holds all there is to know of one.
+
+To add one, put a module here that calls its `Format` FORMAT. `octavize export`, `load_runtime`, `octavize
+predict` and, if it says so, `octavize bench` then know it: they look into this folder. Commands list the
+formats in their `--help`, so a module imports torch, and whatever else is heavy, in the functions that use
+it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+KEY = "octavize"
+"""Under this key a file carries its metadata, as JSON."""
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Run: TypeAlias = "Callable[[Array], Array]"
+Write: TypeAlias = "Callable[[torch.export.ExportedProgram, Path, str], None]"
+Load: TypeAlias = "Callable[[Path, int | None], tuple[Run, str | None]]"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of exported file: how it is written, and how it is read and run."""
+
+    suffix: str
+    """Of the file's name; no two formats have the same."""
+    runtime: str
+    """Who runs the file, for people."""
+    write: Write
+    """(frozen network, path, metadata as JSON) → nothing; the metadata come back out of `load`."""
+    load: Load
+    """(path, CPU threads, None for the runtime's choice) → what runs a batch in float32, and the metadata."""
+    needed_to_write: tuple[str, ...] = ()
+    """Modules, beside those of `needed_to_load`: what was written is read back."""
+    needed_to_load: tuple[str, ...] = ()
+    extra: str = "deploy"
+    """The extra of octavize that brings these modules."""
+    beside: tuple[str, ...] = ()
+    """Suffixes of further files that are written under the same name."""
+    timed_as: str | None = None
+    """Its runtime's name in `octavize bench` and `tune`; without, it is not timed."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All modules that an export needs."""
+        return (*self.needed_to_write, *self.needed_to_load)
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """All files of a network that is exported to `path`, which is the first."""
+        return (path, *(path.with_suffix(suffix) for suffix in self.beside))
+
+
+def formats() -> dict[str, Format]:
+    """All formats by suffix, in the order of the modules of this package.
+
+    Raises:
+        RuntimeError: two have one suffix.
+    """
+    found: dict[str, Format] = {}
+    for module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        made: Format = import_module(f"{__name__}.{module}").FORMAT
+        if made.suffix in found:
+            raise RuntimeError(f"{__name__}.{module}: another format has the suffix {made.suffix} already")
+        found[made.suffix] = made
+    return found
+
+
+def timed_formats() -> dict[str, Format]:
+    """Those that `octavize bench` times, by the names of their runtimes."""
+    return {made.timed_as: made for made in formats().values() if made.timed_as}

@@ -1,4 +1,4 @@
-"""Networks as ONNX files."""
+"""Networks as ONNX files, which ONNX Runtime runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from octavize.deploy.formats import KEY, Array, Format, Run
 
-from octavize.deploy.export import export
-from octavize.deploy.runtime import KEY
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def export_onnx(
@@ -45,12 +45,13 @@ def export_onnx(
         InputError: the network does not run on `input_shape` or cannot be exported; the error exceeds 1e-4
             and no file is written; the path is no .onnx or its folder is missing; a package is missing.
     """
+    from octavize.deploy.export import export
+
     return export(
         model,
         path,
         input_shape,
-        write_onnx,
-        suffix=".onnx",
+        FORMAT,
         dynamic_batch=dynamic_batch,
         dynamic_size=dynamic_size,
         metadata=metadata,
@@ -59,6 +60,8 @@ def export_onnx(
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) -> None:
     """Convert and write; input and output are called so, `about` lies in the file's metadata."""
+    import torch
+
     with quiet():
         made = torch.onnx.export(
             program, dynamo=True, input_names=["input"], output_names=["output"], verbose=False
@@ -80,3 +83,36 @@ def quiet() -> Any:
             yield
     finally:
         log.setLevel(before)
+
+
+def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    # Threads that sleep between layers cost a network of many small layers most; those that spin between
+    # calls cost whatever else runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(batch: Array) -> Array:
+        return np.asarray(session.run(None, {name: batch})[0])
+
+    return run, session.get_modelmeta().custom_metadata_map.get(KEY)
+
+
+NEEDED_TO_WRITE = ("onnx", "onnxscript")
+FORMAT = Format(
+    suffix=".onnx",
+    runtime="ONNX Runtime",
+    write=write_onnx,
+    load=_load,
+    needed_to_write=NEEDED_TO_WRITE,
+    needed_to_load=("onnxruntime",),
+    timed_as="onnxruntime",
+)

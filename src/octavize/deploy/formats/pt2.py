@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from octavize.deploy.formats import KEY, Array, Format, Run
 
-from octavize.deploy.export import export
-from octavize.deploy.runtime import KEY
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def export_pt2(
@@ -24,12 +24,13 @@ def export_pt2(
     metadata: Mapping[str, Any] | None = None,
 ) -> float:
     """Write a network as a torch.export file, .pt2; everything else as `octavize.export_onnx`."""
+    from octavize.deploy.export import export
+
     return export(
         model,
         path,
         input_shape,
-        _write,
-        suffix=".pt2",
+        FORMAT,
         dynamic_batch=dynamic_batch,
         dynamic_size=dynamic_size,
         metadata=metadata,
@@ -37,6 +38,30 @@ def export_pt2(
 
 
 def _write(program: torch.export.ExportedProgram, path: Path, about: str) -> None:
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(program, path, extra_files={KEY: about})
+
+
+def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
+    import torch
+
+    from octavize.deploy.program import without_guards
+    from octavize.deploy.threads import torch_threads
+
+    found = {KEY: ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Runner checks the shape; torch 2.9 also writes checks that sizes fail which the program takes.
+        module: Any = without_guards(torch.export.load(path, extra_files=found))
+
+    def run(batch: Array) -> Array:
+        with torch.inference_mode(), torch_threads(threads):
+            return module(torch.from_numpy(batch)).numpy()
+
+    return run, found[KEY]
+
+
+FORMAT = Format(suffix=".pt2", runtime="PyTorch", write=_write, load=_load)

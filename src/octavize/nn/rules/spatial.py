@@ -42,7 +42,7 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
     settings = ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     if func in MAX_POOL:
         settings = ("stride", "padding", "dilation", "ceil_mode", "return_indices")
-    kwargs = {**dict(zip(settings, args, strict=False)), **kwargs}
+    kwargs = {**dict(zip(settings[: len(args)], args, strict=True)), **kwargs}
     if kwargs.get("return_indices"):
         return NotImplemented
     low, low_kernel = x.low, kernel_size

@@ -28,7 +28,7 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES)
 
-## Of pyproject.toml: "torch>=2.9" becomes torch==2.9.*
+## Of pyproject.toml: "torch>=2.9.1" becomes torch==2.9.1.*
 $(LOWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' \

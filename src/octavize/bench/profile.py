@@ -114,6 +114,9 @@ def measure(
 ) -> dict[str, Profile]:
     """Costs of several networks that take turns; the first is what ratios refer to.
 
+    The process is left as it is. The command line settles its own first, for good, which makes times
+    steadier: call `octavize.bench.process.settle_process()` before anything else to time alike.
+
     Args:
         models: by name. Only read: mode, gradients and memory layout are as before afterwards.
         input_shape: (N, C, H, W), N being the batch that is timed; or by name the shape for each network.

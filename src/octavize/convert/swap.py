@@ -99,11 +99,13 @@ def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Modul
 
 
 def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> None:
-    """Make the layers octave that a plan decides so of, in place."""
+    """Make the layers octave that a plan decides so of, and vanilla those that it leaves so, in place."""
     for d in decisions:
-        if d.alpha is None:
-            continue
         name, layer = d.name, model.get_submodule(d.name)
+        if d.alpha is None:
+            if isinstance(layer, OctConv) and layer.alpha:
+                layer.become_octave(alpha=0.0)  # which is the vanilla layer
+            continue
         handle = handler_of(layer)
         assert handle is not None  # planned so
         octave = handle(layer, alpha=d.alpha, strict=strict, downsample=d.downsample, exchange=d.exchange)

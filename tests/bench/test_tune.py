@@ -100,6 +100,13 @@ def test_bad_input(budget: float, runtime: str, words: str) -> None:
         octavize.tune(net(), budget, runtime, example=EXAMPLE)
 
 
+@pytest.mark.parametrize("name", ["rounds", "threads", "batch"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+def test_bad_counts(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{name}={value!r}: give a whole number of at least 1$"):
+        octavize.tune(net(), 0.7, "compile", example=EXAMPLE, **{name: value})
+
+
 def test_what_is_asked_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch, threads and ways of the layers reach the networks that are timed; the model is left alone."""
     seen: set[Any] = set()

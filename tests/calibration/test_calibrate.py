@@ -1,6 +1,7 @@
 """Energy above half the sampling rate, and channels put in its order."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -352,6 +353,27 @@ def test_an_order_for_other_weights_is_refused():
     octavize(vanilla, third)
     with pytest.raises(InputError, match=r"another order of channels .* its first"):
         octavize(model, third)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+    ids=["itself", "copy", "pickled"],
+)
+def test_other_weights_are_in_no_known_order(again):
+    model = small_resnet()
+    made = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE)
+    octave = again(octavize(model, made))
+    assert order_of(octave) == made.permutation.key
+    octave.load_state_dict(model.state_dict())
+    assert order_of(octave) == ""
+    # The plan's order is applied to the new weights, as to the network that had them.
+    wanted = octavize(model, made).state_dict()
+    ordered = octavize(octave, made)
+    assert order_of(ordered) == made.permutation.key
+    assert all(torch.equal(wanted[k], v) for k, v in ordered.state_dict().items())
+    nn.ModuleList([ordered]).load_state_dict(nn.ModuleList([model]).state_dict())  # as part of another
+    assert order_of(ordered) == ""
 
 
 def test_an_order_of_another_network_is_refused():

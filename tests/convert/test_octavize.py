@@ -377,6 +377,27 @@ def test_converting_again_keeps_exchange_and_downsample_unless_told_otherwise() 
     assert set(ways(told).values()) == {("high_to_low", "pool")}
 
 
+def test_an_octave_layer_that_a_plan_leaves_vanilla_is_vanilla() -> None:
+    stem = OctConv2d(3, 8, 3, padding=1, alpha=0.5)
+    net = nn.Sequential(stem, nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    example = torch.randn(1, 3, 16, 16)
+    decided = plan(net, 0.0, example=example)
+    assert (decided.alphas, decided.macs_after) == ({"2": 0.0}, decided.macs_before)
+    vanilla = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    vanilla.load_state_dict(net.state_dict())
+    for octave in (octavize(net, 0.0, example=example), octavize(net, decided)):
+        assert octave[0].alpha == 0
+        assert torch.equal(octave(example), vanilla(example))
+    assert stem.alpha == 0.5
+
+
+def test_null_undoes_an_octave_layer() -> None:
+    net = nn.Sequential(*(nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8)), nn.Conv2d(8, 4, 1))
+    decided = plan(net, 0.5, example=(1, 3, 16, 16))
+    octave = octavize(octavize(net, decided), decided.with_alphas({"1": None}))
+    assert (octave[1].alpha, octave[2].alpha) == (0, 0.5)
+
+
 def test_a_plan_counts_from_the_vanilla_network() -> None:
     """Also that of a network which is octave already, or a budget would be a share of something else."""
     example = (1, 3, 8, 8)

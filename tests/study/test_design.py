@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,10 @@ def test_arms_factors_and_matches_are_merged(tmp_path: Path) -> None:
             {"set": {"schedule": "cosin", "epochs": 0}},
             "epochs is 0: give a whole number of at least 1 (and 1 more)",
         ),
+        ({"design": "factorial"}, "design is 'factorial': give a mapping, such as {kind: factorial}"),
+        ({"design": {1: 2}}, "unknown setting 1 in design: choose from also, bases"),
+        ({"arms": {"v": {"alpha": 0, "model": None}}}, "arm v: model is None: give text"),
+        ({"design": None}, "design is None: give a mapping, such as {kind: factorial}"),
         ({"arms": {}}, "arms is {}: give at least one"),
         ({"arms": ["vanilla"]}, "arms is ['vanilla']: give a mapping"),
         ({"arms": {1: {}, "1": {}}}, "'1' is there twice, give each name once"),
@@ -211,6 +216,43 @@ def test_mistakes(entries: dict[str, Any], words: str, tmp_path: Path) -> None:
         tiny_study(tmp_path, **entries)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SHAPES = [None, 3, 0.5, True, "text", [], [1], [None], [{}], {}, {"a": 1}, {"a": None}, {1: 2}, float("nan")]
+ENTRIES = (
+    *(("recipe",), ("models",), ("arms",), ("about",), ("set",), ("seeds",), ("reference",), ("factors",)),
+    *(("design",), ("design", "kind"), ("design", "bases"), ("design", "also"), ("design", "cells")),
+    *(("arms", "vanilla"), ("factors", "rate"), ("factors", "rate", "constant"), ("set", "model_arguments")),
+    *(("arms", "vanilla", key) for key in ("alpha", "arguments", "model", "size", "match")),
+)
+
+
+@pytest.mark.parametrize("kind", ["factorial", "one_at_a_time", "list"])
+@pytest.mark.parametrize("path", ENTRIES, ids=".".join)
+def test_no_shape_of_an_entry_costs_more_than_one_line(
+    path: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
+    refused = 0
+    for shape in SHAPES:
+        entries: dict[str, Any] = {
+            "arms": {"vanilla": {"alpha": 0}, "octave": {"alpha": 0.5}},
+            **{"set": {"epochs": 1}, "factors": copy.deepcopy(FACTORS), "design": {"kind": kind}},
+        }
+        place = entries
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = shape
+        try:
+            tiny_study(tmp_path, **entries)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused
+
+
+def test_what_is_no_path_is_no_study() -> None:
+    with pytest.raises(InputError, match=r"^study None: give one of article, .* or a YAML file's path$"):
+        load_study(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["{", "3", "recipe: quick", None])

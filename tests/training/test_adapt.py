@@ -140,6 +140,8 @@ def test_calibrated_channels_and_a_budget(source: Vanilla, data_dir: Path, tmp_p
     load_state(vanilla, tmp_path / "out" / "weights.safetensors")
     octave = octavize(vanilla, plan)
     assert all(torch.equal(v, kept[k]) for k, v in octave.state_dict().items())
+    load_state(vanilla, tmp_path / "out" / "training" / "best.safetensors")
+    assert order_of(vanilla) == plan.permutation.key
     assert order_of(octavize(source.origin.build(), plan)) == plan.permutation.key
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,29 @@ def test_every_wrong_setting_is_named_with_value_and_remedy(
     assert all(part in str(caught.value) for part in parts), caught.value
     assert "\n" not in str(caught.value)
     assert ("more)" in str(caught.value)) == (len(settings) > 1)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Recipe)])
+def test_no_shape_of_a_setting_costs_more_than_one_line(name: str) -> None:
+    shapes = [None, 3, 0.5, True, "text", [], [1], [None], [{}], {}, {"a": 1}, {"a": None}, {"*": {}}, {1: 2}]
+    refused = 0
+    for shape in shapes:
+        try:
+            Recipe(**{name: shape})
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused
+
+
+def test_unknown_names_come_first() -> None:
+    with pytest.raises(InputError, match=r"^unknown setting 'lrr'.* \(and 2 more\)$"):
+        Recipe(**{"epochs": 0, "size": 0, "lrr": 1})
+
+
+def test_what_is_no_path_is_no_recipe() -> None:
+    with pytest.raises(InputError, match=r"^recipe None: give one of quick, .* or a YAML file's path$"):
+        load_recipe(None)  # type: ignore[arg-type]
 
 
 def test_the_first_mistake_of_a_list_stands_for_itself() -> None:

@@ -22,7 +22,7 @@ from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import EXPORTED, Setting, choose_runtimes
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Example, Planner, Way
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 from octavize.plan import Plan, check_budget, fit_budget
 
 RUNTIMES = (*EXPORTED, "compile")
@@ -69,8 +69,8 @@ def tune(
         considered.
 
     Raises:
-        InputError: the runtime is unknown or not installed, or the budget is out of reach; see also
-            `octavize.plan`.
+        InputError: the runtime is unknown or not installed, the budget is out of reach, or batch, threads or
+            rounds is below 1; see also `octavize.plan`.
     """
     check_runtime(runtime)
     check_budget(budget)
@@ -116,9 +116,11 @@ class Tuner:
         rounds: int = 15,
         progress: Progress | None = None,
     ) -> None:
-        self.planner, self.rounds, self.say = planner, rounds, progress or _print
-        self.runtimes = choose_runtimes([check_runtime(runtime)])
-        self.batch, self.threads = batch, threads or os.cpu_count() or 1
+        check_runtime(runtime)
+        self.rounds, self.batch = whole("rounds", rounds, 1), whole("batch", batch, 1)
+        self.threads = (os.cpu_count() or 1) if threads is None else whole("threads", threads, 1)
+        self.planner, self.say = planner, progress or _print
+        self.runtimes = choose_runtimes([runtime])
         self._options: dict[Stage, list[Choice]] | None = None
 
     def plan(self, budget: float) -> Plan:

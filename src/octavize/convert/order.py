@@ -9,7 +9,9 @@ from octavize.errors import InputError
 from octavize.reordering import Permutation
 
 MARK = "octave_order"
-"""Attribute of a network: the key of the permutation that its channels are in."""
+"""Attribute of a network: the key of the permutation that its channels are in.
+
+It is dropped when a state dict is loaded, which may be in any order: who loads one and knows, marks anew."""
 
 
 def order_of(model: nn.Module) -> str:
@@ -19,7 +21,15 @@ def order_of(model: nn.Module) -> str:
 
 def mark_order(model: nn.Module, key: str) -> None:
     """Note which permutation a network's channels are in, for instance after weights were loaded."""
+    if not hasattr(model, MARK):  # the hook stays with the mark, in copies and pickled networks too
+        if not key:
+            return
+        model.register_load_state_dict_post_hook(_forget_order)
     setattr(model, MARK, key)
+
+
+def _forget_order(model: nn.Module, incompatible_keys: object) -> None:
+    setattr(model, MARK, "")
 
 
 def check_order(model: nn.Module, permutation: Permutation) -> None:

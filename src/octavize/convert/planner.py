@@ -217,10 +217,10 @@ def _info(name: str, module: nn.Module, run: Trace | None) -> LayerInfo:
 
 
 def _as_vanilla(model: nn.Module) -> nn.Module:
-    """The network, or a copy without values whose octave layers have α = 0, which is vanilla."""
+    """The network, or a copy without values whose octave layers are vanilla."""
     octave = [(name, m) for name, m in model.named_modules() if isinstance(m, OctConv) and m.alpha]
     if not octave:
         return model
     vanilla = to_meta(model)
-    swap(vanilla, [Decision(name, type(layer).__name__, 0.0, "") for name, layer in octave], strict=False)
+    swap(vanilla, [Decision(name, type(layer).__name__, None, "") for name, layer in octave], strict=False)
     return vanilla

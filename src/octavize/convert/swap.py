@@ -99,11 +99,13 @@ def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Modul
 
 
 def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> None:
-    """Make layers octave, in place, as the decisions of a plan say."""
+    """Make layers octave or vanilla, in place, as the decisions of a plan say."""
     for d in decisions:
-        if d.alpha is None:
-            continue
         name, layer = d.name, model.get_submodule(d.name)
+        if d.alpha is None:
+            if isinstance(layer, OctConv) and layer.alpha:
+                layer.become_octave(alpha=0.0)  # which is the vanilla layer
+            continue
         handle = handler_of(layer)
         assert handle is not None  # a plan gives an alpha to such layers only
         octave = handle(layer, alpha=d.alpha, strict=strict, downsample=d.downsample, exchange=d.exchange)

@@ -54,7 +54,7 @@ class StudyFile:
     seeds: list[Any] = field(default_factory=lambda: [0])
     reference: Name | None = None
     factors: Named[Annotated[Named[Given], Field(min_length=2)]] = field(default_factory=dict)
-    design: Design = field(default_factory=Design)
+    design: Annotated[Design, Field(examples=["{kind: factorial}"])] = field(default_factory=Design)
 
 
 def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **overrides: Any) -> Study:

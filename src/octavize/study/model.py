@@ -147,8 +147,8 @@ def merged(*many: Settings) -> dict[str, Any]:
 def one_network(recipe: Recipe, settings: Settings, seed: int) -> Recipe:
     """The recipe of a single run: the study's with these settings."""
     rest = {k: v for k, v in settings.items() if k not in ONE_NETWORK}
-    model = settings["model"]
-    arguments = {**replace(recipe, **rest).arguments_of(model), **settings.get("arguments", {})}
+    one = {"models": [settings["model"]], "alphas": [settings.get("alpha", 0)], "seeds": [seed]}
+    single = replace(replace(recipe, **rest), **one)  # the inner one is checked against all networks
+    arguments = {**single.arguments_of(single.models[0]), **settings.get("arguments", {})}
     arguments = {k: v for k, v in arguments.items() if k not in OCTAVE_SWITCHES}  # these are fields
-    one = {"models": [model], "alphas": [settings.get("alpha", 0)], "seeds": [seed]}
-    return replace(recipe, **rest, **one, model_arguments={"*": arguments} if arguments else {})
+    return replace(single, model_arguments={"*": arguments} if arguments else {})

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from octavize.convert.order import order_of
 from octavize.data.images import Images
 from octavize.files import check_folder, read_json, write_json
 from octavize.plan import Plan
@@ -179,7 +180,8 @@ def fine_tune(
         "recipe": fingerprint(recipe, Run(name, adaptation.alpha or 0.0, seed)),
         "data": describe_data(images),
     }
-    journal = Journal(folder, identity, identity, teller(recipe.epochs_of(name), console))
+    facts = {**identity, "order": order_of(model)}  # training does not move channels
+    journal = Journal(folder, identity, facts, teller(recipe.epochs_of(name), console))
     tests = EpochTests()
     with lent(hardware):
         torch.manual_seed(seed)

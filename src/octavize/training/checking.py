@@ -13,10 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from octavize.errors import InputError
 
 C = TypeVar("C", bound=type)
+UNKNOWN = ("unexpected_keyword_argument", "invalid_key")
 REMEDIES = {
     "bool_type": "give true or false",
     "string_type": "give text",
     "dict_type": "give a mapping",
+    "dataclass_type": "give a mapping",
     "list_type": "give a list",
     "tuple_type": "give a list",
 }
@@ -47,13 +49,14 @@ def told_of(where: str) -> Iterator[None]:
 
 
 def explain(error: ValidationError, schema: Mapping[str, Any]) -> str:
-    """The first mistake, and how many there are beside it.
+    """The first mistake, unknown names before all else, and how many there are beside it.
 
     Args:
         schema: JSON schema of what was to be read, which knows ranges and names.
     """
     # pydantic counts the items that fit: a list whose one item does not is too short to it as well.
     mistakes = [m for m in error.errors(include_url=False) if not _miscounted(m)]
+    mistakes.sort(key=lambda mistake: mistake["type"] not in UNKNOWN)  # what was meant by it may be missing
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     return _told(mistakes[0], schema) + more
 
@@ -68,13 +71,13 @@ def _told(mistake: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     kind, found = mistake["type"], mistake.get("ctx", {})
     if kind == "missing":
         return f"{_name(path)} is missing: add it"
-    if kind == "unexpected_keyword_argument":
+    if kind in UNKNOWN:
         known = ", ".join(sorted(_part(schema, path[:-1])["properties"]))
         place = f" in {_name(path[:-1])}" if path[:-1] else ""
         return f"unknown setting {path[-1]!r}{place}: choose from {known}"
     if isinstance(found.get("error"), InputError):
         return str(found["error"])
-    return f"{_name(path)} is {mistake['input']!r}: {_remedy(kind, found, _part(schema, path))}"
+    return f"{_name(path)} is {mistake['input']!r}: {_remedy(mistake, found, _part(schema, path))}"
 
 
 def _name(path: list[Any]) -> str:
@@ -87,7 +90,8 @@ def _name(path: list[Any]) -> str:
     return name
 
 
-def _remedy(kind: str, found: Mapping[str, Any], field: Mapping[str, Any]) -> str:
+def _remedy(mistake: Mapping[str, Any], found: Mapping[str, Any], field: Mapping[str, Any]) -> str:
+    kind = mistake["type"]
     if kind == "value_error":
         return str(found["error"])
     if kind == "literal_error":
@@ -98,7 +102,8 @@ def _remedy(kind: str, found: Mapping[str, Any], field: Mapping[str, Any]) -> st
     if kind in REMEDIES:
         example = next((part["examples"][0] for part in _parts(field) if "examples" in part), None)
         return REMEDIES[kind] + (f", such as {example}" if example else "")
-    return _range(next((part for part in _parts(field) if part.get("type") in ("integer", "number")), {}))
+    number = next((part for part in _parts(field) if part.get("type") in ("integer", "number")), None)
+    return mistake["msg"] if number is None else _range(number)
 
 
 def _range(number: Mapping[str, Any]) -> str:
@@ -126,5 +131,5 @@ def _part(schema: Mapping[str, Any], path: list[Any]) -> Mapping[str, Any]:
             break
         here = here["properties"][key]
         if "$ref" in here:
-            here = schema["$defs"][here["$ref"].rpartition("/")[2]]
+            here = {**schema["$defs"][here["$ref"].rpartition("/")[2]], **here}
     return here

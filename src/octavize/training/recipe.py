@@ -217,12 +217,14 @@ def read_shipped(what: str, name_or_path: str | Path, names: Sequence[str], room
     Raises:
         InputError: there is no such file, or it cannot be read; `what` says what it should have been.
     """
+    choices = f"give one of {', '.join(names)} or a YAML file's path"
+    if not isinstance(name_or_path, (str, Path)):
+        raise InputError(f"{what} {name_or_path!r}: {choices}")
     if str(name_or_path) in names:
         return files("octavize").joinpath(f"{room}/{name_or_path}.yaml").read_text("utf-8")
     path = Path(name_or_path)
     if not path.is_file():
-        choices = ", ".join(names)
-        raise InputError(f"{what} {name_or_path} does not exist: give one of {choices} or a YAML file's path")
+        raise InputError(f"{what} {name_or_path} does not exist: {choices}")
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

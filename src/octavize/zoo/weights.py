@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from octavize.convert.order import mark_order
 from octavize.errors import InputError
 
 KEY = "octavize"
@@ -76,12 +77,12 @@ def order_in(path: Path) -> str:
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
-    """Load a weights file into a network that has the same layers.
+    """Load a weights file into a network that has the same layers, and note their order of channels.
 
     Raises:
         InputError: cut short, not ours, or made for other layers.
     """
-    read_metadata(path)
+    order = read_metadata(path).get("order", "")
     try:
         with safe_open(path, framework="pt") as file:
             model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
@@ -90,3 +91,4 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"checkpoint {path} does not fit its network ({reason}): train again") from None
+    mark_order(model, order)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from octavize.errors import InputError
 from octavize.training.recipe import Recipe, load_recipe
 
 MODEL = "oct_mobilenet_v1_small"
@@ -43,3 +45,12 @@ def tiny(**changes: Any) -> Recipe:
         "val_fraction": 0.2,
     }
     return load_recipe("quick", **{**settings, **changes})
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """What an InputError says of a call; nothing where the call is accepted."""
+    try:
+        call()
+    except InputError as error:
+        return str(error)
+    return ""

@@ -68,12 +68,13 @@ def draw(path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-    rooms = [*ROOMS, FOUNDATION]
+    about = {**ROOMS, FOUNDATION: ABOUT_FOUNDATION}
+    rooms = list(about)
     with mpl.rc_context({"svg.hashsalt": "octavize", "svg.fonttype": "none", "font.size": 11}):
-        figure = Figure(figsize=(8, 7.5))
+        figure = Figure(figsize=(10.4, 7.5))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, 8), ylim=(-len(rooms) + 0.3, 0.8))
+        axes.set(xlim=(0, 10.4), ylim=(-len(rooms) + 0.3, 0.8))
         axes.axis("off")
         for i, room in enumerate(rooms):
             low = room == FOUNDATION
@@ -83,6 +84,7 @@ def draw(path: Path) -> None:
             )
             axes.add_patch(box)
             axes.text(1.4, -i, room, ha="center", va="center")
+            axes.text(4.9, -i, about[room], va="center", size=9, color="#444444")
         axes.axhline(-len(rooms) + 1.5, color="#b08d57", lw=1, ls="--")
         axes.text(
             7.9, -len(rooms) + 1.58, "below: neither torch nor paddle", ha="right", color="#8a6d3b", size=9

@@ -86,9 +86,6 @@ def draw(path: Path) -> None:
             axes.text(1.4, -i, room, ha="center", va="center")
             axes.text(4.9, -i, about[room], va="center", size=9, color="#444444")
         axes.axhline(-len(rooms) + 1.5, color="#b08d57", lw=1, ls="--")
-        axes.text(
-            7.9, -len(rooms) + 1.58, "below: neither torch nor paddle", ha="right", color="#8a6d3b", size=9
-        )
         for (above, below), n in sorted(imports().items()):
             if below == FOUNDATION:
                 continue  # all rooms stand on it

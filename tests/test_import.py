@@ -121,6 +121,13 @@ def test_public_names_are_shown() -> None:
     assert {"plan", "tune", "calibrate", "octavize", "create_model"} <= set(octavize.__all__)
 
 
+@pytest.mark.parametrize("module", ["training.recipe", "study.load"])
+def test_recipes_and_studies_say_what_to_install(module: str) -> None:
+    done = without([], f"sys.modules['pydantic'] = None\nimport octavize.{module}")
+    line = "octavize.errors.InputError: pydantic is not installed: run `pip install 'octavize[experiment]'`"
+    assert done.stderr.splitlines()[-1] == line
+
+
 @pytest.mark.parametrize(
     ("hidden", "extra"), [("typer", "cli"), ("rich", "cli"), ("yaml", "cli"), ("torch", "torch")]
 )

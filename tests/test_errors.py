@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from octavize.errors import InputError, number, one_line, whole
+from octavize.errors import InputError, number, one_line, shown, whole
 
 
 def test_an_exception_on_one_line() -> None:
@@ -27,6 +27,13 @@ def test_what_is_no_whole_number(value: Any) -> None:
         InputError, match=f"rounds={value!r}: give a whole number of at least 1".replace(".", "[.]")
     ):
         whole("rounds", value, 1)
+
+
+def test_a_long_value_is_cut() -> None:
+    assert shown("a\nb") == r"'a\nb'"
+    assert (len(shown("x" * 500)), "\n" in shown(np.ones((9, 9)))) == (100, False)
+    with pytest.raises(InputError, match=r"^n=\[0, 1, .*…: give a whole number of at least 1$"):
+        whole("n", list(range(999)), 1)
 
 
 def test_whole_numbers() -> None:

@@ -27,6 +27,12 @@ def one_line(error: BaseException, *, kind: bool = False) -> str:
     return ": ".join(filter(None, (name, said))) if kind else said or name
 
 
+def shown(value: object) -> str:
+    """A value in a message: the first 100 signs of what Python shows of it, on one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return a whole number of at least `least`, and at most `most` if that is given.
 
@@ -36,7 +42,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
     if not fits or (most is not None and int(value) > most):
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name}={value!r}: give a whole number {span}")
+        raise InputError(f"{name}={shown(value)}: give a whole number {span}")
     return int(value)
 
 
@@ -56,7 +62,8 @@ def number(
     if not fits or value == inf or (above and value == low):
         start = f"above {low:g}" if above else f"from {low:g}"
         upper = "" if high == inf else f" to {high:g}"
-        raise InputError(f"{name}={value!r}: give a number {start}{upper}{meaning and f', {meaning}'}")
+        told = f"give a number {start}{upper}{meaning and f', {meaning}'}"
+        raise InputError(f"{name}={shown(value)}: {told}")
     return float(value)
 
 

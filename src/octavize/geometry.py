@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from octavize.errors import InputError
+from octavize.errors import InputError, shown
 from octavize.split import ChannelLayout, check_alpha, default_octave_dims, low_channels
 
 Downsample = Literal["pool", "stride"]
@@ -25,7 +25,7 @@ def check_downsample(downsample: str) -> str:
         InputError: it is neither `pool` nor `stride`.
     """
     if downsample not in DOWNSAMPLE:
-        raise InputError(f"downsample={downsample!r}: give 'pool' (the paper) or 'stride'")
+        raise InputError(f"downsample={shown(downsample)}: give 'pool' (the paper) or 'stride'")
     return downsample
 
 
@@ -36,7 +36,7 @@ def check_exchange(exchange: str) -> str:
         InputError: it is not one of the four names.
     """
     if exchange not in EXCHANGE:
-        raise InputError(f"exchange={exchange!r}: give one of {', '.join(EXCHANGE)}")
+        raise InputError(f"exchange={shown(exchange)}: give one of {', '.join(EXCHANGE)}")
     return exchange
 
 

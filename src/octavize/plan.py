@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from octavize.errors import InputError, number, one_line, require_extra, whole
+from octavize.errors import InputError, number, one_line, require_extra, shown, whole
 from octavize.files import write_text
 from octavize.geometry import check_downsample, check_exchange
 from octavize.reordering import Permutation, Reordering
@@ -97,7 +97,9 @@ class Plan:
             InputError: the plan lacks one of the layers, or α is outside [0, 1].
         """
         if not isinstance(alphas, Mapping):
-            raise InputError(f"alphas={alphas!r}: give a mapping from names of layers to numbers or None")
+            raise InputError(
+                f"alphas={shown(alphas)}: give a mapping from names of layers to numbers or None"
+            )
         known = [d.name for d in self.decisions]
         for name in alphas:
             if name not in known:
@@ -112,10 +114,21 @@ class Plan:
         return replace(self, decisions=edited, reordering=report)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as YAML, to read and to edit."""
+        """Write the plan as YAML, to read and to edit.
+
+        Raises:
+            InputError: the path is a folder, or in none.
+        """
         require_extra("yaml", "cli")
         import yaml
 
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(
+                f"plan={str(path)!r}: there is no folder {path.parent}: make it, or give another"
+            )
+        if path.is_dir():
+            raise InputError(f"plan={str(path)!r} is a folder: give a file, such as plan.yaml in it")
         values = asdict(self) | {"input_shape": list(self.input_shape)}
         parts = (("permutation", self.permutation), ("reordering", self.reordering))
         compact = {name: part.as_dict() for name, part in parts if part is not None}
@@ -124,7 +137,7 @@ class Plan:
         text = yaml.safe_dump(rest, **how)
         if compact:  # lists of numbers on one line each
             text += yaml.safe_dump(compact, default_flow_style=None, **how)
-        write_text(Path(path), HEAD + text)
+        write_text(path, HEAD + text)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -155,10 +168,12 @@ class Plan:
     @classmethod
     def _read(cls, values: dict[str, Any]) -> Plan:
         """A plan from what its file holds."""
-        decisions = [Decision(**entry) for entry in values.pop("decisions")]
+        decisions = [_decision(entry) for entry in values.pop("decisions")]
         shape = tuple(values.pop("input_shape"))
         kinds = {"permutation": Permutation, "reordering": Reordering}
-        parts = {name: kind.from_dict(values.pop(name)) for name, kind in kinds.items() if name in values}
+        given = {name: values.pop(name, None) for name in kinds}
+        parts = {name: kinds[name].from_dict(part) for name, part in given.items() if part is not None}
+        _check_keys("it", values, cls)
         plan = cls(decisions=decisions, input_shape=shape, **values, **parts)
         plan.check()
         return plan
@@ -192,6 +207,20 @@ class Plan:
         head = ("layer", "kind", "alpha", "MACs before", "MACs after", "reason")
         table = str(Table(head, [*rows, (), total], align="llrrrl"))
         return table if self.reordering is None else f"{table}\n\n{self.reordering}"
+
+
+def _decision(entry: Any) -> Decision:
+    if not isinstance(entry, Mapping):
+        raise InputError(f"decisions: {shown(entry)} is no layer: give a mapping, as Plan.save writes it")
+    _check_keys(f"layer {entry.get('name')!r}", entry, Decision)
+    return Decision(**entry)
+
+
+def _check_keys(where: str, entry: Mapping[str, Any], kind: type[Decision | Plan]) -> None:
+    known = [f.name for f in fields(kind)]
+    for key in entry:
+        if key not in known:
+            raise InputError(f"{where} has an unknown {key!r}: choose from {', '.join(known)}")
 
 
 def _unusual(decision: Decision) -> list[str]:

@@ -468,6 +468,12 @@ def test_what_a_plan_has_is_not_given_beside_it(given):
         calibrate(small_resnet(), smooth_and_sharp(), plan=made, **given)
 
 
+@pytest.mark.parametrize("given", [0.5, "plan.yaml", {"conv1": 0.5}])
+def test_what_is_no_plan_is_named(given):
+    with pytest.raises(InputError, match=r"^plan=.*: give an octavize\.Plan, such as Plan\.load\(path\)$"):
+        calibrate(small_resnet(), smooth_and_sharp(), plan=given, example=EXAMPLE)
+
+
 def test_what_yields_no_images_is_named():
     with pytest.raises(InputError, match="loader is a int"):
         calibrate(small_resnet(), 3, example=EXAMPLE)

@@ -325,6 +325,13 @@ def test_numbers_of_numpy_can_be_saved(tmp_path: Path) -> None:
         (("name: '1'", "name: 1"), "both are text"),
         (("name: '2'", "name: '1'"), "2 times"),
         (("macs_before: ", "macs_before: x"), "macs_before"),
+        (("  alpha: ", "  alfa: "), r"layer '0' has an unknown 'alfa': choose from name, kind, alpha, "),
+        (("macs_after: ", "macs: "), "layer '0' has an unknown 'macs': choose from name"),
+        (
+            ("decisions:", "speed: 1\ndecisions:"),
+            "it has an unknown 'speed': choose from decisions, input_sh",
+        ),
+        (("decisions:", "decisions:\n- 3"), "decisions: 3 is no layer: give a mapping"),
         (("input_shape:\n- 1", "input_shape:\n- a"), "input_shape"),
     ],
 )
@@ -334,6 +341,32 @@ def test_what_a_hand_may_have_spoilt_is_named(edit: tuple[str, str], words: str,
     path.write_text(path.read_text("utf-8").replace(*edit), "utf-8")
     with pytest.raises(InputError, match=words):
         Plan.load(path)
+
+
+def test_no_order_may_be_said(tmp_path: Path) -> None:
+    path, made = tmp_path / "plan.yaml", plan(chain(), 0.5, example=EXAMPLE)
+    made.save(path)
+    path.write_text(path.read_text("utf-8") + "permutation: null\nreordering: null\n", "utf-8")
+    assert Plan.load(path) == made
+
+
+def test_where_a_plan_cannot_be_saved(tmp_path: Path) -> None:
+    made = plan(chain(), 0.5, example=EXAMPLE)
+    with pytest.raises(InputError, match=r"there is no folder .*nope: make it"):
+        made.save(tmp_path / "nope" / "x.yaml")
+    with pytest.raises(InputError, match=r"is a folder: give a file"):
+        made.save(tmp_path)
+
+
+@pytest.mark.parametrize("beside", [{}, {"budget": 0.5}])
+def test_a_plan_is_no_alpha(beside: dict[str, float]) -> None:
+    made = plan(chain(), 0.5, example=EXAMPLE)
+    with pytest.raises(InputError, match=r"^alpha is an octavize.Plan: give it to octavize\(model, plan\)"):
+        plan(chain(), made, example=EXAMPLE, **beside)  # type: ignore[arg-type]
+    for given in ({"alpha": {"*": made}}, {"budget": made}, {"exchange": made}, {"example": made}):
+        with pytest.raises(InputError) as error:
+            plan(chain(), **{"example": EXAMPLE, **given})  # type: ignore[arg-type]
+        assert len(str(error.value)) < 250
 
 
 def test_a_folder_is_no_plan(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from octavize.convert.octavize import check_alone
 from octavize.convert.planner import Alpha, Example, Planner, Way, check_one_of, check_plan
 from octavize.convert.trace import check_network
 from octavize.deciding import DEFAULT_ALPHA, LayerInfo
-from octavize.errors import InputError
+from octavize.errors import InputError, shown
 from octavize.nn.conv import OctConv
 from octavize.plan import Plan, check_budget, fit_budget
 from octavize.split import low_channels
@@ -63,6 +63,8 @@ def calibrate(
     check_score(score)
     _check_vanilla(model)
     if plan is not None:
+        if not isinstance(plan, Plan):
+            raise InputError(f"plan={shown(plan)}: give an octavize.Plan, such as Plan.load(path)")
         check_alone(alpha=alpha, budget=budget, exchange=exchange, downsample=downsample, example=example)
         check_plan(replace(plan, permutation=None), model)  # a new order replaces the plan's
         example = plan.input_shape  # the network may accept no other

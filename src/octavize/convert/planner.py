@@ -22,7 +22,7 @@ from octavize.convert.trace import (
 )
 from octavize.deciding import DEFAULT_ALPHA, LayerInfo, decide, merge, per_layer, settle
 from octavize.deciding import check_plan as check_decisions
-from octavize.errors import InputError
+from octavize.errors import InputError, shown
 from octavize.geometry import check_downsample, check_exchange
 from octavize.nn.conv import OctConv, geometry_of
 from octavize.plan import Decision, Plan, fit_budget
@@ -83,13 +83,17 @@ def plan(
 
 
 def check_one_of(alpha: Alpha | None, budget: float | None) -> None:
-    """Check that α and a budget are not both given.
+    """Check that α and a budget are not both given, and that α is no plan.
 
     Raises:
-        InputError: both are given.
+        InputError: both are given, or α is a plan.
     """
+    if isinstance(alpha, Plan):
+        raise InputError("alpha is an octavize.Plan: give it to octavize(model, plan), which applies it")
     if alpha is not None and budget is not None:
-        raise InputError(f"alpha={alpha!r} and budget={budget!r}: give one of them, a budget chooses alpha")
+        raise InputError(
+            f"alpha={shown(alpha)} and budget={shown(budget)}: give one of them, a budget chooses alpha"
+        )
 
 
 class Planner:

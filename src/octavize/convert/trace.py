@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.utils.flop_counter import FlopCounterMode
 
-from octavize.errors import InputError, one_line
+from octavize.errors import InputError, one_line, shown
 from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
@@ -119,7 +119,7 @@ def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = Non
     if example is not None:
         if isinstance(example, str) or not isinstance(example, Sequence):
             raise InputError(
-                f"example={example!r} is neither an input nor its shape, such as (1, 3, 224, 224)"
+                f"example={shown(example)} is neither an input nor its shape, such as (1, 3, 224, 224)"
             )
         if not all(isinstance(n, int) and n > 0 for n in example):
             raise InputError(

@@ -1,4 +1,4 @@
-"""The zoo: networks that `octavize` is held to, for the table of docs/zoo.md and for tests/test_zoo.py.
+"""The zoo: networks that `octavize` is held to, for the table of docs/zoo.md and for tests/zoo/test_zoo.py.
 
 None of them is changed for it, and no weights are downloaded.
 """

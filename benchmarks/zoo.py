@@ -76,9 +76,9 @@ What `octavize(model, 0.5)` makes of {n} networks of torchvision {torchvision} a
 * **MACs**: multiply–accumulates of convolutions and matrix products, one input of the size given.
 * **dense fallbacks**: calls in one forward without an octave rule, which read the dense map: exact, slower.
 
-{clean} of {n} have no dense fallback. `tests/test_zoo.py` runs the same networks: state dicts exchanged with
-the vanilla network both ways, forward and backward with a gradient for every parameter, `torch.compile` in
-one graph and `torch.export`.
+{clean} of {n} have no dense fallback. `tests/zoo/test_zoo.py` runs the same networks: state dicts exchanged
+with the vanilla network both ways, forward and backward with a gradient for every parameter, `torch.compile`
+in one graph and `torch.export`.
 """
 COLUMNS = (
     *("model", "input", "layers", "MACs before", "after", "ratio", "dense fallbacks"),

@@ -91,8 +91,8 @@ def command(folder: Path, *arguments: object, first: str = "") -> subprocess.Com
 
 
 def test_the_formats_of_octavize() -> None:
-    assert list(f.formats()) == [".onnx", ".xml", ".pt2"]
-    assert list(f.timed_formats()) == ["onnxruntime", "openvino"]
+    assert {".onnx", ".xml", ".pt2"} <= set(f.formats())
+    assert {"onnxruntime", "openvino"} <= set(f.timed_formats())
     assert f.formats()[".xml"].files(Path("a/b.xml")) == (Path("a/b.xml"), Path("a/b.bin"))
 
 

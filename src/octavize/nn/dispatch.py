@@ -122,19 +122,32 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
 
 
 def functions_named(names: str) -> tuple[Any, ...]:
-    """Every function of these names in torch, torch.Tensor and torch.nn.functional."""
-    found = []
+    """All torch functions with these names: in torch, torch.Tensor and torch.nn.functional.
+
+    Raises:
+        LookupError: none of the three has a function of this name.
+    """
+    found: list[Any] = []
     for name in names.split():
-        # `torch.__eq__` would compare modules.
-        homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional)
-        found += [getattr(home, name, None) for home in homes]
-    return tuple(func for func in found if callable(func))  # `torch.float` is not a function
+        functions = _of_this_name(name)
+        if not functions:
+            raise LookupError(f"torch has no function {name!r} there: give oct_rule the function itself")
+        found += functions
+    return tuple(found)
+
+
+def _of_this_name(name: str) -> list[Any]:
+    # `torch.__eq__` would compare modules.
+    homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional)
+    found = [getattr(home, name, None) for home in homes]
+    return [func for func in found if callable(func)]  # `torch.float` is no function
 
 
 def in_place_functions_named(names: str) -> tuple[Any, ...]:
     """The variants of these functions that change their first argument: `relu_`, `__iadd__`."""
     stems = [name.strip("_") for name in names.split()]
-    return functions_named(" ".join([f"{stem}_" for stem in stems] + [f"__i{stem}__" for stem in stems]))
+    spelled = [f"{stem}_" for stem in stems] + [f"__i{stem}__" for stem in stems]
+    return tuple(func for name in spelled for func in _of_this_name(name))
 
 
 def apply_rule(

@@ -100,7 +100,7 @@ AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"}
 IN_PLACE_RANDOM = {"dropout_", "alpha_dropout_", "feature_alpha_dropout_", "rrelu_"}
 NEEDS_HARDWARE = {"cuda"}
 FLAGS = {"requires_grad", "requires_grad_", "detach_"}
-# Tested in test_channel_rules.py.
+# Tested in test_channels.py.
 OF_CHANNELS = {
     "split", "split_with_sizes", "chunk", "tensor_split", "narrow", "view", "reshape", "unflatten", "stack",
     "channel_shuffle", "native_channel_shuffle", "addcmul", "addcdiv", "lerp", "where", "masked_fill",

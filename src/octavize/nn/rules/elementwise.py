@@ -41,8 +41,8 @@ POINTWISE = """
     abs neg negative sign square sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p erf erfc sin cos
     atan floor ceil round trunc frac clamp clamp_min clamp_max clip nan_to_num isnan isinf isfinite
     logical_not bitwise_not
-    float double half bfloat16 int long bool cpu cuda clone detach contiguous requires_grad
-    zeros_like ones_like rand_like randn_like full_like empty_like zero fill positive
+    float double half bfloat16 int long bool cpu cuda clone detach contiguous
+    zeros_like ones_like rand_like randn_like full_like empty_like fill positive
 """
 
 
@@ -67,7 +67,7 @@ def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     return y
 
 
-@oct_rule(*in_place_functions_named(POINTWISE))
+@oct_rule(*in_place_functions_named(f"{POINTWISE} zero requires_grad"))
 def pointwise_in_place(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     """The same in place: every reference to this OctTensor sees the change."""
     halves = _arguments_of_halves(x, args, kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from octavize.errors import InputError
 from octavize.files import write_text
+from octavize.text import to_csv
 from octavize.training.module import Classifier
 from octavize.zoo.weights import KEY, read_metadata, save_weights
 
@@ -118,15 +118,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         part = f"{path}.part"
         super().save_checkpoint(checkpoint, part, storage_options)
         os.replace(part, path)
-
-
-def to_csv(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
-    """Rows as CSV text; what a row lacks stays empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def read_metrics(folder: Path) -> list[Row]:

@@ -110,7 +110,10 @@ class OctaveSettings:
     out_layout: ChannelLayout  # high and low channels of the output, unless depthwise
     factors: tuple[int, ...]  # the stride along the octave axes, 1 along the others: pooling takes it
     stride: tuple[int, ...]  # the stride along the other axes (time), and 1 along the octave axes
-    halves: bool  # all octave axes have a stride of 2
+    strided: bool  # some octave axis has a stride of 2
+    halves: bool  # all octave axes have one
+    one_resolution: bool  # both outputs read the input at the low resolution
+    map_dims: int  # axes of a map: batch, channels, space
 
     @classmethod
     def of(
@@ -139,6 +142,7 @@ class OctaveSettings:
             raise InputError(problem)
         low_out = low_channels(geometry.out_channels, alpha, geometry.groups)
         along_octave, along_others = geometry.stride[-dims:], geometry.stride[:-dims]
+        halves = all(stride == 2 for stride in along_octave)
         return cls(
             alpha=alpha,
             octave_dims=dims,
@@ -150,10 +154,13 @@ class OctaveSettings:
             out_layout=(geometry.out_channels - low_out, low_out),
             factors=(*[1] * len(along_others), *along_octave),
             stride=(*along_others, *[1] * dims),
-            halves=all(stride == 2 for stride in along_octave),
+            strided=2 in along_octave,
+            halves=halves,
+            one_resolution=halves and downsample == "pool" and geometry.groups == 1,
+            map_dims=spatial + 2,
         )
 
     def exchanges(self, path: str, high_in: int, low_in: int) -> bool:
         """Whether the layer has this path, `low_to_high` or `high_to_low`, for these input channels."""
         # A layer that splits or merges would lose a half without the path.
-        return self.exchange in ("both", path) or 0 in (high_in, low_in, *self.out_layout)
+        return self.exchange in ("both", path) or 0 in (high_in, low_in) or 0 in self.out_layout

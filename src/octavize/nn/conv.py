@@ -158,7 +158,7 @@ class OctConv(ConvNd):
     # ---- the equations of the module's docstring ----------------------------------------------------
 
     def _octave(self, x: OctTensor) -> OctTensor | Tensor:
-        layout = self.octave.out_layout
+        layout = self._settings.out_layout
         if self.groups > 1:  # every path has all groups (official code)
             x = x.with_layout(with_low_divisible(x.channel_layout, self.groups))
         bias = self.bias
@@ -171,7 +171,7 @@ class OctConv(ConvNd):
 
     def _to_high(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Y_high = X_high * W_hh + U(X_low * W_lh), where [W_hh, W_lh] is the weight."""
-        exchanges = self.octave.exchanges("low_to_high", *x.counts)
+        exchanges = self._settings.exchanges("low_to_high", *x.counts)
         if exchanges and self._reads_both_for_high(x.high):
             return self._convolve(self._both(x), weight, bias)
         w_hh, w_lh = split_channels(weight, self._columns(x), dim=1)
@@ -188,15 +188,14 @@ class OctConv(ConvNd):
 
         Measured: in training it is slower by a tenth where the maps are small and not channels-last.
         """
-        if not (self.octave.halves and self.octave.downsample == "pool" and self.groups == 1):
-            return False
-        return not torch.is_grad_enabled() or (
-            high.dim() == 4 and high.is_contiguous(memory_format=torch.channels_last)
+        return self._settings.one_resolution and (
+            not torch.is_grad_enabled()
+            or (high.dim() == 4 and high.is_contiguous(memory_format=torch.channels_last))
         )
 
     def _to_low(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Y_low = P(X_high) * W_hl + X_low * W_ll, where [W_hl, W_ll] is the weight; a stride pools first."""
-        exchanges = self.octave.exchanges("high_to_low", *x.counts)
+        exchanges = self._settings.exchanges("high_to_low", *x.counts)
         if exchanges and self.groups == 1:
             return self._convolve(self._pool_by_stride(self._both(x)), weight, bias)
         w_hl, w_ll = split_channels(weight, self._columns(x), dim=1)
@@ -236,14 +235,14 @@ class OctConv(ConvNd):
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             x, padding = kept(pad_any(x.value, border(self), self.padding_mode)), 0
-        settings = (stride or self.octave.stride, padding, self.dilation, groups or self.groups)
+        settings = (stride or self._settings.stride, padding, self.dilation, groups or self.groups)
         return call_keeping_sources(_CONV[len(self.kernel_size)], x, weight, bias, *settings)
 
     def _map(
         self, y_high: Tensor | None, y_low: Tensor | None, layout: ChannelLayout, x: OctTensor
     ) -> OctTensor:
         """The output map; a half without channels (None) becomes an empty tensor of the right size."""
-        octave = self.octave
+        octave = self._settings
         if y_high is None:
             assert y_low is not None  # every layer has output channels
             y_high = y_low.new_empty((y_low.shape[0], 0, *self._out_size(x.high.shape[2:])))
@@ -271,15 +270,16 @@ class OctConv(ConvNd):
 
     def _high(self, x: OctTensor) -> tuple[Made, Sequence[int] | None]:
         """The input of the high-to-high path and its stride: pooled, or with the layer's own stride."""
-        if self.octave.downsample == "stride":
+        settings = self._settings
+        if not settings.strided or settings.downsample == "stride":
             return kept(x.high), self.stride
-        return (self._pooled_high(x) if self.octave.halves else self._pool_by_stride(kept(x.high))), None
+        return (self._pooled_high(x) if settings.halves else self._pool_by_stride(kept(x.high))), None
 
     def _pool_by_stride(self, x: Made) -> Made:
         """A map averaged over cells of the stride along the octave axes."""
-        factors, make = self.octave.factors, x.make
-        if max(factors) == 1:
+        if not self._settings.strided:
             return x
+        factors, make = self._settings.factors, x.make
         pooled = call_keeping_sources(pool, x, factors)
         return Made(pooled, lambda *sources: pool(make(*sources), factors), x.sources)
 
@@ -287,7 +287,7 @@ class OctConv(ConvNd):
         """Size of the high output: ⌈size / stride⌉ along the octave axes, torch's along the others."""
         reached = [-(-n // stride) for n, stride in zip(size, self.stride, strict=True)]
         if self.padding != "same":
-            for axis in range(len(size) - self.octave.octave_dims):
+            for axis in range(len(size) - self._settings.octave_dims):
                 span = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
                 padded = size[axis] + 2 * (0 if self.padding == "valid" else int(self.padding[axis]))
                 reached[axis] = (padded - span) // self.stride[axis] + 1
@@ -345,13 +345,13 @@ class OctConv(ConvNd):
         return OctTensor.all_high(x, octave_dims=self.octave_dims, strict=self.strict)
 
     def _checked(self, x: OctTensor) -> OctTensor:
-        if sum(x.counts) != self.in_channels or x.dim() != len(self.kernel_size) + 2:
+        if sum(x.channel_layout) != self.in_channels or x.high.dim() != self._settings.map_dims:
             raise InputError(
                 f"input has {x.high.shape[1]} high and {x.low.shape[1]} low channels (high "
                 f"{tuple(x.high.shape)}, low {tuple(x.low.shape)}), but this layer reads in_channels="
                 f"{self.in_channels}: {self}"
             )
-        if x.octave_dims != self.octave.octave_dims:
+        if x.octave_dims != self._settings.octave_dims:
             raise InputError(
                 f"input is halved along {x.octave_dims} axes and this layer along octave_dims="
                 f"{self.octave_dims}: give both the same"

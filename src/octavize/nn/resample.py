@@ -50,9 +50,10 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     Args:
         x: (N, C, *size) or (N, C, *low_size(size)).
     """
-    if tuple(x.shape[2:]) == tuple(size):
+    _, channels, *own = x.shape
+    if own == list(size):
         return x
-    if x.shape[1] == 0:
+    if channels == 0:
         return x.new_empty((x.shape[0], 0, *size))
     if not x.is_floating_point():  # torch does not interpolate masks and counts
         for axis in range(2, x.dim()):

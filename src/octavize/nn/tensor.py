@@ -162,12 +162,12 @@ class OctTensor(Octave):
         high, low = self.high, self.low
         if torch.compiler.is_dynamo_compiling() or high.is_inference():
             return compute()  # changes in place are not counted there; a compiler shares equal calls itself
+        recorded_for: Any = False
         if torch.is_grad_enabled():
             if in_transform() or any(half.is_leaf and half.requires_grad for half in (high, low)):
                 return compute()
-            state = (high, low, version_of(high), version_of(low), who_saves())
-        else:
-            state = (high, low, version_of(high), version_of(low), False)
+            recorded_for = who_saves()
+        state = (high, low, version_of(high), version_of(low), recorded_for)
         if self._shared is None:
             self._shared = {}
         known = self._shared.get(name)

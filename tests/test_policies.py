@@ -17,7 +17,7 @@ def test_every_named_network_has_a_policy() -> None:
         assert found == policy_of(name.removesuffix("_small"), 0.25)
         assert 0.25 in found.values()
         assert set(policy_of(name, 0).values()) == {0}
-        assert exchange_of(name) == "both"
+        assert exchange_of(name) == "every"
 
 
 def test_a_family_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

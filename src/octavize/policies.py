@@ -1,16 +1,16 @@
-"""Which layers of a named network are octave: α and the exchange by network family, after the paper.
+"""Which layers of a named network are octave, and where its frequencies meet: by family, after the paper.
 
 To add a family, write its function of α and register it here; `zoo/models.py` then only has to build it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from octavize.errors import InputError
-from octavize.geometry import check_exchange
+from octavize.exchanging import check_exchange_policy
 from octavize.split import check_alpha
 
 Alphas = Callable[[float], dict[str, float]]
@@ -21,22 +21,34 @@ SMALL = "_small"
 
 @dataclass(frozen=True)
 class Policy:
-    """What a family's layers get: α by name pattern, and which paths exchange between the frequencies."""
+    """What a family's layers get: α by name pattern, and where the frequencies meet.
+
+    `ends` has the patterns of the layers that end a block or a stage, for families without residual blocks.
+    """
 
     names: tuple[str, ...]
     alphas: Alphas
     exchange: str
+    ends: Mapping[str, Sequence[str]]
 
 
 _POLICIES: list[Policy] = []
 
 
-def policy(*names: str, exchange: str = "both") -> Callable[[Alphas], Alphas]:
-    """Register a function of α for networks whose names match one of these patterns; the last match wins."""
-    check_exchange(exchange)
+def policy(
+    *names: str, exchange: str = "every", ends: Mapping[str, Sequence[str]] | None = None
+) -> Callable[[Alphas], Alphas]:
+    """Register a function of α for networks whose names match one of these patterns; the last match wins.
+
+    Args:
+        exchange: where the frequencies meet if nothing else is said, see `octavize.plan`.
+        ends: for a family without residual blocks, the patterns of the layers in which the frequencies meet
+            if they do so once a `block` or once a `stage`.
+    """
+    check_exchange_policy(exchange)
 
     def register(alphas: Alphas) -> Alphas:
-        _POLICIES.append(Policy(names, alphas, exchange))
+        _POLICIES.append(Policy(names, alphas, exchange, ends or {}))
         return alphas
 
     return register
@@ -65,13 +77,21 @@ def policy_of(name: str, alpha: float) -> dict[str, float]:
     return find_policy(name).alphas(check_alpha(alpha))
 
 
-def exchange_of(name: str) -> str:
-    """The paths between the frequencies in the layers of a named network, see `OctConv2d`.
+def exchange_of(name: str, exchange: str | None = None) -> str | dict[str, str]:
+    """Where the frequencies meet in a named network: in the form that `octavize` takes.
+
+    Args:
+        exchange: see `octavize.plan`; None is the family's own.
 
     Raises:
-        InputError: the name is unknown.
+        InputError: the name or the exchange is unknown.
     """
-    return find_policy(name).exchange
+    found = find_policy(name)
+    exchange = found.exchange if exchange is None else check_exchange_policy(exchange)
+    where, _, paths = exchange.partition(":")
+    if where not in found.ends:
+        return exchange
+    return {"*": "none"} | dict.fromkeys(found.ends[where], paths or "both")
 
 
 @policy(*(f"oct_resnet{depth}" for depth in (26, 50, 101, 152, 200)), "oct_wide_resnet50_2")
@@ -99,9 +119,18 @@ def _cifar_resnet(alpha: float) -> dict[str, float]:
     return {"*": alpha, "stages.0.*.conv2_kxk.*": 0}
 
 
-@policy("oct_mobilenet_v1")
+@policy(
+    "oct_mobilenet_v1",
+    ends={
+        "block": ("blocks.[12].1.conv_pw", "blocks.3.[13].conv_pw"),
+        "stage": ("blocks.[12].1.conv_pw",),
+    },
+)
 def _mobilenet_v1(alpha: float) -> dict[str, float]:
-    """Blocks 2 to 11 are octave; the pointwise layer of block 11 merges (paper §4.1)."""
+    """Blocks 2 to 11 are octave; the pointwise layer of block 11 merges (paper §4.1).
+
+    It has no residual blocks: two pointwise layers count as one, up to the layer that merges.
+    """
     return {"*": alpha, "blocks.3.5.conv_pw": 0, "blocks.4.*": 0}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from octavize.convert.blocks import residual_blocks
 from octavize.convert.order import check_order
 from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
@@ -23,7 +25,8 @@ from octavize.convert.trace import (
 from octavize.deciding import DEFAULT_ALPHA, LayerInfo, decide, merge, per_layer, settle
 from octavize.deciding import check_plan as check_decisions
 from octavize.errors import InputError, shown
-from octavize.geometry import check_downsample, check_exchange
+from octavize.exchanging import by_layer, check_exchange_policy, needs_blocks, places_of
+from octavize.geometry import check_downsample
 from octavize.nn.conv import OctConv, geometry_of
 from octavize.plan import Decision, Plan, fit_budget
 from octavize.split import check_alpha, default_octave_dims
@@ -54,8 +57,11 @@ def plan(
             counts and a layer without a match gets 0.5; or a function of (name, module).
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. All layers
             get the smallest α, in steps of 1/64, that fits it.
-        exchange: which paths exist between the frequencies, see `OctConv2d`, in the same three forms.
-            Default: that of a layer that is octave already, else `both`.
+        exchange: where the frequencies meet, in the same three forms: in `every` layer (the paper), once a
+            `block` (in its last convolution), or once a `stage` (in its last block); with both paths or one,
+            as in `block:high_to_low`. Or the paths of layers themselves, see `OctConv2d`. Layers outside of
+            residual blocks exchange as in the paper. Default: that of a layer that is octave already, else
+            `both`.
         downsample: how layers of stride 2 reach their high output, see `OctConv2d`, in the same three forms.
             Default: that of a layer that is octave already, else `pool`, as in the paper. Trained weights
             lose less with `stride`.
@@ -119,10 +125,26 @@ class Planner:
         own = layer_infos(model)
         ways = {name: (layer.exchange, layer.downsample) for name, layer in own.items()}
         exchanges, downsamples = ({name: way[i] for name, way in ways.items()} for i in (0, 1))
-        self.exchanges = per_layer("exchange", exchange, self.modules, check_exchange, exchanges)
+        meeting = per_layer("exchange", exchange, self.modules, check_exchange_policy, exchanges)
         self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
-        self.before = trace(_as_vanilla(model), self.shape)
+        vanilla = _as_vanilla(model)
+        self.before = trace(vanilla, self.shape)
+        self.exchanges = by_layer(meeting, self._places(vanilla, meeting))
         self.layers = layer_infos(model, self.before)
+
+    def _places(self, vanilla: nn.Module, meeting: Mapping[str, str]) -> dict[str, str]:
+        """What each layer ends, a block or a stage, if any layer's exchange depends on it."""
+        asked = [exchange for exchange in meeting.values() if needs_blocks(exchange)]
+        blocks = residual_blocks(vanilla, self.shape) if asked else []
+        if asked and not blocks:
+            warnings.warn(
+                f"exchange={asked[0]!r}: {type(self.model).__name__} has no residual block that can be told, "
+                "so every layer exchanges as in the paper; name the layers that shall, such as "
+                "exchange={'*': 'none', 'features.8': 'both'}",
+                UserWarning,
+                stacklevel=4,
+            )
+        return places_of(blocks)
 
     def plan(self, alpha: Alpha) -> Plan:
         """The plan for this α."""

@@ -57,8 +57,8 @@ def create_model(
         alpha: share of low channels in the octave layers; 0 is the vanilla network.
         num_classes: size of the classifier.
         strict: refuse dense fallbacks; these networks have none.
-        exchange: for its octave layers, see `OctConv2d`. Default: that of its family in `policies.py`: the
-            paper's `both`.
+        exchange: where the frequencies meet, such as `block:high_to_low`, see `octavize.plan`. Default: that
+            of its family in `policies.py`: in `every` layer, as in the paper.
         downsample: for its octave layers, see `OctConv2d`. Default: `pool`, as in the paper.
         **builder_arguments: for timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
             `drop_path_rate=0.1` …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its
@@ -89,7 +89,7 @@ def create_model(
     return octavize(
         model,
         policy_of(name, alpha),
-        exchange=exchange_of(name) if exchange is None else exchange,
+        exchange=exchange_of(name, exchange),
         downsample=downsample,
         strict=strict,
         inplace=True,

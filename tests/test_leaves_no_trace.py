@@ -112,12 +112,12 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "convert": lambda _: net(0.5),
     "freeze": lambda _: octavize.freeze(net(0.5), SHAPE)(torch.ones(SHAPE)),
     "coupling": lambda _: find_coupling(net().eval(), SHAPE),
-    "export_pt2": lambda folder: octavize.load_runtime(_pt2(folder), 3)(torch.ones(SHAPE)),
+    "export": lambda folder: octavize.load_runtime(_pt2(folder), 3)(torch.ones(SHAPE)),
 }
 
 
 def _pt2(folder: Path) -> Path:
-    octavize.export_pt2(net(0.5), folder / "net.pt2", SHAPE)
+    octavize.export(net(0.5), folder / "net.pt2", SHAPE)
     return folder / "net.pt2"
 
 
@@ -133,10 +133,9 @@ def test_an_export_leaves_the_process_as_it_was(suffix: str, tmp_path: Path) -> 
     for module in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-    export = octavize.export_onnx if suffix == "onnx" else octavize.export_openvino
-    export(net(0.5), tmp_path / f"first.{suffix}", SHAPE)
+    octavize.export(net(0.5), tmp_path / f"first.{suffix}", SHAPE)
     with unchanged():
-        export(net(0.5), tmp_path / f"second.{suffix}", SHAPE)
+        octavize.export(net(0.5), tmp_path / f"second.{suffix}", SHAPE)
         octavize.load_runtime(tmp_path / f"second.{suffix}", 1)(torch.ones(SHAPE))
 
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from octavize.convert.octavize import octavize
     from octavize.convert.planner import plan
     from octavize.convert.swap import oct_handler
-    from octavize.deploy.formats.onnx import export_onnx
-    from octavize.deploy.formats.openvino import export_openvino
-    from octavize.deploy.formats.pt2 import export_pt2
+    from octavize.deploy.export import export
     from octavize.deploy.freeze import freeze
     from octavize.deploy.runtime import load_runtime
     from octavize.nn.conv import OctConv1d, OctConv2d, OctConv3d
@@ -44,9 +42,7 @@ __all__ = [
     "Reordering",
     "calibrate",
     "create_model",
-    "export_onnx",
-    "export_openvino",
-    "export_pt2",
+    "export",
     "freeze",
     "list_models",
     "load_converted",
@@ -79,9 +75,7 @@ _HOME = {
     "list_models": "zoo.models",
     "load_converted": "zoo.storage",
     "freeze": "deploy.freeze",
-    "export_onnx": "deploy.formats.onnx",
-    "export_openvino": "deploy.formats.openvino",
-    "export_pt2": "deploy.formats.pt2",
+    "export": "deploy.export",
     "load_runtime": "deploy.runtime",
 }
 

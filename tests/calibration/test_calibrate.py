@@ -19,7 +19,7 @@ from octavize.errors import InputError
 def reorder_channels(model, loader, low, *, example, score="damage", max_images=2000) -> Reordering:
     channels = Channels(model, find_coupling(model, example))
     energies = measure_energy(model, loader, max_images=max_images)
-    permutation, report = best_order(channels, energies, low, score=score, example=example)
+    permutation, report = best_order(channels, energies, low, score, example)
     apply_order(model, permutation)
     return report
 
@@ -234,10 +234,6 @@ def test_bad_loaders_are_named(loader, message):
 
 
 BAD_ARGUMENTS = [
-    ({"low": 3}, "low=3: give a mapping"),
-    ({"low": {"nope": 1}}, "low: 'nope' is no convolution of Separable; names are such as make, read"),
-    ({"low": {"make": 9}}, r"low\['make'\]=9: give a whole number from 0 to 8"),
-    ({"low": {"make": 0.5}}, r"low\['make'\]=0.5: give a whole number"),
     ({"score": "best"}, "score='best' is unknown: choose one of 'damage', 'share'"),
     ({"max_images": 0}, "max_images=0: give a whole number of at least 1"),
 ]
@@ -245,9 +241,8 @@ BAD_ARGUMENTS = [
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
 def test_bad_arguments_are_named(arguments, message):
-    arguments = {"low": {"make": 4}, "example": (1, 2, 8, 8), **arguments}
     with pytest.raises(InputError, match=message):
-        reorder_channels(Separable([0]), [images()], **arguments)
+        calibrate(Separable([0]), [images()], 0.5, example=(1, 2, 8, 8), **arguments)
 
 
 def test_an_order_that_would_change_the_network_is_refused(monkeypatch):

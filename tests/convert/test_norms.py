@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from octavize import InputError, create_model, export_pt2, octavize, reestimate_norms
+from octavize import InputError, create_model, export, octavize, reestimate_norms
 from octavize.bench.profile import count_macs, measure
 from octavize.nn.conv import OctConv2d
 from octavize.nn.tensor import OctTensor
@@ -194,7 +194,7 @@ def test_names_are_no_networks() -> None:
         lambda: octavize(name),
         lambda: count_macs(name, (1, 3, 8, 8)),
         lambda: measure({"a": name}, (1, 3, 8, 8)),
-        lambda: export_pt2(name, "x.pt2", (1, 3, 8, 8)),
+        lambda: export(name, "x.pt2", (1, 3, 8, 8)),
     ):
         with pytest.raises(InputError, match="model is 'resnet50', no torch"):
             call()

@@ -25,7 +25,6 @@ NEEDS = {
     ".onnx": ("onnx", "onnxscript", "onnxruntime"),
     ".xml": ("onnx", "onnxscript", "openvino"),
 }
-WRITERS = {".pt2": octavize.export_pt2, ".onnx": octavize.export_onnx, ".xml": octavize.export_openvino}
 ABOUT = {"classes": ["cat", "chien", "猫", "<&>"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}
 
 
@@ -47,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def file(suffix: str) -> Path:
         if suffix not in made:
             path = tmp_path_factory.mktemp("files") / f"model{suffix}"
-            error = WRITERS[suffix](octave(), path, (1, 3, 15, 18), metadata=ABOUT)
+            error = octavize.export(octave(), path, (1, 3, 15, 18), metadata=ABOUT)
             assert 0 <= error < 1e-5
             made[suffix] = path
         return made[suffix]
@@ -82,7 +81,7 @@ def test_outputs_metadata_and_refusals(suffix: str, files: Any) -> None:
 @pytest.mark.parametrize("suffix", formats())
 def test_any_size(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"any{suffix}"
-    WRITERS[suffix](octave(), path, (1, 3, 16, 16), dynamic_size=True)
+    octavize.export(octave(), path, (1, 3, 16, 16), dynamic_size=True)
     runner = load_runtime(path)
     for shape in ((1, 3, 16, 16), (2, 3, 17, 31), (4, 3, 40, 9)):
         x = torch.randn(shape)
@@ -96,12 +95,12 @@ def test_any_size(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("alpha", [0, 0.5])
 def test_networks_of_the_registry(name: str, alpha: float, suffix: str, tmp_path: Path) -> None:
     model = shaken(octavize.create_model(name, alpha, num_classes=5))
-    assert WRITERS[suffix](model, tmp_path / f"model{suffix}", (1, 3, 64, 64)) < 1e-4
+    assert octavize.export(model, tmp_path / f"model{suffix}", (1, 3, 64, 64)) < 1e-4
 
 
 def test_the_network_is_left_alone(tmp_path: Path) -> None:
     model = octave().double().train()
-    octavize.export_pt2(model, tmp_path / "model.pt2", (2, 3, 8, 8), dynamic_batch=False)
+    octavize.export(model, tmp_path / "model.pt2", (2, 3, 8, 8), dynamic_batch=False)
     assert model.training
     assert next(model.parameters()).dtype == torch.float64
     assert load_runtime(tmp_path / "model.pt2").metadata["dynamic_batch"] is False
@@ -115,7 +114,7 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "model.pt2"
     path.write_text("old")
     with pytest.raises(InputError, match=r"is not written: its outputs differ .* more than 0.0001"):
-        octavize.export_pt2(octave(), path, (1, 3, 8, 8))
+        octavize.export(octave(), path, (1, 3, 8, 8))
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     assert path.read_text() == "old"
 
@@ -128,7 +127,7 @@ class Reading(nn.Module):
 @pytest.mark.parametrize(
     ("name", "shape", "settings", "words"),
     [
-        ("model.pt", (1, 3, 8, 8), {}, r"does not end in .pt2"),
+        ("model.pt", (1, 3, 8, 8), {}, r"model.pt is none of .onnx, .xml, .pt2: give a name"),
         ("no/model.pt2", (1, 3, 8, 8), {}, "folder that does not exist"),
         ("model.pt2", (3, 8), {}, r"input_shape=\(3, 8\)"),
         ("model.pt2", None, {}, "input_shape=None"),
@@ -138,7 +137,7 @@ class Reading(nn.Module):
 )
 def test_bad_input(name: str, shape: Any, settings: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        octavize.export_pt2(octave(), tmp_path / name, shape, **settings)
+        octavize.export(octave(), tmp_path / name, shape, **settings)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -160,14 +159,14 @@ class Two(nn.Module):
 
 def test_one_output_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Two returns more than one tensor"):
-        octavize.export_pt2(Two(), tmp_path / "model.pt2", (1, 3, 8, 8))
+        octavize.export(Two(), tmp_path / "model.pt2", (1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(("alpha", "least"), [(0, 5), (0.5, 9)])
 def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> None:
     """A CIFAR ResNet halves twice, its octave layers once more."""
     model = octavize.create_model("oct_cifar_resnet20", alpha, num_classes=5, width=0.5).eval()
-    octavize.export_pt2(model, tmp_path / "any.pt2", (1, 3, 20, 20), dynamic_size=True)
+    octavize.export(model, tmp_path / "any.pt2", (1, 3, 20, 20), dynamic_size=True)
     runner = load_runtime(tmp_path / "any.pt2")
     assert runner.metadata["smallest_size"] == least
     for size in ((least, least), (least, 33)):
@@ -177,7 +176,7 @@ def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> No
     with pytest.raises(InputError, match=f"takes sizes from {least} pixels on"):
         runner(torch.randn(1, 3, least - 1, 20))
     with pytest.raises(InputError, match=r"leaves a map of a single pixel: .* give a larger one, such as "):
-        octavize.export_pt2(model, tmp_path / "small.pt2", (1, 3, 4, 4), dynamic_size=True)
+        octavize.export(model, tmp_path / "small.pt2", (1, 3, 4, 4), dynamic_size=True)
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")
@@ -204,14 +203,14 @@ def test_users_settings_do_not_matter(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-            octavize.export_pt2(model, tmp_path / "model.pt2", (1, 3, 8, 8))
+            octavize.export(model, tmp_path / "model.pt2", (1, 3, 8, 8))
     finally:
         torch.set_default_dtype(torch.float32)
     assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.5
 
 
 def test_a_frozen_network_is_exported_with_its_alpha(tmp_path: Path) -> None:
-    octavize.export_pt2(octavize.freeze(octave(0.25), (1, 3, 8, 8)), tmp_path / "model.pt2", (1, 3, 8, 8))
+    octavize.export(octavize.freeze(octave(0.25), (1, 3, 8, 8)), tmp_path / "model.pt2", (1, 3, 8, 8))
     assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.25
 
 
@@ -226,7 +225,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         InputError, match=r"no_such_module is not installed: run `pip install 'octavize\[deploy\]'`"
     ):
-        octavize.export_onnx(octave(), tmp_path / "model.onnx", (1, 3, 8, 8))
+        octavize.export(octave(), tmp_path / "model.onnx", (1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from PIL import Image
 from tests.helpers.cli import run
 from tests.helpers.deploy import octave
 
-from octavize import InputError, load_runtime
+from octavize import InputError, export, load_runtime
 from octavize.deploy import formats as f
-from octavize.deploy.export import export
 
 TOY = '''
 """A program in one file, what is known of it in another."""
@@ -97,8 +96,7 @@ def test_the_formats_of_octavize() -> None:
 
 
 def test_a_file_in_the_folder_is_a_format(toy: Path) -> None:
-    kind = f.formats()[".toy"]
-    assert export(octave(), toy, SHAPE, kind, metadata={"classes": list("abcd")}) < 1e-5
+    assert export(octave(), toy, SHAPE, metadata={"classes": list("abcd")}) < 1e-5
     assert {p.name for p in toy.parent.iterdir() if p.is_file()} == {"net.toy", "net.about"}
     runner, x = load_runtime(toy), torch.randn(3, *SHAPE[1:])
     with torch.no_grad():
@@ -107,10 +105,10 @@ def test_a_file_in_the_folder_is_a_format(toy: Path) -> None:
 
 
 def test_its_files_are_compared_with_the_network(toy: Path) -> None:
-    kind = f.formats()[".toy"]
+    assert ".toy" in f.formats()  # which imports it
     sys.modules[f"{f.__name__}.toy"].ERROR = 0.5
     with pytest.raises(InputError, match=r"net.toy is not written: its outputs differ"):
-        export(octave(), toy, SHAPE, kind)
+        export(octave(), toy, SHAPE)
     assert [p.name for p in toy.parent.iterdir()] == ["more_formats"]
 
 
@@ -140,7 +138,7 @@ def test_a_missing_module_of_it_is_named(toy: Path) -> None:
     text = TOY.replace('"json",', '"no_such_module",').replace("beside=", 'extra="toys", beside=')
     (toy.parent / "more_formats/toy.py").write_text(text)
     toy.touch()
-    for call in (lambda: export(octave(), toy, SHAPE, f.formats()[".toy"]), lambda: load_runtime(toy)):
+    for call in (lambda: export(octave(), toy, SHAPE), lambda: load_runtime(toy)):
         with pytest.raises(InputError, match=r"no_such_module is not .* 'octavize\[toys\]'"):
             call()
 
@@ -148,7 +146,7 @@ def test_a_missing_module_of_it_is_named(toy: Path) -> None:
 def test_it_says_which_files_it_writes(toy: Path) -> None:
     (toy.parent / "more_formats/toy.py").write_text(TOY.replace('beside=(".about",),', ""))
     with pytest.raises(RuntimeError, match=r"format .toy writes other files than it says: net.about"):
-        export(octave(), toy, SHAPE, f.formats()[".toy"])
+        export(octave(), toy, SHAPE)
     assert [p.name for p in toy.parent.iterdir()] == ["more_formats"]
 
 

@@ -227,9 +227,7 @@ def test_paths_that_are_left_out(exchange: str) -> None:
 
 def test_another_split_is_refused() -> None:
     frozen: Any = octavize.freeze(nn.Sequential(OctConv2d(8, 8, 1)), (1, 8, 8, 8))
-    with pytest.raises(
-        InputError, match=r"layer 0 was frozen for .* 8 high and 0 low .* got 6 high and 2 low"
-    ):
+    with pytest.raises(InputError, match=r"layer 0 was frozen for 8 high and 0 low .* got 6 high and 2 low"):
         frozen(OctTensor.from_dense(torch.randn(1, 8, 4, 4), 0.25))
 
 
@@ -238,7 +236,8 @@ def test_another_split_is_refused() -> None:
     [
         ((1, 5, 8, 8), "none", "does not run on an input of shape"),
         (EXAMPLE, "high", "join='high'"),
-        (EXAMPLE, {"*": 3}, "join="),
+        (EXAMPLE, {"*": 3}, "join=3: give one of none, low_in, low_out"),
+        (EXAMPLE, {"layer9.*": "low_in"}, r"join: the pattern 'layer9\.\*' matches no convolution"),
     ],
 )
 def test_bad_input(example: Any, join: Any, words: str) -> None:

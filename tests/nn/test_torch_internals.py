@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.channels import permute
 from tests.helpers.versions import needs_torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import octavize
 from octavize.bench.profile import count_activation_bytes
-from octavize.calibration.coupling import find_coupling, permute
+from octavize.calibration.coupling import find_coupling
 from octavize.nn import _torch_internals as internals
 from octavize.nn.conv import OctConv2d
 from octavize.nn.resample import border

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.channels import permute
 from torch import Tensor, nn
 
 from octavize import octavize, plan
-from octavize.calibration.coupling import find_coupling, permute
+from octavize.calibration.coupling import find_coupling
 from octavize.nn.conv import OctConv
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -111,7 +111,7 @@ def _exported(kind: Format) -> Prepare:
         shape = c.shape(setting.batch)
         if not file.exists():  # it serves for every number of threads
             with torch.inference_mode(False):
-                export(c.model, file, shape, kind, dynamic_batch=False)
+                export(c.model, file, shape, dynamic_batch=False)
         runner, batch = load_runtime(file, setting.threads), torch.randn(shape).numpy()
         return lambda: runner(batch)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from octavize.calibration.channel_graph import components
 from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import MAX_IMAGES, Energies, Score, check_score, measure_energy
 from octavize.calibration.reorder import Channels, best_order
@@ -80,7 +81,7 @@ def calibrate(
         assert budget is not None
         plan = fit_budget(budget, _planned_by_cost(planner, channels, energies, score))
     low = _low_counts(planner.layers, plan)
-    permutation, reordering = best_order(channels, energies, low, score=score, example=planner.shape)
+    permutation, reordering = best_order(channels, energies, low, score, planner.shape)
     return replace(plan, permutation=permutation if permutation.key else None, reordering=reordering)
 
 
@@ -113,35 +114,33 @@ def _planned_by_cost(
     blocks = {name: channels.coupling.block[labels] for name, labels in made.items() if labels is not None}
     families = _families(blocks)
     cost, saving = channels.by_block(energies.scores(score)), _macs_by_block(channels, uniform)
-    costs: dict[int, Tensor] = {}
-    savings: dict[int, float] = {}
+    price: dict[int, Tensor] = {}  # what each channel of a family loses for the MACs that it saves, (C,)
     for name, family in families.items():  # the layers of a family make the same channels: any will do
-        costs[family] = cost[blocks[name]]
-        savings[family] = float(saving[blocks[name]].mean())
+        price[family] = cost[blocks[name]] / max(float(saving[blocks[name]].mean()), 1.0)
+    cheapest_first = torch.cat([torch.zeros(0, dtype=torch.float64), *price.values()]).sort().values
 
     def at(level: float) -> Plan:
-        alphas = alphas_by_cost(families, costs, savings, level)
+        count = round(level * len(cheapest_first))
+        dearest = float(cheapest_first[count - 1]) if count else -1.0
+        share = {family: float((prices <= dearest).double().mean()) for family, prices in price.items()}
+        alphas = {name: share[family] for name, family in families.items()}
         return planner.plan(lambda name, module: alphas.get(name, 0.0))
 
     return at
 
 
 def _families(blocks: Mapping[str, Tensor]) -> dict[str, int]:
-    """Layers that make a channel together belong to one family, named by its first layer's number."""
-    family = {name: number for number, name in enumerate(blocks)}
-    owner: dict[int, int] = {}
-    for name, own in blocks.items():
-        met = {owner[b] for b in own.tolist() if b in owner}
-        joined = min([family[name], *met])
-        for other, number in family.items():
-            if number in met:
-                family[other] = joined
-        for b, number in owner.items():
-            if number in met:
-                owner[b] = joined
-        family[name] = joined
-        owner |= dict.fromkeys(own.tolist(), joined)
-    return family
+    """Layers that make a channel together belong to one family, named by its first layer's number.
+
+    Args:
+        blocks: of the channels that each layer makes, (C_out,).
+    """
+    if not blocks:
+        return {}
+    layers = torch.arange(len(blocks)).repeat_interleave(torch.tensor([len(b) for b in blocks.values()]))
+    made = torch.cat([*blocks.values()]) + len(blocks)  # beside the numbers of layers
+    family = components(int(made.max()) + 1, layers, made)
+    return dict(zip(blocks, family.tolist(), strict=False))
 
 
 def _macs_by_block(channels: Channels, plan: Plan) -> Tensor:
@@ -153,24 +152,3 @@ def _macs_by_block(channels: Channels, plan: Plan) -> Tensor:
                 share = torch.full((len(labels),), decision.macs_before / 2 / len(labels)).double()
                 total.index_add_(0, channels.coupling.block[labels], share)
     return total
-
-
-def alphas_by_cost(
-    families: Mapping[str, int], cost: Mapping[int, Tensor], saving: Mapping[int, float], level: float
-) -> dict[str, float]:
-    """α of each layer when the share `level` of all channels is low: those that lose least for their MACs.
-
-    Args:
-        families: for each layer, the family of layers whose outputs are added up and so share their α.
-        cost: for each family, what each of its channels loses by being low, (C,).
-        saving: for each family, the MACs of one of its channels.
-        level: share of all channels that are low, from 0 to 1.
-    """
-    if not cost:
-        return {}
-    price = {family: values / max(saving[family], 1.0) for family, values in cost.items()}
-    every = torch.cat(list(price.values())).sort().values
-    count = round(level * len(every))
-    threshold = every[count - 1] if count else torch.tensor(-1.0)
-    alpha = {family: float((values <= threshold).double().mean()) for family, values in price.items()}
-    return {name: alpha[family] for name, family in families.items()}

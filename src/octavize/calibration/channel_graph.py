@@ -158,7 +158,7 @@ class ChannelGraph:
         relation = torch.arange(len(sizes)).repeat_interleave(sizes)
         a, b = torch.cat([torch.zeros(2, 0, dtype=torch.long), *self._relations], 1)
         tied = (a > FROZEN) & (b > FROZEN)
-        block = _components(self._count, a[tied], b[tied])
+        block = components(self._count, a[tied], b[tied])
         frozen = torch.zeros(self._count, dtype=torch.bool)
         frozen[block[a[b == FROZEN]]] = frozen[block[b[a == FROZEN]]] = frozen[:2] = True
 
@@ -177,7 +177,7 @@ class ChannelGraph:
         return block, [torch.stack(rows) for rows in alike.values() if len(rows) > 1]
 
 
-def _components(count: int, a: Tensor, b: Tensor) -> Tensor:
+def components(count: int, a: Tensor, b: Tensor) -> Tensor:
     """The smallest label connected to each label: labels spread along pairs until nothing changes."""
     block = torch.arange(count)
     while True:

@@ -1,14 +1,12 @@
-"""Which channels of a network may change places, and the change itself.
+"""Which channels of a network may change places.
 
 A channel has a place in many parameters: in the rows of the convolution that makes it, in the normalization
 after it, in the columns of every layer that reads it; and residual additions make one channel of several.
-`find_coupling` watches one run of the network to learn what has to move together, `permute` moves it. The
-function of the network stays the same.
+`find_coupling` watches one run of the network to learn what has to move together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +15,7 @@ from torch.func import functional_call, functionalize
 
 from octavize.calibration.channel_graph import FROZEN, ChannelGraph
 from octavize.calibration.channel_rules import Watch
-from octavize.convert.trace import clean_copy, example_shape, explained, leaves
-from octavize.errors import InputError
-
-Order = Sequence[Tensor]
+from octavize.convert.trace import Shape, clean_copy, explained, leaves
 
 
 @dataclass(frozen=True)
@@ -29,24 +24,12 @@ class Coupling:
 
     `block` (labels,) names the block of every label; equal names move together. Each of `sets` (blocks,
     members) holds the labels of interchangeable blocks, one block a row. `axes` holds the labels (length,) of
-    each axis of a parameter or buffer.
+    each axis of a parameter or buffer that the run used.
     """
 
     axes: dict[tuple[str, int], Tensor]
     block: Tensor
     sets: list[Tensor]
-
-    def labels(self, name: str, dim: int) -> Tensor | None:
-        """The labels (length,) of an axis of a parameter or buffer; None if the run did not use it."""
-        return self.axes.get((name, dim))
-
-    def movable(self, name: str, dim: int) -> Tensor:
-        """How many places each channel of an axis may take, its own included: (length,).
-
-        Empty for an axis that the run did not use, or of length 1.
-        """
-        labels = self.labels(name, dim)
-        return self.partners()[labels if labels is not None else slice(0)]
 
     def partners(self) -> Tensor:
         """How many places each label may take, its own included: (labels,)."""
@@ -55,28 +38,11 @@ class Coupling:
             partners[members] = len(members)
         return partners
 
-    def source(self, order: Order) -> Tensor:
-        """The label that comes to the place of each label when blocks change places: (labels,).
 
-        Raises:
-            InputError: an order is not a permutation of its set's blocks.
-        """
-        source = torch.arange(len(self.block))
-        if len(order) != len(self.sets):
-            raise InputError(f"order has {len(order)} entries: give one for each of {len(self.sets)} sets")
-        for i, (members, new) in enumerate(zip(self.sets, order, strict=True)):
-            if not torch.equal(new.sort().values, torch.arange(len(members))):
-                raise InputError(f"order[{i}] is no permutation: give each of 0 to {len(members) - 1} once")
-            source[members] = members[new]
-        return source
-
-
-def example_input(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Tensor:
-    """An image of noise of the shape, type and device that a network reads."""
-    shape = example_shape(model, example)
+def example_input(model: nn.Module, shape: Shape) -> Tensor:
+    """An image of noise of this shape, of the type and device that a network reads."""
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return noise.to(first)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(first)
 
 
 def stand_in(model: nn.Module) -> nn.Module:
@@ -87,7 +53,7 @@ def stand_in(model: nn.Module) -> nn.Module:
     return clean_copy(model, lambda values: values)
 
 
-def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Coupling:
+def find_coupling(model: nn.Module, shape: Shape) -> Coupling:
     """Run a network once and find out which of its channels may change places.
 
     Channels of the network's input and output stay where they are, and so does whatever an operation reads
@@ -95,12 +61,12 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
 
     Args:
         model: a vanilla network. It is not changed.
-        example: an input, or its shape (N, C, H, W); see `convert.trace.example_shape`. Small is fast.
+        shape: of an input, (N, C, H, W). Small is fast.
 
     Raises:
         InputError: the network does not run on such an input.
     """
-    net, x = stand_in(model), example_input(model, example)
+    net, x = stand_in(model), example_input(model, shape)
     graph = ChannelGraph(net)
     graph[x] = [torch.full([1] * x.dim(), FROZEN)]
 
@@ -114,25 +80,3 @@ def find_coupling(model: nn.Module, example: Tensor | Sequence[int] | None = Non
         graph.freeze(*graph.layers(tensor))
     block, sets = graph.solve()
     return Coupling(graph.axes, block, sets)
-
-
-@torch.no_grad()
-def permute(model: nn.Module, coupling: Coupling, order: Order) -> None:
-    """Let blocks of channels change places, in place: the parameters stay the same objects.
-
-    Gradients and optimizer states, if there are any, are not permuted.
-
-    Args:
-        coupling: of this network, or of one of the same architecture.
-        order: for each of `coupling.sets`, (blocks,): which block comes to each block's place.
-
-    Raises:
-        InputError: an order is not a permutation of its set's blocks.
-    """
-    source = coupling.source(order)
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    for (name, dim), labels in coupling.axes.items():
-        places = source[labels] - labels[0]
-        if not torch.equal(places, torch.arange(len(labels))):
-            tensor = tensors[name]
-            tensor.copy_(tensor.index_select(dim, places.to(tensor.device)))

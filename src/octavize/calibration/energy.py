@@ -8,9 +8,9 @@ nothing is lost, since averaging keeps the mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -65,9 +65,9 @@ class Energies:
     convolutions: dict[str, InputEnergy] = field(default_factory=dict)
     images: int = 0
 
-    def scores(self, score: Score = "damage") -> dict[str, Tensor]:
+    def scores(self, score: Score) -> dict[str, Tensor]:
         """The chosen score of each channel that each convolution reads: name → (C_in,)."""
-        return {name: getattr(energy, check_score(score))() for name, energy in self.convolutions.items()}
+        return {name: getattr(energy, score)() for name, energy in self.convolutions.items()}
 
 
 def check_score(score: str) -> str:
@@ -95,42 +95,25 @@ def measure_energy(model: nn.Module, loader: Iterable[object], *, max_images: in
             nothing, or `max_images` below 1.
     """
     whole("max_images", max_images, 1)
-    found = Energies()
-    net = stand_in(model)
-    with _listening(net, found.convolutions):
-        for images in images_of(loader, max_images):
-            run_on(net, images)
-            found.images += len(images)
+    found, net = Energies(), stand_in(model)
+    for name, module in net.named_modules():
+        if isinstance(module, CONVOLUTIONS):
+            module.register_forward_hook(partial(_measure, found.convolutions, name), with_kwargs=True)
+    for images in images_of(loader, max_images):
+        run_on(net, images)
+        found.images += len(images)
     return found
 
 
-@contextmanager
-def _listening(model: nn.Module, found: dict[str, InputEnergy]) -> Iterator[None]:
-    """Measure at every convolution while the network runs."""
-
-    def listen(name: str) -> Any:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            x = args[0] if args else kwargs["input"]
-            if name not in found:
-                zeros = torch.zeros(x.shape[-1 - len(module.kernel_size)], dtype=torch.float64)
-                found[name] = InputEnergy(_column_norms(module), zeros, zeros.clone())
-            _measure(found[name], x, output, len(module.kernel_size))
-
-        return hook
-
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            if isinstance(module, CONVOLUTIONS):
-                handles.append(module.register_forward_hook(listen(name), with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _measure(energy: InputEnergy, x: Tensor, y: Tensor, spatial: int) -> None:
+def _measure(
+    found: dict[str, InputEnergy], name: str, conv: Any, args: Any, kwargs: dict[str, Any], y: Tensor
+) -> None:
     """Add one call of a convolution, x (N, C_in, *size) to y (N, C_out, *size)."""
+    x, spatial = args[0] if args else kwargs["input"], len(conv.kernel_size)
+    if name not in found:
+        zeros = torch.zeros(x.shape[-1 - spatial], dtype=torch.float64)
+        found[name] = InputEnergy(_column_norms(conv), zeros, zeros.clone())
+    energy = found[name]
     energy.lost += _energy(x - upsample(halve(x, default_octave_dims(spatial)), x.shape[2:]))
     energy.total += _energy(x)
     energy.made += float(_energy(y).sum())
@@ -150,7 +133,6 @@ def _column_norms(conv: Any) -> Tensor:
     square = conv.weight.detach().double().square().cpu()
     if conv.transposed:  # (C_in, C_out / groups, …)
         return square.flatten(1).sum(1)
-    by_group = square.reshape(
-        conv.groups, -1, *square.shape[1:]
-    )  # (groups, C_out / groups, C_in / groups, …)
+    # (groups, C_out / groups, C_in / groups, …)
+    by_group = square.reshape(conv.groups, -1, *square.shape[1:])
     return by_group.flatten(3).sum((1, 3)).flatten()

@@ -8,29 +8,22 @@ before and after.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from octavize.calibration.coupling import Coupling, example_input, stand_in
+from octavize.calibration.coupling import Coupling, example_input
 from octavize.calibration.energy import TINY, Energies, Score
 from octavize.convert.order import apply_order, order_of
-from octavize.convert.trace import CONVOLUTIONS
-from octavize.errors import InputError, whole
+from octavize.convert.trace import Shape, clean_copy
 from octavize.nn._torch_internals import tree_leaves
 from octavize.reordering import Order, Permutation, Reordered, Reordering
 
 
 def best_order(
-    channels: Channels,
-    energies: Energies,
-    low: Mapping[str, int],
-    *,
-    score: Score = "damage",
-    example: Sequence[int] | None = None,
+    channels: Channels, energies: Energies, low: Mapping[str, int], score: Score, shape: Shape
 ) -> tuple[Permutation, Reordering]:
     """The order of a vanilla network's channels in which those that lose least by being low are last.
 
@@ -41,25 +34,22 @@ def best_order(
         energies: measured on it.
         low: how many of a convolution's last output channels will be low, by its name.
         score: see `calibrate`.
-        example: an input's shape (N, C, H, W), on which the result is checked.
+        shape: of an input (N, C, H, W), on which the result is checked.
 
     Returns:
         The order, and for each convolution in `low` the share of its energy predicted lost, before and after.
 
     Raises:
-        InputError: `low` names what is no convolution or gives an impossible count.
         RuntimeError: the reordered network would compute something else.
     """
-    model, coupling = channels.model, channels.coupling
-    _check_low(model, low)
-    order = _order(channels, low, channels.by_block(energies.scores(score)))
-    permutation = _permutation(model, coupling, coupling.source(order))
-    _verify(model, permutation, example_input(model, example))
-    report = _report(channels, energies, low, order)
+    source = _cheapest_last(channels, low, channels.by_block(energies.scores(score)))
+    permutation = permutation_of(channels.model, channels.coupling, source)
+    _verify(channels.model, permutation, example_input(channels.model, shape))
+    report = _report(channels, energies, low, source)
     return permutation, Reordering(tuple(report), energies.images, score)
 
 
-def _permutation(model: nn.Module, coupling: Coupling, source: Tensor) -> Permutation:
+def permutation_of(model: nn.Module, coupling: Coupling, source: Tensor) -> Permutation:
     """The new order of each axis of each parameter and buffer, where it is another one.
 
     Args:
@@ -67,30 +57,13 @@ def _permutation(model: nn.Module, coupling: Coupling, source: Tensor) -> Permut
     """
     found: dict[tuple[int, ...], list[tuple[str, int]]] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        for dim in range(tensor.dim()):
-            labels = coupling.labels(name, dim)
-            if labels is None:
-                continue
-            place = {label: i for i, label in enumerate(labels.tolist())}
-            places = tuple(place[label] for label in source[labels].tolist())
-            if places != tuple(range(len(places))):
-                found.setdefault(places, []).append((name, dim))
+        for axis in ((name, dim) for dim in range(tensor.dim())):
+            if axis in coupling.axes:
+                labels = coupling.axes[axis]  # consecutive numbers
+                if not torch.equal(source[labels], labels):
+                    places = tuple((source[labels] - labels[0]).tolist())
+                    found.setdefault(places, []).append(axis)
     return Permutation(tuple(Order(p, tuple(axes)) for p, axes in found.items()), order_of(model))
-
-
-def _check_low(model: nn.Module, low: Mapping[str, int]) -> None:
-    convolutions = {name: m for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)}
-    if not isinstance(low, Mapping):
-        raise InputError(
-            f"low={low!r}: give a mapping from names of convolutions to counts, such as {{'conv2': 32}}"
-        )
-    for name, count in low.items():
-        if name not in convolutions:
-            raise InputError(
-                f"low: {name!r} is no convolution of {type(model).__name__}; names are such as "
-                f"{', '.join(list(convolutions)[:3])}"
-            )
-        whole(f"low[{name!r}]", count, 0, convolutions[name].out_channels)
 
 
 class Channels:
@@ -124,7 +97,7 @@ class Channels:
 
     def _labels(self, weight: Tensor, dim: int) -> Tensor | None:
         name = self._names.get(weight)  # a weight computed from others has none
-        return None if name is None else self.coupling.labels(name, dim)
+        return None if name is None else self.coupling.axes.get((name, dim))
 
     def by_block(self, per_channel: Mapping[str, Tensor]) -> Tensor:
         """Sum what convolutions say of the channels they read, name → (C_in,), over blocks: (labels,)."""
@@ -136,8 +109,8 @@ class Channels:
         return total
 
 
-def _order(channels: Channels, low: Mapping[str, int], cost: Tensor) -> list[Tensor]:
-    """For each interchangeable set, which block comes to each block's place: the cheapest where it is low."""
+def _cheapest_last(channels: Channels, low: Mapping[str, int], cost: Tensor) -> Tensor:
+    """The label that comes to the place of each label, (labels,): the cheapest block where it is low."""
     coupling = channels.coupling
     place = torch.full_like(coupling.block, -1)
     is_low = torch.zeros_like(coupling.block)
@@ -147,28 +120,27 @@ def _order(channels: Channels, low: Mapping[str, int], cost: Tensor) -> list[Ten
             continue
         is_low[labels[len(labels) - count :]] = 1
         place[labels] = torch.arange(len(labels))
-    orders = []
+    source = torch.arange(len(coupling.block))
     for members in coupling.sets:
-        order = torch.arange(len(members))
         found = (place[members[0]] >= 0).nonzero().flatten()
-        if len(found):
-            # A residual addition makes one block of channels of several convolutions, low in some of them.
-            key = is_low[members].sum(1) * len(place) + place[members[:, found[0]]]
-            places = key.argsort(stable=True)
-            costs = cost[coupling.block[members[:, 0]]]
-            order[places] = places[costs[places].argsort(descending=True, stable=True)]
-        orders.append(order)
-    return orders
+        if len(found) == 0:
+            continue
+        # A residual addition makes one block of channels of several convolutions, low in some of them.
+        key = is_low[members].sum(1) * len(place) + place[members[:, found[0]]]
+        places = key.argsort(stable=True)
+        costs = cost[coupling.block[members[:, 0]]]
+        source[members[places]] = members[places[costs[places].argsort(descending=True, stable=True)]]
+    return source
 
 
 def _report(
-    channels: Channels, energies: Energies, low: Mapping[str, int], order: list[Tensor]
+    channels: Channels, energies: Energies, low: Mapping[str, int], source: Tensor
 ) -> list[Reordered]:
     """The predicted loss of each convolution in `low`, with its channels as they are and as they will be."""
-    measured = energies.convolutions
+    measured, block = energies.convolutions, channels.coupling.block
     lost = channels.by_block({n: e.lost / e.total.sum().clamp_min(TINY) for n, e in measured.items()})
     total = channels.by_block({n: e.total / e.total.sum().clamp_min(TINY) for n, e in measured.items()})
-    block, source = channels.coupling.block, channels.coupling.source(order)
+    partners = channels.coupling.partners()
 
     def share(labels: Tensor, count: int) -> float:
         blocks = block[labels]
@@ -179,9 +151,9 @@ def _report(
         labels = channels.made(name)
         if labels is None:
             continue
-        partners = channels.coupling.partners()[labels]
+        movable = int((partners[labels] > 1).sum())
         before, after = share(labels, count), share(source[labels], count)
-        report.append(Reordered(name, len(labels), count, int((partners > 1).sum()), before, after))
+        report.append(Reordered(name, len(labels), count, movable, before, after))
     return report
 
 
@@ -192,7 +164,7 @@ def _verify(model: nn.Module, permutation: Permutation, x: Tensor) -> None:
     Raises:
         RuntimeError: it computes something else.
     """
-    net = copy.deepcopy(stand_in(model)).cpu().double()
+    net = clean_copy(model).cpu().double()
     x = x.cpu().double()
     before = tree_leaves(net(x))
     apply_order(net, permutation)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from octavize.deploy.formats import formats, timed_formats
+from octavize.deploy.formats import format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
 
@@ -77,18 +77,14 @@ def export(
     from octavize.deploy.export import export as run
     from octavize.deploy.source import find_network
 
-    known = formats()
-    if to.suffix not in known:
-        raise InputError(f"--to is {to}: give a name that ends in {', '.join(known)}")
-    kind = known[to.suffix]
-    for file in kind.files(to):
+    for file in format_of("--to", to).files(to):
         if file.exists() and not overwrite:
             raise InputError(f"--to is {to}, and {file} exists: give another name, or --overwrite")
     model, facts = find_network(source, alpha, num_classes, size)
     side = size or facts.get("size") or 224
     shape = (1, facts.get("in_chans", 3), side, side)
     about = {**facts, "size": side}
-    error = run(model, to, shape, kind, dynamic_size=dynamic_size, metadata=about)
+    error = run(model, to, shape, dynamic_size=dynamic_size, metadata=about)
     sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"parity: largest error {error:.1e} of the largest output")

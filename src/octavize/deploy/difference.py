@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,17 +49,10 @@ def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str
 
 
 def _outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """All tensors in the output, dense."""
-    net = clean_copy(net, _cast_to(x.dtype))
+    """All tensors in the output, dense; the network computes in the dtype of its input."""
+    net = clean_copy(net, lambda v: v.to(x.dtype) if v.is_floating_point() else v.clone())
     dense = (v.to_dense() if isinstance(v, OctTensor) else v for v in leaves(net(x)))
     return [v for v in dense if isinstance(v, Tensor)]
-
-
-def _cast_to(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    def cast(values: Tensor) -> Tensor:
-        return values.to(dtype) if values.is_floating_point() else values.clone()
-
-    return cast
 
 
 def _agree(a: Sequence[Any], b: Sequence[Any], tolerance: float) -> bool:

@@ -1,4 +1,4 @@
-"""What all formats share: the way through torch.export, metadata, the parity check."""
+"""export(): what all formats share: the way through torch.export, metadata, the parity check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from octavize._version import __version__
 from octavize.convert.trace import TraceError, clean_copy, trace
-from octavize.deploy.formats import Format
+from octavize.deploy.formats import Format, format_of
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
 from octavize.deploy.program import export_program
@@ -33,45 +33,56 @@ def export(
     model: nn.Module,
     path: str | Path,
     input_shape: Sequence[int],
-    kind: Format,
     *,
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> float:
-    """Freeze a network, write it as a file of one kind, and compare file and network.
+    """Write a network as a file for another runtime, with its batch norms folded, and compare the two.
 
     The file appears under its name only after it passed.
 
+    Args:
+        model: the network, octave or not; only read. It is written in float32 and evaluation mode.
+        path: of the file: .onnx, .pt2 (torch.export) or .xml (OpenVINO, whose weights go beside it, .bin);
+            replaced where it exists.
+        input_shape: (N, C, H, W); N only counts where the batch is not dynamic.
+        dynamic_batch: the file takes any number of images.
+        dynamic_size: the file takes images of any size, odd ones included.
+        metadata: anything JSON can hold, such as `classes`, `mean`, `std`, `size`, `alpha`. Written into the
+            file, with the shape and the version of octavize; `octavize.load_runtime(path).metadata` reads it.
+
     Returns:
-        The largest error over all inputs tried, relative to the largest output.
+        The largest error against the network in PyTorch, relative to its largest output, over random inputs
+        of several batches (and sizes).
 
     Raises:
-        InputError: see `octavize.export_onnx`.
+        InputError: the network does not run on `input_shape` or cannot be exported; the error exceeds 1e-4
+            and no file is written; the path is of no format or its folder is missing; a package is missing.
         RuntimeError: the format writes other files than it says.
     """
-    path = _checked_path(path, kind)
-    shape = _checked_shape(input_shape)
+    path, shape = Path(path), _checked_shape(input_shape)
+    kind = format_of("path", path)
+    _check_writable(path, kind)
     with torch.autocast("cpu", enabled=False):
         eager = clean_copy(model).cpu().float()
-        least = smallest_size(eager, shape) if dynamic_size else 1
+        least = smallest_size(eager, shape) if dynamic_size else None
         program = export_program(freeze_layers(eager, shape), shape, dynamic_batch, dynamic_size)
         if program.call_spec.out_spec is None or not program.call_spec.out_spec.is_leaf():
             raise InputError(
                 f"model {type(model).__name__} returns more than one tensor: wrap it in a module that "
                 "returns the one that is wanted"
             )
-        about = describe(model, shape, dynamic_batch, dynamic_size, metadata) | {"smallest_size": least}
+        about = {"input_shape": list(shape), "dynamic_batch": dynamic_batch, "dynamic_size": dynamic_size}
+        about |= {"smallest_size": least or 1, "octavize": __version__}
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             written = Path(folder) / path.name
-            kind.write(program, written, json.dumps(about, ensure_ascii=True))
+            kind.write(program, written, _as_json({"alpha": alpha_of(model), **(metadata or {}), **about}))
             files = kind.files(written)
             if left := set(Path(folder).iterdir()) ^ set(files):
                 names = ", ".join(sorted(file.name for file in left))
                 raise RuntimeError(f"format {kind.suffix} writes other files than it says: {names}")
-            error = parity(
-                eager, written, shapes_to_try(shape, dynamic_batch, least if dynamic_size else None)
-            )
+            error = parity(eager, written, shapes_to_try(shape, dynamic_batch, least))
             if not error <= TOLERANCE:  # not a number fails too
                 raise InputError(
                     f"path {path} is not written: its outputs differ from the network's by {error:.1e} of "
@@ -121,31 +132,20 @@ def smallest_size(model: nn.Module, shape: Sequence[int]) -> int:
     return bisect.bisect_left(range(1, most), True, key=fits) + 1
 
 
-def describe(
-    model: nn.Module,
-    shape: Sequence[int],
-    dynamic_batch: bool,
-    dynamic_size: bool,
-    metadata: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What is written into the file: what was given, and what every file says of itself."""
+def alpha_of(model: nn.Module) -> float | list[float]:
+    """α of a network's octave layers, frozen or not: one number, or all that occur, from small to large."""
     octave: list[Any] = [m for m in model.modules() if isinstance(m, OctConv | FrozenOctConv)]
-    alphas = sorted({layer.alpha for layer in octave if layer.alpha > 0})
-    about = {
-        "alpha": (alphas or [0.0])[0] if len(alphas) <= 1 else alphas,
-        **(metadata or {}),
-        "octavize": __version__,
-        "input_shape": list(shape),
-        "dynamic_batch": dynamic_batch,
-        "dynamic_size": dynamic_size,
-    }
+    alphas = sorted({layer.alpha for layer in octave if layer.alpha > 0}) or [0.0]
+    return alphas[0] if len(alphas) == 1 else alphas
+
+
+def _as_json(about: Mapping[str, Any]) -> str:
     try:
-        json.dumps(about, allow_nan=False)
+        return json.dumps(about, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"metadata cannot be written as JSON ({error}): give numbers, texts, lists"
         ) from None
-    return about
 
 
 def shapes_to_try(
@@ -176,10 +176,7 @@ def parity(model: nn.Module, path: Path, shapes: Sequence[tuple[int, ...]]) -> f
     return worst
 
 
-def _checked_path(path: str | Path, kind: Format) -> Path:
-    path = Path(path)
-    if path.suffix != kind.suffix:
-        raise InputError(f"path {path} does not end in {kind.suffix}: give a name such as model{kind.suffix}")
+def _check_writable(path: Path, kind: Format) -> None:
     if not path.parent.is_dir():
         raise InputError(f"path {path} lies in a folder that does not exist: make {path.parent} first")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
@@ -188,7 +185,6 @@ def _checked_path(path: str | Path, kind: Format) -> Path:
         )
     for module in kind.needs:
         require_extra(module, kind.extra)
-    return path
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -28,6 +28,8 @@ ONEDNN: Any = onednn()
 """Networks are only flattened where torch has it."""
 LAID_OUT = "laid_out"
 """Key of what is known of weights: name, name of the copy, geometry, shape of the input."""
+LAID_OUT_FOR = "laid_out_for"
+"""Key of the batch and the number of threads that the copies are for."""
 CONVOLUTION = ONEDNN and ONEDNN.convolve
 SUMS = (ONEDNN and ONEDNN.convolve_and_add, ONEDNN and ONEDNN.convolve_into)
 IN_PLACE_ADD = (aten.add_.Tensor, operator.iadd)
@@ -59,14 +61,19 @@ def flatten(program: torch.export.ExportedProgram) -> GraphModule:
 
 
 def lay_out(calls: GraphModule, batch: int) -> None:
-    """Lay the weights out as oneDNN wants them for batches of this size on this many threads.
+    """Lay the weights out as oneDNN wants them for batches of this size on this many threads, once.
 
     Another size or number works too, but up to a third slower.
     """
-    for weight, copy, geometry, size in calls.meta.get(LAID_OUT, ()):
-        values = operator.attrgetter(weight)(calls).detach()
-        size = [n if isinstance(n, int) else batch for n in size]
-        setattr(calls, copy, ONEDNN.lay_out(values, *geometry, size))
+    wanted = (batch, torch.get_num_threads())
+    if calls.meta.get(LAID_OUT_FOR) == wanted:
+        return
+    with torch.inference_mode(False):  # the copies outlive the mode of this call
+        for weight, copy, geometry, size in calls.meta.get(LAID_OUT, ()):
+            values = operator.attrgetter(weight)(calls).detach()
+            size = [n if isinstance(n, int) else batch for n in size]
+            setattr(calls, copy, ONEDNN.lay_out(values, *geometry, size))
+    calls.meta[LAID_OUT_FOR] = wanted
 
 
 def _own_weight(calls: GraphModule, node: Node) -> None:

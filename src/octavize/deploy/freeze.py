@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
+from octavize.convert.planner import Way, convolutions
 from octavize.convert.swap import replace_module
 from octavize.convert.trace import clean_copy, example_shape
+from octavize.deciding import per_layer
 from octavize.deploy.difference import difference
 from octavize.deploy.frozen import JOINS, FrozenOctConv, parameter, torch_layer
 from octavize.deploy.network import FrozenNetwork
 from octavize.deploy.packed import PackedConv2d
 from octavize.deploy.watch import Seen, watch
-from octavize.errors import InputError
-from octavize.nn._torch_internals import BatchNorm, computes_as, may_have_pre_hooks
+from octavize.errors import InputError, shown
+from octavize.nn._torch_internals import computes_as, may_have_pre_hooks
 from octavize.nn.conv import OctConv
 
 TORCH_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -30,7 +31,7 @@ def freeze(
     model: nn.Module,
     example: Tensor | Sequence[int] | None = None,
     *,
-    join: str | Mapping[str, str] = "low_out",
+    join: Way = "low_out",
 ) -> FrozenNetwork:
     """A copy of a network that only infers: the same function, in fewer and larger steps.
 
@@ -51,8 +52,8 @@ def freeze(
         example: an input or its shape, (1, 3, 224, 224); by default derived from the network. Images of
             another size are only slower; inputs that change a layer's split are refused later.
         join: which paths of octave layers are joined, see `frozen.py`: `low_out` is usually fastest in
-            PyTorch. One for all, or by name pattern, where the last match counts:
-            {"*": "none", "layer3.*": "low_in"}.
+            PyTorch. In the same three forms as `exchange` in `octavize.plan`; by name pattern, a layer
+            without a match gets "none": {"layer3.*": "low_in"}.
 
     Returns:
         A network in evaluation mode, on the same device and in the same dtype, without gradients and without
@@ -60,7 +61,8 @@ def freeze(
         their names.
 
     Raises:
-        InputError: the network does not run on `example`, or `join` is not one of the three.
+        InputError: the network does not run on `example`, `join` is not one of the three, or one of its
+            patterns matches no layer.
 
     Example:
         >>> net = octavize.freeze(octavize.create_model("oct_resnet50", alpha=0.5))
@@ -69,15 +71,14 @@ def freeze(
     return FrozenNetwork(freeze_layers(model, shape, join=join), shape)
 
 
-def freeze_layers(
-    model: nn.Module, shape: Sequence[int], *, join: str | Mapping[str, str] = "none"
-) -> nn.Module:
+def freeze_layers(model: nn.Module, shape: Sequence[int], *, join: Way = "none") -> nn.Module:
     """The network of `freeze` with its own `forward` and its layers under their names: what is exported.
 
     It is compared with `model` once. A forward may use a layer in ways that the watched run does not show (a
     batch norm also kept in a list, a weight read by itself): then no batch norm is folded.
     """
-    join_of = _joins(join)
+    layers = convolutions(model)
+    joins = per_layer("join", join, layers, _check_join, dict.fromkeys(layers, "none"))
     with torch.inference_mode(False), torch.no_grad():
         seen = watch(model, tuple(shape))
         for folding in (True, False):
@@ -85,7 +86,7 @@ def freeze_layers(
             for p in frozen.parameters():
                 p.requires_grad_(False)
             for name in seen.layouts:
-                _freeze_layer(frozen, name, seen, join_of(name), folding)
+                _freeze_layer(frozen, name, seen, joins[name], folding)
             problem = difference(model, frozen, shape)
             if problem is None:
                 return frozen.eval()
@@ -106,25 +107,32 @@ def _freeze_layer(net: nn.Module, name: str, seen: Seen, join: str, folding: boo
     if folding and name in seen.norms:
         norm = net.get_submodule(seen.norms[name])
         rest = _besides(norm)
-        if rest is not None and _has_statistics(norm):
+        if rest is not None:
             weight, bias = _fold(weight, bias, norm)
             replace_module(net, norm, rest)
     if octave:
         replace_module(net, layer, _frozen(layer, name, seen, weight, bias, join))
-    else:
-        layer.weight, layer.bias = parameter(weight), None if bias is None else parameter(bias)
-        if type(layer) is nn.Conv2d:
-            layer.__class__ = PackedConv2d
+        return
+    layer.weight, layer.bias = parameter(weight), None if bias is None else parameter(bias)
+    if type(layer) is nn.Conv2d:
+        layer.__class__ = PackedConv2d
 
 
 def _frozen(
     layer: OctConv, name: str, seen: Seen, weight: Tensor, bias: Tensor | None, join: str
 ) -> nn.Module:
-    vanilla = name in seen.plain and (layer.depthwise or layer.low_out == 0)
+    vanilla = name not in seen.octave and (layer.depthwise or layer.low_out == 0)
     if vanilla or not layer.keeps_size:
         return torch_layer(layer, weight, bias)  # of a map in two frequencies it reads the whole resolution
     (channel_layout,) = seen.layouts[name]
     return FrozenOctConv(layer, channel_layout, weight, bias, join=join, name=name)
+
+
+def _check_join(join: str) -> str:
+    if join not in JOINS:
+        told = ", ".join(JOINS)
+        raise InputError(f"join={shown(join)}: give one of {told}, or a mapping from names to them")
+    return join
 
 
 _MAY_DIFFER = ("__init__", "kernel", "extra_repr")
@@ -147,17 +155,15 @@ def _is_torch(layer: nn.Module) -> bool:
 # ---- batch norms ----------------------------------------------------------------------------------------
 
 
-def _has_statistics(norm: nn.Module) -> bool:
-    """Whether a batch norm does the same to every input in evaluation mode."""
-    return isinstance(norm, BatchNorm) and norm.running_mean is not None and norm.running_var is not None
-
-
 def _besides(norm: Any) -> nn.Module | None:
     """What the module of a batch norm does after normalizing: nothing, or timm's dropout and activation.
 
-    None for a class with a `forward` of its own: it may do anything.
+    None if it cannot be folded: without running statistics it does something else to every input, and a class
+    with a `forward` of its own may do anything.
     """
     forward = type(norm).forward
+    if norm.running_mean is None or norm.running_var is None:
+        return None
     if forward is nn.BatchNorm2d.forward:
         return nn.Identity()
     timms = sys.modules.get("timm.layers.norm_act")
@@ -168,29 +174,8 @@ def _besides(norm: Any) -> nn.Module | None:
 
 def _fold(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias that include a batch norm. In float64, so that the fold itself rounds once."""
-
-    def double(values: Tensor | None) -> Any:
-        return None if values is None else values.double()
-
-    statistics = double(norm.running_mean), double(norm.running_var), norm.eps
-    folded = fuse_conv_bn_weights(
-        weight.double(), double(bias), *statistics, double(norm.weight), double(norm.bias)
-    )
+    values = (weight, bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    doubled: Any = (None if v is None else v.double() for v in values)
+    w, b, mean, variance, scale, shift = doubled
+    folded = fuse_conv_bn_weights(w, b, mean, variance, norm.eps, scale, shift)
     return folded[0].to(weight.dtype), folded[1].to(weight.dtype)
-
-
-def _joins(join: str | Mapping[str, str]) -> Any:
-    """The join of a layer by its name.
-
-    Raises:
-        InputError: not one of the three, or neither a text nor a mapping.
-    """
-    patterns = {"*": join} if isinstance(join, str) else join
-    if not isinstance(patterns, Mapping) or any(how not in JOINS for how in patterns.values()):
-        raise InputError(f"join={join!r}: give one of {', '.join(JOINS)}, or a mapping from names to them")
-
-    def of(name: str) -> str:
-        found = [how for pattern, how in patterns.items() if fnmatchcase(name, pattern)]
-        return found[-1] if found else "none"
-
-    return of

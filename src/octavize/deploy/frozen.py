@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from octavize.deploy.packed import PackedConv2d
 from octavize.errors import InputError
 from octavize.nn.channels import split_channels
-from octavize.nn.conv import OctConv
-from octavize.nn.resample import border, halve, pad_any, pool, upsample
+from octavize.nn.conv import OctConv, add
+from octavize.nn.resample import border, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import ChannelLayout, low_size, with_low_divisible
 
-JOINS = ("none", "low_in", "low_out")
+JOINS = {"none": (), "low_in": ("lh", "ll"), "low_out": ("ll", "hl")}
+"""Which paths become one convolution."""
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "alpha")
-_JOINED_PATHS = {"low_in": ("lh", "ll"), "low_out": ("ll", "hl")}
 _TORCH: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: PackedConv2d, 3: nn.Conv3d}
 
 
@@ -67,34 +67,20 @@ class FrozenOctConv(nn.Module):
         name: str = "",
     ) -> None:
         super().__init__()
-        self.name, self.channel_layout, self.octave_dims, self.strict = (
-            name,
-            channel_layout,
-            layer.octave_dims,
-            layer.strict,
-        )
         for attribute in GEOMETRY:  # a network's own forward may read them
             setattr(self, attribute, getattr(layer, attribute))
-        self.depthwise = layer.depthwise
-        self.octave_stride = tuple(layer.stride[-layer.octave_dims :])
-        self.factors = (*[1] * (len(layer.stride) - layer.octave_dims), *self.octave_stride)
-        self.strided_high = layer.downsample == "stride" and max(self.octave_stride) > 1
-        if layer.depthwise:
+        self.name, self.channel_layout, self.octave = name, channel_layout, layer.octave
+        if self.octave.depthwise:
             multiplier = layer.out_channels // layer.in_channels
-            self.read_layout, self.out_layout = (
-                channel_layout,
-                tuple(count * multiplier for count in channel_layout),
-            )
+            self.read_layout = channel_layout
+            self.out_layout = tuple(count * multiplier for count in channel_layout)
         else:
-            self.read_layout = (
-                with_low_divisible(channel_layout, layer.groups) if layer.groups > 1 else channel_layout
-            )
-            self.out_layout = (layer.out_channels - layer.low_out, layer.low_out)
-        paths = _paths(self, layer, weight, bias)
-        self.join = join if _can_join(self, layer, paths, join) else "none"
-        if self.join != "none":
-            paths = _joined(layer, paths, join)
-        for path in ("hh", "hl", "lh", "ll", *_JOINED_PATHS):
+            groups = layer.groups
+            self.read_layout = with_low_divisible(channel_layout, groups) if groups > 1 else channel_layout
+            self.out_layout = self.octave.out_layout
+        paths = _joined(layer, self._paths(layer, weight, bias), join)
+        self.join = join if join in paths else "none"
+        for path in ("hh", "hl", "lh", "ll", "low_in", "low_out"):
             setattr(self, path, paths.get(path))
 
     def forward(self, input: OctTensor | Tensor) -> Any:
@@ -103,24 +89,21 @@ class FrozenOctConv(nn.Module):
         Raises:
             InputError: the input has another split.
         """
-        x = self._checked(input)
+        x, dims = self._checked(input), self.octave.octave_dims
         lh, to_low = self._read_low(x)
         hh = None if self.hh is None else self.hh(self._high(x))
         hl = None if self.hl is None else self.hl(self._high_for_low(x))
         some = next(y for y in (hh, lh, hl, to_low) if y is not None)
         size = self._size(x, some)
-        y_high = _sum(hh, None if lh is None else upsample(lh, size))
+        y_high = add(hh, None if lh is None else upsample(lh, size))
         if y_high is None:
             y_high = some.new_empty((some.shape[0], 0, *size))
-        y_low = _sum(hl, to_low)
+        y_low = add(hl, to_low)
         if y_low is None:
-            if not self.depthwise:
+            if not self.octave.depthwise:
                 return y_high
-            y_low = some.new_empty((some.shape[0], 0, *low_size(size, self.octave_dims)))
-        strict = self.strict or x.strict
-        return OctTensor(
-            y_high, y_low, octave_dims=self.octave_dims, strict=strict, channel_layout=self.out_layout
-        )
+            y_low = some.new_empty((some.shape[0], 0, *low_size(size, dims)))
+        return OctTensor.trusted(y_high, y_low, self.out_layout, dims, self.octave.strict or x.strict)
 
     def _read_low(self, x: OctTensor) -> tuple[Tensor | None, Tensor | None]:
         """What the low half contributes to the high output, before up-sampling, and to the low output."""
@@ -130,38 +113,66 @@ class FrozenOctConv(nn.Module):
             return y.narrow(1, 0, channels), y.narrow(1, channels, y.shape[1] - channels)
         lh = None if self.lh is None else self.lh(x.low)
         if self.low_out is not None:
-            both = torch.cat([pool(x.low, self.factors), self._high_for_low(x)], dim=1)
-            return lh, self.low_out(both)
-        return lh, None if self.ll is None else self.ll(pool(x.low, self.factors))
+            both = [pool(x.low, self.octave.factors), self._high_for_low(x)]
+            return lh, self.low_out(torch.cat(both, dim=1))
+        return lh, None if self.ll is None else self.ll(pool(x.low, self.octave.factors))
 
     def _high(self, x: OctTensor) -> Tensor:
         """What the high output reads of the high half: pooled by the stride, unless the path is strided."""
-        return x.high if self.strided_high else self._pooled(x)
-
-    def _pooled(self, x: OctTensor) -> Tensor:
-        return x.pooled_high() if min(self.octave_stride) == 2 else pool(x.high, self.factors)
+        if self.octave.downsample == "stride":
+            return x.high
+        return x.pooled_high() if self.octave.halves else pool(x.high, self.octave.factors)
 
     def _high_for_low(self, x: OctTensor) -> Tensor:
-        """What the low output reads of the high half: pooled by the stride, then by an octave."""
-        return halve(self._pooled(x), self.octave_dims) if max(self.octave_stride) > 1 else x.pooled_high()
+        """What the low output reads of the high half: pooled by an octave, then by the stride."""
+        return pool(x.pooled_high(), self.octave.factors)
 
     def _size(self, x: OctTensor, y: Tensor) -> Sequence[int]:
         """Of the high output: ⌈size / stride⌉ along the octave axes, that of any path along the others."""
-        kept = y.dim() - self.octave_dims
-        halved = (-(-n // s) for n, s in zip(x.high.shape[kept:], self.octave_stride, strict=True))
-        return (*y.shape[2:kept], *halved)
+        kept = y.dim() - self.octave.octave_dims
+        strides = self.octave.factors[kept - 2 :]
+        return (*y.shape[2:kept], *(-(-n // s) for n, s in zip(x.high.shape[kept:], strides, strict=True)))
 
     def _checked(self, input: OctTensor | Tensor) -> OctTensor:
-        x = input
+        dims, x = self.octave.octave_dims, input
         if not isinstance(x, OctTensor):
-            x = OctTensor.all_high(x, octave_dims=self.octave_dims, strict=self.strict)
-        if x.channel_layout != self.channel_layout or x.octave_dims != self.octave_dims:
+            x = OctTensor.all_high(x, octave_dims=dims, strict=self.octave.strict)
+        if x.channel_layout != self.channel_layout or x.octave_dims != dims:
             raise InputError(
-                f"layer {self.name or 'without a name'} was frozen for an input of "
-                f"{_told(self.channel_layout)} and "
-                f"got {_told(x.channel_layout)}: freeze the network with an example= like this input"
+                f"layer {self.name or 'without a name'} was frozen for {_told(self.channel_layout)} and got "
+                f"{_told(x.channel_layout)}: freeze the network with an example= like this input"
             )
         return x.with_layout(self.read_layout)
+
+    def _paths(self, layer: OctConv, weight: Tensor, bias: Tensor | None) -> dict[str, Any]:
+        """The paths that have channels at both ends. The first into a half brings its share of the bias."""
+        reads = {"h": sum(self.read_layout[::2]), "l": sum(self.read_layout[1::2])}
+        weights = self._weights(layer, weight, (reads["h"], reads["l"]))
+        shares = (None, None) if bias is None else split_channels(bias, self.out_layout)
+        biases = dict(zip("hl", shares, strict=True))
+        paths: dict[str, Any] = {}
+        for path, w in weights.items():
+            source, target = path
+            exchange = {"lh": "low_to_high", "hl": "high_to_low"}.get(path)
+            left_out = exchange is not None and not self.octave.exchanges(exchange, *reads.values())
+            if w.shape[0] == 0 or reads[source] == 0 or left_out:
+                continue
+            strided = path == "hh" and self.octave.downsample == "stride"
+            stride = layer.stride if strided else self.octave.stride
+            groups = reads[source] if self.octave.depthwise else layer.groups
+            paths[path] = _convolution(layer, w, biases[target], groups, stride)
+            biases[target] = None
+        return paths
+
+    def _weights(self, layer: OctConv, weight: Tensor, reads: tuple[int, int]) -> dict[str, Tensor]:
+        """The rows and columns of the weight that belong to each path."""
+        high, low = split_channels(weight, self.out_layout)
+        if self.octave.depthwise:
+            return {"hh": high, "ll": low}
+        # In groups every path has all of them, so a group's columns are high first, whatever the order.
+        columns = self.read_layout if layer.groups == 1 else tuple(n // layer.groups for n in reads)
+        (hh, lh), (hl, ll) = (split_channels(rows, columns, dim=1) for rows in (high, low))
+        return {"hh": hh, "lh": lh, "ll": ll, "hl": hl}
 
     def extra_repr(self) -> str:
         return f"reads {_told(self.channel_layout)}, join={self.join!r}"
@@ -172,108 +183,47 @@ def _told(channel_layout: ChannelLayout) -> str:
     return f"{sum(channel_layout[::2])} high and {sum(channel_layout[1::2])} low channels{order}"
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Their sum, written into `a`, the fresh output of a convolution; the other one where one is missing."""
-    return b if a is None else a if b is None else a.add_(b)
+# ---- layers ---------------------------------------------------------------------------------------------
 
 
-# ---- from one weight to layers --------------------------------------------------------------------------
-
-
-def _paths(to: FrozenOctConv, layer: OctConv, weight: Tensor, bias: Tensor | None) -> dict[str, nn.Module]:
-    """The paths that have channels at both ends. The first into a half brings its share of the bias."""
-    high, low = split_channels(weight, to.out_layout)
-    halves = {"h": sum(to.read_layout[::2]), "l": sum(to.read_layout[1::2])}
-    if layer.depthwise:
-        weights = {"hh": high, "ll": low}
-    else:
-        # In groups every path has all of them, so a group's columns are high first, whatever the order.
-        columns = to.read_layout if layer.groups == 1 else tuple(n // layer.groups for n in halves.values())
-        (w_hh, w_lh), (w_hl, w_ll) = split_channels(high, columns, dim=1), split_channels(low, columns, dim=1)
-        weights = {"hh": w_hh, "lh": w_lh, "ll": w_ll, "hl": w_hl}
-    biases = dict(
-        zip("hl", (None, None) if bias is None else split_channels(bias, to.out_layout), strict=True)
-    )
-    paths: dict[str, nn.Module] = {}
-    for path, w in weights.items():
-        source, target = path
-        if w.shape[0] == 0 or halves[source] == 0:
-            continue
-        exchange = {"lh": "low_to_high", "hl": "high_to_low"}.get(path)
-        if exchange is not None and not layer.octave.exchanges(exchange, halves["h"], halves["l"]):
-            continue
-        kept = layer.stride[: -layer.octave_dims]
-        stride = layer.stride if path == "hh" and to.strided_high else (*kept, *[1] * layer.octave_dims)
-        groups = halves[source] if layer.depthwise else layer.groups
-        paths[path] = _convolution(layer, w, biases[target], groups, stride)
-        biases[target] = None
-    return paths
-
-
-def _can_join(to: FrozenOctConv, layer: OctConv, paths: dict[str, nn.Module], join: str) -> bool:
-    if join not in JOINS:
-        raise InputError(f"join={join!r}: give one of {', '.join(JOINS)}")
-    if join == "none" or layer.groups > 1 or layer.padding_mode != "zeros":
-        return False
-    same_size = join == "low_out" or max(to.octave_stride) == 1
-    return same_size and all(path in paths for path in _JOINED_PATHS[join])
-
-
-def _joined(layer: OctConv, paths: dict[str, nn.Module], join: str) -> dict[str, nn.Module]:
-    """The paths with two of them in one convolution."""
-    a, b = (paths[path] for path in _JOINED_PATHS[join])
-    assert isinstance(a, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    assert isinstance(b, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    if join == "low_in":
-        weight, bias = torch.cat([a.weight, b.weight], dim=0), None
-        if a.bias is not None or b.bias is not None:
-            bias = torch.cat(
-                [c.weight.new_zeros(c.out_channels) if c.bias is None else c.bias for c in (a, b)]
-            )
-    else:
-        weight, bias = torch.cat([a.weight, b.weight], dim=1), a.bias
-    kept = {path: conv for path, conv in paths.items() if path not in _JOINED_PATHS[join]}
-    return {**kept, join: _convolution(layer, weight, bias, 1, a.stride)}
-
-
-def torch_layer(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """torch's own convolution of the same geometry, with these parameters."""
-    kind = _TORCH[len(layer.kernel_size)]
-    return _made(kind, layer, weight, bias, layer.groups, layer.stride, layer.padding, layer.padding_mode)
+def _joined(layer: OctConv, paths: dict[str, Any], join: str) -> dict[str, Any]:
+    """The paths, with two of them in one convolution if they can be."""
+    one_resolution = join == "low_out" or max(layer.octave.factors) == 1
+    can = join != "none" and one_resolution and layer.groups == 1 and layer.padding_mode == "zeros"
+    if not can or not paths.keys() >= {*JOINS[join]}:
+        return paths
+    first, second = (paths[path] for path in JOINS[join])
+    weight = torch.cat([first.weight, second.weight], dim=0 if join == "low_in" else 1)
+    bias = first.bias
+    if join == "low_in" and second.bias is not None:  # `hh` brings that of the high half, if it exists
+        bias = torch.cat([weight.new_zeros(first.out_channels) if bias is None else bias, second.bias])
+    rest = {path: conv for path, conv in paths.items() if path not in JOINS[join]}
+    return {**rest, join: _convolution(layer, weight, bias, 1, first.stride)}
 
 
 def _convolution(
     layer: OctConv, weight: Tensor, bias: Tensor | None, groups: int, stride: Sequence[int]
 ) -> nn.Module:
     """One path: torch's convolution; where padding is not by zeros, after padding that fits any size."""
-    kind = _TORCH[len(layer.kernel_size)]
     if layer.padding_mode == "zeros":
-        return _made(kind, layer, weight, bias, groups, stride, layer.padding, "zeros")
+        return torch_layer(layer, weight, bias, groups=groups, stride=stride)
+    settings = {"groups": groups, "stride": stride, "padding": 0, "padding_mode": "zeros"}
     pad = PadAny(border(layer), layer.padding_mode)
-    return nn.Sequential(pad, _made(kind, layer, weight, bias, groups, stride, 0, "zeros"))
+    return nn.Sequential(pad, torch_layer(layer, weight, bias, **settings))
 
 
-def _made(
-    kind: Any,
-    layer: OctConv,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    stride: Sequence[int],
-    padding: Any,
-    padding_mode: str,
-) -> nn.Module:
-    conv = kind(
-        weight.shape[1] * groups,
+def torch_layer(layer: OctConv, weight: Tensor, bias: Tensor | None, **changed: Any) -> nn.Module:
+    """torch's own convolution with these parameters, and the settings of a layer unless they are changed."""
+    names = ("stride", "padding", "dilation", "groups", "padding_mode")
+    settings = {name: getattr(layer, name) for name in names} | changed
+    make: Any = _TORCH[len(layer.kernel_size)]
+    conv = make(
+        weight.shape[1] * settings["groups"],
         weight.shape[0],
-        tuple(layer.kernel_size),
-        stride=tuple(stride),
-        padding=padding,
-        dilation=tuple(layer.dilation),
-        groups=groups,
+        layer.kernel_size,
         bias=bias is not None,
-        padding_mode=padding_mode,
         device="meta",  # its initial weights are not wanted
+        **settings,
     )
     conv.weight = parameter(weight)
     conv.bias = None if bias is None else parameter(bias)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +16,12 @@ from octavize.errors import InputError
 from octavize.nn._torch_internals import counts_changes, onednn, version_of
 
 
-@dataclass
-class _Calls:
-    """A list of calls, the parameters in it, and the batch and the threads it is laid out for."""
+class _Calls(NamedTuple):
+    """A list of calls, None where there is none, and the parameters that it was written for."""
 
+    graph: GraphModule | None
     parameters: list[nn.Parameter]
     versions: list[int | None]
-    graph: GraphModule | None
-    laid_out: tuple[int, int] | None = None
-
-    def lay_out(self, batch: int) -> None:
-        """Lay the weights out for this batch on this many threads, if they are not yet."""
-        wanted = (batch, torch.get_num_threads())
-        if self.graph is not None and self.laid_out != wanted:
-            with torch.inference_mode(False):  # the copies outlive the mode of this call
-                lay_out(self.graph, batch)
-            self.laid_out = wanted
 
 
 class FrozenNetwork(nn.Module):
@@ -68,8 +57,9 @@ class FrozenNetwork(nn.Module):
         """
         if self._calls is None or self._calls.versions != [version_of(p) for p in self._calls.parameters]:
             parameters = list(self.net.parameters())  # walking through all modules would take a millisecond
-            self._calls = _Calls(parameters, [version_of(p) for p in parameters], self._written(parameters))
-        self._calls.lay_out(batch)
+            self._calls = _Calls(self._written(parameters), parameters, [version_of(p) for p in parameters])
+        if self._calls.graph is not None:
+            lay_out(self._calls.graph, batch)
         return self._calls.graph
 
     def _written(self, parameters: list[nn.Parameter]) -> GraphModule | None:

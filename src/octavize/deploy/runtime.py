@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from octavize.deploy.formats import Array, Run, formats
+from octavize.deploy.formats import Array, Run, format_of
 from octavize.errors import InputError, one_line, require_extra, whole
 
 
@@ -87,10 +87,7 @@ def load_runtime(path: str | Path, threads: int | None = None) -> Runner:
         InputError: missing, damaged, of another kind or not written by octavize; or its runtime is missing.
     """
     path = Path(path)
-    known = formats()
-    if path.suffix not in known:
-        raise InputError(f"model {path} is none of {', '.join(known)}: give an exported file")
-    kind = known[path.suffix]
+    kind = format_of("model", path)
     if not path.is_file():
         raise InputError(f"model {path} does not exist: write it with `octavize export`")
     if threads is not None:

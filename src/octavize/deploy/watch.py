@@ -7,7 +7,9 @@ memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,35 +28,67 @@ class Seen:
 
     layouts: dict[str, set[ChannelLayout]] = field(default_factory=dict)
     """The channel layouts in which each convolution was fed; of a plain tensor, all high."""
-    plain: set[str] = field(default_factory=set)
-    """The convolutions that were only fed plain tensors."""
+    octave: set[str] = field(default_factory=set)
+    """The convolutions that were fed an OctTensor."""
     norms: dict[str, str] = field(default_factory=dict)
     """Convolution → the batch norm that is the only reader of its output."""
 
 
 @dataclass(frozen=True)
 class _Made:
-    """The output of one convolution; kept, so that no other tensor gets its identity."""
+    """The output of one convolution, which is kept, so that no other tensor gets its identity.
+
+    `readers` are the batch norms in which operations read it; None is any other place.
+    """
 
     conv: str
     output: Any
-    halves: list[Tensor]
+    readers: set[str | None] = field(default_factory=set)
 
 
-class _Readers(TorchDispatchMode):
-    """Notes in which batch norm, if any, each operation took place that read the output of a convolution."""
+class _Watch(TorchDispatchMode):
+    """Follows the outputs of a network's convolutions."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.of: dict[int, set[str | None]] = {}
-        self.inside: list[str] = []
+        self.seen = Seen()
+        self.made: dict[int, _Made] = {}  # by the identity of an output, and of its halves
+        self.normed: dict[str, _Made] = {}  # what each batch norm was given
+        self.runs: Counter[str] = Counter()
+        self.inside: list[str] = []  # the batch norms that run now
+        for name, module in net.named_modules():
+            if isinstance(module, CONVOLUTIONS):
+                module.register_forward_hook(partial(self._conv_ran, name), with_kwargs=True)
+            elif isinstance(module, BatchNorm):
+                module.register_forward_pre_hook(partial(self._norm_starts, name))
+                module.register_forward_hook(self._norm_ends)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor) and id(value) in self.of:
-                self.of[id(value)].add(self.inside[-1] if self.inside else None)
-        return func(*args, **kwargs)
+        self.is_read((args, kwargs or {}), self.inside[-1] if self.inside else None)
+        return func(*args, **kwargs or {})
+
+    def is_read(self, values: Any, reader: str | None) -> None:
+        for value in tree_leaves(values):
+            if id(value) in self.made:
+                self.made[id(value)].readers.add(reader)
+
+    def _conv_ran(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        value = args[0] if args else kwargs["input"]
+        octave = isinstance(value, OctTensor)
+        self.seen.layouts.setdefault(name, set()).add(value.channel_layout if octave else (value.shape[1], 0))
+        if octave:
+            self.seen.octave.add(name)
+        self.runs[name] += 1
+        self.made |= dict.fromkeys(map(id, (output, *_halves(output))), _Made(name, output))
+
+    def _norm_starts(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.runs[name] += 1
+        if args and id(args[0]) in self.made:
+            self.normed[name] = self.made[id(args[0])]
+        self.inside.append(name)
+
+    def _norm_ends(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.inside.pop()
 
 
 def watch(model: nn.Module, shape: Shape) -> Seen:
@@ -68,51 +102,14 @@ def watch(model: nn.Module, shape: Shape) -> Seen:
 
 def _watch(model: nn.Module, shape: Shape) -> Seen:
     meta = to_meta(model)
-    names = {module: name for name, module in meta.named_modules()}
-    seen, readers = Seen(), _Readers()
-    made: dict[int, _Made] = {}
-    runs_of: dict[str, int] = dict.fromkeys(names.values(), 0)
-    read: dict[str, _Made] = {}
-    not_plain: set[str] = set()
-
-    def conv_ran(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        name, value = names[module], args[0] if args else kwargs["input"]
-        runs_of[name] += 1
-        seen.layouts.setdefault(name, set()).add(_channel_layout(value))
-        if isinstance(value, OctTensor):
-            not_plain.add(name)
-        made[id(output)] = _Made(name, output, _halves(output))
-        readers.of |= {id(half): set() for half in made[id(output)].halves}
-
-    def norm_starts(module: nn.Module, args: tuple[Any, ...]) -> None:
-        name = names[module]
-        runs_of[name] += 1
-        if args and id(args[0]) in made:
-            read[name] = made[id(args[0])]
-        readers.inside.append(name)
-
-    def norm_ends(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        readers.inside.pop()
-
-    for module in names:
-        if isinstance(module, CONVOLUTIONS):
-            module.register_forward_hook(conv_ran, with_kwargs=True)
-        elif isinstance(module, BatchNorm):
-            module.register_forward_pre_hook(norm_starts)
-            module.register_forward_hook(norm_ends)
-    with explained(model, shape), torch.no_grad(), unannounced(), readers:
+    run = _Watch(meta)
+    with explained(model, shape), torch.no_grad(), unannounced(), run:
         output = meta(torch.empty(shape, device="meta", dtype=dtype_of(model)))
-    returned = {id(half) for leaf in leaves(output) for half in _halves(leaf)}
-    for norm, source in read.items():
-        ids = {id(half) for half in source.halves}
-        if (
-            runs_of[norm] == runs_of[source.conv] == 1
-            and not ids & returned
-            and all(readers.of[i] == {norm} for i in ids)
-        ):
-            seen.norms[source.conv] = norm
-    seen.plain = seen.layouts.keys() - not_plain
-    return seen
+    run.is_read([_halves(leaf) for leaf in leaves(output)], None)
+    for norm, source in run.normed.items():
+        if source.readers == {norm} and run.runs[norm] == run.runs[source.conv] == 1:
+            run.seen.norms[source.conv] = norm
+    return run.seen
 
 
 def _halves(value: Any) -> list[Tensor]:
@@ -120,7 +117,3 @@ def _halves(value: Any) -> list[Tensor]:
     if isinstance(value, OctTensor):
         return [half for half in (value.high, value.low) if half.shape[1] > 0]
     return [value] if isinstance(value, Tensor) else []
-
-
-def _channel_layout(value: Any) -> ChannelLayout:
-    return value.channel_layout if isinstance(value, OctTensor) else (value.shape[1], 0)

@@ -1,9 +1,8 @@
 """The kinds of files that networks are exported to: a module each, which holds all there is to know of one.
 
-To add one, put a module here that calls its `Format` FORMAT. `octavize export`, `load_runtime`, `octavize
-predict` and, if it says so, `octavize bench` then know it: they look into this folder. Commands list the
-formats in their `--help`, so a module imports torch, and whatever else is heavy, in the functions that use
-it.
+To add one, put a module here that calls its `Format` FORMAT. `export`, `load_runtime`, `octavize predict`
+and, if it says so, `octavize bench` then know it: they look into this folder. Commands list the formats in
+their `--help`, so a module imports torch, and whatever else is heavy, in the functions that use it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from octavize.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,21 @@ def formats() -> dict[str, Format]:
             raise RuntimeError(f"{__name__}.{module}: another format has the suffix {made.suffix} already")
         found[made.suffix] = made
     return found
+
+
+def format_of(argument: str, path: Path) -> Format:
+    """The format of a file with this name.
+
+    Args:
+        argument: what the path is, for the message.
+
+    Raises:
+        InputError: there is no such format.
+    """
+    known = formats()
+    if path.suffix not in known:
+        raise InputError(f"{argument} {path} is none of {', '.join(known)}: give a name that ends in one")
+    return known[path.suffix]
 
 
 def timed_formats() -> dict[str, Format]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,34 +11,6 @@ from octavize.deploy.formats.onnx import NEEDED_TO_WRITE, write_onnx
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
-
-
-def export_openvino(
-    model: nn.Module,
-    path: str | Path,
-    input_shape: Sequence[int],
-    *,
-    dynamic_batch: bool = True,
-    dynamic_size: bool = False,
-    metadata: Mapping[str, Any] | None = None,
-) -> float:
-    """Write a network for OpenVINO, in float32; everything else as `octavize.export_onnx`.
-
-    Args:
-        path: of the description, .xml; the weights go beside it, .bin.
-    """
-    from octavize.deploy.export import export
-
-    return export(
-        model,
-        path,
-        input_shape,
-        FORMAT,
-        dynamic_batch=dynamic_batch,
-        dynamic_size=dynamic_size,
-        metadata=metadata,
-    )
 
 
 def _write(program: torch.export.ExportedProgram, path: Path, about: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,30 +10,6 @@ from octavize.deploy.formats import KEY, Array, Format, Run
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
-
-
-def export_pt2(
-    model: nn.Module,
-    path: str | Path,
-    input_shape: Sequence[int],
-    *,
-    dynamic_batch: bool = True,
-    dynamic_size: bool = False,
-    metadata: Mapping[str, Any] | None = None,
-) -> float:
-    """Write a network as a torch.export file, .pt2; everything else as `octavize.export_onnx`."""
-    from octavize.deploy.export import export
-
-    return export(
-        model,
-        path,
-        input_shape,
-        FORMAT,
-        dynamic_batch=dynamic_batch,
-        dynamic_size=dynamic_size,
-        metadata=metadata,
-    )
 
 
 def _write(program: torch.export.ExportedProgram, path: Path, about: str) -> None:

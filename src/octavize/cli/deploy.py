@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from octavize.cli.options import network
 from octavize.deploy.formats import formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
 
-SOURCE, FILE = "Network", "File"
+file: Callable[..., Any] = partial(typer.Option, rich_help_panel="File")
 
 
 def _formats() -> str:
@@ -32,33 +34,21 @@ def export(
     ],
     to: Annotated[
         Path,
-        typer.Option(help=f"File to write: {_formats()}.", rich_help_panel=FILE),
+        file(help=f"File to write: {_formats()}."),
     ],
     size: Annotated[
         int | None,
-        typer.Option(
-            help="Side of the images in pixels; by default that of training, else 224.",
-            min=1,
-            rich_help_panel=FILE,
-        ),
+        file(help="Side of the images in pixels; by default that of training, else 224.", min=1),
     ] = None,
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Take images of any size.", rich_help_panel=FILE)
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it exists.", rich_help_panel=FILE)
-    ] = False,
+    dynamic_size: Annotated[bool, file("--dynamic-size", help="Take images of any size.")] = False,
+    overwrite: Annotated[bool, file("--overwrite", help="Replace the file if it exists.")] = False,
     alpha: Annotated[
         float | None,
-        typer.Option(
-            help="Share of low channels of a named network. \\[default: 0.5]", rich_help_panel=SOURCE
-        ),
+        network(help="Share of low channels of a named network. \\[default: 0.5]"),
     ] = None,
     num_classes: Annotated[
         int | None,
-        typer.Option(
-            help="Classes of a named network; by default its own number.", min=1, rich_help_panel=SOURCE
-        ),
+        network(help="Classes of a named network; by default its own number.", min=1),
     ] = None,
 ) -> None:
     """Write a network for another runtime, and compare the file with the network.

@@ -32,7 +32,7 @@ from octavize.files import read_json, write_json
 from octavize.training.adapt import fine_tune, fine_tuning_recipe
 from octavize.training.hardware import Hardware, prepare_process
 from octavize.training.prepare import Adaptation, as_trained, evaluate, input_shape, prepare_in, with_facts
-from octavize.training.recipe import Recipe, load_recipe
+from octavize.training.recipe import Recipe, read_recipe
 from octavize.training.train import Run, load_images, read_result, train_run
 from octavize.zoo.find import Vanilla, find_vanilla
 
@@ -228,7 +228,7 @@ def jobs(options: argparse.Namespace, console: Console) -> Iterator[Job]:
         source = find_vanilla(str(folder))
         if source.recipe is None:
             raise InputError(f"run {folder} has no recipe.yaml: give a folder that `octavize train` wrote")
-        trained = with_facts(load_recipe(source.recipe), source.facts)
+        trained = with_facts(read_recipe(source.recipe), source.facts)
         if options.limit_train is not None:
             trained = replace(trained, limit_train=options.limit_train)
         needed = (trained.data, trained.size, trained.val_fraction, trained.limit_train)

@@ -1,4 +1,4 @@
-"""Text and JSON files that are written whole or not at all, and folders that a command may write to."""
+"""Text, JSON and YAML; files that are written whole or not at all; folders that a command may write to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line, require_extra
 
 LEFT = (".part", ".lock")
 """Suffixes of files that a killed command leaves behind; a folder with nothing else counts as empty."""
@@ -49,6 +49,33 @@ def known_json(path: Path) -> dict[str, Any]:
         return read_json(path) or {}
     except InputError:
         return {}
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says; a mapping may have each key once, of which YAML itself would take the last.
+
+    Raises:
+        InputError: it is not YAML, or a key is there twice.
+    """
+    require_extra("yaml", "cli")
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node, names = super().compose_mapping_node(anchor), []
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                    name = self.construct_object(key)
+                    if name in names:
+                        line = key.start_mark.line + 1
+                        raise InputError(f"{name!r} is there twice, again in line {line}: keep one")
+                    names.append(name)
+            return node
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"it is not valid YAML ({one_line(error)}): mend it") from None
 
 
 def check_folder(

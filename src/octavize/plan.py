@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from octavize.errors import InputError, number, one_line, require_extra, shown, whole
-from octavize.files import write_text
+from octavize.files import parse_yaml, write_text
 from octavize.geometry import check_downsample, check_exchange
 from octavize.reordering import Permutation, Reordering
 from octavize.split import check_alpha
@@ -146,11 +146,8 @@ class Plan:
         Raises:
             InputError: the file is missing, is not YAML, or is not a plan.
         """
-        require_extra("yaml", "cli")
-        import yaml
-
         try:
-            plan = cls._read(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+            plan = cls._read(parse_yaml(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise InputError(f"plan={str(path)!r}: there is no such file") from error
         except IsADirectoryError as error:
@@ -159,7 +156,7 @@ class Plan:
             raise InputError(f"plan={str(path)!r} lacks {error}: give one that Plan.save wrote") from error
         except InputError as error:
             raise InputError(f"plan={str(path)!r}: {error}") from error
-        except (yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError) as error:
             raise InputError(
                 f"plan={str(path)!r} is not a plan that Plan.save wrote ({one_line(error)})"
             ) from error

@@ -310,6 +310,8 @@ def test_an_interrupt_says_how_to_go_on(
         (("compare", "--set", "flip"), ("--set", "'flip'", "name=value")),
         (("compare", "--set", "flop=1"), ("unknown setting 'flop'", "flip")),
         (("compare", "--set", "flip=["), ("--set", "'flip=['")),
+        (("compare", "--set", "model_arguments={'*': {a: 1, a: 2}}"), ("'a' is there twice", "keep one")),
+        (("compare", "--set", "model_arguments={'oct_resmet*': {}}"), ("'oct_resmet*'", "leave it out")),
         (("compare", "--data", "cifar11"), ("cifar11", "cifar10")),
         (("compare", "--data", "folder"), ("data_dir",)),
         (("compare", "--data", "folder", "--data-dir", "nowhere"), ("nowhere",)),

@@ -146,7 +146,8 @@ def test_one_way_for_all_is_said_once() -> None:
         ("layers: 3", "lacks 'decisions'"),
         ("decisions: []", "lacks 'input_shape'"),
         ("- 1", "is not a plan"),
-        ("{", "is not a plan"),
+        ("{", "not valid YAML .*: mend it"),
+        ("decisions: []\ndecisions: []", "'decisions' is there twice, again in line 2: keep one"),
         (
             "decisions: [{name: a, kind: Conv2d, reason: r, alpha: high}]\ninput_shape: [1]\nmacs_before: 1\n"
             "macs_after: 1",

@@ -192,6 +192,10 @@ def test_arms_factors_and_matches_are_merged(tmp_path: Path) -> None:
             {"set": {"model_arguments": {"*": {"downsample": "stride"}}}},
             "model_arguments of * has downsample",
         ),
+        (
+            {"set": {"model_arguments": {"oct_resmet*": {"width": 0.5}}}},
+            "a pattern 'oct_resmet*' that matches none of the networks oct_mobilenet_v1_small: mend it",
+        ),
         ({"factors": {"rate": None}}, "factors[rate] is None: give a mapping"),
         ({"factors": FACTORS, "design": {"bases": {"a": {}}}}, "design has bases"),
         (
@@ -254,7 +258,14 @@ def test_what_is_no_path_is_no_study() -> None:
         load_study(None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["{", "3", "recipe: quick", None])
+def test_arguments_may_be_of_a_network_that_an_arm_sets(tmp_path: Path) -> None:
+    arms = {"vanilla": {"alpha": 0}, "other": {"alpha": 0, "model": "oct_resnet18_small"}}
+    study = tiny_study(tmp_path, arms=arms, set={"model_arguments": {"oct_resnet18*": {"width": 0.5}}})
+    widths = {p.arm: p.recipe.arguments_of(p.recipe.models[0]) for p in plan_study(study, {})}
+    assert widths == {"vanilla": {}, "other": {"width": 0.5}}
+
+
+@pytest.mark.parametrize("text", ["{", "3", "recipe: quick", None, "recipe: quick\nrecipe: cifar"])
 def test_what_is_no_study(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     if text is not None:

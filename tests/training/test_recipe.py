@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.training import refusal
 
 from octavize.errors import InputError
-from octavize.training.recipe import SHIPPED, Recipe, dump_recipe, load_recipe
+from octavize.training.recipe import SHIPPED, Recipe, dump_recipe, load_recipe, read_recipe
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -138,6 +138,12 @@ def test_the_first_mistake_of_a_list_stands_for_itself() -> None:
         ("learning_rate: 0.1", ("unknown setting 'learning_rate'", "lr")),
         ("1: 2", ("unknown setting '1'", "lr")),
         ("epochs: 0", ("epochs is 0", "at least 1")),
+        ("lr: 1\nepochs: 2\nlr: 2", ("'lr' is there twice, again in line 3: keep one",)),
+        ("batch_size: {a: 1, '*': 2, a: 3}", ("'a' is there twice, again in line 1: keep one",)),
+        (
+            "model_arguments: {oct_resmet*: {width: 0.5}}",
+            ("'oct_resmet*'", "none of the networks oct_m", "mend"),
+        ),
     ],
 )
 def test_wrong_files(text: str, parts: tuple[str, ...], tmp_path: Path) -> None:
@@ -146,6 +152,25 @@ def test_wrong_files(text: str, parts: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_recipe(path)
     assert all(part in str(caught.value) for part in (str(path), *parts)), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_may_replace_one_that_is_merged_in(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("model_arguments: {'*': &a {x: 1, y: 2}, '*50': {<<: *a, x: 3}}", "utf-8")
+    assert load_recipe(path).model_arguments["*50"] == {"x": 3, "y": 2}
+
+
+def test_arguments_may_be_of_any_network_of_the_recipe_or_of_the_call(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    arguments = {"oct_resnet50": {"width": 0.5}, "oct_resnet18": {"width": 0.5}}
+    path.write_text(dump_recipe(Recipe(model_arguments=arguments)), "utf-8")
+    recipe = load_recipe(path, models=["oct_resnet18"])  # the file's networks have the other pattern
+    assert recipe.arguments_of("oct_resnet18") == {"width": 0.5}
+    with pytest.raises(InputError, match="'oct_resnet18' that matches none of the networks oct_mobilenet_v1"):
+        load_recipe(path, models=["oct_mobilenet_v1"])
+    path.write_text(dump_recipe(recipe), "utf-8")  # as the run folder of one of the networks has it
+    assert read_recipe(path) == recipe
 
 
 def test_a_missing_recipe_lists_those_that_ship() -> None:

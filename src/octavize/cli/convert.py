@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +14,11 @@ from octavize.deploy.formats import timed_formats
 from octavize.errors import InputError
 from octavize.files import check_folder
 
-SOURCE, CONVERSION = "Network", "Conversion"
+if TYPE_CHECKING:
+    from octavize.zoo.find import Vanilla
+
+FOR_TRAINED = "stride"
+"""The way to downsample of these commands, which are for trained weights: they keep more by it."""
 
 Model = Annotated[
     str,
@@ -24,81 +28,74 @@ Model = Annotated[
         "`octavize models`; or module:function that returns the network.",
     ),
 ]
-Weights = Annotated[
-    Path | None,
-    typer.Option(help="Trained weights, .safetensors or .pth (a state dict).", rich_help_panel=SOURCE),
-]
-Pretrained = Annotated[
-    bool,
-    typer.Option("--pretrained", help="Weights of torchvision or timm, downloaded.", rich_help_panel=SOURCE),
-]
 Share = Annotated[
     float | None,
-    typer.Option(
+    o.conversion(
         "--alpha",
         help="Share of low-frequency channels, 0 to 1; 0.5 where no budget is given.",
         metavar="SHARE",
-        rich_help_panel=CONVERSION,
     ),
 ]
 Budget = Annotated[
     float | None,
-    typer.Option(
-        help="Share of the arithmetic to keep; it chooses α, layer by layer where channels are calibrated.",
-        rich_help_panel=CONVERSION,
-    ),
-]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        help=f"Beside --budget: where it shall be fast: {', '.join(timed_formats())} or compile. α is chosen "
-        "by stage, from times measured on this machine; takes minutes.",
-        metavar="RUNTIME",
-        rich_help_panel=CONVERSION,
+    o.conversion(
+        help="Share of the arithmetic to keep; it chooses α, layer by layer where channels are calibrated."
     ),
 ]
 Downsample = Annotated[
     str | None,
-    typer.Option(
+    o.conversion(
         metavar="HOW",
         help="How layers of stride 2 reach their high output: stride (trained weights keep more) or pool "
         "(the paper, and the default in Python). \\[default: stride]",
-        rich_help_panel=CONVERSION,
     ),
 ]
-FOR_TRAINED = "stride"
-"""These commands are for trained weights, which keep more by it."""
-Classes = Annotated[
-    int | None,
-    typer.Option(
-        help="Classes of the last layer; by default the builder's own number.", min=1, rich_help_panel=SOURCE
-    ),
-]
-Statistics = list[float] | None
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Options of the vanilla network that is converted."""
+
+    weights: Annotated[
+        Path | None, o.network(help="Trained weights, .safetensors or .pth (a state dict).")
+    ] = None
+    pretrained: Annotated[
+        bool, o.network("--pretrained", help="Weights of torchvision or timm, downloaded.")
+    ] = False
+    num_classes: Annotated[
+        int | None,
+        o.network(help="Classes of the last layer; by default the builder's own number.", min=1),
+    ] = None
+
+    def find(self, model: str) -> Vanilla:
+        """The network of this name or folder."""
+        from octavize.zoo.find import find_vanilla
+
+        return find_vanilla(model, **asdict(self))
 
 
 def convert(
     model: Model,
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the octave network.")],
-    weights: Weights = None,
-    pretrained: Pretrained = False,
-    num_classes: Classes = None,
+    network: SourceOptions,
     size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the input in pixels; by default the network's own.", min=1, rich_help_panel=SOURCE
-        ),
+        int | None, o.network(help="Side of the input in pixels; by default the network's own.", min=1)
     ] = None,
     alpha: Share = None,
     budget: Budget = None,
-    target: Target = None,
+    target: Annotated[
+        str | None,
+        o.conversion(
+            help=f"Beside --budget: where it shall be fast: {', '.join(timed_formats())} or compile. α is "
+            "chosen by stage, from times measured on this machine; takes minutes.",
+            metavar="RUNTIME",
+        ),
+    ] = None,
     downsample: Downsample = None,
     plan: Annotated[
         Path | None,
-        typer.Option(
-            help="A plan.yaml to follow instead of --alpha; it has input size and --downsample.",
-            rich_help_panel=CONVERSION,
-        ),
+        o.conversion(help="A plan.yaml to follow instead of --alpha; it has input size and --downsample."),
     ] = None,
 ) -> None:
     """Make a network octave and write it to a folder.
@@ -122,7 +119,6 @@ def convert(
     from octavize.convert.planner import plan as make_plan
     from octavize.convert.trace import image_shape
     from octavize.plan import Plan
-    from octavize.zoo.find import find_vanilla
     from octavize.zoo.storage import save_converted
 
     _check_plan_alone(plan, alpha, budget, size, downsample)
@@ -130,7 +126,7 @@ def convert(
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
     decided = None if plan is None else Plan.load(plan)
-    source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
+    source = network.find(model)
     if decided is None:
         side = size or source.facts.get("size")
         shape = None if side is None else image_shape(source.model, side)
@@ -169,80 +165,49 @@ def _check_plan_alone(
 
 def adapt(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", rich_help_panel=o.RUNS)],
-    weights: Weights = None,
-    pretrained: Pretrained = False,
-    num_classes: Classes = None,
+    *,
+    out: Annotated[Path, o.runs("--out", "-o", help="Folder to write to.")],
+    network: SourceOptions,
     mean: Annotated[
-        Statistics,
-        typer.Option(
+        list[float] | None,
+        o.network(
             help="Of the images (0 to 1) the network was trained on, per channel; measured if not known.",
             metavar="R G B",
-            rich_help_panel=SOURCE,
         ),
     ] = None,
     std: Annotated[
-        Statistics,
-        typer.Option(help="Their deviation, per channel.", metavar="R G B", rich_help_panel=SOURCE),
+        list[float] | None, o.network(help="Their deviation, per channel.", metavar="R G B")
     ] = None,
     alpha: Share = None,
     budget: Budget = None,
     downsample: Downsample = None,
     calibrate: Annotated[
         bool,
-        typer.Option(
+        o.conversion(
             "--calibrate/--arbitrary",
             help="Choose on training images which channels become low, or take the last ones.",
-            rich_help_panel=CONVERSION,
         ),
     ] = True,
     distil: Annotated[
-        float | None,
-        typer.Option(
-            help="Weight of the teacher in the loss, 0 to 1. \\[default: 0.5]", rich_help_panel=CONVERSION
-        ),
+        float | None, o.conversion(help="Weight of the teacher in the loss, 0 to 1. \\[default: 0.5]")
     ] = None,
-    no_distil: Annotated[
-        bool, typer.Option("--no-distil", help="Train on the labels alone.", rich_help_panel=CONVERSION)
-    ] = False,
-    temperature: Annotated[
-        float, typer.Option(help="Softens the teacher's answers.", rich_help_panel=CONVERSION)
-    ] = 2.0,
+    no_distil: Annotated[bool, o.conversion("--no-distil", help="Train on the labels alone.")] = False,
+    temperature: Annotated[float, o.conversion(help="Softens the teacher's answers.")] = 2.0,
     norm_images: Annotated[
-        int,
-        typer.Option(
-            help="Images on which batch norm is measured anew; 0 for not at all.",
-            min=0,
-            rich_help_panel=CONVERSION,
-        ),
+        int, o.conversion(help="Images on which batch norm is measured anew; 0 for not at all.", min=0)
     ] = 4096,
-    seed: Annotated[int, typer.Option(help="Of order and augmentation.", min=0, rich_help_panel=o.RUNS)] = 0,
+    seed: Annotated[int, o.runs(help="Of order and augmentation.", min=0)] = 0,
     recipe: Annotated[
         str | None,
-        typer.Option(
+        o.runs(
             "--recipe",
             "-r",
             help="quick, article, cifar, or a YAML file; by default that of the run, else quick.",
-            rich_help_panel=o.RUNS,
         ),
     ] = None,
     restart: o.Restart = False,
-    data: o.Data = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    optimizer: o.Optimizer = None,
-    lr: o.LearningRate = None,
-    schedule: o.Schedule = None,
-    limit_train: o.LimitTrain = None,
-    settings: o.Settings = None,
-    precision: o.Precision = None,
-    accelerator: o.Accelerator = "auto",
-    devices: o.Devices = "auto",
-    nodes: o.Nodes = 1,
-    strategy: o.Strategy = "auto",
-    threads: o.Threads = None,
+    training: o.TrainingOptions,
+    machine: o.MachineOptions,
 ) -> None:
     """Make a trained network octave and bring its accuracy back.
 
@@ -265,30 +230,17 @@ def adapt(
     from octavize.training.adapt import adapt as run
     from octavize.training.adapt import fine_tuning_recipe
     from octavize.training.prepare import Adaptation
-    from octavize.training.recipe import load_recipe
-    from octavize.zoo.find import find_vanilla
+    from octavize.training.recipe import load_recipe, read_recipe
 
     if no_distil and distil is not None:
         raise InputError(f"--distil {distil:g} and --no-distil are both given: choose one")
-    source = find_vanilla(model, weights=weights, pretrained=pretrained, num_classes=num_classes)
+    source = network.find(model)
     # A function may have loaded its own weights; for everything else there is nothing to adapt without them.
     if source.weights == "as built" and source.origin.kind != "function":
         raise InputError(f"model {model} has no trained weights: give --weights FILE or --pretrained")
     facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
-    name = source.origin.name
-    given = o.overrides(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        settings=settings,
-        data=data,
-        size=size,
-        optimizer=optimizer,
-        schedule=schedule,
-        limit_train=limit_train,
-        precision=precision,
-    )
-    chosen = fine_tuning_recipe(load_recipe(recipe or source.recipe or "quick"), name, seed, given)
+    before = read_recipe(source.recipe) if source.recipe and not recipe else load_recipe(recipe or "quick")
+    chosen = fine_tuning_recipe(before, source.origin.name, seed, training.overrides())
     how = Adaptation(
         alpha=0.5 if alpha is None and budget is None else alpha,
         budget=budget,
@@ -298,14 +250,13 @@ def adapt(
         temperature=temperature,
         norm_images=norm_images,
     )
-    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
     with o.resumable():
         run(
             replace(source, facts=facts),
             chosen,
             how,
             out,
-            data_dir=data_dir,
-            hardware=hardware,
+            data_dir=training.data_dir,
+            hardware=machine.hardware(),
             restart=restart,
         )

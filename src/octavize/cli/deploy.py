@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from octavize.cli.options import network
 from octavize.deploy.formats import format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
 
-SOURCE, FILE = "Network", "File"
+file: Callable[..., Any] = partial(typer.Option, rich_help_panel="File")
 
 
 def _formats() -> str:
@@ -32,33 +34,21 @@ def export(
     ],
     to: Annotated[
         Path,
-        typer.Option(help=f"File to write: {_formats()}.", rich_help_panel=FILE),
+        file(help=f"File to write: {_formats()}."),
     ],
     size: Annotated[
         int | None,
-        typer.Option(
-            help="Side of the images in pixels; by default that of training, else 224.",
-            min=1,
-            rich_help_panel=FILE,
-        ),
+        file(help="Side of the images in pixels; by default that of training, else 224.", min=1),
     ] = None,
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Take images of any size.", rich_help_panel=FILE)
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it exists.", rich_help_panel=FILE)
-    ] = False,
+    dynamic_size: Annotated[bool, file("--dynamic-size", help="Take images of any size.")] = False,
+    overwrite: Annotated[bool, file("--overwrite", help="Replace the file if it exists.")] = False,
     alpha: Annotated[
         float | None,
-        typer.Option(
-            help="Share of low channels of a named network. \\[default: 0.5]", rich_help_panel=SOURCE
-        ),
+        network(help="Share of low channels of a named network. \\[default: 0.5]"),
     ] = None,
     num_classes: Annotated[
         int | None,
-        typer.Option(
-            help="Classes of a named network; by default its own number.", min=1, rich_help_panel=SOURCE
-        ),
+        network(help="Classes of a named network; by default its own number.", min=1),
     ] = None,
 ) -> None:
     """Write a network for another runtime, and compare the file with the network.
@@ -77,9 +67,9 @@ def export(
     from octavize.deploy.export import export as run
     from octavize.deploy.source import find_network
 
-    for file in format_of("--to", to).files(to):
-        if file.exists() and not overwrite:
-            raise InputError(f"--to is {to}, and {file} exists: give another name, or --overwrite")
+    for written in format_of("--to", to).files(to):
+        if written.exists() and not overwrite:
+            raise InputError(f"--to is {to}, and {written} exists: give another name, or --overwrite")
     model, facts = find_network(source, alpha, num_classes, size)
     side = size or facts.get("size") or 224
     shape = (1, facts.get("in_chans", 3), side, side)

@@ -41,7 +41,8 @@ app = typer.Typer(
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command; its docstring, lines joined to paragraphs, is its `--help`."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-    return app.command(help="\n\n".join(" ".join(p.split()) for p in paragraphs))(function)
+    app.command(help="\n\n".join(" ".join(p.split()) for p in paragraphs))(o.spelled_out(function))
+    return function
 
 
 @app.callback(invoke_without_command=True)
@@ -57,33 +58,26 @@ def _root(
 
 @command
 def compare(
+    *,
     recipe: o.RecipeName = "quick",
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Run folder; by default runs/<name of the recipe>.", rich_help_panel=o.RUNS
+        Path | None, o.runs("--out", "-o", help="Run folder; by default runs/<name of the recipe>.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        o.runs("--model", "-m", help="Networks to compare, from `octavize models`.", metavar="NAME..."),
+    ] = None,
+    alpha: Annotated[
+        list[float] | None,
+        o.runs(
+            help="Share of low-frequency channels, 0 to 1; 0 is vanilla. Several: --alpha 0 0.25 0.5",
+            metavar="SHARE...",
         ),
     ] = None,
-    model: o.Models = None,
-    alpha: o.Alphas = None,
     seed: o.Seeds = None,
     restart: o.Restart = False,
-    data: o.Data = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    optimizer: o.Optimizer = None,
-    lr: o.LearningRate = None,
-    schedule: o.Schedule = None,
-    limit_train: o.LimitTrain = None,
-    settings: o.Settings = None,
-    precision: o.Precision = None,
-    accelerator: o.Accelerator = "auto",
-    devices: o.Devices = "auto",
-    nodes: o.Nodes = 1,
-    strategy: o.Strategy = "auto",
-    threads: o.Threads = None,
+    training: o.TrainingOptions,
+    machine: o.MachineOptions,
 ) -> None:
     """Train vanilla and octave networks alike and write a report that compares them.
 
@@ -105,67 +99,35 @@ def compare(
     from octavize.training.compare import compare as run
     from octavize.training.recipe import load_recipe
 
-    chosen = load_recipe(
-        recipe,
-        **o.overrides(
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            settings=settings,
-            models=model,
-            alphas=alpha,
-            seeds=seed,
-            data=data,
-            size=size,
-            optimizer=optimizer,
-            schedule=schedule,
-            limit_train=limit_train,
-            precision=precision,
-        ),
-    )
-    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
+    given = training.overrides() | {"models": model, "alphas": alpha, "seeds": seed}
+    chosen = load_recipe(recipe, **given)
     with o.resumable():
-        run(chosen, out or Path("runs") / chosen.name, data_dir=data_dir, hardware=hardware, restart=restart)
+        run(
+            chosen,
+            out or Path("runs") / chosen.name,
+            data_dir=training.data_dir,
+            hardware=machine.hardware(),
+            restart=restart,
+        )
 
 
 @command
 def train(
     name: Annotated[str, typer.Argument(help="A network from `octavize models`.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Run folder; by default runs/NAME.", rich_help_panel=o.RUNS),
-    ] = None,
+    *,
+    out: Annotated[Path | None, o.runs("--out", "-o", help="Run folder; by default runs/NAME.")] = None,
     alpha: Annotated[
         list[float] | None,
-        typer.Option(
-            help="Share of low channels, 0 to 1; 0 is vanilla. \\[default: 0.5]", rich_help_panel=o.RUNS
-        ),
+        o.runs(help="Share of low channels, 0 to 1; 0 is vanilla. \\[default: 0.5]"),
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(
-            help="Fixes initial weights, order of images and augmentation. \\[default: 0]",
-            rich_help_panel=o.RUNS,
-        ),
+        o.runs(help="Fixes initial weights, order of images and augmentation. \\[default: 0]"),
     ] = None,
     recipe: o.RecipeName = "quick",
     restart: o.Restart = False,
-    data: o.Data = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    optimizer: o.Optimizer = None,
-    lr: o.LearningRate = None,
-    schedule: o.Schedule = None,
-    limit_train: o.LimitTrain = None,
-    settings: o.Settings = None,
-    precision: o.Precision = None,
-    accelerator: o.Accelerator = "auto",
-    devices: o.Devices = "auto",
-    nodes: o.Nodes = 1,
-    strategy: o.Strategy = "auto",
-    threads: o.Threads = None,
+    training: o.TrainingOptions,
+    machine: o.MachineOptions,
 ) -> None:
     """Train one network under a recipe.
 
@@ -182,27 +144,16 @@ def train(
     from octavize.training.compare import train_one
     from octavize.training.recipe import load_recipe
 
-    chosen = load_recipe(
-        recipe,
-        **o.overrides(
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            settings=settings,
-            models=[name],
-            alphas=alpha or [0.5],  # more than one is refused below
-            seeds=seed or [0],
-            data=data,
-            size=size,
-            optimizer=optimizer,
-            schedule=schedule,
-            limit_train=limit_train,
-            precision=precision,
-        ),
-    )
-    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
+    # More than one α or seed is refused by `train_one`.
+    given = training.overrides() | {"models": [name], "alphas": alpha or [0.5], "seeds": seed or [0]}
     with o.resumable():
-        train_one(chosen, out or Path("runs") / name, data_dir=data_dir, hardware=hardware, restart=restart)
+        train_one(
+            load_recipe(recipe, **given),
+            out or Path("runs") / name,
+            data_dir=training.data_dir,
+            hardware=machine.hardware(),
+            restart=restart,
+        )
 
 
 @command

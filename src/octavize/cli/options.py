@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from octavize.errors import InputError, require_extra
+from octavize.files import parse_yaml
 
 if TYPE_CHECKING:
     from octavize.training.hardware import Hardware
@@ -29,127 +33,133 @@ LISTS: dict[str, Callable[[str], Any]] = {
 }
 """Options that may be followed by several values, and what a value has to look like."""
 
-RUNS, TRAINING, MACHINE = "Runs", "Training", "Machine"
-"""Headings of the options in `--help`."""
+runs: Callable[..., Any] = partial(typer.Option, rich_help_panel="Runs")
+network: Callable[..., Any] = partial(typer.Option, rich_help_panel="Network")
+conversion: Callable[..., Any] = partial(typer.Option, rich_help_panel="Conversion")
+training: Callable[..., Any] = partial(typer.Option, rich_help_panel="Training")
+machine: Callable[..., Any] = partial(typer.Option, rich_help_panel="Machine")
+"""Options under the headings of `--help`."""
 
-Alphas = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--alpha",
-        help="Share of low-frequency channels, 0 to 1; 0 is vanilla. Several: --alpha 0 0.25 0.5",
-        metavar="SHARE...",
-        rich_help_panel=RUNS,
-    ),
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Networks to compare, from `octavize models`.",
-        metavar="NAME...",
-        rich_help_panel=RUNS,
-    ),
-]
 Seeds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--seed", help="One run per seed. Several: --seed 0 1 2", metavar="N...", rich_help_panel=RUNS
-    ),
+    list[int] | None, runs("--seed", help="One run per seed. Several: --seed 0 1 2", metavar="N...")
 ]
-RecipeName = Annotated[
-    str,
-    typer.Option(
-        "--recipe", "-r", help="quick, article, cifar, or the path of a YAML file.", rich_help_panel=RUNS
-    ),
-]
+RecipeName = Annotated[str, runs("--recipe", "-r", help="quick, article, cifar, or the path of a YAML file.")]
 Restart = Annotated[
     bool,
-    typer.Option(
-        "--restart/--resume",
-        help="Forget what the run folder holds, or (default) go on from it.",
-        rich_help_panel=RUNS,
-    ),
+    runs("--restart/--resume", help="Forget what the run folder holds, or (default) go on from it."),
 ]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="textures (ships with octavize), cifar10, cifar100 or folder.", rich_help_panel=TRAINING
-    ),
-]
+Data = Annotated[str | None, training(help="textures (ships with octavize), cifar10, cifar100 or folder.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        help="Where the images lie; CIFAR is downloaded to it when it is not there yet.",
-        rich_help_panel=TRAINING,
-    ),
+    training(help="Where the images lie; CIFAR is downloaded to it when it is not there yet."),
 ]
-Size = Annotated[
-    int | None,
-    typer.Option(help="Side of the images the network sees, in pixels.", rich_help_panel=TRAINING),
-]
-Epochs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--epochs",
-        help="Passes over the training images; per network: --epochs 'oct_mob*=8' 'oct_res*=6'",
-        metavar="N...",
-        rich_help_panel=TRAINING,
-    ),
-]
-BatchSize = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--batch-size",
-        help="Images per step over all devices; per network as for --epochs.",
-        metavar="N...",
-        rich_help_panel=TRAINING,
-    ),
-]
-Optimizer = Annotated[
-    str | None,
-    typer.Option(
-        help="Any of timm's: sgd (Nesterov), momentum, adam, adamw, lamb, …", rich_help_panel=TRAINING
-    ),
-]
-LearningRate = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lr",
-        help="Peak learning rate; per network as for --epochs.",
-        metavar="RATE...",
-        rich_help_panel=TRAINING,
-    ),
-]
-Schedule = Annotated[
-    str | None,
-    typer.Option(help="Learning rate over time: constant, cosine or linear.", rich_help_panel=TRAINING),
-]
-LimitTrain = Annotated[
-    int | None, typer.Option(help="Use only so many training images.", rich_help_panel=TRAINING)
-]
+LimitTrain = Annotated[int | None, training(help="Use only so many training images.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    training(
         "--set",
         help="Any other setting of the recipe: --set label_smoothing=0.1 --set flip=false",
         metavar="NAME=VALUE",
-        rich_help_panel=TRAINING,
     ),
 ]
-Precision = Annotated[
-    str | None,
-    typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.", rich_help_panel=MACHINE),
-]
-Accelerator = Annotated[
-    str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, mps.", rich_help_panel=MACHINE)
-]
-Devices = Annotated[
-    str, typer.Option(help="Devices per node: auto, a number, or '0,2'.", rich_help_panel=MACHINE)
-]
-Nodes = Annotated[int, typer.Option(help="Machines that share the work.", min=1, rich_help_panel=MACHINE)]
-Strategy = Annotated[str, typer.Option(help="Lightning's strategy: auto, ddp, …", rich_help_panel=MACHINE)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads per process.", min=1, rich_help_panel=MACHINE)]
+Precision = Annotated[str | None, machine(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.")]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options that replace settings of a recipe; None leaves a setting alone."""
+
+    data: Data = None
+    data_dir: DataDir = None
+    size: Annotated[int | None, training(help="Side of the images the network sees, in pixels.")] = None
+    epochs: Annotated[
+        list[str] | None,
+        training(
+            help="Passes over the training images; per network: --epochs 'oct_mob*=8' 'oct_res*=6'",
+            metavar="N...",
+        ),
+    ] = None
+    batch_size: Annotated[
+        list[str] | None,
+        training(help="Images per step over all devices; per network as for --epochs.", metavar="N..."),
+    ] = None
+    optimizer: Annotated[
+        str | None, training(help="Any of timm's: sgd (Nesterov), momentum, adam, adamw, lamb, …")
+    ] = None
+    lr: Annotated[
+        list[str] | None,
+        training(help="Peak learning rate; per network as for --epochs.", metavar="RATE..."),
+    ] = None
+    schedule: Annotated[str | None, training(help="Learning rate over time: constant, cosine or linear.")] = (
+        None
+    )
+    limit_train: LimitTrain = None
+    settings: Settings = None
+    precision: Precision = None
+
+    def overrides(self) -> dict[str, Any]:
+        """The settings of a recipe by name; None where not given.
+
+        Raises:
+            InputError: `--set` without a name and a value, or a number that is none.
+        """
+        given = asdict(self) | {
+            "epochs": per_model("epochs", self.epochs, int),
+            "batch_size": per_model("batch-size", self.batch_size, int),
+            "lr": per_model("lr", self.lr, float),
+        }
+        del given["data_dir"], given["settings"]  # where the data lies is no setting
+        for setting in self.settings or []:
+            name, equals, text = setting.partition("=")
+            if not equals:
+                raise InputError(f"--set is {setting!r}: give name=value, as in --set label_smoothing=0.1")
+            given[name] = _value(setting, text)
+        return given
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Options of the devices that train."""
+
+    accelerator: Annotated[str, machine(help="Lightning's accelerator: auto, cpu, gpu, mps.")] = "auto"
+    devices: Annotated[str, machine(help="Devices per node: auto, a number, or '0,2'.")] = "auto"
+    nodes: Annotated[int, machine(help="Machines that share the work.", min=1)] = 1
+    strategy: Annotated[str, machine(help="Lightning's strategy: auto, ddp, …")] = "auto"
+    threads: Annotated[int | None, machine(help="CPU threads per process.", min=1)] = None
+
+    def hardware(self) -> Hardware:
+        """The devices as one value."""
+        from octavize.training.hardware import Hardware
+
+        devices = int(self.devices) if self.devices.isdecimal() else self.devices
+        return Hardware(**{**asdict(self), "devices": devices})
+
+
+def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of the dataclasses among its parameters.
+
+    Typer reads options off the parameters of a function; the dataclasses hold those that commands share.
+    """
+    groups: dict[str, type] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            groups[parameter.name] = kind
+            options += inspect.signature(kind, eval_str=True).parameters.values()
+        else:
+            options.append(parameter)
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
+
+    by_name = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    run.__signature__ = inspect.Signature(by_name)  # pyright: ignore[reportAttributeAccessIssue]
+    run.__annotations__ = {option.name: option.annotation for option in options}
+    return run
 
 
 def spread(arguments: Sequence[str]) -> list[str]:
@@ -192,35 +202,6 @@ def per_model(name: str, values: Sequence[str] | None, kind: type[int] | type[fl
     return {pattern: kind(number) for pattern, _, number in pairs}
 
 
-def overrides(
-    *,
-    epochs: list[str] | None,
-    batch_size: list[str] | None,
-    lr: list[str] | None,
-    settings: list[str] | None,
-    **plain: Any,
-) -> dict[str, Any]:
-    """Command-line values as settings of a recipe; None where not given.
-
-    Raises:
-        InputError: `--set` without a name and a value, or a number that is none.
-    """
-    given = {
-        **plain,
-        "epochs": per_model("epochs", epochs, int),
-        "batch_size": per_model("batch-size", batch_size, int),
-        "lr": per_model("lr", lr, float),
-    }
-    for setting in settings or []:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set is {setting!r}: give name=value, as in --set label_smoothing=0.1")
-        given[name] = _yaml(setting, text)
-        if given[name] is None:
-            raise InputError(f"--set is {setting!r}: a setting cannot be emptied; write a recipe without it")
-    return given
-
-
 @contextmanager
 def resumable() -> Iterator[None]:
     """Say after Ctrl-C how to go on."""
@@ -247,13 +228,6 @@ def require_experiment() -> None:
         require_extra(module, "experiment")
 
 
-def make_hardware(accelerator: str, devices: str, nodes: int, strategy: str, threads: int | None) -> Hardware:
-    """The machine options as one value."""
-    from octavize.training.hardware import Hardware
-
-    return Hardware(accelerator, int(devices) if devices.isdecimal() else devices, nodes, strategy, threads)
-
-
 def fits(value: str, kind: Callable[[str], Any]) -> bool:
     """Whether the text reads as a value of this type."""
     try:
@@ -263,10 +237,13 @@ def fits(value: str, kind: Callable[[str], Any]) -> bool:
     return True
 
 
-def _yaml(setting: str, text: str) -> Any:
-    import yaml
-
+def _value(setting: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set is {setting!r}: give a number, true, false or text as its value") from None
+        value = parse_yaml(text)
+    except InputError as error:
+        raise InputError(
+            f"--set is {setting!r}: give a number, true, false or text as its value ({error})"
+        ) from None
+    if value is None:
+        raise InputError(f"--set is {setting!r}: a setting cannot be emptied; write a recipe without it")
+    return value

@@ -16,21 +16,13 @@ def study(
     name: Annotated[
         str, typer.Argument(help="article, alpha, exchange, networks, rate, or the path of a YAML file.")
     ],
+    *,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Run folder; by default runs/study-<name>.", rich_help_panel=o.RUNS),
+        Path | None, o.runs("--out", "-o", help="Run folder; by default runs/study-<name>.")
     ] = None,
-    list_runs: Annotated[
-        bool,
-        typer.Option("--list", help="Only show the runs and how long they take.", rich_help_panel=o.RUNS),
-    ] = False,
-    analyze: Annotated[
-        bool,
-        typer.Option("--analyze", help="Only write the report of what is there.", rich_help_panel=o.RUNS),
-    ] = False,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="Train runs that failed anew.", rich_help_panel=o.RUNS)
-    ] = False,
+    list_runs: Annotated[bool, o.runs("--list", help="Only show the runs and how long they take.")] = False,
+    analyze: Annotated[bool, o.runs("--analyze", help="Only write the report of what is there.")] = False,
+    retry: Annotated[bool, o.runs("--retry", help="Train runs that failed anew.")] = False,
     seed: o.Seeds = None,
     data: o.Data = None,
     data_dir: o.DataDir = None,
@@ -39,33 +31,23 @@ def study(
     precision: o.Precision = None,
     engine: Annotated[
         str,
-        typer.Option(
+        o.machine(
             help="local: worker processes of this machine. ray: a Ray cluster whose machines share the run "
             "folder; each run is a task with its share of the cores, or a GPU.",
             metavar="[local|ray]",
-            rich_help_panel=o.MACHINE,
         ),
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(
-            help="Of the Ray cluster, as host:port; by default auto, the one that this machine belongs to.",
-            rich_help_panel=o.MACHINE,
+        o.machine(
+            help="Of the Ray cluster, as host:port; by default auto, the one that this machine belongs to."
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Processes of the local engine; by default one a core, or a GPU.",
-            min=1,
-            rich_help_panel=o.MACHINE,
-        ),
+        o.machine(help="Processes of the local engine; by default one a core, or a GPU.", min=1),
     ] = None,
-    accelerator: o.Accelerator = "auto",
-    devices: o.Devices = "auto",
-    nodes: o.Nodes = 1,
-    strategy: o.Strategy = "auto",
-    threads: o.Threads = None,
+    machine: o.MachineOptions,
 ) -> None:
     """Train a grid of settings with several seeds, and report the paired differences.
 
@@ -97,13 +79,12 @@ def study(
         raise InputError("--list and --analyze are both given: choose one")
     if (list_runs or analyze) and (engine != "local" or address is not None):
         raise InputError("--list and --analyze train nothing: leave --engine and --address out")
-    given = o.overrides(
-        epochs=None, batch_size=None, lr=None, settings=settings, data=data, limit_train=limit_train,
-        precision=precision,
-    )  # fmt: skip
+    given = o.TrainingOptions(
+        data=data, limit_train=limit_train, settings=settings, precision=precision
+    ).overrides()
     chosen = load_study(name, seeds=seed, **given)
     folder = out or Path("runs") / f"study-{chosen.name}"
-    hardware = o.make_hardware(accelerator, devices, nodes, strategy, threads)
+    hardware = machine.hardware()
     console = Console()
     if list_runs:
         table, told = listing(chosen, folder, data_dir, hardware, workers)

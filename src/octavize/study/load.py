@@ -24,15 +24,14 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from octavize.errors import InputError, one_line
+from octavize.errors import InputError
 from octavize.study.design import cells_of
 from octavize.study.model import Arm, Design, Given, Match, Name, Named, Settings, Study, merged, one_network
 from octavize.training.checking import tells_mistakes, told_of
-from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, load_recipe, read_shipped
+from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, check_patterns, read_recipe, read_shipped
 
 SHIPPED = ("article", "alpha", "exchange", "networks", "rate")
 OF_ALL_RUNS = ("data", "val_fraction", "limit_train")
@@ -68,12 +67,8 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **o
     Raises:
         InputError: no such study, not YAML, or anything in it that is unknown or does not fit.
     """
-    text = read_shipped("study", name_or_path, SHIPPED, "study/studies")
+    given = read_shipped("study", name_or_path, SHIPPED, "study/studies")
     where = f"study {name_or_path}"
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML ({one_line(error)}): mend the file") from None
     if not isinstance(given, dict):
         raise InputError(f"{where} is {given!r}: give a mapping, as in the shipped studies")
     with told_of(where):
@@ -88,9 +83,10 @@ def _read(file: StudyFile, path: Path, seeds: Sequence[int] | None, changed: Set
         if key in settings:
             raise InputError(f"set has {key}: models and seeds are entries of the study, α is an arm's")
     beside = path.parent / file.recipe
-    recipe = load_recipe(beside if beside.is_file() else file.recipe)
+    shared = read_recipe(beside if beside.is_file() else file.recipe)
     seeds = seeds or file.seeds
-    recipe = replace(recipe, name=path.stem, models=file.models, seeds=seeds, **settings)
+    recipe = replace(shared, name=path.stem, models=file.models, seeds=seeds, **settings)
+    check_patterns(recipe, {*shared.models, *recipe.models, *_own_models(file)})
     arms = tuple(_arm(name, given) for name, given in file.arms.items())
     study = Study(
         name=recipe.name,
@@ -106,6 +102,12 @@ def _read(file: StudyFile, path: Path, seeds: Sequence[int] | None, changed: Set
     return study
 
 
+def _own_models(file: StudyFile) -> list[str]:
+    """The networks that arms and levels set themselves."""
+    levels = (level for factor in file.factors.values() for level in factor.values())
+    return [str(given["model"]) for given in (*file.arms.values(), *levels) if "model" in given]
+
+
 def _arm(name: str, given: Settings) -> Arm:
     if "match" not in given:
         return Arm(name, given)
@@ -117,7 +119,7 @@ def _arm(name: str, given: Settings) -> Arm:
 def _check(study: Study) -> None:
     names = [arm.name for arm in study.arms]
     if study.reference not in names:
-        raise InputError(f"reference is {study.reference!r}: name one of the arms, {_or(names)}")
+        raise InputError(f"reference is {study.reference!r}: name one of the arms, {' or '.join(names)}")
     if study.arm(study.reference).match:
         raise InputError(f"reference is {study.reference!r}, which is matched: give it an alpha")
     for pattern, arguments in study.recipe.model_arguments.items():
@@ -162,7 +164,3 @@ def _check_settings(study: Study, settings: Settings, where: str) -> None:
     _check_arguments(settings.get("arguments", {}), where)
     with told_of(where):
         one_network(study.recipe, merged({"model": study.models[0]}, settings), 0)
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(names)

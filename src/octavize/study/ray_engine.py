@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -129,6 +130,8 @@ def _connected(address: str, out: Path) -> Iterator[Any]:
 
 def _knock(address: str) -> None:
     """Raises OSError or ValueError where nobody answers: Ray itself would try for minutes."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or "auto"  # as Ray does
     if address != "auto":
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -39,7 +39,7 @@ from octavize.study.ray_engine import train_on_cluster
 from octavize.study.work import ended, failure, finished, is_of_run, leave_launcher, mark
 from octavize.training.compare import check_data, check_networks, check_settings
 from octavize.training.hardware import HERE, Hardware, is_first_process, named_device
-from octavize.training.recipe import Recipe, dump_recipe, load_recipe
+from octavize.training.recipe import Recipe, dump_recipe, read_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing
 from octavize.training.train import load_images, train_run
 
@@ -223,7 +223,7 @@ def check_owner(out: Path, study: Study) -> Path:
     ours = _owner(study)
 
     def foreign(path: Path) -> str:
-        changed = replace(load_recipe(path), name=ours.name, models=ours.models).differences(ours)
+        changed = replace(read_recipe(path), name=ours.name, models=ours.models).differences(ours)
         return f"a folder of another study ({', '.join(changed)})" if changed else ""
 
     check_folder(out, "study.yaml", foreign)

@@ -24,7 +24,7 @@ from octavize.errors import InputError
 from octavize.files import check_folder, write_text
 from octavize.training.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process, lent
 from octavize.training.module import check_optimizer
-from octavize.training.recipe import Recipe, dump_recipe, load_recipe
+from octavize.training.recipe import Recipe, dump_recipe, read_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing, write_results
 from octavize.training.train import Run, describe_data, load_images, read_result, train_run
 from octavize.zoo.checkpoint import build_model
@@ -167,7 +167,7 @@ def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
 def _foreign(path: Path, new: Recipe) -> str:
     """Why a folder with this recipe is none of the new recipe's; nothing where it is."""
     try:
-        old = load_recipe(path)
+        old = read_recipe(path)
     except InputError as error:
         return f"whose recipe.yaml is damaged ({error})"
     grown = {k: getattr(new, k) for k in GROWING if set(getattr(old, k)) <= set(getattr(new, k))}

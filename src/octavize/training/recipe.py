@@ -6,7 +6,7 @@ and where the output goes are not part of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -18,7 +18,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator,
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
-from octavize.errors import InputError, one_line
+from octavize.errors import InputError
+from octavize.files import parse_yaml
 from octavize.geometry import Downsample, Exchange
 from octavize.training.checking import tells_mistakes, told_of
 
@@ -190,20 +191,36 @@ def load_recipe(name_or_path: str | Path, **overrides: Any) -> Recipe:
         **overrides: settings that replace those of the file; None leaves a setting alone.
 
     Raises:
-        InputError: no such recipe, not YAML, an unknown setting, or a value out of range.
+        InputError: no such recipe, not YAML, an unknown setting, a value out of range, or arguments for
+            networks that neither the file nor the overrides name.
     """
-    text = read_shipped("recipe", name_or_path, SHIPPED, "training/recipes")
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"recipe {name_or_path} is not valid YAML ({one_line(error)}): mend the file"
-        ) from None
-    if not isinstance(settings, dict):
-        raise InputError(f"recipe {name_or_path} holds no settings: write lines such as `epochs: 10`")
+    read = read_recipe(name_or_path)
+    recipe = replace(read, **{k: v for k, v in overrides.items() if v is not None})
     with told_of(f"recipe {name_or_path}"):
-        recipe = Recipe(**{"name": Path(name_or_path).stem, **{str(k): v for k, v in settings.items()}})
-    return replace(recipe, **{k: v for k, v in overrides.items() if v is not None})
+        check_patterns(recipe, {*read.models, *recipe.models})
+    return recipe
+
+
+def read_recipe(name_or_path: str | Path) -> Recipe:
+    """`load_recipe` of a file that need not have all the networks it has arguments for.
+
+    Such is the `recipe.yaml` of a run folder, if some networks of a recipe were trained in it.
+    """
+    settings = read_shipped("recipe", name_or_path, SHIPPED, "training/recipes")
+    with told_of(f"recipe {name_or_path}"):
+        if not isinstance(settings, dict):
+            raise InputError("it holds no settings: write lines such as `epochs: 10`")
+        return Recipe(**{"name": Path(name_or_path).stem, **{str(k): v for k, v in settings.items()}})
+
+
+def check_patterns(recipe: Recipe, models: Collection[str]) -> None:
+    """Raises InputError where `model_arguments` has a pattern that matches none of these networks."""
+    for pattern in recipe.model_arguments:
+        if not any(fnmatchcase(model, pattern) for model in models):
+            raise InputError(
+                f"model_arguments has a pattern {pattern!r} that matches none of the networks "
+                f"{', '.join(sorted(models))}: mend it, or leave it out"
+            )
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -211,24 +228,26 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
 
 
-def read_shipped(what: str, name_or_path: str | Path, names: Sequence[str], room: str) -> str:
-    """The text of a YAML file that ships under one of `names` in this package, or lies at a path.
+def read_shipped(what: str, name_or_path: str | Path, names: Sequence[str], room: str) -> Any:
+    """What a YAML file says that ships under one of `names` in this package, or lies at a path.
 
     Raises:
-        InputError: there is no such file, or it cannot be read; `what` says what it should have been.
+        InputError: there is no such file, it cannot be read, or it is not YAML; `what` says what it should
+            have been.
     """
     choices = f"give one of {', '.join(names)} or a YAML file's path"
     if not isinstance(name_or_path, (str, Path)):
         raise InputError(f"{what} {name_or_path!r}: {choices}")
-    if str(name_or_path) in names:
-        return files("octavize").joinpath(f"{room}/{name_or_path}.yaml").read_text("utf-8")
-    path = Path(name_or_path)
+    shipped = files("octavize").joinpath(f"{room}/{name_or_path}.yaml")
+    path = shipped if str(name_or_path) in names else Path(name_or_path)
     if not path.is_file():
         raise InputError(f"{what} {name_or_path} does not exist: {choices}")
     try:
-        return path.read_text("utf-8")
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{what} {name_or_path} cannot be read ({error}): give a YAML text file") from None
+    with told_of(f"{what} {name_or_path}"):
+        return parse_yaml(text)
 
 
 def _pick(name: str, value: T | dict[str, T], model: str) -> T:

@@ -52,5 +52,5 @@ def test_outside_of_blocks_layers_exchange_as_in_the_paper() -> None:
     "exchange", ["", "blocks", "block:", "block:none", "block:up", "both:block", 3, None]
 )
 def test_unknown(exchange: object) -> None:
-    with pytest.raises(InputError, match="give the paths of layers"):
+    with pytest.raises(InputError, match="give every, block, stage"):
         check_exchange_policy(exchange)  # pyright: ignore[reportArgumentType]

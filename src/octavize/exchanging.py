@@ -33,8 +33,8 @@ def check_exchange_policy(exchange: str) -> str:
     if exchange in EXCHANGE or exchange in WHERE or (where in WHERE and paths in _PATHS):
         return exchange
     raise InputError(
-        f"exchange={shown(exchange)}: give the paths of layers, {', '.join(EXCHANGE)}; or where the "
-        f"frequencies meet, {', '.join(WHERE)}, with the paths if not both, such as block:high_to_low"
+        f"exchange={shown(exchange)}: give {', '.join(WHERE)} (with one path: block:high_to_low), "
+        f"or for layers {', '.join(EXCHANGE)}"
     )
 
 

@@ -417,7 +417,7 @@ def test_converting_again_keeps_the_octave_axes() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"exchange": "h2l"}, "exchange='h2l': give one of both"),
+        ({"exchange": "h2l"}, "exchange='h2l': give every, block, stage"),
         ({"exchange": {"layer9.*": "none"}}, r"exchange: the pattern 'layer9.\*' matches no convolution"),
         ({"downsample": "max"}, "downsample='max'"),
         ({"downsample": {3: "pool"}}, "downsample: the pattern 3 is no text"),

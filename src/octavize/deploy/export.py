@@ -8,18 +8,21 @@ import operator
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from octavize._version import __version__
 from octavize.convert.trace import TraceError, clean_copy, trace
-from octavize.deploy.formats import Format, format_of
+from octavize.deploy.formats import Array, Format, format_of
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
 from octavize.deploy.program import export_program
+from octavize.deploy.quantize import Calibration, PoolsAsConvolutions, batches_of, check_precision
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
 from octavize.nn.conv import OctConv
@@ -34,6 +37,8 @@ def export(
     path: str | Path,
     input_shape: Sequence[int],
     *,
+    precision: str = "float32",
+    calibration: Calibration | None = None,
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
     metadata: Mapping[str, Any] | None = None,
@@ -43,31 +48,43 @@ def export(
     The file appears under its name only after it passed.
 
     Args:
-        model: the network, octave or not; only read. It is written in float32 and evaluation mode.
+        model: the network, octave or not; only read. It is written in evaluation mode.
         path: of the file: .onnx, .pt2 (torch.export) or .xml (OpenVINO, whose weights go beside it, .bin);
             replaced where it exists.
         input_shape: (N, C, H, W); N only counts where the batch is not dynamic.
+        precision: `float32`; `bf16` (OpenVINO); or `int8` (OpenVINO by NNCF, ONNX Runtime by its own
+            quantizer). Files take and give float32. `octavize.deploy.quantize.agreement` tells how well the
+            file and the network agree on images.
+        calibration: images that int8 is quantized on, as the network takes them: (N, C, H, W), or batches of
+            these, such as a DataLoader's. No labels are needed; 300 images are used at most.
         dynamic_batch: the file takes any number of images.
         dynamic_size: the file takes images of any size, odd ones included.
         metadata: anything JSON can hold, such as `classes`, `mean`, `std`, `size`, `alpha`. Written into the
             file, with the shape and the version of octavize; `octavize.load_runtime(path).metadata` reads it.
 
     Returns:
-        The largest error against the network in PyTorch, relative to its largest output, over random inputs
-        of several batches (and sizes).
+        The largest error in float32 against the network in PyTorch, relative to its largest output, over
+        random inputs of several batches (and sizes). Precision is lowered afterwards.
 
     Raises:
-        InputError: the network does not run on `input_shape` or cannot be exported; the error exceeds 1e-4
-            and no file is written; the path is of no format or its folder is missing; a package is missing.
+        InputError: the network does not run on `input_shape` or cannot be exported; the error exceeds 1e-4,
+            or outputs in low precision are not finite, and no file is written; the path is of no format or
+            its folder is missing; the format lacks the precision; a package is missing.
         RuntimeError: the format writes other files than it says.
     """
     path, shape = Path(path), _checked_shape(input_shape)
     kind = format_of("path", path)
     _check_writable(path, kind)
+    check_precision(precision, kind)
+    quantized_on = (
+        batches_of(calibration, (1, *shape[1:]) if dynamic_batch else shape) if precision == "int8" else []
+    )
     with torch.autocast("cpu", enabled=False):
         eager = clean_copy(model).cpu().float()
         least = smallest_size(eager, shape) if dynamic_size else None
-        program = export_program(freeze_layers(eager, shape), shape, dynamic_batch, dynamic_size)
+        with PoolsAsConvolutions() if precision == "int8" else nullcontext():
+            frozen = freeze_layers(eager, shape, join="low_out")
+            program = export_program(frozen, shape, dynamic_batch, dynamic_size)
         if program.call_spec.out_spec is None or not program.call_spec.out_spec.is_leaf():
             raise InputError(
                 f"model {type(model).__name__} returns more than one tensor: wrap it in a module that "
@@ -77,7 +94,8 @@ def export(
         about |= {"smallest_size": least or 1, "octavize": __version__}
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             written = Path(folder) / path.name
-            kind.write(program, written, _as_json({"alpha": alpha_of(model), **(metadata or {}), **about}))
+            about = {"alpha": alpha_of(model), **(metadata or {}), **about}
+            kind.write(program, written, _as_json(about | {"precision": "float32"}))
             files = kind.files(written)
             if left := set(Path(folder).iterdir()) ^ set(files):
                 names = ", ".join(sorted(file.name for file in left))
@@ -88,6 +106,9 @@ def export(
                     f"path {path} is not written: its outputs differ from the network's by {error:.1e} of "
                     f"the largest, more than {TOLERANCE:g}; export to another format, and report the network"
                 )
+            if precision != "float32":
+                kind.lower[precision](written, quantized_on, _as_json(about | {"precision": precision}))
+                _check_finite(written, quantized_on)
             for file in reversed(files):  # weights before the description that needs them
                 os.replace(file, path.parent / file.name)
     return error
@@ -174,6 +195,15 @@ def parity(model: nn.Module, path: Path, shapes: Sequence[tuple[int, ...]]) -> f
         error = (got - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
         worst = max(worst, float(error)) if error == error else float("nan")
     return worst
+
+
+def _check_finite(path: Path, images: Sequence[Array]) -> None:
+    runner = load_runtime(path)
+    if not all(np.isfinite(runner(batch)).all() for batch in images):
+        raise InputError(
+            f"path {path.name} is not written: in {runner.metadata['precision']} its outputs are not finite; "
+            "export it in float32, and report the network"
+        )
 
 
 def _check_writable(path: Path, kind: Format) -> None:

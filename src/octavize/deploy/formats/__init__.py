@@ -8,8 +8,8 @@ their `--help`, so a module imports torch, and whatever else is heavy, in the fu
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +26,9 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 Run: TypeAlias = "Callable[[Array], Array]"
 Write: TypeAlias = "Callable[[torch.export.ExportedProgram, Path, str], None]"
 Load: TypeAlias = "Callable[[Path, int | None], tuple[Run, str | None]]"
+Lower: TypeAlias = "Callable[[Path, Sequence[Array], str], None]"
+PRECISIONS = ("float32", "bf16", "int8")
+"""In which files compute. Weights and maps of bf16 are rounded, those of int8 are quantized."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Format:
     """The extra of octavize that brings these modules."""
     beside: tuple[str, ...] = ()
     """Suffixes of further files that are written under the same name."""
+    lower: Mapping[str, Lower] = field(default_factory=dict)
+    """By precision: (float32 file, images to quantize on, metadata as JSON) → nothing; replaces the file."""
+    needed_to_lower: tuple[str, ...] = ()
+    """Further modules that int8 needs; the extra `quantize` brings them."""
     timed_as: str | None = None
     """Its runtime's name in `octavize bench` and `tune`; without, it is not timed."""
 

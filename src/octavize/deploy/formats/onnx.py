@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) ->
     """Convert and write; input and output are called so, `about` lies in the file's metadata."""
     import torch
 
-    with quiet():
+    with quiet("torch.onnx"):
         made = torch.onnx.export(
             program, dynamo=True, input_names=["input"], output_names=["output"], verbose=False
         )
@@ -29,17 +30,44 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) ->
 
 
 @contextlib.contextmanager
-def quiet() -> Any:
-    """The exporter's progress and its warnings about itself are not for our users."""
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    log.setLevel(logging.ERROR)
+def quiet(*loggers: str) -> Any:
+    """Progress of converters, and their warnings about themselves, are not for our users."""
+    logs = [logging.getLogger(name) for name in loggers]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
+
+
+def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
+    """int8, by ONNX Runtime's own quantizer: weights by channel, maps by the range they have here."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(images)
+
+        def get_next(self) -> Any:
+            image = next(self.left, None)
+            return None if image is None else {"input": image}
+
+    prepared = path.with_name("prepared.onnx")
+    with quiet("root", "onnxruntime"):
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(str(prepared), str(path), Reader(), per_channel=True)
+    prepared.unlink()
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: about})
+    onnx.save(model, path)
 
 
 def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
@@ -71,5 +99,6 @@ FORMAT = Format(
     load=_load,
     needed_to_write=NEEDED_TO_WRITE,
     needed_to_load=("onnxruntime",),
+    lower={"int8": _quantize},
     timed_as="onnxruntime",
 )

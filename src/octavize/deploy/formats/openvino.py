@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavize.deploy.formats import KEY, Array, Format, Run
-from octavize.deploy.formats.onnx import NEEDED_TO_WRITE, write_onnx
+from octavize.deploy.formats.onnx import NEEDED_TO_WRITE, quiet, write_onnx
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +21,36 @@ def _write(program: torch.export.ExportedProgram, path: Path, about: str) -> Non
 
     through = path.with_suffix(".onnx")
     write_onnx(program, through, about)
-    converted = openvino.convert_model(through)
-    converted.set_rt_info(about, [KEY])
-    openvino.save_model(converted, path, compress_to_fp16=False)
+    _save(openvino.convert_model(through), path, about)
     through.unlink()
+
+
+def _save(model: Any, path: Path, about: str) -> None:
+    import openvino
+
+    model.set_rt_info(about, [KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _round(path: Path, images: Sequence[Array], about: str) -> None:
+    """bf16: the file keeps its float32 weights, and the runtime rounds them where the processor can."""
+    _save(_read(path), path, about)
+
+
+def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
+    """int8, by NNCF: weights by channel, maps by what they hold for these images."""
+    with quiet("nncf", "torch"):
+        import nncf
+
+        made = nncf.quantize(_read(path), nncf.Dataset(list(images)), subset_size=len(images))
+    _save(made, path, about)
+
+
+def _read(path: Path) -> Any:
+    """The network of a file, all in memory: so the file may be replaced."""
+    import openvino
+
+    return openvino.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
 
 def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
@@ -30,11 +59,18 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
 
     core = openvino.Core()
     model = core.read_model(path)
+    about = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
     # Some processors would compute in bfloat16 by themselves.
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    rounded = about is not None and json.loads(about).get("precision") == "bf16"
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if rounded else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = core.compile_model(model, "CPU", settings)
+    if rounded and compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != "bf16":
+        warnings.warn(f"model {path}: this processor has no bf16, so it computes in float32", stacklevel=2)
     own = threading.local()  # a request serves one call at a time
 
     def run(batch: Array) -> Array:
@@ -42,7 +78,7 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
             own.request = compiled.create_infer_request()
         return np.array(own.request.infer(batch)[0])
 
-    return run, str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+    return run, about
 
 
 FORMAT = Format(
@@ -53,5 +89,7 @@ FORMAT = Format(
     needed_to_write=NEEDED_TO_WRITE,
     needed_to_load=("openvino",),
     beside=(".bin",),
+    lower={"bf16": _round, "int8": _quantize},
+    needed_to_lower=("nncf",),
     timed_as="openvino",
 )

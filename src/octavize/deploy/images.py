@@ -1,0 +1,92 @@
+"""Image files as input of an exported network: prepared as in training, by what its metadata know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavize.errors import InputError, require_extra
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def prepare(paths: Sequence[Path], about: Mapping[str, Any], progress: str | None = None) -> Tensor:
+    """Images as input of a network: (N, C, size, size), float32.
+
+    The shorter side is resized to the network's size and the center cut out, as for the images it was
+    trained on; mean and deviation are the network's, or ImageNet's where it names none.
+
+    Args:
+        about: `input_shape` (N, C, H, W), and if they are known `mean`, `std` and `normalize`.
+        progress: text of a progress bar on stderr, for many images.
+
+    Raises:
+        InputError: an image cannot be read, or the network takes no square images in gray or color.
+    """
+    require_extra("PIL", "experiment")
+    from octavize.data.augment import to_input
+    from octavize.data.decode import decode_all
+
+    shape = about["input_shape"]
+    if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
+        raise InputError(f"the network takes {tuple(shape)}: only square images in gray or color are made")
+    for path in paths:
+        if not path.is_file():
+            what = "is no file" if path.exists() else "does not exist"
+            raise InputError(f"image {path} {what}: give the path of an image file")
+    pixels = decode_all(paths, shape[2], progress)
+    if shape[1] == 1:
+        pixels = pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
+    mean, std = (about.get(key) or IMAGENET[key][: shape[1]] for key in ("mean", "std"))
+    return to_input(pixels, mean, std, normalize=about.get("normalize", True))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of a folder, and the class that each has by the name of its own folder, if it tells."""
+
+    paths: list[Path]
+    labels: list[int] | None
+
+    def part(self, indices: Sequence[int]) -> Found:
+        """Some of them."""
+        labels = None if self.labels is None else [self.labels[i] for i in indices]
+        return Found([self.paths[i] for i in indices], labels)
+
+
+def find_images(folder: Path, classes: Sequence[str] | None, outputs: int | None) -> Found:
+    """All images below a folder, sorted by path.
+
+    Where they lie in folders of their own, the folders are taken for classes: those of the network's
+    `classes`, or, if there are as many folders as the network has `outputs`, in the order of their names.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
+    from octavize.data.folder import SUFFIXES
+
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} does not exist: give one that holds images")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise InputError(
+            f"folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}): give one that does"
+        )
+    names = [p.parent.name for p in paths]
+    known = list(classes or [])
+    if not set(names) <= set(known):
+        known = sorted(set(names)) if len(set(names)) == outputs else []
+    return Found(paths, [known.index(name) for name in names] if known else None)
+
+
+def spread_out(found: Found, count: int) -> tuple[Found, Found]:
+    """So many of the images, evenly spaced, so that every class has its share; and all others."""
+    total = len(found.paths)
+    chosen = {i * total // min(count, total) for i in range(min(count, total))}
+    others = [i for i in range(total) if i not in chosen]
+    return found.part(sorted(chosen)), found.part(others)

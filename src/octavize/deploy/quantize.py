@@ -1,0 +1,134 @@
+"""Files in low precision: on which images they are quantized, and how well they agree with their network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from octavize.deploy.formats import PRECISIONS, Array, Format
+from octavize.deploy.runtime import Runner
+from octavize.errors import InputError, require_extra, shown
+
+Calibration: TypeAlias = "Tensor | Array | Iterable[Any]"
+"""Images as the network takes them: (N, C, H, W), or batches of these, or of (images, labels)."""
+
+
+def check_precision(precision: str, kind: Format) -> None:
+    """Check that a format has files of this precision.
+
+    Raises:
+        InputError: it has none, or a package is missing that makes them.
+    """
+    known = [name for name in PRECISIONS if name == "float32" or name in kind.lower]
+    if precision not in known:
+        raise InputError(
+            f"precision={shown(precision)}: {kind.suffix} ({kind.runtime}) has {', '.join(known)}"
+        )
+    for module in kind.needed_to_lower if precision == "int8" else ():
+        require_extra(module, "quantize")
+
+
+def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int = 300) -> list[Array]:
+    """The images to quantize on, as batches of `shape`, at most `most` images.
+
+    Raises:
+        InputError: there are none, or they have another shape.
+    """
+    if calibration is None:
+        raise InputError(
+            "calibration is not given: int8 needs images, a tensor (N, C, H, W) or batches of them"
+        )
+    given = [calibration] if isinstance(calibration, (Tensor, np.ndarray)) else calibration
+    images: list[Array] = []
+    for batch in given:
+        values = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if not isinstance(values, (Tensor, np.ndarray)) or tuple(values.shape[1:]) != tuple(shape[1:]):
+            told = tuple(values.shape) if isinstance(values, (Tensor, np.ndarray)) else shown(values)
+            raise InputError(f"calibration has {told}: give images of (N, {', '.join(map(str, shape[1:]))})")
+        array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
+        images += islice(np.asarray(array, np.float32), most - len(images))
+        if len(images) >= most:
+            break
+    if len(images) < shape[0]:
+        raise InputError(f"calibration has {len(images)} images: give at least {shape[0]}, better a hundred")
+    starts = range(0, len(images) - shape[0] + 1, shape[0])
+    return [np.ascontiguousarray(np.stack(images[start : start + shape[0]])) for start in starts]
+
+
+class PoolsAsConvolutions(TorchFunctionMode):
+    """Inside, averages of 2 × 2 pixels are depthwise convolutions by a quarter.
+
+    Runtimes have integer convolutions, with the scale of their output included, but take the average of
+    integers in float32 and quantize it again. Maps of odd size keep the average, which treats their last
+    pixels in another way.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.avg_pool2d and not kwargs and len(args) > 2 and _is_half(*args[:3]):
+            x: Tensor = args[0]
+            quarter = torch.full((x.shape[1], 1, 2, 2), 0.25, dtype=x.dtype, device=x.device)
+            return F.conv2d(x, quarter, stride=2, groups=x.shape[1])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_half(x: Tensor, window: Any, stride: Any) -> bool:
+    twos = all(
+        tuple(each) == (2, 2) if isinstance(each, Sequence) else each == 2 for each in (window, stride)
+    )
+    return twos and all(isinstance(n, int) and n % 2 == 0 for n in x.shape[2:])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a file and its network answer to the same images.
+
+    Attributes:
+        images: how many.
+        same: share of them, from 0 to 1, for which both name the same class first.
+        before: accuracy of the network, None without labels.
+        after: accuracy of the file, likewise.
+    """
+
+    images: int
+    same: float
+    before: float | None
+    after: float | None
+
+
+def agreement(
+    model: nn.Module, runner: Runner, images: Tensor, labels: Sequence[int] | None = None, batch: int = 25
+) -> Agreement:
+    """Compare an exported file with its network.
+
+    Args:
+        model: the network, in evaluation mode.
+        images: (N, C, H, W), as the network takes them.
+        labels: N classes, as indices.
+
+    Raises:
+        InputError: the network is no classifier.
+    """
+    answers: list[tuple[Tensor, Tensor]] = []
+    for some in images.split(batch):
+        with torch.no_grad():
+            scores = model(some)
+        if scores.dim() != 2:
+            raise InputError(f"{type(model).__name__} answers with {tuple(scores.shape)}: give a classifier")
+        answers.append((scores.argmax(1), torch.from_numpy(runner(some)).argmax(1)))
+    before, after = (torch.cat(column) for column in zip(*answers, strict=True))
+
+    def share(matches: Tensor) -> float:
+        return float(matches.double().mean())
+
+    if labels is None:
+        return Agreement(len(images), share(before == after), None, None)
+    truth = torch.tensor(labels)
+    return Agreement(len(images), share(before == after), share(before == truth), share(after == truth))

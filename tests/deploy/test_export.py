@@ -71,6 +71,7 @@ def test_outputs_metadata_and_refusals(suffix: str, files: Any) -> None:
         "dynamic_batch": True,
         "dynamic_size": False,
         "smallest_size": 1,
+        "precision": "float32",
     }
     with pytest.raises(InputError, match=r"shape \(1, 3, 16, 18\), but .* takes \(any, 3, 15, 18\)"):
         runner(torch.randn(1, 3, 16, 18))

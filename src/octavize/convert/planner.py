@@ -13,6 +13,7 @@ from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
     CONVOLUTIONS,
     Fallback,
+    Layer,
     Trace,
     TraceError,
     check_network,
@@ -116,13 +117,12 @@ class Planner:
         self.modules = convolutions(model)
         if not self.modules:
             raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
-        own = layer_infos(model)
-        ways = {name: (layer.exchange, layer.downsample) for name, layer in own.items()}
-        exchanges, downsamples = ({name: way[i] for name, way in ways.items()} for i in (0, 1))
-        self.exchanges = per_layer("exchange", exchange, self.modules, check_exchange, exchanges)
-        self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
         self.before = trace(_as_vanilla(model), self.shape)
         self.layers = layer_infos(model, self.before)
+        exchanges = {name: layer.exchange for name, layer in self.layers.items()}
+        downsamples = {name: layer.downsample for name, layer in self.layers.items()}
+        self.exchanges = per_layer("exchange", exchange, self.modules, check_exchange, exchanges)
+        self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
 
     def plan(self, alpha: Alpha) -> Plan:
         """The plan for this α."""
@@ -197,13 +197,12 @@ def layer_infos(model: nn.Module, run: Trace | None = None) -> dict[str, LayerIn
     ran = {layer.name: layer for layer in run.layers} if run is not None else {}
     found = convolutions(model)
     in_order = [*(name for name in ran if name in found), *(name for name in found if name not in ran)]
-    return {name: _info(name, found[name], run) for name in in_order}
+    return {name: _info(name, found[name], ran.get(name)) for name in in_order}
 
 
-def _info(name: str, module: nn.Module, run: Trace | None) -> LayerInfo:
+def _info(name: str, module: nn.Module, ran: Layer | None) -> LayerInfo:
     assert isinstance(module, CONVOLUTIONS)
     octave = isinstance(module, OctConv)
-    ran = None if run is None else run.get(name)
     return LayerInfo(
         name,
         type(module).__name__,

@@ -16,8 +16,8 @@ from octavize import InputError, create_model, load_converted, octavize
 from octavize.policies import policy_of
 from octavize.training.recipe import dump_recipe
 from octavize.zoo.checkpoint import build_model
-from octavize.zoo.find import find_vanilla, load_state
-from octavize.zoo.weights import save_weights
+from octavize.zoo.find import find_vanilla
+from octavize.zoo.weights import load_state, save_weights
 
 OWN = "oct_cifar_resnet20"
 NETS = """

@@ -97,7 +97,7 @@ def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code == 0, err
     Path("resnet18.old/runs").mkdir(parents=True)
     code, _, err = run(capsys, "export", "resnet18.old/runs", "--to", tmp_path / "no.pt2")
-    assert "resnet18.old/runs holds neither" in err
+    assert "resnet18.old/runs is a folder without best.safetensors or network.json" in err
     exported = load_runtime(to)
     assert exported.metadata["alpha"] == 0.5
     assert exported(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
@@ -178,7 +178,7 @@ def test_predict(trained: Path, image: Path, capsys: pytest.CaptureFixture[str])
     [
         (("export", NAME, "--to", "model.tflite"), ("model.tflite", ".onnx, .xml, .pt2")),
         (("export", "no-such", "--to", "m.pt2"), ("'no-such' is unknown",)),
-        (("export", ".", "--to", "m.pt2"), ("holds neither best.safetensors nor network.json",)),
+        (("export", ".", "--to", "m.pt2"), ("is a folder without best.safetensors or network.json",)),
         (("export", "RUN", "--to", "m.pt2", "--alpha", 0.5), ("--alpha is given",)),
         (("export", "no.safetensors", "--to", "m.pt2"), ("no.safetensors does not exist",)),
         (("predict", "no.pt2", "a.png"), ("no.pt2 does not exist",)),

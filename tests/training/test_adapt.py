@@ -29,7 +29,8 @@ from octavize.training.journal import read_metrics
 from octavize.training.prepare import Adaptation
 from octavize.training.recipe import dump_recipe
 from octavize.training.train import Run, load_images, train_run
-from octavize.zoo.find import Vanilla, find_vanilla, load_state
+from octavize.zoo.find import Vanilla, find_vanilla
+from octavize.zoo.weights import load_state
 
 HOW = Adaptation(alpha=0.5, calibrate=False, norm_images=16)
 

@@ -15,6 +15,7 @@ from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
     CONVOLUTIONS,
     Fallback,
+    Layer,
     Trace,
     TraceError,
     check_network,
@@ -122,15 +123,14 @@ class Planner:
         self.modules = convolutions(model)
         if not self.modules:
             raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
-        own = layer_infos(model)
-        ways = {name: (layer.exchange, layer.downsample) for name, layer in own.items()}
-        exchanges, downsamples = ({name: way[i] for name, way in ways.items()} for i in (0, 1))
-        meeting = per_layer("exchange", exchange, self.modules, check_exchange_policy, exchanges)
-        self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
         vanilla = _as_vanilla(model)
         self.before = trace(vanilla, self.shape)
-        self.exchanges = by_layer(meeting, self._places(vanilla, meeting))
         self.layers = layer_infos(model, self.before)
+        exchanges = {name: layer.exchange for name, layer in self.layers.items()}
+        downsamples = {name: layer.downsample for name, layer in self.layers.items()}
+        meeting = per_layer("exchange", exchange, self.modules, check_exchange_policy, exchanges)
+        self.exchanges = by_layer(meeting, self._places(vanilla, meeting))
+        self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
 
     def _places(self, vanilla: nn.Module, meeting: Mapping[str, str]) -> dict[str, str]:
         """What each layer ends, a block or a stage, if any layer's exchange depends on it."""
@@ -219,13 +219,12 @@ def layer_infos(model: nn.Module, run: Trace | None = None) -> dict[str, LayerIn
     ran = {layer.name: layer for layer in run.layers} if run is not None else {}
     found = convolutions(model)
     in_order = [*(name for name in ran if name in found), *(name for name in found if name not in ran)]
-    return {name: _info(name, found[name], run) for name in in_order}
+    return {name: _info(name, found[name], ran.get(name)) for name in in_order}
 
 
-def _info(name: str, module: nn.Module, run: Trace | None) -> LayerInfo:
+def _info(name: str, module: nn.Module, ran: Layer | None) -> LayerInfo:
     assert isinstance(module, CONVOLUTIONS)
     octave = isinstance(module, OctConv)
-    ran = None if run is None else run.get(name)
     return LayerInfo(
         name,
         type(module).__name__,

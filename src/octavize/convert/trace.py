@@ -69,10 +69,6 @@ class Trace:
     def __getitem__(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
 
-    def get(self, name: str) -> Layer | None:
-        """The layer of this name, or None if it did not run."""
-        return next((layer for layer in self.layers if layer.name == name), None)
-
 
 class _Sources:
     """Follows OctTensors through a network: which layers made their channels."""

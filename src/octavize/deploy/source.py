@@ -8,12 +8,9 @@ from typing import Any
 from torch import nn
 
 from octavize.convert.trace import image_shape
-from octavize.errors import InputError
 from octavize.zoo.checkpoint import load_checkpoint
-from octavize.zoo.find import BEST, RUN, find_origin, is_name
-from octavize.zoo.storage import NETWORK, load_converted, read_about
-
-_FACTS = ("model", "alpha", "classes", "mean", "std", "normalize", "size", "in_chans")
+from octavize.zoo.find import RUN, find_origin, refuse_options, run_checkpoint
+from octavize.zoo.storage import FACTS, NETWORK, load_converted, read_about
 
 
 def find_network(
@@ -36,24 +33,17 @@ def find_network(
     Raises:
         InputError: nothing of this name, or an option that does not go with it.
     """
+    options = {"--alpha": alpha, "--num-classes": num_classes}
     path = Path(name)
-    trained = path if path.suffix == ".safetensors" else path / BEST
-    if trained.is_file() or path.suffix == ".safetensors":
-        _refuse(name, alpha, num_classes)
-        model, facts = load_checkpoint(trained)
-        return model, {key: facts[key] for key in _FACTS if key in facts}
     if (path / NETWORK).is_file():
-        _refuse(name, alpha, num_classes)
+        refuse_options(name, options)
         about = read_about(path)
         return load_converted(path), {"model": about["origin"]["name"], **about["input"]}
-    if path.is_dir() and not is_name(name):
-        raise InputError(f"source {name} holds neither {BEST} nor {NETWORK}: give the folder of a run")
+    trained = run_checkpoint(name, NETWORK)
+    if trained is not None:
+        refuse_options(name, options)
+        model, facts = load_checkpoint(trained)
+        return model, {key: facts[key] for key in ("model", "alpha", *FACTS) if key in facts}
     share = 0.5 if alpha is None else alpha
     model = find_origin(name, num_classes=num_classes, otherwise=RUN).octave(share, size)
     return model, {"model": name, "alpha": share, "in_chans": image_shape(model, size or 224)[1]}
-
-
-def _refuse(name: str, alpha: float | None, num_classes: int | None) -> None:
-    for option, value in (("--alpha", alpha), ("--num-classes", num_classes)):
-        if value is not None:
-            raise InputError(f"{option} is given and {name} is a network of its own: leave it out")

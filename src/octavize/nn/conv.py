@@ -378,11 +378,6 @@ def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a.add_(b)
 
 
-def is_depthwise(layer: Any) -> bool:
-    """Whether every output channel of a convolution reads one input channel."""
-    return layer.groups == layer.in_channels > 1
-
-
 def geometry_of(conv: ConvNd) -> Geometry:
     """The geometry of one of torch's convolutions."""
     padding = conv.padding if isinstance(conv.padding, str) else tuple(int(n) for n in conv.padding)

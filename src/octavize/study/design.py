@@ -14,7 +14,7 @@ import torch
 
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError
-from octavize.nn.conv import is_depthwise
+from octavize.nn.conv import geometry_of
 from octavize.study.model import Cell, Design, Levels, Settings, Study, merged, one_network
 from octavize.training.recipe import OCTAVE_SWITCHES, Recipe
 from octavize.training.train import Run, fingerprint
@@ -150,7 +150,7 @@ def _without_idle(recipe: Recipe) -> Recipe:
 def _has_depthwise(model: str) -> bool:
     with torch.device("meta"):
         layers = create_model(model, 0).modules()
-    return any(isinstance(layer, CONVOLUTIONS) and is_depthwise(layer) for layer in layers)
+    return any(isinstance(layer, CONVOLUTIONS) and geometry_of(layer).depthwise for layer in layers)
 
 
 def distinct(places: Iterable[Planned]) -> list[Planned]:

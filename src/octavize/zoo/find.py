@@ -12,21 +12,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from octavize.convert.octavize import octavize
-from octavize.convert.order import mark_order
 from octavize.convert.planner import Alpha
 from octavize.convert.trace import image_shape
 from octavize.errors import InputError, one_line, require_extra
 from octavize.policies import policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
-from octavize.zoo.weights import order_in, read_metadata
+from octavize.zoo.weights import load_state, read_metadata
 
 BEST = "best.safetensors"
 RUN = "the folder of a trained run"
+BUILDERS = ("octavize", "torchvision", "timm")
+"""Who builds networks by name, in the order in which they are asked."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Origin:
         """
         if self.kind == "function":
             return _call(self.name)
-        require_extra(self.kind if self.kind != "octavize" else "timm", "models")
+        require_extra("timm" if self.kind == "octavize" else self.kind, "models")
         extra: dict[str, Any] = {"pretrained": True} if pretrained else {}
         if self.kind == "octavize":
             return create_model(self.name, 0, **self.arguments, **extra)
@@ -129,12 +129,10 @@ def find_vanilla(
     """
     if weights is not None and pretrained:
         raise InputError(f"--weights {weights} and --pretrained are both given: choose one")
-    run = _run_checkpoint(name)
+    run = run_checkpoint(name)
     if run is not None:
-        given = [o for o, v in (("--weights", weights), ("--pretrained", pretrained)) if v]
-        if given or num_classes is not None:
-            option = (*given, "--num-classes")[0]
-            raise InputError(f"{option} is given and {name} is a trained run of its own: leave it out")
+        options = {"--weights": weights, "--pretrained": pretrained or None, "--num-classes": num_classes}
+        refuse_options(name, options)
         return _from_run(run)
     origin = find_origin(name, num_classes=num_classes, otherwise=RUN)
     if pretrained and origin.kind == "function":
@@ -169,7 +167,7 @@ def find_origin(name: str, *, num_classes: int | None = None, otherwise: str = "
     kind = _kind_of(plain, kinds)
     if kind is not None:
         return Origin(kind, plain, arguments)
-    close = get_close_matches(plain, dict.fromkeys(n for kind in kinds for n in _NAMES[kind]()), n=3)
+    close = get_close_matches(plain, dict.fromkeys(n for kind in kinds for n in _names(kind)), n=3)
     told = f"did you mean {', '.join(close)}? Or give" if close else "give"
     names = f"a name of {kinds[0]}'s" if prefixed else "a name from `octavize models`, of torchvision or timm"
     allowed = ", or ".join(filter(None, [names] if prefixed else [names, "module:function", otherwise]))
@@ -184,54 +182,15 @@ def is_name(name: str) -> bool:
     return os.sep not in name and _kind_of(plain, kinds) is not None
 
 
-def load_state(model: nn.Module, path: str | Path) -> None:
-    """Load a file of weights into a network that has the same layers; nothing in the file is executed.
+def run_checkpoint(name: str, *others: str) -> Path | None:
+    """The weights file, if `name` is a run of ours; None if it is something else.
 
-    Wrappers such as {"state_dict": …} and the prefix "module." of parallel training are taken off. Weights of
-    a converted network may be in a plan's order of channels: the network then knows it, see `convert.order`.
+    Args:
+        others: what else the caller takes in a folder, for the message.
 
     Raises:
-        InputError: the file is missing, unreadable, or of another network.
+        InputError: it is a folder without a run.
     """
-    state = _read_state(Path(path))
-    own = model.state_dict()
-    wrong = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
-    if wrong:
-        where = "lacks" if wrong[0] not in state else "has" if wrong[0] not in own else "has another shape of"
-        raise InputError(
-            f"weights {path} do not fit {type(model).__name__}: the file {where} {wrong[0]} and "
-            f"{len(wrong) - 1} more differ; give the weights of this network (and --num-classes)"
-        )
-    model.load_state_dict(state)
-    mark_order(model, order_in(Path(path)))
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"weights {path} do not exist: give the path of a .safetensors or .pth file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many kinds, all of which mean "not readable weights"
-        raise InputError(
-            f"weights {path} cannot be read as plain tensors ({type(error).__name__}): save the state dict "
-            "with torch.save(model.state_dict(), path) or as .safetensors"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"weights {path} hold no state dict: save model.state_dict()")
-    parallel = all(key.startswith("module.") for key in state)
-    return {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}
-
-
-def _run_checkpoint(name: str) -> Path | None:
-    """The weights file, if `name` is a run of ours; None if it is something else."""
     path = Path(name)
     if path.suffix == ".safetensors":
         return path
@@ -240,8 +199,19 @@ def _run_checkpoint(name: str) -> Path | None:
     if not path.is_dir() or is_name(name):
         return None
     runs = sorted(p.parent.name for p in path.glob(f"runs/*/{BEST}"))
-    remedy = f"give one of its runs, {path}/runs/{runs[0]} …" if runs else "give the folder of a trained run"
-    raise InputError(f"model {name} is a folder without {BEST}: {remedy}")
+    remedy = f"give one of its runs, {path}/runs/{runs[0]} …" if runs else f"give {RUN}"
+    raise InputError(f"model {name} is a folder without {' or '.join((BEST, *others))}: {remedy}")
+
+
+def refuse_options(name: str, options: Mapping[str, object]) -> None:
+    """Check that nothing is asked of a network that is built already.
+
+    Raises:
+        InputError: one of the options is not None.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"{option} is given and {name} is a network of its own: leave it out")
 
 
 def _from_run(path: Path) -> Vanilla:
@@ -290,47 +260,41 @@ def _published_facts(origin: Origin, model: Any) -> dict[str, Any]:
         chosen: Any = zoo.get_model_weights(origin.name).DEFAULT  # pyright: ignore[reportAttributeAccessIssue]
         transform = chosen.transforms()
         return {"mean": list(transform.mean), "std": list(transform.std), "size": transform.crop_size[0]}
-    published = getattr(model, "pretrained_cfg", {})
-    if not published:
+    told = getattr(model, "pretrained_cfg", None)
+    if not told:
         return {}
-    mean, std, size = published["mean"], published["std"], published["input_size"][-1]
-    return {"mean": list(mean), "std": list(std), "size": size}
+    return {"mean": list(told["mean"]), "std": list(told["std"]), "size": told["input_size"][-1]}
 
 
-def _torchvision_names() -> list[str]:
-    try:
-        from torchvision import models as zoo
-    except ImportError:
+def _names(kind: str) -> list[str]:
+    """The names by which somebody builds networks; none if it is not installed."""
+    if kind == "octavize":
+        return list_models()
+    if find_spec(kind) is None:
         return []
+    if kind == "timm":
+        import timm
+
+        return timm.list_models()
+    from torchvision import models as zoo
+
     return zoo.list_models(module=zoo)
 
 
-def _timm_names() -> list[str]:
-    try:
-        import timm
-    except ImportError:
-        return []
-    return timm.list_models()
-
-
-def _in_timm(name: str) -> bool:
-    try:
-        import timm
-    except ImportError:
-        return False
-    return timm.is_model(name)  # also old names, and those with the tag of their weights
-
-
-def _asked(name: str) -> tuple[list[str], str]:
+def _asked(name: str) -> tuple[tuple[str, ...], str]:
     """Who may build a network of this name, and its name there: `timm:resnet18` asks timm alone."""
     prefix, colon, rest = name.partition(":")
-    return ([prefix], rest) if colon and prefix in _NAMES else (list(_NAMES), name)
+    return ((prefix,), rest) if colon and prefix in BUILDERS else (BUILDERS, name)
 
 
 def _kind_of(name: str, kinds: Iterable[str]) -> str | None:
     """The first who builds a network of this name."""
-    return next((k for k in kinds if (_in_timm(name) if k == "timm" else name in _NAMES[k]())), None)
+    return next((kind for kind in kinds if _builds(kind, name)), None)
 
 
-_NAMES = {"octavize": list_models, "torchvision": _torchvision_names, "timm": _timm_names}
-"""Who builds networks by name, in the order in which they are asked."""
+def _builds(kind: str, name: str) -> bool:
+    if kind != "timm" or find_spec("timm") is None:
+        return name in _names(kind)
+    import timm
+
+    return timm.is_model(name)  # also old names, and those with the tag of their weights

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from octavize.convert.trace import CONVOLUTIONS, Layer, example_shape, trace
-from octavize.nn.conv import is_depthwise
+from octavize.nn.conv import geometry_of
 
 
 class PathSum(nn.Module):
@@ -37,16 +37,14 @@ def add_path_biases(model: nn.Module) -> None:
     bias a channel; as have depthwise layers, and those whose input is all high. A vanilla network is left
     alone.
     """
-    layers: dict[str, Any] = dict(model.named_modules())
-    traced = _traced(model)
-    if not any(found.output[1] is not None for found in traced):
+    ran = _convolutions(model)
+    if not any(found.output[1] is not None for _, found in ran):
         return
-    for found in traced:
-        layer = layers[found.name]
+    for layer, found in ran:
         if layer.bias is not None:
             continue
         layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels))
-        if found.input[1] is not None and not is_depthwise(layer):
+        if found.input[1] is not None and not geometry_of(layer).depthwise:
             parametrize.register_parametrization(layer, "bias", PathSum())
 
 
@@ -58,12 +56,9 @@ def initialize(model: nn.Module, ordinary: str, depthwise: str) -> None:
     """
     if ordinary == depthwise == "builder":
         return
-    layers = dict(model.named_modules())
     with torch.no_grad():
-        for found in _traced(model):
-            layer = layers[found.name]
-            if isinstance(layer, CONVOLUTIONS):
-                _draw(layer, found, depthwise if is_depthwise(layer) else ordinary)
+        for layer, found in _convolutions(model):
+            _draw(layer, found, depthwise if geometry_of(layer).depthwise else ordinary)
 
 
 def _draw(layer: Any, found: Layer, way: str) -> None:
@@ -76,7 +71,7 @@ def _draw(layer: Any, found: Layer, way: str) -> None:
         weight.normal_()
         fans = [shape[1] for shape in found.input if shape is not None]
         # Depthwise, the channels of either half are rows of the weight; otherwise they are its columns.
-        if is_depthwise(layer):
+        if geometry_of(layer).depthwise:
             rows = layer.out_channels // layer.in_channels
             parts = weight.split([rows * fan for fan in fans], dim=0)
         else:
@@ -87,7 +82,8 @@ def _draw(layer: Any, found: Layer, way: str) -> None:
                 part.mul_(math.sqrt(2 / (fan * math.prod(layer.kernel_size))))
 
 
-def _traced(model: nn.Module) -> list[Layer]:
+def _convolutions(model: nn.Module) -> list[tuple[Any, Layer]]:
     """The convolutions in the order in which they run, with the shapes of what they read."""
-    shape = example_shape(model)
-    return [layer for layer in trace(model, shape).layers if layer.kind != "Linear"]
+    layers = dict(model.named_modules())
+    ran = trace(model, example_shape(model)).layers
+    return [(layers[found.name], found) for found in ran if isinstance(layers[found.name], CONVOLUTIONS)]

@@ -80,6 +80,8 @@ def create_model(
     recipe = _REGISTRY[base]
     whole("num_classes", num_classes, 0)  # in timm, 0 asks for features
     whole("in_chans", builder_arguments.get("in_chans", 3), 1)
+    width = builder_arguments.get("width", 1)
+    number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
     try:
         model = recipe.build(num_classes=num_classes, **builder_arguments)
     except TypeError as error:
@@ -96,10 +98,6 @@ def create_model(
     )
 
 
-def _check_width(width: Any) -> None:
-    number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
-
-
 # ---- ResNets ---------------------------------------------------------------------------------------------
 
 
@@ -108,7 +106,6 @@ def _resnet(timm_name: str) -> Recipe:
         import timm
         from timm.layers.helpers import make_divisible
 
-        _check_width(width)
         if width != 1:
             if arguments.get("pretrained"):
                 raise InputError(f"pretrained=True: there are no weights for width={width}; leave one out")
@@ -136,7 +133,6 @@ def _cifar_resnet(depth: int) -> Recipe:
     def build(width: float = 1.0, **arguments: Any) -> nn.Module:
         from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
-        _check_width(width)
         if arguments.pop("pretrained", False):
             raise InputError(
                 f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
@@ -168,7 +164,6 @@ def _mobilenet(generation: int) -> Recipe:
         import timm
         from timm.models import efficientnet
 
-        _check_width(width)
         named = f"mobilenetv{generation}_{round(width * 100):03d}"
         if timm.is_model(named) and width * 100 == round(width * 100):
             return timm.create_model(named, **arguments)

@@ -25,6 +25,8 @@ from octavize.zoo.weights import load_weights, save_weights
 
 PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
 FORMAT = 1
+FACTS = ("classes", "mean", "std", "normalize", "size", "in_chans")
+"""What may be known of a network's input."""
 
 
 def save_converted(
@@ -40,11 +42,10 @@ def save_converted(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    known = ("classes", "mean", "std", "normalize", "size", "in_chans")
     about = {
         "format": FORMAT,
         "origin": origin.as_dict(),
-        "input": {key: facts[key] for key in known if key in facts},
+        "input": {key: facts[key] for key in FACTS if key in facts},
         "order": order_of(model),
         "version": __version__,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from octavize.convert.order import mark_order
@@ -58,8 +58,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give the path of a best.safetensors")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
+        text = _said_by(path)
     except (SafetensorError, OSError) as error:
         reason = f"is cut short or not a safetensors file ({error})"
         raise InputError(f"checkpoint {path} {reason}: train again or copy it again") from None
@@ -68,12 +67,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return json.loads(text)
 
 
-def order_in(path: Path) -> str:
-    """The key of the order of channels that a file's weights are in, see `convert.order`; empty for none."""
-    if path.suffix != ".safetensors":
-        return ""
+def _said_by(path: Path) -> str | None:
     with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(KEY, "{}")).get("order", "")
+        return (file.metadata() or {}).get(KEY)
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
@@ -84,11 +80,54 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
     """
     order = read_metadata(path).get("order", "")
     try:
-        with safe_open(path, framework="pt") as file:
-            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        model.load_state_dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint {path} is cut short ({error}): train again or copy it again") from None
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"checkpoint {path} does not fit its network ({reason}): train again") from None
     mark_order(model, order)
+
+
+def load_state(model: nn.Module, path: str | Path) -> None:
+    """Load a file of weights into a network that has the same layers; nothing in the file is executed.
+
+    Wrappers such as {"state_dict": …} and the prefix "module." of parallel training are taken off. Weights of
+    a converted network may be in a plan's order of channels: the network then knows it, see `convert.order`.
+
+    Raises:
+        InputError: the file is missing, unreadable, or of another network.
+    """
+    path = Path(path)
+    state = _read_state(path)
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
+    if wrong:
+        where = "lacks" if wrong[0] not in state else "has" if wrong[0] not in own else "has another shape of"
+        raise InputError(
+            f"weights {path} do not fit {type(model).__name__}: the file {where} {wrong[0]} and "
+            f"{len(wrong) - 1} more differ; give the weights of this network (and --num-classes)"
+        )
+    model.load_state_dict(state)
+    said = _said_by(path) if path.suffix == ".safetensors" else None
+    mark_order(model, json.loads(said or "{}").get("order", ""))
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise InputError(f"weights {path} do not exist: give the path of a .safetensors or .pth file")
+    try:
+        ours = path.suffix == ".safetensors"
+        state: Any = load_file(path) if ours else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds, all of which mean "not readable weights"
+        raise InputError(
+            f"weights {path} cannot be read as plain tensors ({type(error).__name__}): save the state dict "
+            "with torch.save(model.state_dict(), path) or as .safetensors"
+        ) from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"weights {path} hold no state dict: save model.state_dict()")
+    parallel = all(key.startswith("module.") for key in state)
+    return {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}

@@ -121,8 +121,9 @@ def test_a_run_keeps_its_folder_when_the_study_grows(tmp_path: Path) -> None:
 def test_arms_factors_and_matches_are_merged(tmp_path: Path) -> None:
     arms = {"vanilla": {"alpha": 0}, "thin": {"alpha": 0, "arguments": {"drop_rate": 0.1}}}
     study = tiny_study(tmp_path, arms=arms, factors={"size": FACTORS["size"]}, seeds=[3])
-    resolved = {study.models[0]: {"thin": {"alpha": 0, "arguments": {"width": 0.2}, "size": 9}}}
-    place = next(p for p in plan_study(study, resolved) if p.arm == "thin" and p.cell == study.cells[2])
+    thinner = {"alpha": 0, "arguments": {"width": 0.2}, "size": 9}
+    found = {f"{study.models[0]} thin": {"settings": thinner}}
+    place = next(p for p in plan_study(study, found) if p.arm == "thin" and p.cell == study.cells[2])
     assert place.run == Run(study.models[0], 0.0, 3)
     assert place.recipe.size == 9  # the arm's, over the factor's
     assert place.recipe.arguments_of(study.models[0]) == {"width": 0.2, "drop_rate": 0.2}

@@ -271,9 +271,10 @@ def test_options_that_make_no_sense_together(
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = tiny_study(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"ray is not installed: run `pip install 'octavize\[cluster\]'`"):
-        run_study(tiny_study(tmp_path), tmp_path / "out", engine="ray", console=silent())
+        run_study(study, tmp_path / "out", engine="ray", console=silent())
 
 
 @pytest.fixture

@@ -31,7 +31,6 @@ from octavize.cli.main import main
 from octavize.errors import InputError
 from octavize.files import read_json
 from octavize.study import engine
-from octavize.study.arms import by_model
 from octavize.study.costs import cost_ratios
 from octavize.study.design import plan_study
 from octavize.study.run import analyze_study, folder_lock, run_study, shared
@@ -94,7 +93,7 @@ def test_costs_are_measured_once_and_while_nobody_trains(
         changed.setattr("octavize.study.costs.measure", lambda *_, **__: pytest.fail("again"))
         analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
         path.write_text("{", "utf-8")
-        (place, *_) = plan_study(study, by_model(read_json(quiet / "arms.json")))
+        (place, *_) = plan_study(study, read_json(quiet / "arms.json") or {})
         result = place.folder(quiet) / "result.json"
         kept = result.rename(result.with_name("kept"))
         with folder_lock(quiet) as ours:

@@ -158,7 +158,7 @@ def test_killed_anywhere_it_ends_the_same(
                 go(source, killed, data_dir)
         assert not (killed / "results.json").exists()
     with monkeypatch.context() as patch:  # conversion is not made again
-        patch.setattr(prepare_module, "prepare", lambda *_: pytest.fail("converted again"))
+        patch.setattr(prepare_module, "octavize", lambda *_, **__: pytest.fail("converted again"))
         results = go(source, killed, data_dir)
     assert comparable(results) == comparable(expected)
     for name in ("weights.safetensors", "training/best.safetensors"):

@@ -65,11 +65,11 @@ def contenders_of(
     return found
 
 
-def narrower(name: str, size: int, macs: int, num_classes: int = 1000) -> Contender | None:
+def narrower(name: str, size: int, macs: int) -> Contender | None:
     """The vanilla network at the width, in hundredths, of the nearest arithmetic; None if it has no width."""
 
     def at(width: float) -> nn.Module:
-        return create_model(name, 0, width=width, num_classes=num_classes)
+        return create_model(name, 0, width=width)
 
     try:
         width = width_for(at, size, macs)

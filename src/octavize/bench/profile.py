@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ from octavize.bench.environment import environment
 from octavize.bench.timing import interleave, same_random_numbers
 from octavize.convert.trace import (
     Shape,
-    Trace,
     check_network,
     dtype_of,
     explained,
@@ -110,7 +109,6 @@ def measure(
     rounds: int = 20,
     threads: int | None = None,
     train: bool = False,
-    progress: bool = False,
 ) -> dict[str, Profile]:
     """Costs of several networks that take turns; the first is what ratios refer to.
 
@@ -123,7 +121,6 @@ def measure(
         rounds: timed calls of each network.
         threads: of torch during the measurement; None leaves them as they are.
         train: also time training steps.
-        progress: show a progress bar on stderr.
 
     Returns:
         For each name its `Profile`. MACs and memory are of one image, times of one batch.
@@ -143,29 +140,19 @@ def measure(
         for n, m in models.items()
     }
     with torch_threads(threads), same_random_numbers():
-        latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds, progress)
+        latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds)
         steps: dict[str, tuple[float, float]] = {}
         if train:
-            training = {n: training_step(m, shapes[n]) for n, m in models.items()}
-            steps = _medians(training, rounds, progress)
+            steps = _medians({n: training_step(m, shapes[n]) for n, m in models.items()}, rounds)
     return {name: Profile(*counted[name], *latency[name], *steps.get(name, (None, None))) for name in models}
 
 
-def _medians(
-    calls: Mapping[str, Callable[[], None]], rounds: int, progress: bool
-) -> dict[str, tuple[float, float]]:
+def _medians(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, tuple[float, float]]:
     """Median milliseconds, and median ratio to the first, of calls that take turns."""
-    times = interleave(calls, rounds, show=_track if progress else iter)
+    times = interleave(calls, rounds)
     first = next(iter(times.values()))
     ratios = {name: [t / f for t, f in zip(own, first, strict=True)] for name, own in times.items()}
     return {name: (1e3 * statistics.median(times[name]), statistics.median(ratios[name])) for name in times}
-
-
-def _track(rounds: range) -> Iterable[int]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(rounds, description="measuring", console=Console(stderr=True), transient=True)
 
 
 def _inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
@@ -250,11 +237,10 @@ def profile_models(
     builders: Mapping[str, Callable[[float], nn.Module]],
     alphas: Sequence[float],
     *,
-    size: int = 224,
+    size: int,
     batch: int = 1,
-    rounds: int = 20,
+    rounds: int,
     threads: int | None = None,
-    progress: bool = False,
 ) -> ProfileTable:
     """Costs of networks at several α; see `measure`. Ratios are to the first α of the same network.
 
@@ -262,7 +248,7 @@ def profile_models(
         builders: by name, what makes the network of an α.
         alphas: shares of low channels.
         size: side of the images in pixels; they have the channels that the networks take.
-        batch, rounds, threads, progress: see `measure`.
+        batch, rounds, threads: see `measure`.
 
     Raises:
         InputError: no networks, no α, or a network that does not run on such images.
@@ -273,25 +259,14 @@ def profile_models(
     for name, build in builders.items():
         models = {f"{alpha:g}": build(alpha) for alpha in alphas}
         shape = image_shape(next(iter(models.values())), size, batch)
-        profiles = measure(models, shape, rounds=rounds, threads=threads, progress=progress)
+        profiles = measure(models, shape, rounds=rounds, threads=threads)
         rows += [
             {"model": name, "alpha": float(alpha), "channels": shape[1]}
             | {k: v for k, v in asdict(profile).items() if not k.startswith("train")}
             for alpha, profile in profiles.items()
         ]
     first = {row["model"]: row for row in reversed(rows)}
-    shown = [
-        (
-            row["model"],
-            f"{row['alpha']:g}",
-            f"{row['params'] / 1e6:.2f} M",
-            f"{row['macs'] / 1e6:,.0f} M × {row['macs'] / first[row['model']]['macs']:.3f}",
-            f"{row['activation_bytes'] / 1e6:.1f} MB × "
-            f"{row['activation_bytes'] / first[row['model']]['activation_bytes']:.3f}",
-            f"{row['latency_ms']:.1f} ms × {row['latency_ratio']:.3f}",
-        )
-        for row in rows
-    ]
+    shown = [_in_words(row, first[row["model"]]) for row in rows]
     where = environment("timm")
     where["threads"] = threads or where["threads"]
     conditions = {"size": size, "batch": batch, "rounds": rounds, "environment": where}
@@ -300,14 +275,26 @@ def profile_models(
     return ProfileTable(rows, Table(head, shown, title=title), conditions)
 
 
-def layer_table(model: nn.Module, title: str, *, size: int = 224) -> ProfileTable:
-    """The convolutions and fully connected layers of a network, in the order in which they run."""
-    shape = image_shape(model, size)
-    return table_of_layers(trace(model, shape), title, shape)
+def _in_words(row: Mapping[str, Any], first: Mapping[str, Any]) -> tuple[str, ...]:
+    """A network's costs; counts also as a share of those at the first α."""
+    macs, memory = row["macs"], row["activation_bytes"]
+    return (
+        row["model"],
+        f"{row['alpha']:g}",
+        f"{row['params'] / 1e6:.2f} M",
+        f"{macs / 1e6:,.0f} M × {macs / first['macs']:.3f}",
+        f"{memory / 1e6:.1f} MB × {memory / first['activation_bytes']:.3f}",
+        f"{row['latency_ms']:.1f} ms × {row['latency_ratio']:.3f}",
+    )
 
 
-def table_of_layers(run: Trace, title: str, input_shape: Shape) -> ProfileTable:
-    """A row a layer: name, kind, shapes of both halves of what it writes, parameters, MACs of one batch."""
+def layer_table(model: nn.Module, title: str, *, size: int) -> ProfileTable:
+    """The convolutions and fully connected layers of a network, in the order in which they run.
+
+    A row a layer: name, kind, shapes of both halves of what it writes, parameters, MACs of one batch.
+    """
+    input_shape = image_shape(model, size)
+    run = trace(model, input_shape)
     rows = [
         {
             "layer": layer.name,

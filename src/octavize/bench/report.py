@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,27 +25,24 @@ def show_tables(results: dict[str, Any], title: str, console: Console) -> None:
 
 def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:
     """Time, its ratio to vanilla's, that of the arithmetic, and the saving realized."""
+    own = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
     shown: list[tuple[str, ...]] = []
-    before = None
-    for row in rows:
-        if (row["batch"], row["threads"]) != (batch, threads):
-            continue
-        runtime, saving = row["runtime"], row["saving_realized"]
-        if before not in (None, runtime):
-            shown.append(())
-        shown.append(
-            (
-                "" if runtime == before else runtime,
-                row["network"],
-                f"{row['median_ms']:.2f}",
-                f"{row['time_ratio']:.3f}",
-                f"{row['mac_ratio']:.3f}",
-                "" if saving is None else f"{saving:.0%}",
-            )
-        )
-        before = runtime
+    for runtime, group in groupby(own, lambda row: row["runtime"]):
+        shown += [()] if shown else []
+        shown += [("" if i else runtime, *_cells(row)) for i, row in enumerate(group)]
     head = ("runtime", "network", "ms", "×", "MACs ×", "realized")
     return Table(head, shown, align="llr", title=_place(batch, threads))
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    saving = row["saving_realized"]
+    return (
+        row["network"],
+        f"{row['median_ms']:.2f}",
+        f"{row['time_ratio']:.3f}",
+        f"{row['mac_ratio']:.3f}",
+        "" if saving is None else f"{saving:.0%}",
+    )
 
 
 def _place(batch: int, threads: int) -> str:

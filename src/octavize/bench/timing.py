@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,15 +17,10 @@ def interleave(
     *,
     warm_up: int = WARM_UP_ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
-    show: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round, `warm_up` rounds before them left out.
-
-    Args:
-        show: goes through the rounds and shows how far they are, such as `rich.progress.track`.
-    """
+    """Seconds of each call in each round, `warm_up` rounds before them left out."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in show(range(warm_up + rounds)):
+    for number in range(warm_up + rounds):
         for name, call in calls.items():
             start = clock()
             call()

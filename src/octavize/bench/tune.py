@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -72,22 +73,12 @@ def tune(
         InputError: the runtime is unknown or not installed, the budget is out of reach, or batch, threads or
             rounds is below 1; see also `octavize.plan`.
     """
-    check_runtime(runtime)
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime={runtime!r}: give one of {', '.join(RUNTIMES)}")
     check_budget(budget)
     planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
     tuner = Tuner(planner, runtime, batch=batch, threads=threads, rounds=rounds, progress=progress)
     return tuner.plan(budget)
-
-
-def check_runtime(runtime: str) -> str:
-    """Return the name of a runtime.
-
-    Raises:
-        InputError: there is no such runtime to tune for.
-    """
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime={runtime!r}: give one of {', '.join(RUNTIMES)}")
-    return runtime
 
 
 @dataclass(frozen=True)
@@ -116,12 +107,10 @@ class Tuner:
         rounds: int = 15,
         progress: Progress | None = None,
     ) -> None:
-        check_runtime(runtime)
         self.rounds, self.batch = whole("rounds", rounds, 1), whole("batch", batch, 1)
         self.threads = (os.cpu_count() or 1) if threads is None else whole("threads", threads, 1)
         self.planner, self.say = planner, progress or _print
         self.runtimes = choose_runtimes([runtime])
-        self._options: dict[Stage, list[Choice]] | None = None
 
     def plan(self, budget: float) -> Plan:
         """The plan of the fastest network of a budget, see `tune`.
@@ -139,11 +128,10 @@ class Tuner:
             self.say(f"{name}: {candidates[name].macs_ratio:.3f} of the MACs, {ratio:.3f} of the time")
         return candidates[min(ratios, key=ratios.__getitem__)]
 
+    @cached_property
     def options(self) -> dict[Stage, list[Choice]]:
         """What each stage alone saves at each level of α; staying vanilla is one of the choices."""
-        if self._options is None:
-            self._options = {stage: self._measured(stage) for stage in stages(self.planner)}
-        return self._options
+        return {stage: self._measured(stage) for stage in stages(self.planner)}
 
     def ratios(self, plans: Mapping[str, Plan]) -> dict[str, float]:
         """For each plan its network's time as a share of the vanilla network's, the median of all rounds."""
@@ -166,7 +154,7 @@ class Tuner:
 
     def _finalists(self, budget: float) -> list[tuple[Choice, Plan]]:
         """The combinations that should be fastest; counted anew, since stages interact at their borders."""
-        options, found = self.options(), []
+        options, found = self.options, []
         for choice in sorted(combine(options.values()), key=lambda c: -c.time_saved):
             if abs(1 - choice.macs_saved - budget) < 2 * MARGIN:
                 plan = plan_of(self.planner, dict(zip(options, choice.alphas, strict=True)))

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -294,14 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{message}; given: octavize {shlex.join(given)}; see {about} --help")
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """A warning in one line; where in the code it was raised helps nobody who typed a command."""
     _say("Warning: ", "bold yellow", str(message))
 

@@ -90,9 +90,10 @@ class TrainingOptions:
         list[str] | None,
         training(help="Peak learning rate; per network as for --epochs.", metavar="RATE..."),
     ] = None
-    schedule: Annotated[str | None, training(help="Learning rate over time: constant, cosine or linear.")] = (
-        None
-    )
+    schedule: Annotated[
+        str | None,
+        training(help="Learning rate over time: constant, cosine or linear."),
+    ] = None
     limit_train: LimitTrain = None
     settings: Settings = None
     precision: Precision = None

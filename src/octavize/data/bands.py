@@ -128,7 +128,6 @@ def draw_bands(path_in: str | Path, path_out: str | Path) -> Shares:
         InputError: `path_in` cannot be read, or `path_out` has another suffix.
     """
     require_extra("matplotlib", "experiment")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -146,10 +145,9 @@ def draw_bands(path_in: str | Path, path_out: str | Path) -> Shares:
     # Wide images two by two, tall ones side by side; extreme shapes only get more margin.
     aspect = min(max(height / width, 0.4), 2.0)
     rows, columns, wide = (2, 2, 5.5) if aspect < 0.85 else (1, 4, 3.4)
-    figure = Figure(figsize=(columns * wide, rows * (wide * aspect + 0.8)))
-    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-    # A canvas of its own: pyplot's global state and the user's backend stay untouched.
-    FigureCanvasAgg(figure)
+    # Not pyplot's: its global state and the user's backend stay untouched.
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(columns * wide, rows * (wide * aspect + 0.8)), layout=layout)
     axes = figure.subplots(rows, columns).flatten()
     _show(axes[0], image, "Original", f"{width} × {height} pixels")
     _show(axes[1], low, "Low: 2×2 average", "a quarter of the samples")
@@ -172,10 +170,15 @@ def _stretch(high: Tensor) -> tuple[Tensor, float]:
 
 def _show(axes: Axes, image: Tensor, title: str, note: str) -> None:
     axes.imshow(image.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy(), interpolation="none")
+    axes.set_yticks([])
+    _frame(axes, title, note)
+
+
+def _frame(axes: Axes, title: str, note: str) -> None:
+    """A title above and a note below, without spines and marks along the edge."""
     axes.set_title(title, fontsize=12, pad=8)
     axes.set_xlabel(note, fontsize=10, labelpad=8, color="0.35")
     axes.set_xticks([])
-    axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -190,13 +193,9 @@ def _bars(axes: Axes, shares: Shares, note: str) -> None:
     axes.set_xlim(0, max(max(values), 1e-9) * 1.22)  # room for the figures beside the bars
     for i, share in enumerate(values):
         axes.text(share, i, f" {share:.1%}", va="center", fontsize=10)
-    axes.set_title("Energy per octave", fontsize=12, pad=8)
     axes.set_ylabel("cycles per pixel", fontsize=10, color="0.35")
-    axes.set_xlabel(note, fontsize=10, labelpad=8, color="0.35")
-    axes.set_xticks([])
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    _frame(axes, "Energy per octave", note)
 
 
 def _gray(images: Tensor) -> Tensor:

@@ -63,12 +63,16 @@ def load_folder(
 
 
 def _class_names(folder: Path) -> list[str]:
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = sorted(_subfolders(folder))
     if not classes:
         raise InputError(f"data_dir: {folder} is empty: put one folder of images per class into it")
     if len(classes) == 1:
         raise InputError(f"data_dir: {folder} has only one class ({classes[0]}): two or more are needed")
     return classes
+
+
+def _subfolders(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
 
 
 def _list_files(folder: Path, classes: list[str]) -> _Files:
@@ -95,7 +99,7 @@ def _list_files(folder: Path, classes: list[str]) -> _Files:
 
 
 def _check_same_classes(folder: Path, classes: list[str]) -> None:
-    here = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    here = _subfolders(folder)
     parts = []
     if missing := sorted(set(classes) - here):
         parts.append(f"lacks {', '.join(missing)}")

@@ -95,15 +95,12 @@ def _read_cifar(name: str, root: Path, *, train: bool) -> tuple[Tensor, list[int
     from torchvision import datasets
 
     dataset_class = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    try:
-        dataset = dataset_class(str(root), train=train)
-    except RuntimeError:  # torchvision's "not found or corrupted"
-        try:
-            dataset = dataset_class(str(root), train=train, download=True)
-        except (OSError, RuntimeError, HTTPException) as error:  # URLError is an OSError
-            raise InputError(
-                f"data_dir={root} holds no complete {name} and the download failed ({one_line(error)}): "
-                f"put the folder {dataset_class.base_folder} or the file {dataset_class.filename} into {root}"
-            ) from error
+    try:  # nothing is downloaded where all of it is there
+        dataset = dataset_class(str(root), train=train, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:  # URLError is an OSError
+        raise InputError(
+            f"data_dir={root} holds no complete {name} and the download failed ({one_line(error)}): "
+            f"put the folder {dataset_class.base_folder} or the file {dataset_class.filename} into {root}"
+        ) from error
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return images, list(dataset.targets), list(dataset.classes)

@@ -75,8 +75,8 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], quantity: str, names: Seq
     handles = []
     for name, seeds in curves.items():
         ink = color(names.index(name))
-        _line(axes, _values(seeds, f"train_{quantity}"), quantity, ink, dashed=True)
-        _line(axes, _values(seeds, f"val_{quantity}"), quantity, ink, dashed=False)
+        _line(axes, seeds, f"train_{quantity}", ink, dashed=True)
+        _line(axes, seeds, f"val_{quantity}", ink, dashed=False)
         handles.append(Line2D([], [], color=ink, linewidth=2, label=name))
     handles += [
         Line2D([], [], color="#94a3b8", linewidth=2, label="validation"),
@@ -91,11 +91,6 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], quantity: str, names: Seq
     return figure
 
 
-def _values(seeds: Sequence[Curve], field: str) -> np.ndarray:
-    """Of shape (seeds, epochs); where a value is not finite there is a gap."""
-    return np.array([seed[field] for seed in seeds], dtype=float)
-
-
 def _cut_spikes(axes: Axes, runs: Sequence[Curve]) -> None:
     """End the loss axis where it still shows the training; a first epoch's validation may be far above."""
     shown = [value for run in runs for value in (*run["train_loss"], run["val_loss"][-1])]
@@ -105,8 +100,10 @@ def _cut_spikes(axes: Axes, runs: Sequence[Curve]) -> None:
         axes.set_ylim(top=top)
 
 
-def _line(axes: Axes, seeds: np.ndarray, quantity: str, ink: str, *, dashed: bool) -> None:
-    seeds = seeds * (100 if quantity == "accuracy" else 1)
+def _line(axes: Axes, curves: Sequence[Curve], field: str, ink: str, *, dashed: bool) -> None:
+    # Of shape (seeds, epochs); where a value is not finite there is a gap.
+    seeds = np.array([curve[field] for curve in curves], dtype=float)
+    seeds *= 100 if field.endswith("accuracy") else 1
     epochs = np.arange(seeds.shape[1]) + 1
     marker = "." if len(epochs) <= 15 else ""
     style: Any = (0, (4, 2)) if dashed else "-"

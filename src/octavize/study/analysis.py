@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ SAMPLE = 256
 """Images whose spectrum is averaged."""
 
 BySeed = dict[int, float]
-Accuracies = dict[tuple[str, str, str], BySeed]
-"""By (cell, model, arm) the test accuracy of each seed."""
-Names = dict[tuple[str, str, str], set[str]]
-"""By the same, the names of the runs."""
+Place = tuple[str, str, str]
+"""Cell, model and arm."""
+Accuracies = dict[Place, BySeed]
+"""The test accuracy of each seed."""
+Names = dict[Place, set[str]]
+"""The names of the runs."""
 
 
 def analyze(
@@ -46,7 +49,8 @@ def analyze(
     macs = all_macs(places, images)
     ends = {place.slug: end for place in places if (end := finished(place.folder(out)))}
     runs = [_run(place, out, ends.get(place.slug, {}), macs) for place in places]
-    accuracies, names = collect(runs), run_names(runs)
+    accuracies = collect(runs)
+    names = {place: {run["run"] for run in own} for place, own in by_place(runs).items()}
     return {
         "study": study.name,
         "about": study.about,
@@ -92,30 +96,23 @@ def _run(place: Planned, out: Path, result: dict[str, Any], macs: dict[str, int]
     }
 
 
+def by_place(runs: Iterable[dict[str, Any]], *, done: bool = False) -> dict[Place, list[dict[str, Any]]]:
+    """Runs by cell, model and arm; only those that are `done`, if that is asked for."""
+    found: dict[Place, list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        if not done or run["test_accuracy"] is not None:
+            found[run["cell"], run["model"], run["arm"]].append(run)
+    return found
+
+
 def collect(runs: Iterable[dict[str, Any]]) -> Accuracies:
     """The accuracies of the finished runs."""
-    found: Accuracies = {}
-    for run in runs:
-        if run["test_accuracy"] is not None:
-            own = found.setdefault((run["cell"], run["model"], run["arm"]), {})
-            own[run["seed"]] = run["test_accuracy"]
-    return found
+    groups = by_place(runs, done=True).items()
+    return {place: {run["seed"]: run["test_accuracy"] for run in own} for place, own in groups}
 
 
-def run_names(runs: Iterable[dict[str, Any]]) -> Names:
-    """The runs of each network, finished or not."""
-    found: Names = {}
-    for run in runs:
-        found.setdefault((run["cell"], run["model"], run["arm"]), set()).add(run["run"])
-    return found
-
-
-def networks(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def networks(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per cell, model and arm the mean over the seeds that are finished."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for run in runs:
-        if run["test_accuracy"] is not None:
-            groups.setdefault((run["cell"], run["model"], run["arm"]), []).append(run)
     described = ("cell", "model", "arm", "alpha", "size", "width", "epochs", "macs", "network")
     return [
         {
@@ -123,7 +120,7 @@ def networks(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "runs": [run["run"] for run in own],
             **summary([run["test_accuracy"] for run in own]),
         }
-        for own in groups.values()
+        for own in by_place(runs, done=True).values()
     ]
 
 
@@ -161,14 +158,8 @@ def effects(study: Study, accuracies: Accuracies, names: Names) -> list[dict[str
         for model in study.models:
             touched = _touched(study, pairs, model, names)
             for arm in (arm.name for arm in study.arms):
-                what = {
-                    "base": base,
-                    "factor": factor,
-                    "from": start,
-                    "to": level,
-                    "model": model,
-                    "arm": arm,
-                }
+                change = {"base": base, "factor": factor, "from": start, "to": level}
+                what = {**change, "model": model, "arm": arm}
                 if arm in touched:
                     own = [accuracies.get((c.name, model, arm), {}) for pair in pairs for c in pair]
                     found += _effect({**what, "of": "accuracy"}, own)

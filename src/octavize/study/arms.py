@@ -20,8 +20,7 @@ from octavize.errors import InputError
 from octavize.files import read_json, write_json
 from octavize.study.model import Match, Settings, Study, merged, one_network
 from octavize.training.recipe import Recipe
-from octavize.training.train import input_shape
-from octavize.zoo.checkpoint import build_model
+from octavize.training.train import build_network, input_shape
 
 BATCH, ROUNDS, STEPS = 64, 10, 6
 """Images a timed call, timed calls of each network, and halvings of the range in a search for a time."""
@@ -33,8 +32,6 @@ COSTS = {"macs": "MACs", "time": "time"}
 Found = dict[str, dict[str, Any]]
 """What is kept: by model and arm together what was asked, the settings that answer it, and the share of the
 cost to be reached that they have."""
-Resolved = dict[str, dict[str, dict[str, Any]]]
-"""By model and arm the settings that a matched arm stands for."""
 
 
 def resolve_in(out: Path, study: Study, images: Images) -> Found:
@@ -46,14 +43,6 @@ def resolve_in(out: Path, study: Study, images: Images) -> Found:
         if any(known.get(arm) != settings for arm, settings in found.items()):
             write_json(path, known | found)
     return found
-
-
-def by_model(found: Found) -> Resolved:
-    """What `resolve` found, as `plan_study` takes it."""
-    resolved: Resolved = {}
-    for one in found.values():
-        resolved.setdefault(one["model"], {})[one["arm"]] = one["settings"]
-    return resolved
 
 
 def resolve(study: Study, images: Images, known: Found | None = None, *, time: bool = True) -> Found:
@@ -70,14 +59,17 @@ def resolve(study: Study, images: Images, known: Found | None = None, *, time: b
     for model in study.models:
         for arm in study.arms:
             if arm.match:
-                first = merged({"model": model}, study.settings_of(study.cells[0]))
-                start = merged(study.arm(study.reference).settings, arm.settings)
-                aim = study.arm(arm.match.arm).settings
-                asked = {"model": model, "arm": arm.name, "match": asdict(arm.match)}
-                asked |= {"first": first, "start": start, "aim": dict(aim)}
+                asked = {
+                    "model": model,
+                    "arm": arm.name,
+                    "match": asdict(arm.match),
+                    "first": merged({"model": model}, study.settings_of(study.cells[0])),
+                    "start": merged(study.arm(study.reference).settings, arm.settings),
+                    "aim": dict(study.arm(arm.match.arm).settings),
+                }
                 one = (known or {}).get(f"{model} {arm.name}", {})
                 if any(one.get(key) != value for key, value in asked.items()):
-                    settings, cost = _find(study, arm.match, first, start, aim, images, time)
+                    settings, cost = _find(study, arm.match, asked, images, time)
                     one = {**asked, "settings": settings, "cost": cost}
                 found[f"{model} {arm.name}"] = one
     return found
@@ -99,31 +91,27 @@ def told(found: Found) -> list[str]:
 
 
 def _find(
-    study: Study,
-    match: Match,
-    first: Settings,
-    start: dict[str, Any],
-    aimed: Settings,
-    images: Images,
-    time: bool,
+    study: Study, match: Match, asked: dict[str, Any], images: Images, time: bool
 ) -> tuple[dict[str, Any], float]:
-    """`start`, cheaper until it costs as `aimed`, both over the settings `first`; and the ratio of costs."""
-    aim = one_network(study.recipe, merged(first, aimed), 0)
-    plain = one_network(study.recipe, merged(first, start), 0)
+    """`start`, cheaper until it costs as `aim`, both over the settings `first`; and the ratio of costs."""
+
+    def recipe_of(settings: Settings) -> Recipe:
+        return one_network(study.recipe, merged(asked["first"], settings), 0)
+
+    start = asked["start"]
+    aim, plain = recipe_of(asked["aim"]), recipe_of(start)
     macs = macs_of(aim, images)
 
     def at(cost: int) -> dict[str, Any]:
         return merged(start, _cheaper(match.by, plain, cost, images))
 
-    if match.to == "macs" or not time:
-        found = at(macs)
-        return found, macs_of(one_network(study.recipe, merged(first, found), 0), images) / macs
-
     def ratio(settings: Settings) -> float:
         """Of its time to the time to be reached, taking turns."""
-        ours = one_network(study.recipe, merged(first, settings), 0)
-        return time_ratio(aim, ours, images)
+        return time_ratio(aim, recipe_of(settings), images)
 
+    if match.to == "macs" or not time:
+        found = at(macs)
+        return found, macs_of(recipe_of(found), images) / macs
     cost = ratio(start)
     if cost <= 1:  # it is as fast as it is
         return start, cost
@@ -170,9 +158,7 @@ def time_ratio(aim: Recipe, ours: Recipe, images: Images) -> float:
 
 def network(recipe: Recipe, images: Images) -> nn.Module:
     """The network of a recipe of one, as it is built for these images."""
-    model = recipe.models[0]
-    arguments = recipe.arguments_of(model)
-    return build_model(model, recipe.alphas[0], len(images.classes), images.channels, arguments)
+    return build_network(recipe, images, recipe.models[0], recipe.alphas[0])
 
 
 def macs_of(recipe: Recipe, images: Images) -> int:

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError
 from octavize.nn.conv import geometry_of
-from octavize.study.model import Cell, Design, Levels, Settings, Study, merged, one_network
+from octavize.study.model import Arm, Cell, Design, Levels, Study, merged, one_network
 from octavize.training.recipe import OCTAVE_SWITCHES, Recipe
 from octavize.training.train import Run, fingerprint
 from octavize.zoo.models import create_model
@@ -102,12 +103,12 @@ def _name(levels: Levels) -> str:
     return ", ".join(f"{factor}={level}" for factor, level in levels.items()) or "as given"
 
 
-def plan_study(study: Study, resolved: Mapping[str, Mapping[str, Settings]]) -> list[Planned]:
+def plan_study(study: Study, matched: Mapping[str, Mapping[str, Any]]) -> list[Planned]:
     """Every place of the grid, in the order in which it is trained: the bases first, with all their seeds,
     since they answer the main question; then seed by seed what departs from them.
 
     Args:
-        resolved: by model and arm, what matched arms were found to be (see `arms.resolve`).
+        matched: what matched arms were found to be, of `arms.resolve`.
 
     Raises:
         InputError: a setting is out of range.
@@ -115,7 +116,7 @@ def plan_study(study: Study, resolved: Mapping[str, Mapping[str, Settings]]) -> 
     bases = [cell for cell in study.cells if cell.is_base]
     rest = [cell for cell in study.cells if not cell.is_base]
     return [
-        planned(study, cell, model, arm.name, seed, resolved)
+        _planned(study, cell, model, arm, seed, matched.get(f"{model} {arm.name}"))
         for cells in (bases, rest)
         for seed in study.seeds
         for model in study.models
@@ -124,14 +125,13 @@ def plan_study(study: Study, resolved: Mapping[str, Mapping[str, Settings]]) -> 
     ]
 
 
-def planned(
-    study: Study, cell: Cell, model: str, arm: str, seed: int, resolved: Mapping[str, Mapping[str, Settings]]
+def _planned(
+    study: Study, cell: Cell, model: str, arm: Arm, seed: int, match: Mapping[str, Any] | None
 ) -> Planned:
-    """One place of the grid."""
-    own = resolved.get(model, {}).get(arm, study.arm(arm).settings)
+    own = match["settings"] if match else arm.settings
     settings = merged({"model": model}, study.settings_of(cell), own)
     recipe = one_network(study.recipe, settings, seed)
-    return Planned(cell, model, arm, seed, _without_idle(recipe))
+    return Planned(cell, model, arm.name, seed, _without_idle(recipe))
 
 
 def _without_idle(recipe: Recipe) -> Recipe:

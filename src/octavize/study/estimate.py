@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from octavize.bench.profile import wait
+from octavize.bench.profile import training_step
+from octavize.bench.timing import interleave
 from octavize.data.images import Images
-from octavize.errors import InputError
 from octavize.study.arms import macs_of, network
 from octavize.study.design import Planned
-from octavize.training.journal import read_metrics
+from octavize.training.journal import known_metrics
 from octavize.training.recipe import Recipe
 from octavize.training.train import input_shape
 
@@ -47,14 +46,10 @@ def all_macs(places: Sequence[Planned], images: Images) -> dict[str, int]:
 
 def trained_speeds(places: Sequence[Planned], out: Path, images: Images) -> Speeds:
     """Images a second, by network, of the epochs that runs have trained so far."""
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = defaultdict(list)
     for place in places:
-        try:
-            rows = read_metrics(place.folder(out))
-        except InputError:
-            continue
-        times.setdefault(network_key(place.recipe), []).extend(row["seconds"] for row in rows)
-    return {key: len(images.train) / statistics.median(seconds) for key, seconds in times.items()}
+        times[network_key(place.recipe)] += [row["seconds"] for row in known_metrics(place.folder(out))]
+    return {key: len(images.train) / statistics.median(own) for key, own in times.items() if own}
 
 
 def timed_speeds(places: Sequence[Planned], images: Images, known: Speeds, device: torch.device) -> Speeds:
@@ -66,21 +61,10 @@ def timed_speeds(places: Sequence[Planned], images: Images, known: Speeds, devic
 def _timed_speed(recipe: Recipe, images: Images, device: torch.device) -> float:
     most = max(2, int(MOST_MACS / (TRAINING * macs_of(recipe, images))))
     batch = min(recipe.batch_size_of(recipe.models[0]), most)
-    model = network(recipe, images).to(device).to(memory_format=torch.channels_last).train()
-    x = torch.randn(input_shape(recipe, images, batch), device=device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-
-    def step() -> float:
-        start = time.perf_counter()
-        with _arithmetic(recipe, device):
-            loss = F.cross_entropy(model(x), labels)
-        loss.backward()
-        wait(x)
-        return time.perf_counter() - start
-
-    step()  # the first one sets up
-    return batch / min(step() for _ in range(STEPS))
+    step = training_step(network(recipe, images).to(device), input_shape(recipe, images, batch))
+    with _arithmetic(recipe, device):
+        seconds = interleave({"": step}, STEPS, warm_up=1)[""]  # the first one sets up
+    return batch / min(seconds)
 
 
 def seconds_of(recipe: Recipe, images: Images, speeds: Speeds, macs: Mapping[str, int]) -> float | None:

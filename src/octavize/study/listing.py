@@ -7,7 +7,7 @@ from pathlib import Path
 from octavize.files import read_json
 from octavize.report.naming import pretty
 from octavize.report.numbers import quantity, seconds
-from octavize.study.arms import by_model, resolve
+from octavize.study.arms import resolve
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.engine import default_workers, hardware_of
 from octavize.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
@@ -29,7 +29,7 @@ def listing(
     workers = workers or default_workers(hardware)
     images = load_images(study.recipe, data_dir)
     found = resolve(study, images, read_json(out / "arms.json"), time=False)
-    runs = distinct(plan_study(study, by_model(found)))
+    runs = distinct(plan_study(study, found))
     macs = all_macs(runs, images)
     with lent(hardware_of(0, workers, hardware)):  # a step is timed as a worker would train it
         speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))

@@ -9,12 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from octavize.data.images import Images
-from octavize.errors import InputError
 from octavize.report.numbers import seconds
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, seconds_of, trained_speeds
 from octavize.study.work import failure, finished
-from octavize.training.journal import read_metrics
+from octavize.training.journal import known_metrics
 
 LINES = 30.0
 """Seconds between lines where there is no terminal."""
@@ -83,10 +82,7 @@ class Progress:
         return f"{place.run} ({place.cell.name}): epoch {epoch}/{_all_epochs(place)}"
 
     def _epochs(self, place: Planned) -> int:
-        try:
-            return len(read_metrics(place.folder(self.out)))
-        except InputError:
-            return 0
+        return len(known_metrics(place.folder(self.out)))
 
 
 def _all_epochs(place: Planned) -> int:

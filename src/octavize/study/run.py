@@ -29,7 +29,7 @@ from octavize.data.images import Images
 from octavize.errors import InputError, require_extra
 from octavize.files import check_folder, write_text
 from octavize.study.analysis import analyze
-from octavize.study.arms import Found, by_model, resolve_in, told
+from octavize.study.arms import Found, resolve_in, told
 from octavize.study.costs import costs_in
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.engine import train_here
@@ -193,7 +193,7 @@ def prepare(study: Study, out: Path, images: Images) -> Prepared:
         out.mkdir(parents=True, exist_ok=True)
         write_text(path, dump_recipe(_owner(study)))
     matched = resolve_in(out, study, images)
-    places = plan_study(study, by_model(matched))
+    places = plan_study(study, matched)
     runs = distinct(places)
     check_runs(runs, images)
     check_data((folder for place in runs if finished(folder := place.folder(out))), images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import traceback
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
-from octavize.files import write_json
+from octavize.files import known_json, write_json
 from octavize.study.design import Planned
 from octavize.training.hardware import Hardware
-from octavize.training.journal import read_metrics
+from octavize.training.journal import known_metrics
 from octavize.training.train import drop_damaged, read_result, train_run
 
 FAILED = "failed.json"
@@ -35,20 +34,15 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """The result of a run; None where it is not finished or its files were cut short."""
     try:
         result = read_result(folder)
-        return result if result and read_metrics(folder) else None
     except InputError:
         return None
+    return result if known_metrics(folder) else None
 
 
 def failure(folder: Path) -> dict[str, Any] | None:
     """Why a run has failed; None where it has not."""
     path = folder / FAILED
-    try:
-        return {"reason": "failed.json was cut short", **json.loads(path.read_text("utf-8"))}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError):
-        return {"reason": "failed.json was cut short"}
+    return {"reason": "failed.json was cut short", **known_json(path)} if path.is_file() else None
 
 
 def ended(folder: Path) -> bool:

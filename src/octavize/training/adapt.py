@@ -23,16 +23,15 @@ from torch import nn
 
 from octavize.convert.order import order_of
 from octavize.data.images import Images
-from octavize.files import check_folder, read_json, write_json
-from octavize.plan import Plan
+from octavize.files import json_text, read_json, write_json
 from octavize.report.tables import show
 from octavize.training.adapt_report import stage_name, table, write_report
 from octavize.training.distil import Distiller, EpochTests
+from octavize.training.folder import claim
 from octavize.training.hardware import (
     HERE,
     Hardware,
     check_hardware,
-    clear_outputs,
     describe_environment,
     is_first_process,
     lent,
@@ -119,7 +118,7 @@ def adapt(
     images = as_trained(load_images(recipe, data_dir), source.facts)
     check_fits(source.model, recipe, images)
     asked = _asked(source, recipe, adaptation, images)
-    _claim(out, asked, restart=restart)
+    claim(out / ASKED, json_text(asked), lambda path: _changed(path, asked), OUTPUTS, restart)
     results = read_json(out / RESULTS)
     if results is None:
         console.print("[bold]converting[/bold]")
@@ -138,7 +137,15 @@ def adapt(
             save_converted(out, trained, prepared.plan, source.origin, input_facts(source, recipe, images))
         else:  # fine-tuning made it no better: the folder keeps what it started from
             fine |= {k: stages[-1][k] for k in ("test_accuracy", "val_accuracy")} | {"best_epoch": 0}
-        results = {**asked, **_costs(prepared.plan), **fine, "stages": [*stages, *fine["stages"]]}
+        plan = prepared.plan
+        results = {
+            **asked,
+            "input_shape": list(plan.input_shape),
+            "macs_before": plan.macs_before,
+            "macs_after": plan.macs_after,
+            **fine,
+            "stages": [*stages, *fine["stages"]],
+        }
         write_report(results, out)
         write_json(out / RESULTS, results)
         (folder / "last.ckpt").unlink(missing_ok=True)
@@ -225,32 +232,8 @@ def _asked(source: Vanilla, recipe: Recipe, adaptation: Adaptation, images: Imag
     return json.loads(json.dumps(asked))
 
 
-def _costs(plan: Plan) -> dict[str, Any]:
-    return {
-        "input_shape": list(plan.input_shape),
-        "macs_before": plan.macs_before,
-        "macs_after": plan.macs_after,
-    }
-
-
-def _claim(out: Path, asked: dict[str, Any], *, restart: bool) -> None:
-    """Make `out` the folder of this adaptation.
-
-    Raises:
-        InputError: it belongs to another one, or holds other files.
-    """
-
-    def foreign(path: Path) -> str:
-        if restart:
-            return ""
-        old = read_json(path) or {}
-        changed = [key for key in asked if old.get(key) != asked[key]]
-        return f"the folder of another adaptation (other {', '.join(changed)})" if changed else ""
-
-    path = out / ASKED
-    check_folder(out, ASKED, foreign, ", or --restart to begin anew")
-    if restart and path.is_file():
-        clear_outputs(out, OUTPUTS)
-    if is_first_process():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, asked)
+def _changed(path: Path, asked: dict[str, Any]) -> str:
+    """What makes a folder another adaptation's; nothing where it is this one's."""
+    old = read_json(path) or {}
+    changed = [key for key in asked if old.get(key) != asked[key]]
+    return f"the folder of another adaptation (other {', '.join(changed)})" if changed else ""

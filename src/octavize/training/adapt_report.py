@@ -25,31 +25,31 @@ def stage_name(stage: Stage) -> str:
 
 def write_report(results: dict[str, Any], out: Path) -> None:
     """Write `results.csv` and `accuracy.svg`, `accuracy.png` into `out`."""
-    rows = [
+    write_text(out / "results.csv", to_csv(COLUMNS, _with_macs(results)))
+    with styled():
+        save_figures({"accuracy": _figure(results["stages"])}, out)
+
+
+def _with_macs(results: dict[str, Any]) -> list[Stage]:
+    return [
         {**stage, "macs": results["macs_before" if stage["stage"] == "vanilla" else "macs_after"]}
         for stage in results["stages"]
     ]
-    write_text(out / "results.csv", to_csv(COLUMNS, rows))
-    with styled():
-        save_figures({"accuracy": _figure(results["stages"])}, out)
 
 
 def table(results: dict[str, Any]) -> Table:
     """The stages for a terminal of 80 columns."""
     vanilla = results["stages"][0]["test_accuracy"]
-    rows = []
-    for stage in results["stages"]:
-        first = stage["stage"] == "vanilla"
-        macs = results["macs_before" if first else "macs_after"]
-        rows.append(
-            (
-                stage_name(stage),
-                f"{stage['test_accuracy']:.2%}",
-                "" if first else f"{100 * (stage['test_accuracy'] - vanilla):+.2f}",
-                f"{stage['val_accuracy']:.2%}",
-                f"{macs / 1e6:,.1f} M",
-            )
+    rows = [
+        (
+            stage_name(stage),
+            f"{stage['test_accuracy']:.2%}",
+            "" if stage["stage"] == "vanilla" else f"{100 * (stage['test_accuracy'] - vanilla):+.2f}",
+            f"{stage['val_accuracy']:.2%}",
+            f"{stage['macs'] / 1e6:,.1f} M",
         )
+        for stage in _with_macs(results)
+    ]
     best = results["best_epoch"]
     kept = f"epoch {best}" if best else "the network before fine-tuning"
     ratio = results["macs_after"] / results["macs_before"]

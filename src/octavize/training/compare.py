@@ -11,7 +11,7 @@ report.html                everything on one page
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
-from octavize.files import check_folder, write_text
-from octavize.training.hardware import HERE, Hardware, check_hardware, clear_outputs, is_first_process, lent
+from octavize.training.folder import claim
+from octavize.training.hardware import HERE, Hardware, check_hardware, is_first_process, lent
 from octavize.training.module import check_optimizer
 from octavize.training.recipe import Recipe, dump_recipe, read_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing, write_results
-from octavize.training.train import Run, describe_data, load_images, read_result, train_run
-from octavize.zoo.checkpoint import build_model
+from octavize.training.train import Run, build_network, describe_data, load_images, read_result, train_run
 from octavize.zoo.models import list_models
 
 GROWING = ("models", "alphas", "seeds")
@@ -67,11 +66,8 @@ def compare(
             where a training diverges.
     """
     out, console = Path(out), console or Console()
-    images = check(recipe, hardware, data_dir)
     folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
-    claim_folder(out, recipe, restart=restart)
-    check_data(folders.values(), images)
-    _announce(recipe, images, out, console)
+    images = _begin(recipe, out, folders.values(), data_dir, hardware, restart, console)
     results = []
     for number, (run, folder) in enumerate(folders.items(), 1):
         console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]", highlight=False)
@@ -101,10 +97,7 @@ def train_one(
         raise InputError(
             f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`"
         )
-    images = check(recipe, hardware, data_dir)
-    claim_folder(out, recipe, restart=restart)
-    check_data([out], images)
-    _announce(recipe, images, out, console)
+    images = _begin(recipe, out, [out], data_dir, hardware, restart, console)
     return train_run(runs[0], recipe, images, out, hardware=hardware, console=console)
 
 
@@ -113,15 +106,33 @@ def plan_runs(recipe: Recipe) -> list[Run]:
     return [Run(m, a, s) for s in recipe.seeds for m in recipe.models for a in recipe.alphas]
 
 
-def check(recipe: Recipe, hardware: Hardware, data_dir: str | Path | None) -> Images:
-    """Find every mistake that can be found before training, and load the data.
+def _begin(
+    recipe: Recipe,
+    out: Path,
+    folders: Iterable[Path],
+    data_dir: str | Path | None,
+    hardware: Hardware,
+    restart: bool,
+    console: Console,
+) -> Images:
+    """Find every mistake that can be found before training, load the data, and make `out` the recipe's.
 
     Raises:
-        InputError: unknown model, optimizer, device or data; a builder argument that does not fit.
+        InputError: unknown model, optimizer, device or data; a builder argument that does not fit; or `out`
+            belongs to another recipe, or holds files that are not a comparison's.
     """
     check_settings(recipe, hardware)
     images = load_images(recipe, data_dir)
     check_networks(recipe, images)
+    claim(out / "recipe.yaml", dump_recipe(recipe), lambda path: _foreign(path, recipe), OUTPUTS, restart)
+    check_data(folders, images)
+    size = recipe.size or images.size
+    console.print(
+        f"[bold]octavize[/bold]  recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
+        f"{len(images.train):,} training images of {size} × {size} pixels\n"
+        f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
+        highlight=False,
+    )
     return images
 
 
@@ -141,27 +152,11 @@ def check_networks(recipe: Recipe, images: Images) -> None:
         arguments = recipe.arguments_of(model)
         try:
             with torch.device("meta"):  # shapes without memory
-                build_model(model, max(recipe.alphas), len(images.classes), images.channels, arguments)
+                build_network(recipe, images, model, max(recipe.alphas))
         except TypeError as error:
             raise InputError(
                 f"model_arguments of {model} are {arguments}: {error}; mend the recipe"
             ) from None
-
-
-def claim_folder(out: Path, recipe: Recipe, *, restart: bool = False) -> None:
-    """Make `out` the folder of this recipe.
-
-    Raises:
-        InputError: it belongs to another recipe, or holds files that are not a comparison's.
-    """
-    path = out / "recipe.yaml"
-    foreign = (lambda _: "") if restart else (lambda path: _foreign(path, recipe))
-    check_folder(out, path.name, foreign, ", or --restart to train it anew")
-    if restart and path.is_file():
-        clear_outputs(out, OUTPUTS)
-    if is_first_process():
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(path, dump_recipe(recipe))
 
 
 def _foreign(path: Path, new: Recipe) -> str:
@@ -172,12 +167,9 @@ def _foreign(path: Path, new: Recipe) -> str:
         return f"whose recipe.yaml is damaged ({error})"
     grown = {k: getattr(new, k) for k in GROWING if set(getattr(old, k)) <= set(getattr(new, k))}
     changed = new.differences(replace(old, name=new.name, **grown))
-    details = (f"{k} was {_show(getattr(old, k))}, now {_show(getattr(new, k))}" for k in changed)
+    was, now = old.as_dict(), new.as_dict()
+    details = (f"{k} was {was[k]}, now {now[k]}" for k in changed)
     return f"a run folder of another recipe ({', '.join(details)})" if changed else ""
-
-
-def _show(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
 
 
 def check_data(folders: Iterable[Path], images: Images) -> None:
@@ -189,13 +181,3 @@ def check_data(folders: Iterable[Path], images: Images) -> None:
                 f"out holds {folder}, whose run saw other images than data={images.name} holds now: "
                 "give another --out"
             )
-
-
-def _announce(recipe: Recipe, images: Images, out: Path, console: Console) -> None:
-    size = recipe.size or images.size
-    console.print(
-        f"[bold]octavize[/bold]  recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
-        f"{len(images.train):,} training images of {size} × {size} pixels\n"
-        f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
-        highlight=False,
-    )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -112,18 +110,6 @@ def is_first_process() -> bool:
     """Whether this process is the one that writes, also before a process group exists."""
     keys = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(int(os.environ.get(key, "0")) == 0 for key in keys)
-
-
-def clear_outputs(folder: Path, names: Iterable[str]) -> None:
-    """Remove files and folders of these names, as --restart asks; only one of several processes does."""
-    if not is_first_process():
-        return
-    for name in names:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def named_device(hardware: Hardware) -> str | None:

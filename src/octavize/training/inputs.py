@@ -15,6 +15,11 @@ CHUNK = 256
 """Images per batch."""
 
 
+def as_seen(images: Tensor, of: Images, recipe: Recipe) -> Tensor:
+    """What a network sees of uint8 images (N, C, H, W) of a data set: resized, normalized, float32."""
+    return to_input(images, of.mean, of.std, recipe.size, recipe.normalize)
+
+
 class TrainingInputs:
     """Training images as the network sees them, without augmentation, the classes mixed.
 
@@ -30,5 +35,4 @@ class TrainingInputs:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for chunk in self.order.split(CHUNK):
             images, labels = self.images.train.__getitems__(chunk)
-            mean, std = self.images.mean, self.images.std
-            yield to_input(images, mean, std, self.recipe.size, self.recipe.normalize), labels
+            yield as_seen(images, self.images, self.recipe), labels

@@ -126,14 +126,19 @@ def read_metrics(folder: Path) -> list[Row]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    path = folder / "metrics.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [{key: float(line[key]) for key in COLUMNS} for line in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        rows = []
+    rows = known_metrics(folder)
     if not rows:
+        path = folder / "metrics.csv"
         raise InputError(
             f"metrics {path} is missing or damaged: delete the folder {folder} to train it again"
         )
     return rows
+
+
+def known_metrics(folder: Path) -> list[Row]:
+    """`read_metrics` of a run that may have none yet: no line if the file is missing or damaged."""
+    try:
+        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            return [{key: float(line[key]) for key in COLUMNS} for line in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return []

@@ -20,10 +20,10 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from octavize.convert.norms import reestimate_norms
-from octavize.data.augment import crop_and_flip, to_input
-from octavize.data.images import AnySplit, Images, as_batch
+from octavize.data.augment import crop_and_flip
+from octavize.data.images import Images, as_batch
 from octavize.errors import InputError
-from octavize.training.inputs import TrainingInputs
+from octavize.training.inputs import TrainingInputs, as_seen
 from octavize.training.recipe import Recipe
 
 timm_optim: Any = timm.optim
@@ -80,11 +80,12 @@ class Classifier(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch) and shared out over the devices."""
-        split, world = self.images.train, self.trainer.world_size
+        split: Any = self.images.train  # a data set to torch's DataLoader, though not to its annotations
+        world = self.trainer.world_size
         per_device = min(max(1, self.recipe.batch_size_of(self.name) // world), max(1, len(split) // world))
         # The sampler adds the epoch to its seed, so neighboring seeds are kept far apart.
         sampler: DistributedSampler[Batch] = DistributedSampler(
-            _as_dataset(split),
+            split,
             num_replicas=world,
             rank=self.trainer.global_rank,
             shuffle=True,
@@ -113,13 +114,7 @@ class Classifier(pl.LightningModule):
 
     def inputs(self, images: Tensor) -> Tensor:
         """What the network sees of uint8 images (N, C, H, W): resized, normalized, in its dtype."""
-        inputs = to_input(
-            images,
-            self.images.mean,
-            self.images.std,
-            size=self.recipe.size,
-            normalize=self.recipe.normalize,
-        )
+        inputs = as_seen(images, self.images, self.recipe)
         return inputs.to(self.dtype, memory_format=torch.channels_last)
 
     def training_loss(self, inputs: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
@@ -196,16 +191,12 @@ def finite_or_none(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def _loader(split: AnySplit, batch_size: int, **settings: Any) -> DataLoader[Batch]:
+def _loader(split: Any, batch_size: int, **settings: Any) -> DataLoader[Batch]:
     # Splits hand out whole batches, which torch's DataLoader honors and its annotations do not know.
     collate: Any = as_batch
     # A generator of its own: starting an epoch would otherwise draw from the one that dropout draws from.
     generator = torch.Generator()
-    return DataLoader(_as_dataset(split), batch_size, collate_fn=collate, generator=generator, **settings)
-
-
-def _as_dataset(split: AnySplit) -> Any:
-    return split
+    return DataLoader(split, batch_size, collate_fn=collate, generator=generator, **settings)
 
 
 def check_optimizer(name: str) -> None:

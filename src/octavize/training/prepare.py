@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from octavize.calibration.calibrate import calibrate
 from octavize.convert.norms import reestimate_norms
 from octavize.convert.octavize import octavize
-from octavize.convert.planner import plan
+from octavize.convert.planner import plan as make_plan
 from octavize.convert.trace import to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
@@ -87,45 +87,6 @@ class Prepared:
     stages: list[Stage]
 
 
-def prepare(
-    vanilla: nn.Module,
-    origin: Origin,
-    adaptation: Adaptation,
-    recipe: Recipe,
-    images: Images,
-    hardware: Hardware,
-) -> Prepared:
-    """Convert a copy of a trained network, re-estimate its norms, and test it before and after that.
-
-    Raises:
-        InputError: no layer can become octave, or the budget cannot be reached.
-    """
-    model = copy.deepcopy(vanilla).cpu().eval()
-    decided = _planned(model, origin, adaptation, recipe, images)
-    if adaptation.alpha != 0 and not any(d.alpha for d in decided.decisions):
-        raise InputError(f"model {origin.name}: no layer of it becomes octave; `octavize convert` says why")
-    model = octavize(model, decided, inplace=True)
-    stages = [evaluate(model, recipe, images, hardware, "converted")]
-    if adaptation.norm_images:
-        loader = TrainingInputs(images, recipe, adaptation.norm_images)
-        reestimate_norms(model, loader, max_images=max(2, adaptation.norm_images))
-        stages.append(evaluate(model, recipe, images, hardware, "norms"))
-    return Prepared(model, decided, stages)
-
-
-def _planned(
-    model: nn.Module, origin: Origin, adaptation: Adaptation, recipe: Recipe, images: Images
-) -> Plan:
-    """What is done to a trained network; its channels in a new order if that is asked for."""
-    alpha = None if adaptation.alpha is None else origin.alpha(adaptation.alpha)
-    budget, downsample = adaptation.budget, adaptation.downsample
-    shape = input_shape(recipe, images)
-    if not adaptation.calibrate:
-        return plan(model, alpha, budget=budget, downsample=downsample, example=shape)
-    loader = TrainingInputs(images, recipe, adaptation.calibration_images)
-    return calibrate(model, loader, alpha, budget=budget, downsample=downsample, example=shape)
-
-
 def prepare_in(
     folder: Path,
     source: Vanilla,
@@ -134,20 +95,48 @@ def prepare_in(
     images: Images,
     hardware: Hardware,
 ) -> Prepared:
-    """`prepare`, or what it left in this folder before.
+    """Convert a copy of a trained network, re-estimate its norms, and test it before and after that; or read
+    what that left in this folder before.
 
     The folder gets plan.yaml, weights.safetensors and network.json (see `converted`), then stages.json.
+
+    Raises:
+        InputError: no layer can become octave, or the budget cannot be reached.
     """
     known = read_json(folder / STAGES)
     if known is not None:
         model = load_converted(folder, model=copy.deepcopy(source.model))
         return Prepared(model, Plan.load(folder / PLAN), known["stages"])
-    made = prepare(source.model, source.origin, adaptation, recipe, images, hardware)
+    model = copy.deepcopy(source.model).cpu().eval()
+    plan = _planned(model, source.origin, adaptation, recipe, images)
+    if adaptation.alpha != 0 and not any(d.alpha for d in plan.decisions):
+        name = source.origin.name
+        raise InputError(f"model {name}: no layer of it becomes octave; `octavize convert` says why")
+    model = octavize(model, plan, inplace=True)
+    stages = [evaluate(model, recipe, images, hardware, "converted")]
+    if adaptation.norm_images:
+        loader = TrainingInputs(images, recipe, adaptation.norm_images)
+        reestimate_norms(model, loader, max_images=max(2, adaptation.norm_images))
+        stages.append(evaluate(model, recipe, images, hardware, "norms"))
     if is_first_process():
-        facts = input_facts(source, recipe, images)
-        save_converted(folder, made.model, made.plan, source.origin, facts)
-        write_json(folder / STAGES, {"stages": made.stages})
-    return made
+        save_converted(folder, model, plan, source.origin, input_facts(source, recipe, images))
+        write_json(folder / STAGES, {"stages": stages})
+    return Prepared(model, plan, stages)
+
+
+def _planned(
+    model: nn.Module, origin: Origin, adaptation: Adaptation, recipe: Recipe, images: Images
+) -> Plan:
+    """What is done to a trained network; its channels in a new order if that is asked for."""
+    alpha = None if adaptation.alpha is None else origin.alpha(adaptation.alpha)
+    given: Any = {
+        "budget": adaptation.budget,
+        "downsample": adaptation.downsample,
+        "example": input_shape(recipe, images),
+    }
+    if not adaptation.calibrate:
+        return make_plan(model, alpha, **given)
+    return calibrate(model, TrainingInputs(images, recipe, adaptation.calibration_images), alpha, **given)
 
 
 def input_facts(source: Vanilla, recipe: Recipe, images: Images) -> dict[str, Any]:
@@ -155,9 +144,7 @@ def input_facts(source: Vanilla, recipe: Recipe, images: Images) -> dict[str, An
     return {**describe_input(recipe, images), **source.facts}
 
 
-def evaluate(
-    model: nn.Module, recipe: Recipe, images: Images, hardware: Hardware, stage: str, epoch: int = 0
-) -> Stage:
+def evaluate(model: nn.Module, recipe: Recipe, images: Images, hardware: Hardware, stage: str) -> Stage:
     """Accuracy on the validation and on the test images, by the same code as after training."""
     name = recipe.models[0]
     # A copy: Lightning may move the network and change its precision.
@@ -171,7 +158,7 @@ def evaluate(
     loss, accuracy = module.test_result
     return {
         "stage": stage,
-        "epoch": epoch,
+        "epoch": 0,
         "test_accuracy": accuracy,
         "test_loss": finite_or_none(loss),
         "val_accuracy": module.val_meter.take()[1],

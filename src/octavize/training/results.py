@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from octavize.report.naming import network_name, pretty, run_slug
 from octavize.report.tables import show
 from octavize.text import Table, to_csv
 from octavize.training.journal import read_metrics
+from octavize.training.module import finite_or_none
 from octavize.training.recipe import Recipe
-from octavize.training.train import input_shape
-from octavize.zoo.checkpoint import build_model
+from octavize.training.train import build_network, input_shape
 
 Results = dict[str, Any]
 Costs = dict[str, dict[str, Any]]
@@ -63,6 +62,7 @@ def write_results(
 
     console.print("[bold]measuring costs[/bold]")
     profile = measure_costs(recipe, images, out / "profile.json", timing)
+    slugs = [run_slug(run["model"], run["alpha"], run["seed"]) for run in runs]
     results: Results = {
         "recipe": recipe.as_dict(),
         "data": runs[0]["data"],
@@ -70,7 +70,7 @@ def write_results(
         "profile": {k: v for k, v in profile.items() if k != "networks"},
         "baseline_alpha": min(recipe.alphas),
         "networks": summarize(recipe, runs, profile["networks"]),
-        "curves": {slug: curve(out / "runs" / slug) for slug in map(_slug, runs)},
+        "curves": {slug: curve(out / "runs" / slug) for slug in slugs},
     }
     rows = [{**run, **profile["networks"][key(run["model"], run["alpha"])]} for run in runs]
     write_text(out / "results.csv", to_csv(RUN_COLUMNS, rows))
@@ -81,14 +81,10 @@ def write_results(
     return results
 
 
-def _slug(run: dict[str, Any]) -> str:
-    return run_slug(run["model"], run["alpha"], run["seed"])
-
-
 def curve(folder: Path) -> dict[str, list[float | None]]:
     """Loss and accuracy of every epoch of a run; JSON has no word for what is not finite: None."""
     rows = read_metrics(folder)
-    return {name: [row[name] if math.isfinite(row[name]) else None for row in rows] for name in CURVES}
+    return {name: [finite_or_none(row[name]) for row in rows] for name in CURVES}
 
 
 def key(model: str, alpha: float) -> str:
@@ -114,14 +110,10 @@ def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) ->
         return known
     networks: Costs = {}
     for model in recipe.models:
-        arguments = recipe.arguments_of(model)
-        group = {
-            key(model, alpha): build_model(model, alpha, len(images.classes), images.channels, arguments)
-            for alpha in sorted(recipe.alphas)
-        }
-        networks |= {
-            name: asdict(p) for name, p in measure(group, shape, rounds=timing.rounds, train=True).items()
-        }
+        alphas = sorted(recipe.alphas)
+        group = {key(model, alpha): build_network(recipe, images, model, alpha) for alpha in alphas}
+        profiles = measure(group, shape, rounds=timing.rounds, train=True)
+        networks |= {name: asdict(profile) for name, profile in profiles.items()}
     profile = {**conditions, "networks": networks}
     write_json(path, profile)
     return profile

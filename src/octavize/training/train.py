@@ -9,7 +9,6 @@ result.json        written last: it marks the run finished
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -21,11 +20,12 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
+from torch import nn
 
 from octavize.data.images import Images
 from octavize.data.sets import load_data
 from octavize.errors import InputError
-from octavize.files import write_json
+from octavize.files import known_json, write_json
 from octavize.report.naming import run_slug
 from octavize.training.hardware import (
     HERE,
@@ -84,6 +84,12 @@ def input_shape(recipe: Recipe, images: Images, batch: int = 1) -> tuple[int, in
     return batch, images.channels, side, side
 
 
+def build_network(recipe: Recipe, images: Images, model: str, alpha: float) -> nn.Module:
+    """The network of this name and α, as the recipe builds it for these images."""
+    arguments = recipe.arguments_of(model)
+    return build_model(model, alpha, len(images.classes), images.channels, arguments)
+
+
 def describe_data(images: Images) -> dict[str, Any]:
     """What identifies a data set: its name, classes, sizes of the splits, mean and deviation."""
     return {
@@ -108,8 +114,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     if not path.is_file():
         return None
+    result = known_json(path)
     try:
-        result = json.loads(path.read_text("utf-8"))
         _ = [result[key] for key in ("best_epoch", "train_seconds", "epochs", "data", "environment")]
         return {**result, "test_accuracy": float(result["test_accuracy"])}
     except (ValueError, KeyError, TypeError):
@@ -166,14 +172,18 @@ def _train(
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
     torch.manual_seed(run.seed)
-    arguments = recipe.arguments_of(run.model)
-    model = build_model(run.model, run.alpha, len(images.classes), images.channels, arguments)
+    model = build_network(recipe, images, run.model, run.alpha)
     initialize(model, recipe.initializer, recipe.depthwise_initializer)
     module = Classifier(model, images, recipe, run.model, run.seed)
     folder.mkdir(parents=True, exist_ok=True)
     identity = {**asdict(run), "recipe": fingerprint(recipe, run), "data": describe_data(images)}
-    tell = teller(recipe.epochs_of(run.model), console)
-    journal = Journal(folder, identity, _metadata(run, recipe, images), tell)
+    metadata = {
+        **asdict(run),
+        "arguments": recipe.arguments_of(run.model),
+        **describe_input(recipe, images),
+        "version": version("octavize"),
+    }
+    journal = Journal(folder, identity, metadata, teller(recipe.epochs_of(run.model), console))
     trainer = fit_and_test(module, journal, hardware, console, callbacks)
     best = read_metadata(journal.best)
     loss, accuracy = module.test_result
@@ -271,15 +281,6 @@ def _found_state(journal: Journal, console: Console) -> Path | None:
     if is_first_process():
         console.print(f"  going on after epoch {epochs}", highlight=False)
     return journal.last
-
-
-def _metadata(run: Run, recipe: Recipe, images: Images) -> dict[str, Any]:
-    return {
-        **asdict(run),
-        "arguments": recipe.arguments_of(run.model),
-        **describe_input(recipe, images),
-        "version": version("octavize"),
-    }
 
 
 def describe_input(recipe: Recipe, images: Images) -> dict[str, Any]:

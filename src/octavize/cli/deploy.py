@@ -6,16 +6,23 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from octavize.cli.options import network
-from octavize.deploy.formats import format_of, formats, timed_formats
+from octavize.deploy.formats import PRECISIONS, format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from octavize.deploy.images import Found
+
+CALIBRATED_ON, COMPARED_ON = 300, 500
+"""Images that int8 is quantized on and that are compared, at most."""
 file: Callable[..., Any] = partial(typer.Option, rich_help_panel="File")
 
 
@@ -40,6 +47,16 @@ def export(
         int | None,
         file(help="Side of the images in pixels; by default that of training, else 224.", min=1),
     ] = None,
+    precision: Annotated[
+        str, file(help=f"In which the file computes: {', '.join(PRECISIONS)}; float32 in and out.")
+    ] = "float32",
+    calibration: Annotated[
+        Path | None,
+        file(
+            help="Folder of images for int8, as the network will see: it is quantized on a third of them, "
+            "300 at most, and compared on others. Folders named as its classes give accuracy.",
+        ),
+    ] = None,
     dynamic_size: Annotated[bool, file("--dynamic-size", help="Take images of any size.")] = False,
     overwrite: Annotated[bool, file("--overwrite", help="Replace the file if it exists.")] = False,
     alpha: Annotated[
@@ -62,9 +79,13 @@ def export(
 
     [cyan]octavize export octave-r50 --to model.xml --dynamic-size[/cyan]
 
+    [cyan]octavize export runs/r50 --to r50-int8.xml --precision int8 --calibration images/val[/cyan]
+
     [cyan]octavize export oct_resnet50 --alpha 0.25 --size 224 --to model.pt2[/cyan]
     """
     from octavize.deploy.export import export as run
+    from octavize.deploy.images import batches, find_images, spread_out
+    from octavize.deploy.quantize import check_precision, outputs_of
     from octavize.deploy.source import find_network
 
     for written in format_of("--to", to).files(to):
@@ -74,11 +95,46 @@ def export(
     side = size or facts.get("size") or 224
     shape = (1, facts.get("in_chans", 3), side, side)
     about = {**facts, "size": side}
-    error = run(model, to, shape, dynamic_size=dynamic_size, metadata=about)
+    check_precision(precision, format_of("--to", to))
+    if precision == "int8" and calibration is None:
+        raise InputError("--precision is int8: give images to quantize on with --calibration FOLDER")
+    if precision == "float32" and calibration is not None:
+        raise InputError(
+            "--calibration is given: float32 needs no images; give --precision int8, or leave it out"
+        )
+    seen, unseen = None, None
+    if calibration is not None:
+        found = find_images(calibration, facts.get("classes"), outputs_of(model, shape))
+        seen, unseen = spread_out(found, min(CALIBRATED_ON, max(len(found.paths) // 3, 1)))
+    images = None if seen is None else batches(seen.paths, {**about, "input_shape": shape})
+    how: dict[str, Any] = {"precision": precision, "calibration": images, "dynamic_size": dynamic_size}
+    error = run(model, to, shape, metadata=about, **how)
     sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"parity: largest error {error:.1e} of the largest output")
-    console.print(f"written: [bold]{to}[/bold], for any number of images of {sizes}")
+    lowered = "" if precision == "float32" else " in float32"
+    console.print(f"parity: largest error {error:.1e} of the largest output{lowered}")
+    if seen is not None and unseen is not None:
+        _tell_agreement(console, model, to, seen, unseen)
+    console.print(f"written: [bold]{to}[/bold], {precision}, for any number of images of {sizes}")
+
+
+def _tell_agreement(console: Console, model: nn.Module, file: Path, seen: Found, unseen: Found) -> None:
+    """How the network and its file answer to images that it was not quantized on, if there are any."""
+    from octavize.deploy.images import batches, spread_out
+    from octavize.deploy.quantize import agreement
+    from octavize.deploy.runtime import load_runtime
+
+    compared, which = seen, "the same"
+    if unseen.paths:
+        (compared, _), which = spread_out(unseen, COMPARED_ON), "others"
+    runner = load_runtime(file)
+    found = agreement(model.eval(), runner, batches(compared.paths, runner.metadata), compared.labels)
+    console.print(f"quantized on {len(seen.paths)} images, compared on {found.images} {which}")
+    console.print(f"same class first: {found.same:.1%}")
+    if found.before is None or found.after is None:
+        console.print("accuracy: unknown, since the folders of the images are not the network's classes")
+    else:
+        console.print(f"accuracy: {found.before:.2%} in float32, {found.after:.2%} in this file")
 
 
 def predict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from octavize.errors import InputError, require_extra
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def prepare(paths: Sequence[Path], about: Mapping[str, Any], progress: str | None = None) -> Tensor:
+def prepare(paths: Sequence[Path], about: Mapping[str, Any]) -> Tensor:
     """Images as input of a network: (N, C, size, size), float32.
 
     The shorter side is resized to the network's size and the center cut out, as for the images it was
@@ -23,7 +23,6 @@ def prepare(paths: Sequence[Path], about: Mapping[str, Any], progress: str | Non
 
     Args:
         about: `input_shape` (N, C, H, W), and if they are known `mean`, `std` and `normalize`.
-        progress: text of a progress bar on stderr, for many images.
 
     Raises:
         InputError: an image cannot be read, or the network takes no square images in gray or color.
@@ -39,11 +38,21 @@ def prepare(paths: Sequence[Path], about: Mapping[str, Any], progress: str | Non
         if not path.is_file():
             what = "is no file" if path.exists() else "does not exist"
             raise InputError(f"image {path} {what}: give the path of an image file")
-    pixels = decode_all(paths, shape[2], progress)
+    pixels = decode_all(paths, shape[2])
     if shape[1] == 1:
         pixels = pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
     mean, std = (about.get(key) or IMAGENET[key][: shape[1]] for key in ("mean", "std"))
     return to_input(pixels, mean, std, normalize=about.get("normalize", True))
+
+
+def batches(paths: Sequence[Path], about: Mapping[str, Any], size: int = 25) -> Iterator[Tensor]:
+    """The same for many images, batch by batch, with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    starts = range(0, len(paths), size)
+    for start in track(starts, "reading images", console=Console(stderr=True), transient=True):
+        yield prepare(paths[start : start + size], about)
 
 
 @dataclass(frozen=True)

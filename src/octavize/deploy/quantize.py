@@ -63,6 +63,13 @@ def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int 
     return [np.ascontiguousarray(np.stack(images[start : start + shape[0]])) for start in starts]
 
 
+def outputs_of(model: nn.Module, shape: Sequence[int]) -> int | None:
+    """How many classes a network tells apart; None if it is no classifier."""
+    with torch.no_grad():
+        scores = model.eval()(torch.zeros(tuple(shape)))
+    return scores.shape[1] if isinstance(scores, Tensor) and scores.dim() == 2 else None
+
+
 class PoolsAsConvolutions(TorchFunctionMode):
     """Inside, averages of 2 × 2 pixels are depthwise convolutions by a quarter.
 
@@ -104,31 +111,31 @@ class Agreement:
 
 
 def agreement(
-    model: nn.Module, runner: Runner, images: Tensor, labels: Sequence[int] | None = None, batch: int = 25
+    model: nn.Module, runner: Runner, batches: Iterable[Tensor], labels: Sequence[int] | None = None
 ) -> Agreement:
     """Compare an exported file with its network.
 
     Args:
         model: the network, in evaluation mode.
-        images: (N, C, H, W), as the network takes them.
-        labels: N classes, as indices.
+        batches: images (N, C, H, W), as the network takes them.
+        labels: the classes of all of them, as indices.
 
     Raises:
         InputError: the network is no classifier.
     """
     answers: list[tuple[Tensor, Tensor]] = []
-    for some in images.split(batch):
+    for images in batches:
         with torch.no_grad():
-            scores = model(some)
+            scores = model(images)
         if scores.dim() != 2:
             raise InputError(f"{type(model).__name__} answers with {tuple(scores.shape)}: give a classifier")
-        answers.append((scores.argmax(1), torch.from_numpy(runner(some)).argmax(1)))
+        answers.append((scores.argmax(1), torch.from_numpy(runner(images)).argmax(1)))
     before, after = (torch.cat(column) for column in zip(*answers, strict=True))
 
     def share(matches: Tensor) -> float:
         return float(matches.double().mean())
 
     if labels is None:
-        return Agreement(len(images), share(before == after), None, None)
+        return Agreement(len(before), share(before == after), None, None)
     truth = torch.tensor(labels)
-    return Agreement(len(images), share(before == after), share(before == truth), share(after == truth))
+    return Agreement(len(before), share(before == after), share(before == truth), share(after == truth))

@@ -90,7 +90,7 @@ def test_costs_are_measured_once_and_while_nobody_trains(
     study, path = tiny_study(quiet.parent, **EVERY), quiet / "costs.json"
     known = path.read_bytes()
     with monkeypatch.context() as changed:
-        changed.setattr("octavize.study.costs.measure", lambda *_, **__: pytest.fail("again"))
+        changed.setattr("octavize.study.costs.profiles_of", lambda *_, **__: pytest.fail("again"))
         analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
         path.write_text("{", "utf-8")
         (place, *_) = plan_study(study, read_json(quiet / "arms.json") or {})

@@ -62,8 +62,9 @@ class Profile:
     train_step_ratio: float | None = None
 
 
-def count_params(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+def _counts(model: nn.Module, shape: Sequence[int]) -> tuple[int, int, int]:
+    params = sum(p.numel() for p in model.parameters())
+    return params, count_macs(model, shape), count_activation_bytes(model, shape)
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
@@ -135,10 +136,7 @@ def measure(
         check_network(model)
     given = input_shape
     shapes = given if isinstance(given, Mapping) else dict.fromkeys(models, given)
-    counted = {
-        n: (count_params(m), count_macs(m, shapes[n]), count_activation_bytes(m, shapes[n]))
-        for n, m in models.items()
-    }
+    counted = {n: _counts(m, shapes[n]) for n, m in models.items()}
     with torch_threads(threads), same_random_numbers():
         latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds)
         steps: dict[str, tuple[float, float]] = {}

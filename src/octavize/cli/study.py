@@ -85,11 +85,11 @@ def study(
     chosen = load_study(name, seeds=seed, **given)
     folder = out or Path("runs") / f"study-{chosen.name}"
     hardware = machine.hardware()
-    console = Console()
+    console = Console(highlight=False)
     if list_runs:
         table, told = listing(chosen, folder, data_dir, hardware, workers)
         show(table, console)
-        console.print(told, highlight=False)
+        console.print(told)
     elif analyze:
         analyze_study(chosen, folder, data_dir=data_dir, console=console)
     else:

@@ -5,7 +5,7 @@ Found once and kept in `arms.json`, since a measured time is never the same twic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import nn
 
 from octavize.bench.contenders import size_for, width_for
-from octavize.bench.profile import count_macs, measure
+from octavize.bench.profile import Profile, count_macs, measure
 from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
@@ -24,6 +24,8 @@ from octavize.training.train import build_network, input_shape
 
 BATCH, ROUNDS, STEPS = 64, 10, 6
 """Images a timed call, timed calls of each network, and halvings of the range in a search for a time."""
+THREADS = 1
+"""Of a measurement: as many as a worker has when all cores train."""
 NEAR = 0.05
 """Share of the cost to be reached by which a matched arm may miss it without a word."""
 COSTS = {"macs": "MACs", "time": "time"}
@@ -150,10 +152,16 @@ def _cheaper(by: str, plain: Recipe, macs: int, images: Images) -> dict[str, Any
 
 def time_ratio(aim: Recipe, ours: Recipe, images: Images) -> float:
     """Time of a forward pass, on one thread, of one network to that of another, each at its own size."""
-    recipes = {"aim": aim, "ours": ours}
+    return profiles_of({"aim": aim, "ours": ours}, images, BATCH, ROUNDS)["ours"].latency_ratio
+
+
+def profiles_of(
+    recipes: Mapping[str, Recipe], images: Images, batch: int, rounds: int, *, train: bool = False
+) -> dict[str, Profile]:
+    """Costs of the networks of these recipes, each at its own size, taking turns; see `measure`."""
     networks = {name: network(recipe, images) for name, recipe in recipes.items()}
-    shapes = {name: input_shape(recipe, images, BATCH) for name, recipe in recipes.items()}
-    return measure(networks, shapes, rounds=ROUNDS, threads=1)["ours"].latency_ratio
+    shapes = {name: input_shape(recipe, images, batch) for name, recipe in recipes.items()}
+    return measure(networks, shapes, rounds=rounds, threads=THREADS, train=train)
 
 
 def network(recipe: Recipe, images: Images) -> nn.Module:

@@ -9,19 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from octavize.bench.environment import environment
-from octavize.bench.profile import measure
 from octavize.data.images import Images
 from octavize.files import known_json, write_json
-from octavize.study.arms import macs_of, network
+from octavize.study.arms import THREADS, macs_of, profiles_of
 from octavize.study.design import Planned
 from octavize.study.estimate import TRAINING, network_key
 from octavize.study.work import finished
 from octavize.training.recipe import Recipe
 from octavize.training.results import Timing
-from octavize.training.train import input_shape
 
-THREADS = 1
-"""Of the measurement: as many as a worker has when all cores train."""
 MOST_MACS = 1e11
 """Of a timed training step."""
 KEPT = ("params", "macs", "activation_bytes", "latency_ms", "train_step_ms")
@@ -60,9 +56,9 @@ def costs_in(
         if recipes.keys() <= known.get("networks", {}).keys() and known.items() >= conditions.items():
             continue
         if not measure:
-            console.print("costs are not measured: a run is being trained", highlight=False)
+            console.print("costs are not measured: a run is being trained")
             break
-        console.print(f"measuring what networks cost: {model}", highlight=False)
+        console.print(f"measuring what networks cost: {model}")
         networks = _measured(recipes, images, conditions["batch"], timing.rounds)
         costs[model] = {**conditions, "networks": networks}
         write_json(path, costs)
@@ -76,9 +72,7 @@ def _batch(recipes: Iterable[Recipe], images: Images, timing: Timing) -> int:
 
 
 def _measured(recipes: dict[str, Recipe], images: Images, batch: int, rounds: int) -> dict[str, Any]:
-    networks = {key: network(recipe, images) for key, recipe in recipes.items()}
-    shapes = {key: input_shape(recipe, images, batch) for key, recipe in recipes.items()}
-    profiles = measure(networks, shapes, rounds=rounds, threads=THREADS, train=True)
+    profiles = profiles_of(recipes, images, batch, rounds, train=True)
     return {key: {name: getattr(profile, name) for name in KEPT} for key, profile in profiles.items()}
 
 

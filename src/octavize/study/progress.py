@@ -41,7 +41,7 @@ class Progress:
     def __exit__(self, kind: object, *_: object) -> None:
         self.status.stop()
         if kind is None:
-            self.console.print(self.line(()), highlight=False)
+            self.console.print(self.line(()))
 
     def show(self, running: Collection[Planned]) -> None:
         """Tell how far the study is. Cheap enough for once a second."""
@@ -49,7 +49,7 @@ class Progress:
         self.status.update("\n".join([line, *map(self._at, running)]))
         if not self.console.is_terminal and time.monotonic() - self.told > LINES:
             self.told = time.monotonic()
-            self.console.print(line, highlight=False)
+            self.console.print(line)
 
     def line(self, running: Collection[Planned]) -> str:
         """Counts of runs, and the time left where every network's speed is known or told by another's."""

@@ -91,7 +91,7 @@ def run_study(
         InputError: a setting is wrong, `out` holds something else or another command is at work there, or
             the disk is full.
     """
-    out, console = Path(out), console or Console()
+    out, console = Path(out), console or Console(highlight=False)
     check_engine(engine, address, workers, hardware)
     if not shared(hardware):
         leave_launcher()
@@ -109,7 +109,7 @@ def run_study(
             f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
         )
         for line in told(plan.matched):
-            console.print(f"[dim]{line}[/dim]", highlight=False)
+            console.print(f"[dim]{line}[/dim]")
         runs = [place for place in plan.runs if not ended(place.folder(out))]
         if shared(hardware):
             _take_turns(plan, out, hardware, console)
@@ -140,7 +140,7 @@ def analyze_study(
         raise InputError(f"out is {out}, which is no folder of a study: give the one it runs in with --out")
     plan = prepare(study, out, check(study, data_dir))
     with folder_lock(out) as idle:
-        return report(plan, out, timing, console or Console(), measure=idle)
+        return report(plan, out, timing, console or Console(highlight=False), measure=idle)
 
 
 def check_engine(engine: str, address: str | None, workers: int | None, hardware: Hardware) -> None:
@@ -258,8 +258,8 @@ def report(
         costs = costs_in(out, plan.places, plan.images, timing, console, measure=measure)
         write_report(results, costs, out)
     for failed in results["failed"]:
-        console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}", highlight=False)
-    console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)
+        console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}")
+    console.print(f"report: [bold]{out / 'report.html'}[/bold]")
     return results
 
 
@@ -276,7 +276,7 @@ def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console)
     """
     for place in plan.runs:
         if failure(place.folder(out)) is None:
-            console.print(f"[bold]{place.run}[/bold] ({place.cell.name})", highlight=False)
+            console.print(f"[bold]{place.run}[/bold] ({place.cell.name})")
             folder = place.folder(out)
             try:
                 train_run(place.run, place.recipe, plan.images, folder, hardware=hardware, console=console)

@@ -81,7 +81,7 @@ def _train(place: Planned, images: Images, folder: Path, hardware: Hardware, log
         (folder / "result.json").unlink(missing_ok=True)  # if it is there, it was cut short
     if drop_damaged(folder):
         log.write("the state to resume from was cut short: training from the start\n")
-    console = Console(file=log, width=100)
+    console = Console(file=log, width=100, highlight=False)
     train_run(place.run, place.recipe, images, folder, hardware=hardware, console=console)
 
 

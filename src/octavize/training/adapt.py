@@ -111,7 +111,7 @@ def adapt(
     Raises:
         InputError: a setting is wrong, the data does not fit the network, or `out` holds something else.
     """
-    out, console = Path(out), console or Console()
+    out, console = Path(out), console or Console(highlight=False)
     check_optimizer(recipe.optimizer)
     check_hardware(hardware, recipe.precision)
     recipe = with_facts(recipe, source.facts)
@@ -127,7 +127,7 @@ def adapt(
             prepared = prepare_in(out, source, adaptation, recipe, images, hardware)
         stages = [before, *prepared.stages]
         for stage in stages:
-            console.print(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}", highlight=False)
+            console.print(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}")
         folder = out / TRAINING
         fine = fine_tune(prepared.model, source.model, recipe, adaptation, images, folder, hardware, console)
         if not is_first_process():
@@ -150,7 +150,7 @@ def adapt(
         write_json(out / RESULTS, results)
         (folder / "last.ckpt").unlink(missing_ok=True)
     show(table(results), console)
-    console.print(f"network: [bold]{out}[/bold], read by octavize.load_converted", highlight=False)
+    console.print(f"network: [bold]{out}[/bold], read by octavize.load_converted")
     return results
 
 
@@ -175,7 +175,7 @@ def fine_tune(
         `stages` of the epochs, `test_accuracy` of the epoch with the best validation accuracy, `best_epoch`,
         `train_seconds`, `environment`, and the `model` with its best weights.
     """
-    console = console or Console()
+    console = console or Console(highlight=False)
     name, seed = recipe.models[0], recipe.seeds[0]
     distil = {"teacher": teacher, "weight": adaptation.distil, "temperature": adaptation.temperature}
     module = Distiller(model, images, recipe, name, seed, **distil)

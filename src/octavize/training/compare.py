@@ -65,12 +65,12 @@ def compare(
         InputError: a setting is wrong, or `out` holds something else. Nothing has been written then, except
             where a training diverges.
     """
-    out, console = Path(out), console or Console()
+    out, console = Path(out), console or Console(highlight=False)
     folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
     images = _begin(recipe, out, folders.values(), data_dir, hardware, restart, console)
     results = []
     for number, (run, folder) in enumerate(folders.items(), 1):
-        console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]", highlight=False)
+        console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]")
         results.append(train_run(run, recipe, images, folder, hardware=hardware, console=console))
     if not is_first_process():
         return {}
@@ -91,7 +91,7 @@ def train_one(
 
     Returns and raises as `train_run`; skips, resumes and refuses as `compare`.
     """
-    out, console = Path(out), console or Console()
+    out, console = Path(out), console or Console(highlight=False)
     runs = plan_runs(recipe)
     if len(runs) != 1:
         raise InputError(
@@ -131,7 +131,6 @@ def _begin(
         f"[bold]octavize[/bold]  recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
         f"{len(images.train):,} training images of {size} × {size} pixels\n"
         f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
-        highlight=False,
     )
     return images
 

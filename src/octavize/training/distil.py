@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize.data.images import Images
+from octavize.training.journal import Rows
 from octavize.training.module import Classifier, finite_or_none
 from octavize.training.recipe import Recipe
 
@@ -76,20 +76,8 @@ class Distiller(Classifier):
         return (1 - self.weight) * hard + self.weight * soft_loss(scores, teacher_scores, self.temperature)
 
 
-class EpochTests(pl.Callback):
-    """Reads the test set after every epoch, for the curve only: the epoch is chosen on validation.
-
-    The figures travel inside `last.ckpt`, as the journal's lines do.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float | None]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
+class EpochTests(Rows, pl.Callback):
+    """Reads the test set after every epoch, for the curve only: the epoch is chosen on validation."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)

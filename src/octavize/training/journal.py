@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,19 @@ the epoch's training steps, validation and saving left out."""
 Row = dict[str, float]
 
 
-class Journal(Checkpoint):
+class Rows:
+    """Of a callback: lines that travel inside `last.ckpt`."""
+
+    rows: Sequence[dict[str, Any]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": list(self.rows)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+class Journal(Rows, Checkpoint):
     """Keeps `metrics.csv` and `best.safetensors` of a run's folder, each replaced whole; `last.ckpt` is kept
     by the `ModelCheckpoint` of `resume_point`, which has to follow in the Trainer's list.
 
@@ -51,7 +63,6 @@ class Journal(Checkpoint):
         tell: Callable[[Row], None],
     ) -> None:
         self.folder, self.identity, self.metadata, self.tell = folder, identity, metadata, tell
-        self.rows: list[Row] = []
         self._lr = 0.0
 
     @property
@@ -63,12 +74,6 @@ class Journal(Checkpoint):
     def best(self) -> Path:
         """Weights of the epoch with the highest validation accuracy, the first of equals."""
         return self.folder / "best.safetensors"
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

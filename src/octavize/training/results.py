@@ -77,7 +77,7 @@ def write_results(
     write_json(out / "results.json", results)
     write_report(results, draw_figures(results, out), out / "report.html")
     show(table(results), console)
-    console.print(f"report: [bold]{out / 'report.html'}[/bold]", highlight=False)
+    console.print(f"report: [bold]{out / 'report.html'}[/bold]")
     return results
 
 

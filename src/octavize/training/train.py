@@ -146,7 +146,7 @@ def train_run(
         InputError: a setting is wrong, the checkpoint to resume from is damaged or of another run, or the
             training diverged.
     """
-    folder, console = Path(folder), console or Console()
+    folder, console = Path(folder), console or Console(highlight=False)
     result = read_result(folder)
     note = "finished before"
     if result is None:
@@ -157,7 +157,6 @@ def train_run(
         console.print(
             f"  test accuracy [bold]{result['test_accuracy']:.2%}[/bold] "
             f"[dim](weights of epoch {result['best_epoch']}, {note})[/dim]",
-            highlight=False,
         )
     return result
 
@@ -279,7 +278,7 @@ def _found_state(journal: Journal, console: Console) -> Path | None:
     except InputError as error:
         raise InputError(f"{error}; or delete {journal.last} to train from the start") from None
     if is_first_process():
-        console.print(f"  going on after epoch {epochs}", highlight=False)
+        console.print(f"  going on after epoch {epochs}")
     return journal.last
 
 
@@ -304,7 +303,6 @@ def teller(epochs: int, console: Console) -> Callable[[Row], None]:
             f"train {row['train_loss']:.3f} / {row['train_accuracy']:.1%}   "
             f"val {row['val_loss']:.3f} / {row['val_accuracy']:.1%}   "
             f"[dim]{row['seconds']:.1f} s[/dim]",
-            highlight=False,
         )
 
     return tell

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from octavize import InputError, create_model
 from octavize.bench import contenders as networks
+from octavize.bench import environment
 from octavize.bench import ratios as b
 from octavize.bench.contenders import Contender
 from octavize.bench.report import draw, show_tables
@@ -66,17 +68,23 @@ def test_ratios_are_right_on_a_machine_that_slows_down() -> None:
     assert {row["n"] for row in rows} == {21}
 
 
-def test_real_sleeps() -> None:
-    sleeps = {"vanilla": 0.020, "α=0.5": 0.012, "α=0.25": 0.020}
+def work_for(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_real_work() -> None:
+    needed = {"vanilla": 0.020, "α=0.5": 0.012, "α=0.25": 0.020}
 
     def prepare(c: Contender, setting: b.Setting) -> Call:
-        return lambda: time.sleep(sleeps[c.name])
+        return lambda: work_for(needed[c.name])
 
-    found = b.bench(contenders(), {"sleep": prepare}, batches=[2], threads=[1], rounds=5)
+    found = b.bench(contenders(), {"work": prepare}, batches=[2], threads=[1], rounds=5)
     rows = {row["network"]: row for row in found["rows"]}
     assert rows["vanilla"]["median_ms"] >= 20
     assert rows["α=0.5"]["time_ratio"] == pytest.approx(0.6, abs=0.15)
-    assert rows["vanilla"] | {"batch": 2, "threads": 1, "runtime": "sleep", "n": 5} == rows["vanilla"]
+    assert rows["vanilla"] | {"batch": 2, "threads": 1, "runtime": "work", "n": 5} == rows["vanilla"]
     assert found["environment"]["torch"]
     json.dumps(found)
 
@@ -100,11 +108,44 @@ def test_runtimes_take_turns_alone_or_together() -> None:
     assert order[:2] * 4 == order[:8]
 
 
+def test_precisions_take_turns_and_are_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread is timed by CPU time, whatever else the machine does."""
+    needed = {"float32": 0.020, "int8": 0.005}
+
+    def prepare(c: Contender, setting: b.Setting) -> Call:
+        return lambda: work_for(needed[setting.precision] * c.macs / 1000)
+
+    monkeypatch.setattr(b, "precisions_of", lambda name: ("float32", "int8"))
+    monkeypatch.setattr(b, "check_precisions", lambda *given: None)
+    precisions = ("float32", "bf16", "int8")  # the runtime has no bf16
+    found = b.bench(contenders(), {"x": prepare}, batches=[1], threads=[1], precisions=precisions, rounds=5)
+    rows = {(row["precision"], row["network"]): row for row in found["rows"]}
+    assert len(rows) == 2 * 3
+    assert rows["int8", "α=0.5"]["time_ratio"] == pytest.approx(0.6, abs=0.15)
+    assert rows["float32", "vanilla"]["fastest_ratio"] == pytest.approx(4, rel=0.2)
+    assert rows["int8", "α=0.5"]["fastest_ratio"] == pytest.approx(0.6, abs=0.15)
+
+
+def test_a_busy_machine_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with environment.others_watched():  # too short to tell
+            pass
+    monkeypatch.setattr(environment, "SHORTEST", 0.0)
+    monkeypatch.setattr(environment, "BUSY", -9.0)
+    with pytest.warns(UserWarning, match="measure again on an idle machine"), environment.others_watched():
+        work_for(0.1)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: b.bench([], {"x": None}), "contenders and runtimes"),  # pyright: ignore[reportArgumentType]
         (lambda: b.bench(contenders(), {"x": None}, rounds=0), "rounds=0"),  # pyright: ignore[reportArgumentType]
+        (
+            lambda: b.bench(contenders(), choose_runtimes(["frozen"]), precisions=["int8"]),
+            "precision 'int8': none of these runtimes has it",
+        ),
         (lambda: choose_runtimes(["tvm"]), "'tvm' is unknown: choose from eager"),
     ],
 )
@@ -137,6 +178,16 @@ def test_a_network_of_one_size_has_no_smaller_images() -> None:
     cheaper = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 3, padding=1))
     with pytest.raises(InputError, match="leave out --same-macs"):
         networks.contenders_of(lambda alpha: cheaper if alpha else fixed, [0.5], 16, same_macs=True)
+
+
+def test_several_exchanges() -> None:
+    def build(alpha: float, exchange: str = "") -> nn.Module:
+        return create_model("oct_cifar_resnet20", alpha, exchange=exchange or None)
+
+    found = networks.contenders_of(build, [0.5], 32, exchanges=["every", "block:high_to_low"])
+    assert [c.name for c in found] == ["vanilla", "α=0.5, every", "α=0.5, block:high_to_low"]
+    assert [c.exchange for c in found] == [None, "every", "block:high_to_low"]
+    assert found[0].macs > found[1].macs > found[2].macs
 
 
 @pytest.mark.parametrize("runtime", ["eager", "frozen"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from torch import nn
 
@@ -25,6 +26,7 @@ class Contender:
     image: tuple[int, ...]
     macs: int
     alpha: float = 0.0
+    exchange: str | None = None
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Of an input: (batch, C, H, W)."""
@@ -37,22 +39,28 @@ class Contender:
 
 
 def contenders_of(
-    build: Callable[[float], nn.Module], alphas: Sequence[float], size: int, *, same_macs: bool = False
+    build: Callable[..., nn.Module],
+    alphas: Sequence[float],
+    size: int,
+    *,
+    exchanges: Sequence[str] = (),
+    same_macs: bool = False,
 ) -> list[Contender]:
     """A network at several α, the vanilla one first.
 
     Args:
-        build: makes the network of an α.
+        build: makes the network of an α, and with the keyword `exchange` of an exchange.
         size: side of the images in pixels.
+        exchanges: where the frequencies meet, see `octavize.plan`: each α with each of them. None given is
+            the network's own.
         same_macs: after each, the vanilla network on smaller images that cost as much arithmetic.
     """
     vanilla = build(0.0)
     found = [_contender(VANILLA, vanilla, size)]
-    for alpha in alphas:
-        if alpha == 0:
-            continue
-        model = build(alpha)
-        octave = _contender(f"α={alpha:g}", model, size, alpha)
+    for alpha, exchange in product(filter(None, alphas), exchanges or (None,)):
+        told = {} if exchange is None else {"exchange": exchange}
+        name = ", ".join([f"α={alpha:g}", *told.values()])
+        octave = _contender(name, build(alpha, **told), size, alpha, exchange)
         found.append(octave)
         if same_macs:
             try:
@@ -100,8 +108,10 @@ def size_for(model: nn.Module, size: int, macs: int) -> int:
     return min(near, key=lambda side: abs(_macs(model, side) - macs))
 
 
-def _contender(name: str, model: nn.Module, size: int, alpha: float = 0.0) -> Contender:
-    return Contender(name, model, image_shape(model, size)[1:], _macs(model, size), alpha)
+def _contender(
+    name: str, model: nn.Module, size: int, alpha: float = 0.0, exchange: str | None = None
+) -> Contender:
+    return Contender(name, model, image_shape(model, size)[1:], _macs(model, size), alpha, exchange)
 
 
 def _macs(model: nn.Module, size: int) -> int:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,34 @@ def cpu_name() -> str:
         lines = info.read_text(errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), name)
     return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+BUSY = 0.1
+"""Cores that other processes may use before times are called disturbed."""
+SHORTEST = 1.0
+"""Seconds for which the machine has to be watched to tell."""
+
+
+@contextmanager
+def others_watched() -> Iterator[None]:
+    """Warn if other processes kept the machine busy meanwhile: times and even their ratios are wrong then."""
+    import psutil
+
+    def idle_and_own() -> tuple[float, float, float]:
+        machine, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        return time.monotonic(), machine.idle + getattr(machine, "iowait", 0.0), own.user + own.system
+
+    before = idle_and_own()
+    yield
+    passed, idle, own = (after - start for after, start in zip(idle_and_own(), before, strict=True))
+    others = (psutil.cpu_count() or 1) - (idle + own) / max(passed, 1e-9)
+    if passed > SHORTEST and others > BUSY:
+        warnings.warn(
+            f"other processes used {others:.1f} cores while this was timed: times and ratios are disturbed; "
+            "measure again on an idle machine",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _version(package: str) -> str | None:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octavize.bench.environment import environment
+from octavize.bench.environment import environment, others_watched
 from octavize.bench.timing import interleave, same_random_numbers
 from octavize.convert.trace import (
     Shape,
@@ -137,7 +137,7 @@ def measure(
     given = input_shape
     shapes = given if isinstance(given, Mapping) else dict.fromkeys(models, given)
     counted = {n: _counts(m, shapes[n]) for n, m in models.items()}
-    with torch_threads(threads), same_random_numbers():
+    with torch_threads(threads), same_random_numbers(), others_watched():
         latency = _medians({n: _inference(m, shapes[n]) for n, m in models.items()}, rounds)
         steps: dict[str, tuple[float, float]] = {}
         if train:

@@ -27,11 +27,12 @@ def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:
     """Time, its ratio to vanilla's, that of the arithmetic, and the saving realized."""
     own = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
     shown: list[tuple[str, ...]] = []
-    for runtime, group in groupby(own, lambda row: row["runtime"]):
+    for where, group in groupby(own, lambda row: (row["runtime"], row["precision"])):
         shown += [()] if shown else []
-        shown += [("" if i else runtime, *_cells(row)) for i, row in enumerate(group)]
-    head = ("runtime", "network", "ms", "×", "MACs ×", "realized")
-    return Table(head, shown, align="llr", title=_place(batch, threads))
+        shown += [(*(("", "") if i else where), *_cells(row)) for i, row in enumerate(group)]
+    head = ("runtime", "precision", "network", "ms", "×", "× fastest", "MACs ×", "realized")
+    note = "×: to vanilla in this precision; × fastest: to the fastest vanilla of this runtime in any of them"
+    return Table(head, shown, align="lllr", title=_place(batch, threads), note=note)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -40,6 +41,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["network"],
         f"{row['median_ms']:.2f}",
         f"{row['time_ratio']:.3f}",
+        f"{row['fastest_ratio']:.3f}",
         f"{row['mac_ratio']:.3f}",
         "" if saving is None else f"{saving:.0%}",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -17,6 +17,7 @@ from octavize.bench.profile import training_step, wait
 from octavize.deploy.export import export
 from octavize.deploy.formats import Format, timed_formats
 from octavize.deploy.freeze import freeze
+from octavize.deploy.quantize import check_precision
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
 from octavize.nn._torch_internals import constant_weights
@@ -32,6 +33,7 @@ class Setting:
     threads: int
     device: str
     folder: Path
+    precision: str = "float32"
 
 
 Prepare = Callable[[Contender, Setting], Call]
@@ -40,11 +42,13 @@ Prepare = Callable[[Contender, Setting], Call]
 
 def _images(c: Contender, setting: Setting) -> Tensor:
     x = torch.randn(c.shape(setting.batch), device=setting.device)
+    x = x.bfloat16() if setting.precision == "bf16" else x
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
-    model, x = model.to(setting.device), _images(c, setting)
+    x = _images(c, setting)
+    model = model.to(setting.device, x.dtype)
 
     def call() -> None:
         model(x)
@@ -63,9 +67,11 @@ def _training(c: Contender, setting: Setting) -> Call:
     """Forward, loss and backward in training mode, channels-last, without the optimizer's step."""
     with torch.inference_mode(False):
         step = training_step(copy.deepcopy(c.model).to(setting.device), c.shape(setting.batch))
+    mixed = setting.precision == "bf16"
 
     def call() -> None:
-        with torch.inference_mode(False), torch.enable_grad():
+        autocast = torch.autocast(setting.device, torch.bfloat16, enabled=mixed)
+        with torch.inference_mode(False), torch.enable_grad(), autocast:
             step()
 
     return call
@@ -106,12 +112,22 @@ def _in_code_of_its_own(net: nn.Module) -> Call:
 
 def _exported(kind: Format) -> Prepare:
     def prepare(c: Contender, setting: Setting) -> Call:
-        slug = "".join(letter if letter.isalnum() else "-" for letter in f"{c.name}-{setting.batch}")
+        told = f"{c.name}-{setting.batch}-{setting.precision}"
+        slug = "".join(letter if letter.isalnum() else "-" for letter in told)
         file = setting.folder / f"{slug}{kind.suffix}"
         shape = c.shape(setting.batch)
         if not file.exists():  # it serves for every number of threads
+            # Which numbers int8 stands for makes no difference to its time.
+            noise = torch.randn(c.shape(max(setting.batch, 4)))
             with torch.inference_mode(False):
-                export(c.model, file, shape, dynamic_batch=False)
+                export(
+                    c.model,
+                    file,
+                    shape,
+                    precision=setting.precision,
+                    calibration=noise,
+                    dynamic_batch=False,
+                )
         runner, batch = load_runtime(file, setting.threads), torch.randn(shape).numpy()
         return lambda: runner(batch)
 
@@ -127,6 +143,32 @@ RUNTIMES: dict[str, Prepare] = {
     "training": _training,
 }
 INFERENCE = tuple(name for name in RUNTIMES if name != "training")
+
+
+def precisions_of(runtime: str) -> tuple[str, ...]:
+    """In which precisions a runtime computes; training in bf16 is under autocast."""
+    if runtime in EXPORTED:
+        return ("float32", *EXPORTED[runtime].lower)
+    return ("float32", "bf16") if runtime in ("eager", "training") else ("float32",)
+
+
+def check_precisions(precisions: Sequence[str], runtimes: Iterable[str]) -> None:
+    """Check that each of the precisions can be timed.
+
+    Raises:
+        InputError: none of the runtimes has it, or a package is missing that it needs.
+    """
+    for precision in precisions:
+        having = [name for name in runtimes if precision in precisions_of(name)]
+        if not having:
+            known = dict.fromkeys(p for name in RUNTIMES for p in precisions_of(name))
+            raise InputError(
+                f"precision {precision!r}: none of these runtimes has it; choose from {', '.join(known)} "
+                "and a runtime that has it"
+            )
+        for name in having:
+            if name in EXPORTED:
+                check_precision(precision, EXPORTED[name])
 
 
 def choose_runtimes(names: Sequence[str] | None) -> dict[str, Prepare]:

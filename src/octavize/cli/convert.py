@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -93,9 +94,12 @@ def convert(
         ),
     ] = None,
     downsample: Downsample = None,
+    exchange: o.ExchangeName = None,
     plan: Annotated[
         Path | None,
-        o.conversion(help="A plan.yaml to follow instead of --alpha; it has input size and --downsample."),
+        o.conversion(
+            help="A plan.yaml to follow instead of --alpha; it has --size, --downsample and --exchange."
+        ),
     ] = None,
 ) -> None:
     """Make a network octave and write it to a folder.
@@ -121,7 +125,9 @@ def convert(
     from octavize.plan import Plan
     from octavize.zoo.storage import save_converted
 
-    _check_plan_alone(plan, alpha, budget, size, downsample)
+    _check_plan_alone(
+        plan, alpha, budget, {"--size": size, "--downsample": downsample, "--exchange": exchange}
+    )
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
@@ -130,17 +136,21 @@ def convert(
     if decided is None:
         side = size or source.facts.get("size")
         shape = None if side is None else image_shape(source.model, side)
-        way = downsample or FOR_TRAINED
+        ways: dict[str, Any] = {
+            "downsample": downsample or FOR_TRAINED,
+            "exchange": source.origin.exchange(exchange),
+            "example": shape,
+        }
         if budget is None:
             share = source.origin.alpha(0.5 if alpha is None else alpha)
-            decided = make_plan(source.model, share, downsample=way, example=shape)
+            decided = make_plan(source.model, share, **ways)
         elif target is None:
-            decided = make_plan(source.model, budget=budget, downsample=way, example=shape)
+            decided = make_plan(source.model, budget=budget, **ways)
         else:
             from octavize.bench.tune import tune
 
             say = Console(stderr=True, highlight=False).print
-            decided = tune(source.model, budget, target, downsample=way, example=shape, progress=say)
+            decided = tune(source.model, budget, target, progress=say, **ways)
     net = octavize(source.model, decided, inplace=True)
     console = Console(highlight=False, soft_wrap=True)
     console.print(str(decided), markup=False)
@@ -152,11 +162,11 @@ def convert(
 
 
 def _check_plan_alone(
-    plan: Path | None, alpha: float | None, budget: float | None, size: int | None, downsample: str | None
+    plan: Path | None, alpha: float | None, budget: float | None, others: Mapping[str, object]
 ) -> None:
     if sum(given is not None for given in (plan, alpha, budget)) > 1:
         raise InputError("two of --plan, --alpha and --budget are given: choose one")
-    for option, given in (("--size", size), ("--downsample", downsample)):
+    for option, given in others.items():
         if plan is not None and given is not None:
             raise InputError(
                 f"{option} is {given} and --plan {plan} is given, which has its own: leave one out"
@@ -181,6 +191,7 @@ def adapt(
     alpha: Share = None,
     budget: Budget = None,
     downsample: Downsample = None,
+    exchange: o.ExchangeName = None,
     calibrate: Annotated[
         bool,
         o.conversion(
@@ -245,6 +256,7 @@ def adapt(
         alpha=0.5 if alpha is None and budget is None else alpha,
         budget=budget,
         downsample=downsample or FOR_TRAINED,  # pyright: ignore[reportArgumentType]  (Adaptation checks it)
+        exchange=exchange,
         calibrate=calibrate,
         distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from octavize.cli.options import network
+from octavize.cli.options import Exchanges, network
 from octavize.deploy.formats import PRECISIONS, format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
@@ -197,6 +197,14 @@ def bench(
     threads: Annotated[
         list[int] | None, typer.Option(metavar="N...", help="CPU threads. \\[default: 1 and all]")
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME...",
+            help=f"{', '.join(PRECISIONS)}: a runtime takes those that it has. \\[default: float32]",
+        ),
+    ] = None,
+    exchange: Exchanges = None,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=1)] = 224,
     rounds: Annotated[int, typer.Option(help="Timed calls of each network, taking turns.", min=1)] = 20,
     same_macs: Annotated[
@@ -216,13 +224,17 @@ def bench(
     """Time vanilla and octave in each runtime: how much of the saved arithmetic is saved in time.
 
     Saving realized is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla
-    network in the same runtime. Networks take turns in one process; leave the machine idle meanwhile.
+    network in the same runtime and precision. Networks take turns in one process; leave the machine idle
+    meanwhile.
 
     [bold]Examples[/bold]
 
     [cyan]octavize bench oct_resnet50 --out bench.json --figure bench.svg[/cyan]
 
     [cyan]octavize bench oct_mobilenet_v1 --alpha 0.5 --runtime frozen onnxruntime --threads 1[/cyan]
+
+    [cyan]octavize bench --alpha 0.5 --exchange every block:high_to_low --runtime openvino --precision float32
+    bf16 int8[/cyan]
     """
     from octavize.bench.contenders import contenders_of, with_narrower
     from octavize.bench.ratios import bench as run
@@ -242,7 +254,7 @@ def bench(
     shares = alpha or [0.125, 0.25, 0.5, 0.75]
     origin = find_origin(source)
     build = partial(origin.octave, size=size)
-    contenders = contenders_of(build, shares, size, same_macs=same_macs)
+    contenders = contenders_of(build, shares, size, exchanges=exchange or (), same_macs=same_macs)
     if same_macs and origin.kind == "octavize":
         contenders = with_narrower(origin.name, contenders, size)
     log = Console(stderr=True, highlight=False)
@@ -251,6 +263,7 @@ def bench(
         chosen,
         batches=batch or (1, 8),
         threads=threads,
+        precisions=precision or ("float32",),
         rounds=rounds,
         together=together,
         device=device,

@@ -74,6 +74,7 @@ def compare(
             metavar="SHARE...",
         ),
     ] = None,
+    exchange: o.ExchangeName = None,
     seed: o.Seeds = None,
     restart: o.Restart = False,
     training: o.TrainingOptions,
@@ -99,7 +100,7 @@ def compare(
     from octavize.training.compare import compare as run
     from octavize.training.recipe import load_recipe
 
-    given = training.overrides() | {"models": model, "alphas": alpha, "seeds": seed}
+    given = training.overrides() | {"models": model, "alphas": alpha, "exchange": exchange, "seeds": seed}
     chosen = load_recipe(recipe, **given)
     with o.resumable():
         run(
@@ -120,6 +121,7 @@ def train(
         list[float] | None,
         o.runs(help="Share of low channels, 0 to 1; 0 is vanilla. \\[default: 0.5]"),
     ] = None,
+    exchange: o.ExchangeName = None,
     seed: Annotated[
         list[int] | None,
         o.runs(help="Fixes initial weights, order of images and augmentation. \\[default: 0]"),
@@ -145,7 +147,8 @@ def train(
     from octavize.training.recipe import load_recipe
 
     # More than one α or seed is refused by `train_one`.
-    given = training.overrides() | {"models": [name], "alphas": alpha or [0.5], "seeds": seed or [0]}
+    given = training.overrides() | {"models": [name], "alphas": alpha or [0.5], "exchange": exchange}
+    given |= {"seeds": seed or [0]}
     with o.resumable():
         train_one(
             load_recipe(recipe, **given),
@@ -208,6 +211,7 @@ def profile(
         list[float] | None,
         typer.Option(metavar="SHARE...", help="Shares of low-frequency channels. Several: --alpha 0 0.5"),
     ] = None,
+    exchange: o.ExchangeName = None,
     size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=1)] = 224,
     batch: Annotated[int, typer.Option(help="Images per timed call.", min=1)] = 1,
     num_classes: Annotated[
@@ -240,11 +244,12 @@ def profile(
         if len(names) > 1 or len(alpha or []) > 1:
             raise InputError(f"--layers shows one network, not {', '.join(names)}: give one name and one α")
         share = alpha[0] if alpha else 0.5
-        model = find_origin(names[0], num_classes=num_classes).octave(share, size)
+        model = find_origin(names[0], num_classes=num_classes).octave(share, size, exchange)
         shown = layer_table(model, f"{names[0]} α={share:g}", size=size)
     else:
+        origins = {name: find_origin(name, num_classes=num_classes) for name in names}
         shown = profile_models(
-            {name: partial(find_origin(name, num_classes=num_classes).octave, size=size) for name in names},
+            {name: partial(origin.octave, size=size, exchange=exchange) for name, origin in origins.items()},
             alpha or [0.0, 0.5],
             size=size,
             batch=batch,

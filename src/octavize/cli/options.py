@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from octavize.deploy.formats import PRECISIONS
 from octavize.errors import InputError, require_extra
+from octavize.exchanging import check_exchange_policy
 from octavize.files import parse_yaml
 
 if TYPE_CHECKING:
@@ -25,10 +27,18 @@ def number_or_pattern(text: str) -> str:
     return text
 
 
+def precision_name(text: str) -> str:
+    """The text itself, if it is a precision of exported files; raises ValueError otherwise."""
+    if text not in PRECISIONS:
+        raise ValueError(text)
+    return text
+
+
 LISTS: dict[str, Callable[[str], Any]] = {
     **{"--alpha": float, "--seed": int, "--model": str, "-m": str},
     **{"--mean": float, "--std": float},
-    **{"--runtime": str, "--batch": int, "--threads": int},
+    **{"--runtime": str, "--batch": int, "--threads": int, "--precision": precision_name},
+    "--exchange": check_exchange_policy,
     **dict.fromkeys(("--epochs", "--batch-size", "--lr"), number_or_pattern),
 }
 """Options that may be followed by several values, and what a value has to look like."""
@@ -61,6 +71,17 @@ Settings = Annotated[
         help="Any other setting of the recipe: --set label_smoothing=0.1 --set flip=false",
         metavar="NAME=VALUE",
     ),
+]
+EXCHANGE_HELP = (
+    "Where the frequencies meet: every (layer, the paper), block or stage; with one path as in "
+    "block:high_to_low."
+)
+ExchangeName = Annotated[
+    str | None, network("--exchange", help=f"{EXCHANGE_HELP} \\[default: every]", metavar="WHERE")
+]
+Exchanges = Annotated[
+    list[str] | None,
+    typer.Option("--exchange", help=f"{EXCHANGE_HELP} Several are compared.", metavar="WHERE..."),
 ]
 Precision = Annotated[str | None, machine(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.")]
 

@@ -28,7 +28,7 @@ from octavize.training.checking import tells_mistakes
 from octavize.training.hardware import Hardware, bare_trainer, guarded, is_first_process, quiet_lightning
 from octavize.training.inputs import TrainingInputs
 from octavize.training.module import Classifier, finite_or_none
-from octavize.training.recipe import EXACTLY, NUMBER, Count, Rate, Recipe, Share, Switch, Whole
+from octavize.training.recipe import EXACTLY, NUMBER, Count, Meeting, Rate, Recipe, Share, Switch, Whole
 from octavize.training.train import describe_input, input_shape
 from octavize.zoo.find import Origin, Vanilla
 from octavize.zoo.storage import PLAN, load_converted, save_converted
@@ -53,6 +53,8 @@ class Adaptation:
     """See `octavize.plan`; None for none."""
     downsample: Downsample = "pool"
     """How layers of stride 2 reach their high output; `stride` keeps more of trained weights."""
+    exchange: Meeting | None = None
+    """Where the frequencies meet, see `octavize.plan`; None is the network's own."""
     calibrate: Switch = True
     """Choose on training images which channels become low; otherwise the last ones do."""
     distil: Share = 0.5
@@ -132,6 +134,7 @@ def _planned(
     given: Any = {
         "budget": adaptation.budget,
         "downsample": adaptation.downsample,
+        "exchange": origin.exchange(adaptation.exchange),
         "example": input_shape(recipe, images),
     }
     if not adaptation.calibrate:

@@ -19,8 +19,9 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
 from octavize.errors import InputError
+from octavize.exchanging import check_exchange_policy
 from octavize.files import parse_yaml
-from octavize.geometry import Downsample, Exchange
+from octavize.geometry import Downsample
 from octavize.training.checking import tells_mistakes, told_of
 
 EXACTLY = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -71,6 +72,7 @@ PerModel = Annotated[
 ]
 """One value for all networks, or values by name pattern."""
 Arguments = Annotated[dict[str, dict[str, Any]], Field(examples=["{'oct_mobilenet*': {width: 0.5}}"])]
+Meeting = Annotated[str, AfterValidator(check_exchange_policy)]
 Initializer = Literal["builder", "he", "torch", "framework"]
 
 
@@ -101,8 +103,9 @@ class Recipe:
     vanilla networks have none."""
     downsample: Downsample = "pool"
     """How octave convolutions of stride 2 reach their high output: `pool` or `stride`."""
-    exchange: Exchange = "both"
-    """Paths between the frequencies: `both`, `low_to_high`, `high_to_low` or `none`."""
+    exchange: Meeting = "both"
+    """Where the frequencies meet: once a `block` or a `stage`, with one path as in `block:high_to_low`; or
+    the paths of every layer: `both` (the paper), `low_to_high`, `high_to_low` or `none`."""
     initializer: Initializer = "builder"
     """Of all convolutions but the depthwise ones: `builder` leaves timm's, `he` is normal by fan-in, `torch`
     is torch's default, `framework` is the article's: normal by fan-in, groups ignored, path by path."""

@@ -18,7 +18,7 @@ from octavize.convert.octavize import octavize
 from octavize.convert.planner import Alpha
 from octavize.convert.trace import image_shape
 from octavize.errors import InputError, one_line, require_extra
-from octavize.policies import policy_of
+from octavize.policies import exchange_of, policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
 from octavize.zoo.weights import load_state, read_metadata
@@ -70,23 +70,29 @@ class Origin:
                 f"{one_line(error)}; check name and options"
             ) from error
 
-    def octave(self, alpha: float, size: int | None = None) -> nn.Module:
+    def octave(self, alpha: float, size: int | None = None, exchange: str | None = None) -> nn.Module:
         """The network at this α, with new weights: by the paper's policy if it is one of ours.
 
         Args:
             alpha: share of low channels.
             size: side in pixels of the images that it is planned for; None is its own. Networks of ours
                 follow the paper's policy at any size.
+            exchange: where the frequencies meet, see `octavize.plan`; None is the network's own.
 
         Raises:
             InputError: see `build`; α outside [0, 1]; or a network that does not run on such images.
         """
         if self.kind == "octavize":
-            return create_model(self.name, alpha, **self.arguments)
+            return create_model(self.name, alpha, exchange=exchange, **self.arguments)
         model = self.build()
         example = None if size is None else image_shape(model, size)
         # `module:name` may give the same network each time.
-        return octavize(model, alpha, example=example, inplace=self.kind != "function")
+        inplace = self.kind != "function"
+        return octavize(model, alpha, exchange=exchange, example=example, inplace=inplace)
+
+    def exchange(self, exchange: str | None) -> str | dict[str, str] | None:
+        """Where the frequencies meet, as `octavize` takes it: by the family's policy for networks of ours."""
+        return exchange_of(self.name, exchange) if self.kind == "octavize" else exchange
 
     def alpha(self, share: float) -> Alpha:
         """A share of low channels as `octavize` takes it: by the paper's policy for networks of ours."""

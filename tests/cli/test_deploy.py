@@ -162,7 +162,7 @@ def test_predict(trained: Path, image: Path, capsys: pytest.CaptureFixture[str])
     chances = [found["probability"] for found in first["predictions"]]
     assert chances == sorted(chances, reverse=True)
     with torch.no_grad():
-        x = prepare(load_runtime(model), image)
+        x = prepare([image], load_runtime(model).metadata)
         logits = torch.from_numpy(load_runtime(model)(x))[0]
     best = int(logits.argmax())
     assert first["predictions"][0]["class"] == FACTS["classes"][best]

@@ -129,6 +129,23 @@ def test_what_is_asked_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(isinstance(m, OctConv) for m in model.modules())
 
 
+def test_the_fastest_of_several_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def runtime(contender: Any, setting: Any) -> Any:
+        assert setting.precision == "float32"
+        ways = {m.exchange for m in contender.model.modules() if isinstance(m, OctConv)}
+        return lambda: time.sleep(0.001 if "none" in ways else 0.004)
+
+    monkeypatch.setattr(fastest, "choose_runtimes", lambda names: {names[0]: runtime})
+    found = octavize.tune(
+        net(), 0.7, "compile", rounds=1, threads=2, exchange=["every", "none"], example=EXAMPLE
+    )
+    assert {d.exchange for d in found.decisions} == {"none"}
+    with pytest.raises(InputError, match="precision 'int8': none of these runtimes"):
+        octavize.tune(net(), 0.7, "compile", precision="int8", example=EXAMPLE)
+    with pytest.raises(InputError, match="give at least one"):
+        octavize.tune(net(), 0.7, "compile", exchange=[], example=EXAMPLE)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")
 def test_in_a_runtime() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,26 @@ def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "parity: largest error" in out
     assert "any size" in out
     assert load_runtime(trained / "model.pt2").metadata["input_shape"] == [1, 3, 17, 17]
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="not installed")
+def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, name in enumerate(FACTS["classes"] * 4):
+        (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    command: Any = ["export", trained, "--to", "int8.onnx", "--precision", "int8"]
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert "give images to quantize on with --calibration FOLDER" in err
+    code, out, err = run(capsys, *command, "--calibration", tmp_path / "images")
+    assert code == 0, err
+    assert "quantized on 4 images, compared on 8 others" in out
+    assert "accuracy: " in out
+    assert load_runtime("int8.onnx").metadata["precision"] == "int8"
+    code, _, err = run(capsys, "export", trained, "--to", "f.onnx", "--calibration", tmp_path / "images")
+    assert code == 2
+    assert "float32 needs no images" in err
 
 
 def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

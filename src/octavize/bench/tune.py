@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from torch import nn
 
 from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.ratios import time_group
-from octavize.bench.runtimes import EXPORTED, Setting, choose_runtimes
+from octavize.bench.runtimes import EXPORTED, Setting, check_precisions, choose_runtimes
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Example, Planner, Way
 from octavize.errors import InputError, whole
@@ -44,7 +45,8 @@ def tune(
     batch: int = 1,
     threads: int | None = None,
     rounds: int = 15,
-    exchange: Way | None = None,
+    precision: str = "float32",
+    exchange: Way | Sequence[Way] | None = None,
     downsample: Way | None = None,
     example: Example | None = None,
     progress: Progress | None = None,
@@ -58,11 +60,13 @@ def tune(
         model: a network of torch convolutions. It is not changed.
         budget: the octave network's MACs as a share of the vanilla network's. The plan takes no more, and at
             most 0.02 less.
-        runtime: the runtime to tune for: `onnxruntime`, `openvino` or `compile`; in float32 on the CPU.
+        runtime: the runtime to tune for: `onnxruntime`, `openvino` or `compile`; on the CPU.
         batch: images per call.
         threads: threads per call; None is one per core.
         rounds: timed calls of each network.
-        exchange, downsample, example: see `octavize.plan`.
+        precision: `float32`; or of exported files `bf16` or `int8`, if the runtime has it.
+        exchange: see `octavize.plan`; or a list, of which the fastest is chosen.
+        downsample, example: see `octavize.plan`.
         progress: called with every line of progress; None prints the lines if stderr is a terminal.
 
     Returns:
@@ -70,15 +74,26 @@ def tune(
         considered.
 
     Raises:
-        InputError: the runtime is unknown or not installed, the budget is out of reach, or batch, threads or
-            rounds is below 1; see also `octavize.plan`.
+        InputError: the runtime is unknown, not installed or lacks the precision, the budget is out of reach,
+            or batch, threads or rounds is below 1; see also `octavize.plan`.
     """
     if runtime not in RUNTIMES:
         raise InputError(f"runtime={runtime!r}: give one of {', '.join(RUNTIMES)}")
     check_budget(budget)
-    planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
-    tuner = Tuner(planner, runtime, batch=batch, threads=threads, rounds=rounds, progress=progress)
-    return tuner.plan(budget)
+    check_precisions([precision], [runtime])
+    how: Any = {"batch": batch, "threads": threads, "rounds": rounds, "precision": precision}
+    exchanges: list[Any] = list(exchange) if isinstance(exchange, (list, tuple)) else [exchange]
+    if not exchanges:
+        raise InputError("exchange=[]: give at least one, such as 'every'")
+    tuners: dict[str, Tuner] = {}
+    for each in exchanges:
+        planner = Planner(model, exchange=each, downsample=downsample, example=example)
+        tuners[str(each)] = Tuner(planner, runtime, progress=progress, **how)
+    plans = {told: tuner.plan(budget) for told, tuner in tuners.items()}
+    if len(plans) == 1:
+        return next(iter(plans.values()))
+    ratios = next(iter(tuners.values())).ratios(plans)
+    return plans[min(ratios, key=ratios.__getitem__)]
 
 
 @dataclass(frozen=True)
@@ -105,11 +120,12 @@ class Tuner:
         batch: int = 1,
         threads: int | None = None,
         rounds: int = 15,
+        precision: str = "float32",
         progress: Progress | None = None,
     ) -> None:
         self.rounds, self.batch = whole("rounds", rounds, 1), whole("batch", batch, 1)
         self.threads = (os.cpu_count() or 1) if threads is None else whole("threads", threads, 1)
-        self.planner, self.say = planner, progress or _print
+        self.planner, self.say, self.precision = planner, progress or _print, precision
         self.runtimes = choose_runtimes([runtime])
 
     def plan(self, budget: float) -> Plan:
@@ -139,7 +155,7 @@ class Tuner:
         networks = [self._network(name, plan) for name, plan in every.items()]
         with TemporaryDirectory() as folder:
             setting = Setting(self.batch, self.threads, "cpu", Path(folder))
-            rows = time_group(networks, self.runtimes, setting, self.rounds)
+            rows = time_group(networks, self.runtimes, setting, self.rounds, [self.precision])
         return {row["network"]: row["time_ratio"] for row in rows if row["network"] in plans}
 
     def _measured(self, stage: Stage) -> list[Choice]:

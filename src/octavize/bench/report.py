@@ -52,7 +52,10 @@ def _place(batch: int, threads: int) -> str:
 
 
 def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
-    """Saving realized against α, a line a runtime, a panel for each batch and number of threads.
+    """Time against arithmetic, both as shares of vanilla's: a panel for each batch and number of threads.
+
+    A color is a runtime in a precision. Its octave networks are dots, joined by a line; crosses are vanilla
+    networks on smaller images or of a smaller width. On the dashed line, time falls as much as arithmetic.
 
     Args:
         path: .png, .svg or .pdf.
@@ -62,28 +65,33 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
 
     from octavize.report.figures import HEIGHT, WIDTH, color, styled, write_figure
 
-    rows = [row for row in results["rows"] if row["alpha"] > 0 and row["saving_realized"] is not None]
+    rows = [row for row in results["rows"] if row["mac_ratio"] < 1]
     panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
-    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
     with styled():
         figure = Figure(figsize=(WIDTH * max(0.8 * len(panels), 1), HEIGHT), layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
         for panel, (batch, threads) in zip(axes, panels, strict=False):
-            panel.axhline(100, color="#475569", linewidth=0.8, linestyle="--")
-            for i, runtime in enumerate(runtimes):
-                own = [
-                    (row["alpha"], 100 * row["saving_realized"])
-                    for row in rows
-                    if (row["runtime"], row["batch"], row["threads"]) == (runtime, batch, threads)
-                ]
-                if own:
-                    panel.plot(*zip(*sorted(own), strict=True), "o-", color=color(i + 1), label=runtime)
+            panel.axline((0.5, 0.5), slope=1, color="#475569", linewidth=0.8, linestyle="--")
+            for i, kind in enumerate(kinds):
+                own = [r for r in rows if (r["batch"], r["threads"], _kind(r)) == (batch, threads, kind)]
+                for octave, marks in ((True, "o-"), (False, "x")):
+                    shares = sorted(
+                        (r["mac_ratio"], r["time_ratio"]) for r in own if (r["alpha"] > 0) == octave
+                    )
+                    if shares:
+                        label = kind if octave else None
+                        panel.plot(*zip(*shares, strict=True), marks, color=color(i + 1), label=label)
             panel.set_title(_place(batch, threads))
-            panel.set_xlabel("α")
-        axes[0].set_ylabel("saving realized, %")
+            panel.set_xlabel("MACs, share of vanilla's")
+        axes[0].set_ylabel("time, share of vanilla's")
         shown = (panel.get_legend_handles_labels() for panel in axes)
         lines = {label: line for found in shown for line, label in zip(*found, strict=True)}
-        if rows:
-            axes[-1].legend([lines[runtime] for runtime in runtimes], runtimes)
+        if lines:
+            axes[-1].legend(lines.values(), lines)
         figure.suptitle(title)
         write_figure(figure, Path(path))
+
+
+def _kind(row: dict[str, Any]) -> str:
+    return row["runtime"] if row["precision"] == "float32" else f"{row['runtime']} {row['precision']}"

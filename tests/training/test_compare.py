@@ -144,7 +144,7 @@ def test_the_report_is_one_page_that_escapes_what_it_is_given(finished: Path) ->
 def network(
     model: str, alpha: float, accuracy: float, macs: float, latency: float, n: int = 1
 ) -> dict[str, Any]:
-    ratios = {"macs": macs, "latency": latency}
+    ratios = {"macs": macs, "latency": latency + 0.1, "exported": latency}
     return {"model": model, "alpha": alpha, "accuracy_mean": accuracy, "ratios": ratios, "n": n}
 
 
@@ -164,9 +164,11 @@ def test_the_headline_says_what_the_numbers_say(differences: list[float], senten
         networks.append(
             network(model, 0.5, 0.8 + difference, macs, 0.7) | {"accuracy_difference": difference}
         )
-    text = headline({"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}})
-    costs = "do 56 to 58 % of the vanilla arithmetic in 70 % of the time"
-    assert text.replace("\u00a0", " ") == f"At α = 0.5 the octave networks {costs} and {sentence}."
+    results = {"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}}
+    for runtime, share, where in (("OpenVINO", 70, "OpenVINO"), (None, 80, "PyTorch")):
+        text = headline(results | {"profile": {"exported_to": runtime}})
+        costs = f"do 56 to 58 % of the vanilla arithmetic in {share} % of the time ({where})"
+        assert text.replace("\u00a0", " ") == f"At α = 0.5 the octave networks {costs} and {sentence}."
 
 
 def test_the_headline_admits_that_nothing_was_learned() -> None:

@@ -14,7 +14,8 @@ from octavize.report.page import render
 BARS = (
     ("macs", "Arithmetic"),
     ("activation_bytes", "Training memory"),
-    ("latency", "Latency"),
+    ("latency", "Latency, PyTorch"),
+    ("exported", "Latency, exported"),
     ("train_step", "Training step"),
 )
 """Ratios drawn on the cards: field and label."""
@@ -58,8 +59,10 @@ def headline(results: dict[str, Any]) -> str:
     verb = "does" if len(octave) == 1 else "do"
     work = span([round(100 * n["ratios"]["macs"]) for n in octave], str, "%")
     change = accuracy_change([100 * n["accuracy_difference"] for n in octave])
-    time = span([round(100 * n["ratios"]["latency"]) for n in octave], str, "%")
-    return f"{subject} {verb} {work} of the {base} arithmetic in {time} of the time and {change}."
+    runtime = results["profile"]["exported_to"]
+    field, where = ("latency", "PyTorch") if runtime is None else ("exported", runtime)
+    time = span([round(100 * n["ratios"][field]) for n in octave], str, "%")
+    return f"{subject} {verb} {work} of the {base} arithmetic in {time} of the time ({where}) and {change}."
 
 
 def accuracy_change(differences: list[float]) -> str:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from octavize.bench.profile import measure
+from octavize.bench.contenders import Contender
+from octavize.bench.profile import count_macs, measure
+from octavize.bench.ratios import time_group
+from octavize.bench.runtimes import Setting, choose_runtimes
 from octavize.data.images import Images
+from octavize.deploy.formats import timed_formats
 from octavize.files import known_json, write_json, write_text
 from octavize.report.naming import network_name, pretty, run_slug
 from octavize.report.tables import show
@@ -27,7 +34,7 @@ Costs = dict[str, dict[str, Any]]
 RUN_COLUMNS = (
     "model", "alpha", "seed", "test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs",
     "train_seconds", "params", "macs", "activation_bytes", "latency_ms", "latency_ratio",
-    "train_step_ms", "train_step_ratio",
+    "train_step_ms", "train_step_ratio", "exported_ms", "exported_ratio",
 )  # fmt: skip
 CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 """Of `metrics.csv`, what `results.json` holds of every epoch."""
@@ -96,7 +103,9 @@ def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) ->
     """Costs of every network, measured once and kept in `profile.json`.
 
     The octave networks take turns with their vanilla twin, since only ratios of interleaved runs mean much.
+    Networks are also timed as people deploy them: exported, if a runtime for exported files is installed.
     """
+    runtime = next(iter(installed_runtimes()), None)
     shape = input_shape(recipe, images, timing.batch)
     conditions = {
         "input_shape": list(shape),
@@ -104,6 +113,7 @@ def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) ->
         "threads": torch.get_num_threads(),
         "models": list(recipe.models),
         "alphas": sorted(recipe.alphas),
+        "exported_to": None if runtime is None else timed_formats()[runtime].runtime,
     }
     known = known_json(path)
     if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):
@@ -113,10 +123,31 @@ def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) ->
         alphas = sorted(recipe.alphas)
         group = {key(model, alpha): build_network(recipe, images, model, alpha) for alpha in alphas}
         profiles = measure(group, shape, rounds=timing.rounds, train=True)
-        networks |= {name: asdict(profile) for name, profile in profiles.items()}
+        exported = time_exported(group, shape, runtime, timing) if runtime else {}
+        for name, profile in profiles.items():
+            ms, ratio = exported.get(name, (None, None))
+            networks[name] = asdict(profile) | {"exported_ms": ms, "exported_ratio": ratio}
     profile = {**conditions, "networks": networks}
     write_json(path, profile)
     return profile
+
+
+def installed_runtimes() -> list[str]:
+    """The runtimes of exported files that can be used here, OpenVINO first."""
+    known = timed_formats()
+    found = [name for name, kind in known.items() if all(map(find_spec, kind.needs))]
+    return sorted(found, key=lambda name: name != "openvino")
+
+
+def time_exported(
+    models: dict[str, nn.Module], shape: tuple[int, ...], runtime: str, timing: Timing
+) -> dict[str, tuple[float, float]]:
+    """Milliseconds of each exported network for one batch, and its ratio to the first."""
+    networks = [Contender(name, model, shape[1:], count_macs(model, shape)) for name, model in models.items()]
+    with TemporaryDirectory() as folder:
+        setting = Setting(shape[0], torch.get_num_threads(), "cpu", Path(folder))
+        rows = time_group(networks, choose_runtimes([runtime]), setting, timing.rounds)
+    return {row["network"]: (row["median_ms"], row["time_ratio"]) for row in rows}
 
 
 def summarize(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:
@@ -131,6 +162,7 @@ def summarize(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[
                 **{k: record[k] / baseline[k] for k in COUNTED},
                 "latency": record["latency_ratio"],
                 "train_step": record["train_step_ratio"],
+                "exported": record["exported_ratio"],
             }
             record["accuracy_difference"] = record["accuracy_mean"] - baseline["accuracy_mean"]
             records.append(record)
@@ -164,8 +196,12 @@ def table(results: Results) -> Table:
                 f"{record['accuracy_mean']:.2%}" + (f"\n± {std:.2%}" if std is not None else ""),
                 f"{record['macs'] / 1e6:,.1f} M\n× {ratios['macs']:.2f}",
                 f"{record['latency_ms']:.1f} ms\n× {ratios['latency']:.2f}",
+                "–"
+                if record["exported_ms"] is None
+                else f"{record['exported_ms']:.1f} ms\n× {ratios['exported']:.2f}",
                 f"{record['train_step_ms']:.1f} ms\n× {ratios['train_step']:.2f}",
             )
         )
-    head = ("network", "accuracy", "MACs", "latency", "training step")
+    exported = results["profile"]["exported_to"]
+    head = ("network", "accuracy", "MACs", "PyTorch", exported or "exported", "training step")
     return Table(head, rows, title="Test accuracy and cost, × is the ratio to the smallest α")

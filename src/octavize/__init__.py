@@ -10,50 +10,27 @@ from octavize.plan import Plan as Plan
 from octavize.reordering import Reordering as Reordering
 
 if TYPE_CHECKING:
-    from octavize.bench.tune import tune
-    from octavize.calibration.calibrate import calibrate
-    from octavize.convert.norms import reestimate_norms
-    from octavize.convert.octavize import octavize
-    from octavize.convert.planner import plan
-    from octavize.convert.swap import oct_handler
-    from octavize.deploy.export import export
-    from octavize.deploy.freeze import freeze
-    from octavize.deploy.runtime import load_runtime
-    from octavize.nn.conv import OctConv1d, OctConv2d, OctConv3d
-    from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
-    from octavize.nn.dispatch import DenseFallbackWarning, oct_rule
-    from octavize.nn.tensor import OctTensor
-    from octavize.zoo.models import create_model, list_models
-    from octavize.zoo.storage import load_converted
-
-
-__all__ = [
-    "Decision",
-    "DenseFallbackWarning",
-    "InputError",
-    "OctConv1d",
-    "OctConv2d",
-    "OctConv3d",
-    "OctConvTranspose1d",
-    "OctConvTranspose2d",
-    "OctConvTranspose3d",
-    "OctTensor",
-    "Plan",
-    "Reordering",
-    "calibrate",
-    "create_model",
-    "export",
-    "freeze",
-    "list_models",
-    "load_converted",
-    "load_runtime",
-    "oct_handler",
-    "oct_rule",
-    "octavize",
-    "plan",
-    "reestimate_norms",
-    "tune",
-]
+    from octavize.bench.tune import tune as tune
+    from octavize.calibration.calibrate import calibrate as calibrate
+    from octavize.convert.norms import reestimate_norms as reestimate_norms
+    from octavize.convert.octavize import octavize as octavize
+    from octavize.convert.planner import plan as plan
+    from octavize.convert.swap import oct_handler as oct_handler
+    from octavize.deploy.export import export as export
+    from octavize.deploy.freeze import freeze as freeze
+    from octavize.deploy.runtime import load_runtime as load_runtime
+    from octavize.nn.conv import OctConv1d as OctConv1d
+    from octavize.nn.conv import OctConv2d as OctConv2d
+    from octavize.nn.conv import OctConv3d as OctConv3d
+    from octavize.nn.conv_transpose import OctConvTranspose1d as OctConvTranspose1d
+    from octavize.nn.conv_transpose import OctConvTranspose2d as OctConvTranspose2d
+    from octavize.nn.conv_transpose import OctConvTranspose3d as OctConvTranspose3d
+    from octavize.nn.dispatch import DenseFallbackWarning as DenseFallbackWarning
+    from octavize.nn.dispatch import oct_rule as oct_rule
+    from octavize.nn.tensor import OctTensor as OctTensor
+    from octavize.zoo.models import create_model as create_model
+    from octavize.zoo.models import list_models as list_models
+    from octavize.zoo.storage import load_converted as load_converted
 
 _HOME = {
     "OctConv1d": "nn.conv",
@@ -78,6 +55,8 @@ _HOME = {
     "export": "deploy.export",
     "load_runtime": "deploy.runtime",
 }
+
+__all__ = [*_HOME, "Decision", "InputError", "Plan", "Reordering"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 del plan  # the module, now loaded: the name is the function's
 

@@ -108,6 +108,8 @@ class OctaveSettings:
     depthwise: bool
     keeps_size: bool
     out_layout: ChannelLayout  # high and low channels of the output, unless depthwise
+    weight_layout: ChannelLayout  # how the weight is split for them along its axis of outputs
+    weight_dim: int  # that axis: 0, or 1 in transposed layers, whose groups share it
     factors: tuple[int, ...]  # the stride along the octave axes, 1 along the others: pooling takes it
     stride: tuple[int, ...]  # the stride along the other axes (time), and 1 along the octave axes
     strided: bool  # some octave axis has a stride of 2
@@ -141,6 +143,8 @@ class OctaveSettings:
         if problem is not None and alpha > 0:
             raise InputError(problem)
         low_out = low_channels(geometry.out_channels, alpha, geometry.groups)
+        out_layout = (geometry.out_channels - low_out, low_out)
+        shared = geometry.groups if geometry.transposed else 1
         along_octave, along_others = geometry.stride[-dims:], geometry.stride[:-dims]
         halves = all(stride == 2 for stride in along_octave)
         return cls(
@@ -151,7 +155,9 @@ class OctaveSettings:
             exchange=check_exchange(exchange),
             depthwise=geometry.depthwise,
             keeps_size=problem is None,
-            out_layout=(geometry.out_channels - low_out, low_out),
+            out_layout=out_layout,
+            weight_layout=tuple(n // shared for n in out_layout),
+            weight_dim=int(geometry.transposed),
             factors=(*[1] * len(along_others), *along_octave),
             stride=(*along_others, *[1] * dims),
             strided=2 in along_octave,

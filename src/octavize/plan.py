@@ -129,12 +129,13 @@ class Plan:
             )
         if path.is_dir():
             raise InputError(f"plan={str(path)!r} is a folder: give a file, such as plan.yaml in it")
-        values = asdict(self) | {"input_shape": list(self.input_shape)}
-        parts = (("permutation", self.permutation), ("reordering", self.reordering))
-        compact = {name: part.as_dict() for name, part in parts if part is not None}
-        rest = {key: value for key, value in values.items() if key not in dict(parts)}
+        values = asdict(self)
+        given = {name: values.pop(name) for name in ("permutation", "reordering")}
+        compact = {name: part for name, part in given.items() if part is not None}
+        if self.permutation is not None:
+            compact["permutation"] = self.permutation.as_dict()
         how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 200}
-        text = yaml.safe_dump(rest, **how)
+        text = yaml.safe_dump(values, **how)
         if compact:  # lists of numbers on one line each
             text += yaml.safe_dump(compact, default_flow_style=None, **how)
         write_text(path, HEAD + text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from octavize.errors import InputError
@@ -112,13 +112,9 @@ class Reordering:
         kept = tuple(c for c in self.convolutions if c.name not in names)
         return Reordering(kept, self.images, self.score)
 
-    def as_dict(self) -> dict[str, Any]:
-        """A form that YAML can hold."""
-        return asdict(self) | {"convolutions": [asdict(c) for c in self.convolutions]}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Reordering:
-        """What `as_dict` gave."""
+        """What `dataclasses.asdict` gave."""
         convolutions = tuple(Reordered(**entry) for entry in values["convolutions"])
         return cls(convolutions, values["images"], values["score"])
 

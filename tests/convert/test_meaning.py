@@ -45,7 +45,7 @@ def reference_convolution(layer: Any, low_channels: list[list[int] | None], x: T
     """The layer on a dense map (N, C, H, W), of which the channels listed are low."""
     is_low = low_channels.pop(0)
     depthwise = layer.groups == layer.in_channels > 1
-    if not layer.keeps_size or (is_low is None and (depthwise or layer.low_out == 0)):
+    if not layer.octave.keeps_size or (is_low is None and (depthwise or layer.octave.out_layout[1] == 0)):
         return layer._conv_forward(x, layer.weight, layer.bias)  # nothing low comes in or goes out: vanilla
     is_low = is_low or []
     is_high = [c for c in range(x.shape[1]) if c not in is_low]

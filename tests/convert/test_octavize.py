@@ -78,7 +78,7 @@ def test_family_converts_runs_and_learns(family: str) -> None:
     octave = octavize(vanilla, 0.5, example=(1, 3, SIZE, SIZE))
     layers = [m for m in octave.modules() if isinstance(m, OctConv2d)]
     assert len(layers) >= 3
-    assert any(m.alpha > 0 and m.low_out > 0 for m in layers)
+    assert any(m.alpha > 0 and m.octave.out_layout[1] > 0 for m in layers)
 
     octave.train()
     y = quietly(lambda: octave(torch.randn(4, 3, SIZE, SIZE)))

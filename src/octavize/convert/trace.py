@@ -238,7 +238,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
         macs = (counter.get_total_flops() - started.pop()) // 2
         name = names[module]
         if isinstance(output, OctTensor):  # a depthwise layer only passes on its input's split
-            sources.add(output, sources.of(value) if module.depthwise else frozenset([name]))
+            sources.add(output, sources.of(value) if module.octave.depthwise else frozenset([name]))
         first = found.get(name)
         if first is not None:
             reads_input = first.reads_input or value is x

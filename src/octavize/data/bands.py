@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from octavize.errors import InputError, require_extra, whole
+from octavize.errors import InputError, require_extra
 from octavize.nn.resample import halve, upsample
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # ITU-R 601 luma, what Pillow's gray uses too.
 LUMA = (0.299, 0.587, 0.114)
 CHUNK = 256
+SAMPLE = 2048
 
 Shares = list[tuple[str, float]]
 
@@ -51,21 +52,18 @@ def octave_energy(image: Tensor) -> Shares:
     return _named(_energy(gray[None])[0])
 
 
-def dataset_energy(split: AnySplit, limit: int | None = 2048) -> Shares:
+def dataset_energy(split: AnySplit) -> Shares:
     """The same, averaged over the images of a split: each image counts alike, whatever its contrast.
 
     Args:
-        split: of `load_data`.
-        limit: at most so many images, evenly spaced; None takes all.
+        split: of `load_data`; of a large one `SAMPLE` images, evenly spaced.
 
     Raises:
-        InputError: `limit` is below 1 or the split is empty.
+        InputError: the split is empty.
     """
-    if limit is not None:
-        whole("limit", limit, 1)
     if len(split) == 0:
         raise InputError("split is empty: give at least one image")
-    count = len(split) if limit is None else min(limit, len(split))
+    count = min(SAMPLE, len(split))
     index = torch.arange(count) * len(split) // count
     parts = [_energy(_gray(split.__getitems__(chunk)[0])) for chunk in index.split(CHUNK)]
     shares = torch.cat(parts)

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from octavize.data.decode import decode, decode_all
+from octavize.data.decode import decode_all
 from octavize.data.textures import stable_order
 from octavize.errors import InputError
 
@@ -39,10 +39,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One image (C, H, W) and its label ()."""
-        return self.images[index], self.labels[index]
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """A batch in one gather: images (B, C, H, W) uint8 and labels (B,) int64."""
@@ -71,10 +67,6 @@ class LazySplit:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One image (3, size, size) and its label (). Raises InputError for a broken image."""
-        return decode(self.paths[index], self.size), self.labels[index]
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """A batch decoded by a pool of threads: images (B, 3, size, size) uint8 and labels (B,) int64.

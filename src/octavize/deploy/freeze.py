@@ -121,8 +121,8 @@ def _freeze_layer(net: nn.Module, name: str, seen: Seen, join: str, folding: boo
 def _frozen(
     layer: OctConv, name: str, seen: Seen, weight: Tensor, bias: Tensor | None, join: str
 ) -> nn.Module:
-    vanilla = name not in seen.octave and (layer.depthwise or layer.low_out == 0)
-    if vanilla or not layer.keeps_size:
+    vanilla = name not in seen.octave and (layer.octave.depthwise or layer.octave.out_layout[1] == 0)
+    if vanilla or not layer.octave.keeps_size:
         return torch_layer(layer, weight, bias)  # of a map in two frequencies it reads the whole resolution
     (channel_layout,) = seen.layouts[name]
     return FrozenOctConv(layer, channel_layout, weight, bias, join=join, name=name)

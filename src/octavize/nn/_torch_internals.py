@@ -211,35 +211,13 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
-class _ByIdentity(MutableMapping[Tensor, Any]):
-    """A mapping from tensors by identity, since `==` compares their values. It keeps the tensors alive."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, tuple[Tensor, Any]] = {}
-
-    def __getitem__(self, key: Tensor) -> Any:
-        return self._held[id(key)][1]
-
-    def __setitem__(self, key: Tensor, value: Any) -> None:
-        self._held[id(key)] = (key, value)
-
-    def __delitem__(self, key: Tensor) -> None:
-        del self._held[id(key)]
-
-    def __iter__(self) -> Any:
-        return iter([key for key, _ in self._held.values()])
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-
 def mapping_from_tensors() -> MutableMapping[Tensor, Any]:
     """A mapping from tensors by identity; it drops tensors that nothing else refers to.
 
-    The substitute keeps all of them: the maps of a whole run instead of those still in use.
+    The substitute, a dict, finds tensors by identity too, since no two have the same hash. But it keeps all
+    of them: the maps of a whole run instead of those still in use.
     """
-    own = _find("utils.weak.WeakTensorKeyDictionary")
-    return _ByIdentity() if own is None else own()
+    return (_find("utils.weak.WeakTensorKeyDictionary") or dict)()
 
 
 # ---- compiler ---------------------------------------------------------------------------------------

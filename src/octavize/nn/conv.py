@@ -158,11 +158,10 @@ class OctConv(ConvNd):
     # ---- the equations of the module's docstring ----------------------------------------------------
 
     def _octave(self, x: OctTensor) -> OctTensor | Tensor:
-        layout = self._settings.out_layout
+        settings, layout, bias = self._settings, self._settings.out_layout, self.bias
         if self.groups > 1:  # every path has all groups (official code)
             x = x.with_layout(with_low_divisible(x.channel_layout, self.groups))
-        bias = self.bias
-        w_high, w_low = split_channels(self.kernel(), layout)
+        w_high, w_low = split_channels(self.kernel(), settings.weight_layout, settings.weight_dim)
         b_high, b_low = (None, None) if bias is None else split_channels(bias, layout)
         y_high = self._to_high(x, w_high, b_high) if layout[0] else None
         if y_high is not None and layout[1] == 0:
@@ -319,21 +318,6 @@ class OctConv(ConvNd):
     def exchange(self) -> str:
         """Paths between the frequencies: `both`, `low_to_high`, `high_to_low` or `none`."""
         return self.octave.exchange
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether every output channel reads one input channel."""
-        return self.octave.depthwise
-
-    @property
-    def keeps_size(self) -> bool:
-        """Whether the geometry keeps the size of both halves; otherwise alpha has to be 0."""
-        return self.octave.keeps_size
-
-    @property
-    def low_out(self) -> int:
-        """Number of low output channels."""
-        return self.octave.out_layout[1]
 
     def _all_high(self, x: Tensor) -> OctTensor:
         spatial = len(self.kernel_size)

@@ -10,7 +10,7 @@ The output of a path is cropped where a size is odd: there the low half is a lit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,9 @@ from octavize.nn.conv import OctConv, Size, add
 from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import upsample
 from octavize.nn.tensor import OctTensor
-from octavize.split import check_alpha, low_size, with_low_divisible
+from octavize.split import check_alpha, low_size
 
-_CONV: dict[int, Callable[..., Tensor]] = {
-    1: F.conv_transpose1d,
-    2: F.conv_transpose2d,
-    3: F.conv_transpose3d,
-}
+_CONV = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 class OctConvTranspose(OctConv):
@@ -91,18 +87,6 @@ class OctConvTranspose(OctConv):
             raise InputError(f"output_size={tuple(output_size)}: this octave layer makes {size}")
         return self._depthwise(x) if octave.depthwise else self._octave(x)
 
-    def _octave(self, x: OctTensor) -> OctTensor | Tensor:
-        layout, groups = self.octave.out_layout, self.groups
-        if groups > 1:  # as in an ordinary grouped layer, every path has all groups
-            x = x.with_layout(with_low_divisible(x.channel_layout, groups))
-        columns = (layout[0] // groups, layout[1] // groups)
-        w_high, w_low = split_channels(self.kernel(), columns, dim=1)
-        b_high, b_low = (None, None) if self.bias is None else split_channels(self.bias, layout)
-        y_high = self._to_high(x, w_high, b_high)
-        if y_high is not None and layout[1] == 0:
-            return y_high
-        return self._map(y_high, self._to_low(x, w_low, b_low), layout, x)
-
     def _to_high(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Y_high = T_hh(X_high) + U(T_lh(X_low)), where [W_hh; W_lh] is the weight."""
         w_hh, w_lh = split_channels(weight, x.channel_layout)
@@ -151,18 +135,9 @@ class OctConvTranspose(OctConv):
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the high output: stride · size along the octave axes, torch's along the others."""
-        return tuple(
-            (n - 1) * s - 2 * int(p) + d * (k - 1) + o + 1
-            for n, s, p, d, k, o in zip(
-                size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.kernel_size,
-                self.output_padding,
-                strict=True,
-            )
-        )
+        settings = (self.stride, self.padding, self.dilation, self.kernel_size, self.output_padding)
+        axes = zip(size, *settings, strict=True)
+        return tuple((n - 1) * s - 2 * int(p) + d * (k - 1) + o + 1 for n, s, p, d, k, o in axes)
 
 
 class OctConvTranspose1d(OctConvTranspose, nn.ConvTranspose1d):

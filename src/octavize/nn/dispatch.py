@@ -113,12 +113,17 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
         ...     return x.like(func(x.high), func(x.low))
     """
 
-    def register(rule: Rule) -> Rule:
-        for func in functions:
-            RULES[func] = rule
+    return register(RULES, *functions)
+
+
+def register(rules: dict[Any, Rule], *functions: Any) -> Callable[[Rule], Rule]:
+    """`oct_rule` for the rules of any octave value."""
+
+    def enter(rule: Rule) -> Rule:
+        rules.update(dict.fromkeys(functions, rule))
         return rule
 
-    return register
+    return enter
 
 
 def functions_named(names: str) -> tuple[Any, ...]:

@@ -32,7 +32,6 @@ from octavize.training.hardware import (
     HERE,
     Hardware,
     check_hardware,
-    describe_environment,
     is_first_process,
     lent,
 )
@@ -53,7 +52,6 @@ from octavize.training.recipe import Recipe
 from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_images, teller
 from octavize.zoo.find import Vanilla
 from octavize.zoo.storage import NETWORK, PLAN, WEIGHTS, save_converted
-from octavize.zoo.weights import read_metadata
 
 ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"
 OUTPUTS = (
@@ -136,7 +134,8 @@ def adapt(
         if fine["val_accuracy"] > stages[-1]["val_accuracy"]:
             save_converted(out, trained, prepared.plan, source.origin, input_facts(source, recipe, images))
         else:  # fine-tuning made it no better: the folder keeps what it started from
-            fine |= {k: stages[-1][k] for k in ("test_accuracy", "val_accuracy")} | {"best_epoch": 0}
+            measured = ("test_accuracy", "test_loss", "val_accuracy")
+            fine |= {k: stages[-1][k] for k in measured} | {"best_epoch": 0}
         plan = prepared.plan
         results = {
             **asked,
@@ -172,8 +171,7 @@ def fine_tune(
         every_epoch: read the test images after each epoch, for the curve.
 
     Returns:
-        `stages` of the epochs, `test_accuracy` of the epoch with the best validation accuracy, `best_epoch`,
-        `train_seconds`, `environment`, and the `model` with its best weights.
+        The `model` with its best weights, `stages` of the epochs, and what `fit_and_test` returns.
     """
     console = console or Console(highlight=False)
     name, seed = recipe.models[0], recipe.seeds[0]
@@ -192,21 +190,12 @@ def fine_tune(
     tests = EpochTests()
     with lent(hardware):
         torch.manual_seed(seed)
-        trainer = fit_and_test(module, journal, hardware, console, [tests] if every_epoch else [])
-    best = read_metadata(journal.best)
+        found = fit_and_test(module, journal, hardware, console, [tests] if every_epoch else [])
     stages: list[Stage] = [
         {"stage": "epoch", **test, "epoch": int(row["epoch"]), "val_accuracy": row["val_accuracy"]}
         for row, test in zip(journal.rows, tests.rows, strict=every_epoch)
     ]
-    return {
-        "model": module.model.cpu(),
-        "stages": stages,
-        "test_accuracy": module.test_result[1],
-        "val_accuracy": best["val_accuracy"],
-        "best_epoch": best["epoch"],
-        "train_seconds": sum(row["seconds"] for row in journal.rows),
-        "environment": describe_environment(trainer, recipe.precision),
-    }
+    return {"model": module.model.cpu(), "stages": stages, **found}
 
 
 def _vanilla_stage(source: Vanilla, recipe: Recipe, images: Images, out: Path, hardware: Hardware) -> Stage:
@@ -223,7 +212,7 @@ def _vanilla_stage(source: Vanilla, recipe: Recipe, images: Images, out: Path, h
 def _asked(source: Vanilla, recipe: Recipe, adaptation: Adaptation, images: Images) -> dict[str, Any]:
     """All that decides the result, as JSON reads it back."""
     asked = {
-        "origin": source.origin.as_dict(),
+        "origin": asdict(source.origin),
         "source": source.weights,
         "adaptation": asdict(adaptation),
         "recipe": recipe.as_dict(),

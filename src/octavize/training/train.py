@@ -183,21 +183,13 @@ def _train(
         "version": version("octavize"),
     }
     journal = Journal(folder, identity, metadata, teller(recipe.epochs_of(run.model), console))
-    trainer = fit_and_test(module, journal, hardware, console, callbacks)
-    best = read_metadata(journal.best)
-    loss, accuracy = module.test_result
     result = {
         **asdict(run),
-        "test_accuracy": accuracy,
-        "test_loss": finite_or_none(loss),
-        "val_accuracy": best["val_accuracy"],
-        "best_epoch": best["epoch"],
         "epochs": recipe.epochs_of(run.model),
-        "train_seconds": sum(row["seconds"] for row in journal.rows),
         "data": identity["data"],
-        "environment": describe_environment(trainer, recipe.precision),
+        **fit_and_test(module, journal, hardware, console, callbacks),
     }
-    if trainer.is_global_zero:
+    if is_first_process():
         write_json(folder / "result.json", result)
         journal.last.unlink(missing_ok=True)
     return result
@@ -209,10 +201,14 @@ def fit_and_test(
     hardware: Hardware,
     console: Console,
     callbacks: Sequence[pl.Callback] = (),
-) -> pl.Trainer:
+) -> dict[str, Any]:
     """Train to the end, going on from the journal's last finished epoch; then test the best weights.
 
-    Afterwards the module holds the best weights and its `test_result`.
+    Afterwards the module holds the weights with the best validation accuracy.
+
+    Returns:
+        Their `test_accuracy`, `test_loss`, `val_accuracy` and `best_epoch`; `train_seconds` over all
+        attempts; `environment`.
 
     Raises:
         InputError: see `train_run`.
@@ -234,7 +230,15 @@ def fit_and_test(
         guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
         load_weights(journal.best, module.model)
         guarded(trainer, lambda: trainer.test(module, verbose=False))
-    return trainer
+    best, (loss, accuracy) = read_metadata(journal.best), module.test_result
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": finite_or_none(loss),
+        "val_accuracy": best["val_accuracy"],
+        "best_epoch": best["epoch"],
+        "train_seconds": sum(row["seconds"] for row in journal.rows),
+        "environment": describe_environment(trainer, recipe.precision),
+    }
 
 
 def fingerprint(recipe: Recipe, run: Run) -> dict[str, Any]:

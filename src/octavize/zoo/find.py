@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,10 +39,6 @@ class Origin:
     """Of the network, or `module:function`."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Of the builder; none for a function."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return asdict(self)
 
     def build(self, *, pretrained: bool = False) -> nn.Module:
         """The vanilla network, with its builder's own pretrained weights or with new ones.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def save_converted(
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "format": FORMAT,
-        "origin": origin.as_dict(),
+        "origin": asdict(origin),
         "input": {key: facts[key] for key in FACTS if key in facts},
         "order": order_of(model),
         "version": __version__,

@@ -6,14 +6,14 @@ All of them are exact, like those of `channels.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from octavize.nn.dispatch import Octave, Rule, apply_rule, functions_named, oct_rule
+from octavize.nn.dispatch import Octave, Rule, apply_rule, functions_named, oct_rule, register
 from octavize.nn.rules.elementwise import Function, combine, pointwise
 from octavize.nn.tensor import OctTensor
 from octavize.split import common_layout
@@ -62,14 +62,8 @@ class ChannelGrid(Octave):
         return self.map.channels(range(i * self.columns, (i + 1) * self.columns))
 
 
-def grid_rule(*functions: Any) -> Any:
-    """`oct_rule` for a ChannelGrid."""
-
-    def register(rule: Rule) -> Rule:
-        ChannelGrid.rules.update(dict.fromkeys(functions, rule))
-        return rule
-
-    return register
+grid_rule = partial(register, ChannelGrid.rules)
+"""`oct_rule` for a ChannelGrid."""
 
 
 @oct_rule(*functions_named("view reshape"))

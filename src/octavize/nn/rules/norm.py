@@ -34,7 +34,18 @@ def batch_norm(
     Statistics are those of the pixels that a half stores, as in the official code. On even sizes, mean and
     (biased) variance equal those of the dense map; the running variance has the n/(n−1) of its smaller n.
     """
-    return _norm(func, x, (running_mean, running_var, weight, bias), training, momentum, eps)
+    per_channel = (running_mean, running_var, weight, bias)
+    parts = [(None, None) if p is None else x.split_channels(p) for p in per_channel]
+    high, low = (
+        half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), training, momentum, eps)
+        for i, half in enumerate((x.high, x.low))
+    )
+    if training and len(x.channel_layout) > 2:
+        # For a layout of more than two counts the parts are copies: write the new statistics back.
+        for statistic, (of_high, of_low) in zip(per_channel[:2], parts[:2], strict=True):
+            if statistic is not None and of_high is not None and of_low is not None:
+                statistic.copy_(merge_channels(of_high, of_low, x.channel_layout, dim=0))
+    return x.trusted_like(high, low)
 
 
 @oct_rule(F.instance_norm)
@@ -50,29 +61,7 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> OctTensor:
     """Instance norm of each half, with the statistics of the pixels that it stores. Exact on even sizes."""
-    return _norm(func, x, (running_mean, running_var, weight, bias), use_input_stats, momentum, eps)
-
-
-def _norm(
-    func: Function,
-    x: OctTensor,
-    per_channel: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    measures: bool,
-    momentum: float,
-    eps: float,
-) -> OctTensor:
-    """Normalize each half with its share of (running mean, running variance, weight, bias), all (C,)."""
-    parts = [(None, None) if p is None else x.split_channels(p) for p in per_channel]
-    high, low = (
-        half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), measures, momentum, eps)
-        for i, half in enumerate((x.high, x.low))
-    )
-    if measures and len(x.channel_layout) > 2:
-        # For a layout of more than two counts the parts are copies: write the new statistics back.
-        for statistic, (of_high, of_low) in zip(per_channel[:2], parts[:2], strict=True):
-            if statistic is not None and of_high is not None and of_low is not None:
-                statistic.copy_(merge_channels(of_high, of_low, x.channel_layout, dim=0))
-    return x.trusted_like(high, low)
+    return batch_norm(func, x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
 
 @oct_rule(*functions_named("prelu"))

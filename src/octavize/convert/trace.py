@@ -83,7 +83,7 @@ class _Sources:
         return frozenset().union(*found)
 
     def add(self, value: Any, sources: frozenset[str]) -> None:
-        for x in oct_tensors([value]):
+        for x in oct_tensors(value):
             self._known[id(x)] = (x, self.of(x) | sources)
 
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:
@@ -233,7 +233,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         started.append(counter.get_total_flops())
 
-    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def after(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         value = args[0] if args else kwargs["input"]
         macs = (counter.get_total_flops() - started.pop()) // 2
         name = names[module]

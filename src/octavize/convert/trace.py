@@ -83,7 +83,7 @@ class _Sources:
         return frozenset().union(*found)
 
     def add(self, value: Any, sources: frozenset[str]) -> None:
-        for x in oct_tensors([value]):
+        for x in oct_tensors(value):
             self._known[id(x)] = (x, self.of(x) | sources)
 
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:

@@ -119,9 +119,8 @@ def _check_images(images: Tensor) -> None:
         raise InputError(f"images has shape {tuple(images.shape)}: give a batch (N, C, H, W)")
 
 
-def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
+def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
     """Raises InputError unless mean and deviation are usable numbers, one each a channel."""
-    channels = len(mean) if channels is None else channels
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
             raise InputError(f"{name} has {len(values)} values for {channels} channels: give one each")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,8 @@ def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) ->
     Raises:
         InputError: an image is broken; the message names its path.
     """
+    from tqdm import tqdm
+
     images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
 
     def read(i: int) -> None:
@@ -42,31 +43,12 @@ def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) ->
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         done = pool.map(read, range(len(paths)))
-        for _ in done if progress is None else _with_progress(done, len(paths), progress):
+        for _ in tqdm(done, progress, len(paths), delay=PATIENCE, disable=progress is None):
             pass
     finally:
         # After a broken image the rest need not be read.
         pool.shutdown(cancel_futures=True)
     return images
-
-
-def _with_progress(steps: Iterable[None], total: int, text: str) -> Iterable[None]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    start, shown = time.monotonic(), False
-    bar = Progress(console=Console(stderr=True))
-    task = bar.add_task(text, total=total)
-    try:
-        for step in steps:
-            yield step
-            bar.advance(task)
-            if not shown and time.monotonic() - start > PATIENCE:
-                bar.start()
-                shown = True
-    finally:
-        if shown:
-            bar.stop()
 
 
 def decode(path: Path, size: int) -> Tensor:

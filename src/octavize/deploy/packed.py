@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from octavize.nn._torch_internals import (
     counts_changes,
     in_forward_derivative,
+    in_transform,
     onednn,
     onednn_enabled,
     version_of,
 )
-from octavize.nn.recompute import in_transform
 
 
 class PackedConv2d(nn.Conv2d):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -57,22 +58,12 @@ def _base_of_batch_norms() -> Any:
     return _find("nn.modules.batchnorm._BatchNorm") or own
 
 
-class _Blind:
-    """A mode that sees no operation in its scope."""
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        pass
-
-
 def _base_of_dispatch_modes() -> Any:
     """`TorchDispatchMode`, which sees every ATen operation in its scope.
 
     The substitute sees nothing: no batch norm is folded, and no channel changes its place.
     """
-    return _find("utils._python_dispatch.TorchDispatchMode") or _Blind
+    return _find("utils._python_dispatch.TorchDispatchMode") or nullcontext
 
 
 if not TYPE_CHECKING:
@@ -84,12 +75,13 @@ if not TYPE_CHECKING:
 # ---- autograd ---------------------------------------------------------------------------------------
 
 
-def version_of(tensor: Tensor) -> int | None:
+def version_of(tensor: Tensor) -> Any:
     """torch's count of a tensor's changes in place. Tensors made in inference mode have none.
 
-    None if torch does not tell: then nothing that was computed from a tensor may be used twice.
+    If torch does not tell, an object that equals no other: then nothing that was computed from a tensor may
+    be used twice.
     """
-    return tensor._version if counts_changes() else None
+    return tensor._version if counts_changes() else object()
 
 
 def counts_changes() -> bool:
@@ -114,8 +106,11 @@ def saving_hooks() -> Hooks | None:
 def in_transform() -> bool:
     """Whether one of torch.func's transforms runs: its tensors have no storage and are invalid afterwards.
 
-    True if torch does not tell: then nothing is shared, and nothing is kept for later.
+    True if torch does not tell: then nothing is shared, and nothing is kept for later. A compiler knows that
+    none does.
     """
+    if torch.compiler.is_compiling():
+        return False
     peek = _found("_C._functorch.peek_interpreter_stack")
     return peek is None or peek() is not None
 
@@ -152,18 +147,12 @@ def computes_as(kind: type[nn.Module], base: type[nn.Module]) -> bool:
 # ---- operations -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _NoSchema:
-    """The schema of an operation that torch does not describe: no rule knows its name."""
-
-    name: str = "::"
-    arguments: tuple[Any, ...] = ()
-    is_mutable: bool = False
-
-
 def schema_of(operation: Any) -> Any:
-    """Name and arguments of an ATen operation. Without a schema, the channels that it reads do not move."""
-    return _find("_schema", operation) or _NoSchema()
+    """Name and arguments of an ATen operation.
+
+    The substitute has a name that no rule knows: the channels that the operation reads do not move.
+    """
+    return _find("_schema", operation) or SimpleNamespace(name="::", arguments=(), is_mutable=False)
 
 
 def decompositions(operations: Iterable[Any]) -> dict[Any, Callable[..., Any]]:
@@ -191,9 +180,9 @@ def tree_leaves(tree: Any) -> list[Any]:
         return own(tree)
     if isinstance(tree, dict):
         tree = tuple(tree.values())
-    return (
-        [leaf for value in tree for leaf in tree_leaves(value)] if isinstance(tree, (list, tuple)) else [tree]
-    )
+    if not isinstance(tree, (list, tuple)):
+        return [tree]
+    return [leaf for value in tree for leaf in tree_leaves(value)]
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:

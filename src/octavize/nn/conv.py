@@ -98,9 +98,7 @@ class OctConv(ConvNd):
                 had none gets the default of `OctConv2d`.
         """
         before = self.__dict__.get("_settings")
-        settings: dict[str, Any] = (
-            {} if before is None else {name: getattr(before, name) for name in _SETTINGS}
-        )
+        settings = {name: getattr(before, name) for name in _SETTINGS if before is not None}
         given = zip(_SETTINGS, (alpha, octave_dims, strict, downsample, exchange), strict=True)
         settings |= {name: value for name, value in given if value is not None}
         self._settings, self._stale = OctaveSettings.of(geometry_of(self), **settings), False

@@ -119,9 +119,8 @@ class OctConvTranspose(OctConv):
         size = self._out_size(x.high.shape[2:])
         y_high = self._transposed(kept(x.high), w_high, b_high, size, x.counts[0])
         half_size = low_size(size, self.octave.octave_dims)
-        return self._map(
-            y_high, self._transposed(kept(x.low), w_low, b_low, half_size, x.counts[1]), layout, x
-        )
+        y_low = self._transposed(kept(x.low), w_low, b_low, half_size, x.counts[1])
+        return self._map(y_high, y_low, layout, x)
 
     def _transposed(
         self, x: Made, weight: Tensor, bias: Tensor | None, size: Sequence[int], groups: int | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from octavize.errors import InputError
+from octavize.nn._torch_internals import tree_leaves, tree_map
 
 Rule = Callable[..., Any]
 
@@ -278,7 +279,7 @@ def _takes(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # torch.compile cannot read a function's name while it traces.
     name = "a function" if torch.compiler.is_compiling() else getattr(func, "__name__", str(func))
-    if any(x.strict for x in oct_tensors([*args, *kwargs.values()])):
+    if any(x.strict for x in oct_tensors((args, kwargs))):
         raise InputError(
             f"{name} has no octave rule and strict=True: register one with @octavize.oct_rule, "
             "leave the layer before it at alpha=0, or drop strict"
@@ -292,7 +293,8 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         )
     if not torch.compiler.is_compiling():
         _announce_fallback(name)
-    return func(*(_densify(a) for a in args), **{k: _densify(v) for k, v in kwargs.items()})
+    args, kwargs = tree_map(lambda x: x.to_dense() if isinstance(x, Octave) else x, (args, kwargs))
+    return func(*args, **kwargs)
 
 
 @contextmanager
@@ -318,23 +320,6 @@ def _announce_fallback(name: str) -> None:
     )
 
 
-def oct_tensors(values: Iterable[Any]) -> list[Octave]:
-    """The octave values among these values, and in lists, tuples and mappings of them."""
-    found: list[Octave] = []
-    for value in values:
-        if isinstance(value, Octave):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += oct_tensors(value)
-        elif isinstance(value, dict):
-            found += oct_tensors(value.values())
-    return found
-
-
-def _densify(value: Any) -> Any:
-    if isinstance(value, Octave):
-        return value.to_dense()
-    if isinstance(value, (list, tuple)):
-        dense = [_densify(v) for v in value]
-        return dense if isinstance(value, list) else tuple(dense)
-    return value
+def oct_tensors(values: Any) -> list[Octave]:
+    """The octave values in nested containers."""
+    return [value for value in tree_leaves(values) if isinstance(value, Octave)]

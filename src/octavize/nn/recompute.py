@@ -112,14 +112,9 @@ class _Kept:
 
 
 def version_of(tensor: Tensor) -> Any:
-    """torch's count of changes in place; 0 if torch does not count (in inference mode, or while compiling).
-
-    If torch does not tell, an object that equals no other.
-    """
-    if torch.compiler.is_compiling() or tensor.is_inference():
-        return 0
-    version = internals.version_of(tensor)
-    return object() if version is None else version
+    """torch's count of changes in place; 0 if it does not count (in inference mode, or while compiling)."""
+    uncounted = torch.compiler.is_compiling() or tensor.is_inference()
+    return 0 if uncounted else internals.version_of(tensor)
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -128,14 +123,9 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.storage_offset(), [(length, stride) for length, stride in axes if length != 1]
 
 
-def in_transform() -> bool:
-    """Whether one of torch.func's transforms runs: its tensors have no storage and are invalid afterwards."""
-    return not torch.compiler.is_compiling() and internals.in_transform()
-
-
 def _free_to_keep() -> bool:
     """Whether autograd records, and hooks may choose what it keeps."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or in_transform():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or internals.in_transform():
         return False
     return internals.sees_saving_hooks() and internals.counts_changes() and _takes_hooks()
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from octavize.errors import InputError
+from octavize.nn._torch_internals import in_transform
 from octavize.nn.channels import merge_channels, split_channels, take_channels
 from octavize.nn.dispatch import RULES, Octave
-from octavize.nn.recompute import in_transform, version_of, who_saves
+from octavize.nn.recompute import version_of, who_saves
 from octavize.nn.resample import fits, halve, upsample
 from octavize.split import (
     ChannelLayout,

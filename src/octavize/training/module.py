@@ -209,7 +209,6 @@ def check_optimizer(name: str) -> None:
 
 def make_optimizer(model: nn.Module, recipe: Recipe, name: str) -> Optimizer:
     """The recipe's optimizer; weight decay spares biases and normalization parameters."""
-    check_optimizer(recipe.optimizer)
     return timm_optim.create_optimizer_v2(
         model,
         opt=recipe.optimizer,

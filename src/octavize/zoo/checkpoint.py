@@ -24,27 +24,23 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         path: a `best.safetensors`.
 
     Returns:
-        The network in evaluation mode on the CPU, and the metadata: `model`, `alpha`, `classes`, `mean`,
+        The network in evaluation mode on the CPU, and its facts: `model`, `alpha`, `classes`, `mean`,
         `std`, `normalize`, `size` (pixels), `in_chans`, `epoch`, `val_accuracy`, `version`, …
 
     Raises:
         InputError: the file is missing, cut short, not ours, or does not fit its own network.
     """
-    metadata = read_metadata(path)
+    facts = read_metadata(path)
     try:
         model = build_model(
-            metadata["model"],
-            metadata["alpha"],
-            len(metadata["classes"]),
-            metadata["in_chans"],
-            metadata["arguments"],
+            facts["model"], facts["alpha"], len(facts["classes"]), facts["in_chans"], facts["arguments"]
         )
     except KeyError as error:
         raise InputError(
             f"checkpoint {path} does not name its {error}: it was not written by octavize"
         ) from None
     load_weights(path, model)
-    return model.eval(), metadata
+    return model.eval(), facts
 
 
 def build_model(

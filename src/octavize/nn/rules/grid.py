@@ -134,11 +134,9 @@ def stack(func: Function, tensors: Sequence[Any], dim: int = 0) -> Any:
     if dim % (tensors[0].dim() + 1) != 1 or any(x.shape != tensors[0].shape for x in tensors):
         return NotImplemented
     joined = apply_rule(torch.cat, (list(tensors), 1), {})
-    return (
-        ChannelGrid(joined, len(tensors), tensors[0].shape[1])
-        if isinstance(joined, OctTensor)
-        else NotImplemented
-    )
+    if not isinstance(joined, OctTensor):
+        return NotImplemented
+    return ChannelGrid(joined, len(tensors), tensors[0].shape[1])
 
 
 @grid_rule(*functions_named("sum mean"))

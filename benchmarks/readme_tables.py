@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from marked import between, check, write
 from octavize.text import Table
@@ -20,6 +21,8 @@ from octavize.text import Table
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR = ROOT / "docs/results/cifar10-jpeg/results.json"
 MACS = ROOT / "docs/results/profile-resnet50.json"
+SPEED = ROOT / "benchmarks/results/realized_saving/avx512/oct_resnet50_224.json"
+SPEED_ALPHA = 0.5
 
 WORDS = {
     "README.md": {
@@ -42,6 +45,19 @@ WORDS = {
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, medians of {rounds} "
             "interleaved rounds, × of the rounds' ratios, torch {torch} eager, channels-last, {threads} thread(s), {processor}. The MACs agree with the paper's."
+        ),
+        "speed_head": "ResNet-50, 224 pixels, one thread",
+        "speed_vanilla": "vanilla, ms",
+        "speed_every": "octave α = {alpha:g}, exchange in every layer (the paper)",
+        "speed_other": 'octave α = {alpha:g}, `exchange="{exchange}"`',
+        "speed_same": "{network}, as many MACs as the last",
+        "speed_note": (
+            "Time of a batch of 1 / of 8, as a share of the vanilla network's in the same runtime and precision; a training "
+            "step is of 8 images. n = {rounds} rounds in which the networks take turns, CPU time, {processor}; torch {torch}, "
+            "ONNX Runtime {onnxruntime}, OpenVINO {openvino}, int8 by NNCF {nncf} and by ONNX Runtime. Untrained weights: "
+            "time does not depend on them, accuracy does. [All rows](benchmarks/results/realized_saving/avx512/tables.md), also "
+            "other networks, sizes, α and two threads · [data](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) "
+            "· `python benchmarks/realized_saving.py`"
         ),
         "seed": "one seed ({seeds})",
         "seeds": "mean ± standard deviation over seeds {seeds}",
@@ -66,6 +82,18 @@ WORDS = {
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`，批大小 {batch}，{rounds} 轮交错运行的中位数（× 为各轮之比的中位数），"
             "torch {torch} eager，channels-last，{threads} 线程，{processor}。乘加次数与论文的数字相符。"
+        ),
+        "speed_head": "ResNet-50，224 像素，单线程",
+        "speed_vanilla": "原始网络，毫秒",
+        "speed_every": "octave α = {alpha:g}，每层交换（论文）",
+        "speed_other": 'octave α = {alpha:g}，`exchange="{exchange}"`',
+        "speed_same": "{network}，乘加次数与上一行相同",
+        "speed_note": (
+            "批大小 1 / 8 的耗时，以同一运行时、同一精度下原始网络的耗时为 1；训练步的批大小为 8。"
+            "n = {rounds} 轮交错运行，CPU 时间，{processor}；torch {torch}，ONNX Runtime {onnxruntime}，OpenVINO {openvino}，"
+            "int8 由 NNCF {nncf} 和 ONNX Runtime 量化。权重未经训练：耗时与权重无关，准确率有关。"
+            "[全部数据行](benchmarks/results/realized_saving/avx512/tables.md)（其他网络、尺寸、α 与双线程）· "
+            "[数据](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) · `python benchmarks/realized_saving.py`"
         ),
         "seed": "一个随机种子（{seeds}）",
         "seeds": "随机种子 {seeds} 的均值 ± 标准差",
@@ -140,13 +168,61 @@ def macs_table(words: dict[str, str]) -> str:
     return f"{Table(head, lines).markdown()}\n\n{note}"
 
 
+def speed_table(words: dict[str, str]) -> str:
+    """Time of ResNet-50 in every runtime, beside vanilla networks of the same arithmetic."""
+    results = json.loads(SPEED.read_text("utf-8"))
+    rows = [row for row in results["rows"] if row["threads"] == 1]
+    names = list(dict.fromkeys(row["network"] for row in rows if row["alpha"] == SPEED_ALPHA))
+    last = min((row for row in rows if row["network"] in BEST), key=lambda row: row["mac_ratio"])
+    plain = [row for row in rows if row["alpha"] == 0 and row["network"] != "vanilla"]
+    near = {row["network"]: abs(row["mac_ratio"] - last["mac_ratio"]) for row in plain}
+    smaller = min((name for name in near if "pixels" in name), key=near.__getitem__)
+    thinner = min((name for name in near if "width" in name), key=near.__getitem__)
+    told = {"vanilla": words["speed_vanilla"]}
+    for name in names:
+        exchange = name.partition(", ")[2]
+        told[name] = words["speed_every" if exchange == "every" else "speed_other"].format(
+            alpha=SPEED_ALPHA, exchange=exchange
+        )
+    chosen = ["vanilla", *(name for name in BEST if name in told), smaller, thinner]
+    told |= {name: words["speed_same"].format(network=name) for name in (smaller, thinner)}
+    columns = list(dict.fromkeys((row["runtime"], row["precision"]) for row in rows))
+    lines = []
+    for name in chosen:
+        own = [row for row in rows if row["network"] == name]
+        cells = [_shares([r for r in own if (r["runtime"], r["precision"]) == column]) for column in columns]
+        lines.append((told[name], f"{own[0]['mac_ratio']:.3f}", *cells))
+    head = (words["speed_head"], words["macs"], *(_column(*column) for column in columns))
+    note = words["speed_note"].format(rounds=results["rounds"], **results["environment"])
+    return f"{Table(head, lines).markdown()}\n\n{note}"
+
+
+BEST = ("α=0.5, every", "α=0.5, block:high_to_low")
+RUNTIMES = {"eager": "PyTorch", "frozen": "`freeze`", "compile": "`torch.compile`"} | {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "training": "training step",
+}
+
+
+def _shares(rows: list[dict[str, Any]]) -> str:
+    """The shares of batch 1 and of batch 8; of vanilla itself the milliseconds."""
+    vanilla = all(row["network"] == "vanilla" for row in rows)
+    cells = (f"{row['median_ms']:.0f}" if vanilla else f"{row['time_ratio']:.2f}" for row in rows)
+    return " / ".join(cells) or "–"
+
+
+def _column(runtime: str, precision: str) -> str:
+    return RUNTIMES[runtime] if precision == "float32" else f"{RUNTIMES[runtime]} {precision}"
+
+
 def pretty(name: str) -> str:
     return {"oct_mobilenet_v1_small": "MobileNetV1", "oct_resnet50": "ResNet-50"}.get(name, name)
 
 
 def page(words: dict[str, str]) -> Callable[[str], str]:
     """What writes the tables of a README anew."""
-    tables = {"cifar": cifar_table(words), "macs": macs_table(words)}
+    tables = {"speed": speed_table(words), "cifar": cifar_table(words), "macs": macs_table(words)}
 
     def made(text: str) -> str:
         for name, table in tables.items():

@@ -1,8 +1,8 @@
 """Whether octave networks compute right on a GPU, and how long they take: one command of ten minutes.
 
     python benchmarks/gpu.py                          # writes benchmarks/results/gpu.json
-    python benchmarks/gpu.py --minutes 40             # nothing is left out for lack of time
-    python benchmarks/gpu.py --part checks            # only whether all is right, about two minutes
+    python benchmarks/gpu.py --minutes 40             # for more of the rows
+    python benchmarks/gpu.py --part checks            # only whether all is right
     python benchmarks/gpu.py --device cpu --smoke     # two minutes, to try the script; nothing is kept
 
 There are three parts:

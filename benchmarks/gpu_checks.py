@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from typing import Any
 
 import torch
@@ -16,17 +14,16 @@ from torch import Tensor, nn
 
 import octavize
 from gpu_device import NEEDS_CUDA, capture, free, is_cuda, whole_float32
+from gpu_layers import CHANNELS, Case, cases, layer_of
 from octavize import OctTensor
 from octavize.errors import one_line
-from octavize.geometry import DOWNSAMPLE, EXCHANGE
 
 LAYER_TOLERANCE = 1e-4
 NETWORK_TOLERANCE = 1e-3
 """Largest difference from the reference, as a share of its largest value, in each tensor."""
 NETWORK = "oct_cifar_resnet20"
 NETWORK_EXCHANGES = ("every", "block:high_to_low", "stage", "none")
-CHANNELS, BATCH = 16, 2
-SIZES = {"even": (8, 6, 4), "odd": (9, 7, 5)}
+BATCH = 2
 
 Check = Callable[[str], float]
 """Takes a device and returns the largest error; raises `LeftOut` where the device cannot run it."""
@@ -34,17 +31,6 @@ Check = Callable[[str], float]
 
 class LeftOut(Exception):
     """Why a check is not made on this device."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A layer and its input: (N, C, *size), of which a share is low; without one it is a plain tensor."""
-
-    layer: Callable[[], nn.Module]
-    size: tuple[int, ...]
-    alpha: float | None = 0.5
-    scattered: bool = False  # every other channel is low
-    channels_last: bool = False
 
 
 def checks(*, whole: bool = True) -> dict[str, tuple[Check, float]]:
@@ -98,61 +84,6 @@ def run_checks(
 
 
 # ---- layers ------------------------------------------------------------------------------------------------
-
-
-def cases() -> dict[str, Case]:
-    """The layers by name."""
-    return dict([*_plain_layers(), *_special_layers(), *_transposed_layers()])
-
-
-def _plain_layers() -> Iterator[tuple[str, Case]]:
-    """Every exchange, in one to three dimensions, with and without a stride, of even and odd sizes."""
-    for dims, stride, size, exchange in product((1, 2, 3), (1, 2), SIZES, EXCHANGE):
-        for downsample in DOWNSAMPLE[:stride]:  # without a stride they are the same
-            told = f"{dims}-D, {size} size, stride {stride}, downsample {downsample}, exchange {exchange}"
-            layer = _layer(dims, stride=stride, downsample=downsample, exchange=exchange)
-            case = Case(layer, SIZES[size][:dims])
-            yield told, case
-            if dims == 2:
-                yield f"{told}, channels-last", replace(case, channels_last=True)
-
-
-def _special_layers() -> Iterator[tuple[str, Case]]:
-    for dims, stride in product((1, 2, 3), (1, 2)):
-        odd, told = SIZES["odd"][:dims], f"{dims}-D, stride {stride}"
-        for downsample in DOWNSAMPLE[:stride]:
-            layer = _layer(dims, stride=stride, downsample=downsample, groups=CHANNELS)
-            yield f"{told}, depthwise, downsample {downsample}", Case(layer, odd)
-        for exchange in EXCHANGE:
-            layer = _layer(dims, stride=stride, groups=4, exchange=exchange)
-            yield f"{told}, grouped, exchange {exchange}", Case(layer, odd)
-        yield f"{told}, from a plain map", Case(_layer(dims, stride=stride), odd, alpha=None)
-        yield f"{told}, to a plain map", Case(_layer(dims, stride=stride, alpha=0), odd)
-        yield f"{told}, all low", Case(_layer(dims, stride=stride, alpha=1), odd)
-        yield f"{told}, 1×1", Case(_layer(dims, 1, stride=stride, padding=0), odd)
-        yield f"{told}, dilated", Case(_layer(dims, stride=stride, padding=2, dilation=2), odd)
-        yield f"{told}, circular padding", Case(_layer(dims, stride=stride, padding_mode="circular"), odd)
-        yield f"{told}, scattered channels", Case(_layer(dims, stride=stride), odd, scattered=True)
-
-
-def _transposed_layers() -> Iterator[tuple[str, Case]]:
-    kernels = {"3×3, stride 1": (3, 1, 1), "2×2, stride 2": (2, 2, 0), "4×4, stride 2": (4, 2, 1)}
-    for dims, kind, size, exchange in product((1, 2, 3), kernels, SIZES, EXCHANGE):
-        kernel, stride, padding = kernels[kind]
-        told = {"stride": stride, "padding": padding, "exchange": exchange}
-        layer = _layer(dims, kernel, name="OctConvTranspose", **told)
-        yield (
-            f"{dims}-D transposed, {kind}, {size} size, exchange {exchange}",
-            Case(layer, SIZES[size][:dims]),
-        )
-        for groups, of in ((4, "grouped"), (CHANNELS, "depthwise")):
-            if exchange == "both" and size == "odd":
-                layer = _layer(dims, kernel, name="OctConvTranspose", groups=groups, **told)
-                yield f"{dims}-D transposed, {kind}, {of}", Case(layer, SIZES[size][:dims])
-
-
-def _layer(dims: int, kernel: int = 3, *, name: str = "OctConv", **told: Any) -> Callable[[], nn.Module]:
-    return partial(getattr(octavize, f"{name}{dims}d"), CHANNELS, CHANNELS, kernel, **{"padding": 1, **told})
 
 
 def _case(case: Case, device: str) -> float:
@@ -281,7 +212,7 @@ def _graph_forward(exchange: str, device: str) -> float:
 
 
 def _graph_scattered(device: str) -> float:
-    case = Case(_layer(2), (9, 7), scattered=True)
+    case = Case(layer_of(2), (9, 7), scattered=True)
     return _replayed(case.layer(), _input(case), device)
 
 

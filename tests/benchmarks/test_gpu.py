@@ -153,3 +153,29 @@ def test_a_missing_device_is_said(
     with pytest.raises(SystemExit):
         gpu.main()
     assert "no CUDA device is there; --device cpu --smoke tries the script" in capsys.readouterr().err
+
+
+def test_parts_for_graphs_with_graphs_that_call_again(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a GPU's code but torch's own runs here: a replay calls again what was captured."""
+    checks, streams, times = gpu.gpu_checks, gpu.gpu_streams, gpu.gpu_times
+    for module in (checks, streams, times):
+        monkeypatch.setattr(module, "capture", lambda call, pool=None: call() or call)
+    monkeypatch.setattr(checks, "is_cuda", lambda device: True)
+    monkeypatch.setattr(times, "is_cuda", lambda device: True)
+    monkeypatch.setattr(times, "count_launches", lambda call, device: 7)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(streams, "CHAINS", ((16, 8, 6),))
+    graphs = {name: check for name, check in checks.checks().items() if "CUDA graph" in name}
+    rows = list(checks.run_checks("cpu", graphs | checks.last_checks()))
+    assert len(rows) == 2 * len(checks.NETWORK_EXCHANGES) + 1
+    assert [row for row in rows if row["outcome"] != "passed"] == []
+    measured = streams.measure_streams("cpu", (1, 2), 3)
+    assert {(row["batch"], row["precision"]) for row in measured} == {
+        (batch, precision) for batch in (1, 2) for precision in ("bf16", "float32")
+    }
+    found = times.time_all(replace(times.SMOKE, batches=(1,)), "cpu", times.Budget(1))
+    assert found.failed == []
+    assert {row["launches"] for row in found.rows if row["runtime"] == "graph"} == {7}
+    (table, *_) = gpu.tables({"environment": {}, "streams": measured, "times": []})
+    assert len(table.rows) == 4

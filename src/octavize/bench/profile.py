@@ -165,20 +165,29 @@ def _inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
     return call
 
 
-def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
+def training_step(
+    model: nn.Module, shape: Sequence[int], *, backend: str | None = None, synchronize: bool = True
+) -> Callable[[], None]:
     """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times.
 
     Of a network with auxiliary classifiers, the loss is that of the first of its outputs. The call raises
     `InputError` if the network does not run on such images in training mode, or is no classifier.
+
+    Args:
+        backend: of torch.compile, which compiles the network at the first call; None leaves it as it is.
+        synchronize: whether a call ends when the device has done its work, or when it has been told all.
     """
     model, x = _channels_last(model, shape)
     model.train()
+    run: Callable[[Tensor], Any] = model
+    if backend is not None:
+        run = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)
     target = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
 
     def call() -> None:
         model.zero_grad()
         with explained(model, shape, IN_TRAINING):
-            outputs = leaves(model(x))
+            outputs = leaves(run(x))
         scores = next((y for y in outputs if isinstance(y, Tensor) and y.dim() == 2), None)
         if scores is None:
             raise InputError(
@@ -186,7 +195,8 @@ def training_step(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
                 "timed of classifiers"
             )
         F.cross_entropy(scores, target).backward()
-        wait(x)
+        if synchronize:
+            wait(x)
 
     return call
 

@@ -86,7 +86,7 @@ def test_differences_name_the_settings() -> None:
         ({"seeds": [True]}, ("seed is True", "whole number")),
         ({"seeds": None}, ("seeds is None", "a list")),
         ({"name": 3}, ("name is 3", "text")),
-        ({"exchange": "all"}, ("exchange is 'all'", "'low_to_high'")),
+        ({"exchange": "all"}, ("exchange='all'", "block:high_to_low", "low_to_high")),
         ({"epochs": {1: 3}}, ("a key of epochs is 1", "text")),
         ({"sheddule": "cosine"}, ("unknown setting 'sheddule'", "choose from alphas, batch_size")),
         ({"lr": 0, "epochs": 0, "name": 1}, ("name is 1: give text (and 2 more)",)),

@@ -54,7 +54,7 @@ WORDS = {
         "speed_note": (
             "Time of a batch of 1 / of 8, as a share of the vanilla network's in the same runtime and precision; a training "
             "step is of 8 images. n = {rounds} rounds in which the networks take turns, CPU time, {processor}; torch {torch}, "
-            "ONNX Runtime {onnxruntime}, OpenVINO {openvino}, int8 by NNCF {nncf} and by ONNX Runtime. Untrained weights: "
+            "ONNX Runtime {onnxruntime}, OpenVINO {openvino}, int8 by NNCF and by ONNX Runtime. Untrained weights: "
             "time does not depend on them, accuracy does. [All rows](benchmarks/results/realized_saving/avx512/tables.md), also "
             "other networks, sizes, α and two threads · [data](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) "
             "· `python benchmarks/realized_saving.py`"
@@ -91,7 +91,7 @@ WORDS = {
         "speed_note": (
             "批大小 1 / 8 的耗时，以同一运行时、同一精度下原始网络的耗时为 1；训练步的批大小为 8。"
             "n = {rounds} 轮交错运行，CPU 时间，{processor}；torch {torch}，ONNX Runtime {onnxruntime}，OpenVINO {openvino}，"
-            "int8 由 NNCF {nncf} 和 ONNX Runtime 量化。权重未经训练：耗时与权重无关，准确率有关。"
+            "int8 由 NNCF 和 ONNX Runtime 量化。权重未经训练：耗时与权重无关，准确率有关。"
             "[全部数据行](benchmarks/results/realized_saving/avx512/tables.md)（其他网络、尺寸、α 与双线程）· "
             "[数据](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) · `python benchmarks/realized_saving.py`"
         ),

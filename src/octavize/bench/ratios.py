@@ -131,7 +131,9 @@ def bench(
                     setting = Setting(batch, count, device, Path(folder))
                     chosen = {name: runtimes[name] for name in group}
                     rows += time_group(contenders, chosen, setting, rounds, precisions)
-    packages = dict.fromkeys(module for kind in EXPORTED.values() for module in kind.needs)
+    packages = dict.fromkeys(
+        module for kind in EXPORTED.values() for module in (*kind.needs, *kind.needed_to_lower)
+    )
     where = environment("timm", "torchvision", *packages)
     del where["threads"]  # every row has its own
     return {"environment": where, "rounds": rounds, "together": together, "device": device, "rows": rows}

@@ -3,7 +3,7 @@
     python benchmarks/realized_saving.py               # all, half an hour to an hour
     python benchmarks/realized_saving.py --job oct_resnet50_224
     python benchmarks/realized_saving.py --batch 1 --threads 1 --runtime frozen   # keeps the others' rows
-    python benchmarks/realized_saving.py --tables            # only write the tables
+    python benchmarks/realized_saving.py --tables            # only write tables and figures
     python benchmarks/realized_saving.py --check             # exit 1 if they are not those of the results
     python benchmarks/realized_saving.py --smoke             # a minute, to try the script; nothing is kept
 
@@ -110,7 +110,7 @@ SMOKE = Job("oct_cifar_resnet20", 32, ("eager", "frozen"), batches=(1,), threads
 
 
 def measure(job: Job, rounds: int, *, keep: bool = True) -> None:
-    """Time one network, print the table, and keep it as JSON with its figure."""
+    """Time one network, print the table, and keep it as JSON."""
     precisions = [p for p in job.precisions if any(p in precisions_of(name) for name in job.runtimes)]
     results = {"model": job.model, "size": job.size} | bench(
         job.networks(),
@@ -127,7 +127,6 @@ def measure(job: Job, rounds: int, *, keep: bool = True) -> None:
         HERE.mkdir(parents=True, exist_ok=True)
         results = with_others(results, read_json(HERE / f"{job.file}.json"))
         write_json(HERE / f"{job.file}.json", results)
-        draw(results, HERE / f"{job.file}.svg", title)
 
 
 def with_others(new: dict[str, Any], old: dict[str, Any] | None) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="one, and all, by default")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--smoke", action="store_true", help="32 pixels, two rounds; nothing is kept")
-    parser.add_argument("--tables", action="store_true", help="only write the tables")
+    parser.add_argument("--tables", action="store_true", help="only write tables and figures")
     parser.add_argument("--check", action="store_true", help="only compare them with the results")
     given = parser.parse_args()
     settle_process()
@@ -271,6 +270,9 @@ def main() -> None:
             measure(replace(job, runtimes=runtimes, **settings), given.rounds)
     for page, made in pages():
         write(page, made)
+    for folder, results in ((folder, results) for folder in machines() for results in read(folder)):
+        name = f"{results['model']}_{results['size']}"
+        draw(results, folder / f"{name}.svg", f"{results['model']}, {results['size']} pixels")
 
 
 if __name__ == "__main__":

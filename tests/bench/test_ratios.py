@@ -225,7 +225,7 @@ def test_table_and_figure(tmp_path: Path) -> None:
 
 def test_a_panel_without_a_runtime_is_drawn_to_scale(tmp_path: Path) -> None:
     """A runtime that was measured in one place only has no line elsewhere, and one name in the legend."""
-    shared = {"batch": 1, "precision": "float32", "mac_ratio": 0.6, "time_ratio": 0.7}
+    shared = {"batch": 1, "precision": "float32", "exchange": None, "mac_ratio": 0.6, "time_ratio": 0.7}
     places = [("eager", 1, 0.5), ("frozen", 1, 0.5), ("eager", 2, 0.5), ("eager", 2, 0)]
     rows = [
         {**shared, "runtime": name, "threads": threads, "alpha": alpha} for name, threads, alpha in places

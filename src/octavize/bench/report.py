@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,46 +51,63 @@ def _place(batch: int, threads: int) -> str:
     return f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
 
 
+MARKS = ("o", "s", "^", "D", "v", "P")
+"""Of one exchange each, in the order in which they were timed."""
+
+
 def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
     """Time against arithmetic, both as shares of vanilla's: a panel for each batch and number of threads.
 
-    A color is a runtime in a precision. Its octave networks are dots, joined by a line; crosses are vanilla
-    networks on smaller images or of a smaller width. On the dashed line, time falls as much as arithmetic.
+    A color is a runtime in a precision, a mark an exchange; lines join its α. Crosses are vanilla networks on
+    smaller images or of a smaller width. On the dashed line, time falls as much as arithmetic.
 
     Args:
         path: .png, .svg or .pdf.
     """
     require_extra("matplotlib", "experiment")
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from octavize.report.figures import HEIGHT, WIDTH, color, styled, write_figure
 
     rows = [row for row in results["rows"] if row["mac_ratio"] < 1]
     panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
-    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    colors = {kind: color(i + 1) for i, kind in enumerate(dict.fromkeys(map(_kind, rows)))}
+    exchanges = dict.fromkeys(row["exchange"] or "octave" for row in rows if row["alpha"] > 0)
+    marks = dict(zip(exchanges, cycle(MARKS), strict=False))
     with styled():
-        figure = Figure(figsize=(WIDTH * max(0.8 * len(panels), 1), HEIGHT), layout="constrained")
+        figure = Figure(figsize=(WIDTH * max(0.7 * len(panels), 1) + 2, HEIGHT * 1.3), layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
         for panel, (batch, threads) in zip(axes, panels, strict=False):
             panel.axline((0.5, 0.5), slope=1, color="#475569", linewidth=0.8, linestyle="--")
-            for i, kind in enumerate(kinds):
-                own = [r for r in rows if (r["batch"], r["threads"], _kind(r)) == (batch, threads, kind)]
-                for octave, marks in ((True, "o-"), (False, "x")):
-                    shares = sorted(
-                        (r["mac_ratio"], r["time_ratio"]) for r in own if (r["alpha"] > 0) == octave
-                    )
-                    if shares:
-                        label = kind if octave else None
-                        panel.plot(*zip(*shares, strict=True), marks, color=color(i + 1), label=label)
+            for (kind, exchange), own in _series(rows, batch, threads).items():
+                mark = "x" if exchange is None else f"{marks[exchange]}-"
+                panel.plot(
+                    *zip(*sorted(own), strict=True), mark, color=colors[kind], markersize=5, linewidth=1
+                )
             panel.set_title(_place(batch, threads))
             panel.set_xlabel("MACs, share of vanilla's")
         axes[0].set_ylabel("time, share of vanilla's")
-        shown = (panel.get_legend_handles_labels() for panel in axes)
-        lines = {label: line for found in shown for line, label in zip(*found, strict=True)}
-        if lines:
-            axes[-1].legend(lines.values(), lines)
+        named = [Line2D([], [], color=ink, label=kind) for kind, ink in colors.items()]
+        shapes = {**marks, "vanilla": "x"}
+        named += [
+            Line2D([], [], marker=mark, linestyle="", color="#475569", label=e) for e, mark in shapes.items()
+        ]
+        figure.legend(handles=named, loc="outside right center")
         figure.suptitle(title)
         write_figure(figure, Path(path))
+
+
+def _series(
+    rows: list[dict[str, Any]], batch: int, threads: int
+) -> dict[tuple[str, str | None], list[tuple[float, float]]]:
+    """The points of a panel by runtime and exchange; None for vanilla networks."""
+    found: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
+    for row in rows:
+        if (row["batch"], row["threads"]) == (batch, threads):
+            exchange = (row["exchange"] or "octave") if row["alpha"] > 0 else None
+            found.setdefault((_kind(row), exchange), []).append((row["mac_ratio"], row["time_ratio"]))
+    return found
 
 
 def _kind(row: dict[str, Any]) -> str:

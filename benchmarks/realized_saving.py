@@ -270,9 +270,10 @@ def main() -> None:
             measure(replace(job, runtimes=runtimes, **settings), given.rounds)
     for page, made in pages():
         write(page, made)
-    for folder, results in ((folder, results) for folder in machines() for results in read(folder)):
-        name = f"{results['model']}_{results['size']}"
-        draw(results, folder / f"{name}.svg", f"{results['model']}, {results['size']} pixels")
+    for folder in machines():
+        for results in read(folder):
+            name = f"{results['model']}_{results['size']}"
+            draw(results, folder / f"{name}.svg", f"{results['model']}, {results['size']} pixels")
 
 
 if __name__ == "__main__":

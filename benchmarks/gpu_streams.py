@@ -96,7 +96,7 @@ def _paths(layer: OctConv2d) -> tuple[Conv, Conv]:
     """The paths from high to high and from low to low of a layer whose input is half low."""
     assert layer.bias is not None
     assert not isinstance(layer.padding, str)
-    rows = (layer.out_channels - layer.low_out, layer.low_out)
+    rows = layer.octave.out_layout
     columns = (layer.in_channels // 2, layer.in_channels // 2)
     w_high, w_low = split_channels(layer.weight, rows)
     b_high, b_low = split_channels(layer.bias, rows)

@@ -71,6 +71,9 @@ def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
     code, _, err = run(capsys, "export", trained / "best.safetensors", "--to", trained / "model.pt2")
     assert code == 2
     assert "exists: give another name, or --overwrite" in " ".join(err.split())
+    code, _, err = run(capsys, "export", trained, "--to", "x.pt2", "--exchange", "block")
+    assert code == 2
+    assert "--exchange is given" in err
     code, out, _ = run(
         capsys,
         "export",
@@ -115,6 +118,18 @@ def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     code, _, err = run(capsys, "export", "timm:resnet18", "--num-classes", 3, "--size", 32, "--to", to)
     assert code == 0, err
     code, _, err = run(capsys, "export", "resnet18", "--size", 32, "--to", tmp_path / "torchvisions.pt2")
+    assert code == 0, err
+    once: Any = [
+        "export",
+        NAME,
+        "--exchange",
+        "block:high_to_low",
+        "--size",
+        32,
+        "--to",
+        tmp_path / "once.pt2",
+    ]
+    code, _, err = run(capsys, *once)
     assert code == 0, err
     Path("resnet18.old/runs").mkdir(parents=True)
     code, _, err = run(capsys, "export", "resnet18.old/runs", "--to", tmp_path / "no.pt2")

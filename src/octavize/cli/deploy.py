@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from octavize.cli.options import Exchanges, network
+from octavize.cli.options import ExchangeName, Exchanges, network
 from octavize.deploy.formats import PRECISIONS, format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
@@ -67,6 +67,7 @@ def export(
         int | None,
         network(help="Classes of a named network; by default its own number.", min=1),
     ] = None,
+    exchange: ExchangeName = None,
 ) -> None:
     """Write a network for another runtime, and compare the file with the network.
 
@@ -91,7 +92,7 @@ def export(
     for written in format_of("--to", to).files(to):
         if written.exists() and not overwrite:
             raise InputError(f"--to is {to}, and {written} exists: give another name, or --overwrite")
-    model, facts = find_network(source, alpha, num_classes, size)
+    model, facts = find_network(source, alpha, num_classes, size, exchange)
     side = size or facts.get("size") or 224
     shape = (1, facts.get("in_chans", 3), side, side)
     about = {**facts, "size": side}

@@ -14,7 +14,11 @@ from octavize.zoo.storage import FACTS, NETWORK, load_converted, read_about
 
 
 def find_network(
-    name: str, alpha: float | None = None, num_classes: int | None = None, size: int | None = None
+    name: str,
+    alpha: float | None = None,
+    num_classes: int | None = None,
+    size: int | None = None,
+    exchange: str | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Find, build and load a network, octave or not.
 
@@ -25,6 +29,7 @@ def find_network(
         alpha: share of low channels; only for a name, 0.5 there by default.
         num_classes: of the classifier; likewise, by default the builder's own number.
         size: side in pixels of the images that a name's network is planned for; None is its own.
+        exchange: where the frequencies meet, see `octavize.plan`; only for a name, None is its own.
 
     Returns:
         The network, and as far as they are known `model`, `alpha`, `classes`, `mean`, `std`, `normalize`,
@@ -33,7 +38,7 @@ def find_network(
     Raises:
         InputError: nothing of this name, or an option that does not go with it.
     """
-    options = {"--alpha": alpha, "--num-classes": num_classes}
+    options = {"--alpha": alpha, "--num-classes": num_classes, "--exchange": exchange}
     path = Path(name)
     if (path / NETWORK).is_file():
         refuse_options(name, options)
@@ -45,5 +50,5 @@ def find_network(
         model, facts = load_checkpoint(trained)
         return model, {key: facts[key] for key in ("model", "alpha", *FACTS) if key in facts}
     share = 0.5 if alpha is None else alpha
-    model = find_origin(name, num_classes=num_classes, otherwise=RUN).octave(share, size)
+    model = find_origin(name, num_classes=num_classes, otherwise=RUN).octave(share, size, exchange)
     return model, {"model": name, "alpha": share, "in_chans": image_shape(model, size or 224)[1]}

@@ -1,8 +1,8 @@
 """Where in a network the frequencies meet: in every layer, once a block, or once a stage.
 
 In the paper every layer exchanges, so each has four convolutions. A residual block mixes its channels several
-times, and both frequencies add to one sum at its end. Meeting there alone keeps nearly all of the accuracy,
-with fewer and larger pieces of work. Big-Little Net (Chen et al., ICLR 2019) merges its two resolutions once
+times, and both frequencies add to one sum at its end. Meeting there alone leaves fewer and larger pieces of
+work. Big-Little Net (Chen et al., ICLR 2019) merges its two resolutions once
 a stage.
 """
 

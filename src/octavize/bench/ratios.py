@@ -110,8 +110,7 @@ def bench(
     if not contenders or not runtimes:
         raise InputError("contenders and runtimes are needed: give at least one of each")
     whole("rounds", rounds, 1)
-    if list(precisions) != ["float32"]:
-        check_precisions(precisions, runtimes)
+    check_precisions(precisions, runtimes)
     counts = sorted({1, os.cpu_count() or 1}) if threads is None else list(threads)
     batches = list(batches)
     for name, values in (("batch", batches), ("threads", counts)):

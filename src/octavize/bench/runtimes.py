@@ -148,7 +148,7 @@ INFERENCE = tuple(name for name in RUNTIMES if name != "training")
 def precisions_of(runtime: str) -> tuple[str, ...]:
     """In which precisions a runtime computes; training in bf16 is under autocast."""
     if runtime in EXPORTED:
-        return ("float32", *EXPORTED[runtime].lower)
+        return EXPORTED[runtime].precisions
     return ("float32", "bf16") if runtime in ("eager", "training") else ("float32",)
 
 

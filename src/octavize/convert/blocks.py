@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from octavize.convert.trace import CONVOLUTIONS, Shape, dtype_of, explained, to_meta, without_devices
 from octavize.exchanging import Block
 from octavize.nn._torch_internals import tree_leaves
+from octavize.nn.conv import geometry_of
 
 SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
@@ -67,12 +68,11 @@ class _Run(TorchFunctionMode):
             if not isinstance(output, Tensor) or name in self.sizes:
                 return
             self.sizes[name] = tuple(output.shape[2:])
-            if isinstance(module, CONVOLUTIONS) and any(
-                n > 1 for n in output.shape[2:]
-            ):  # no gate of a channel
+            # A map of one pixel is a gate of channels, and no step of the block.
+            if isinstance(module, CONVOLUTIONS) and max(output.shape[2:]) > 1:
                 depth = (before or 0) + 1
                 self._known[id(output)] = output, depth
-                if not module.groups == module.in_channels > 1:  # a depthwise layer has nothing to exchange
+                if not geometry_of(module).depthwise:  # which has nothing to exchange
                     self.depths[name] = depth
 
         module.register_forward_pre_hook(starts)
@@ -87,12 +87,8 @@ class _Run(TorchFunctionMode):
                     self._known[id(made)] = made, max(depths)
         if len(depths) == 2 and getattr(func, "__name__", "") in SUMS and result.dim() > 2 and self._running:
             name, before = self._running[-1]
-            if (
-                name
-                and before is not None
-                and before <= min(depths) <= before + 1
-                and max(depths) > min(depths)
-            ):
+            least, most = sorted(depths)
+            if name and before is not None and before <= least <= before + 1 and least < most:
                 self.residual.add(name)
         return result
 

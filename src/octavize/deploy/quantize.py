@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octavize.deploy.formats import PRECISIONS, Array, Format
+from octavize.deploy.formats import Array, Format
 from octavize.deploy.runtime import Runner
 from octavize.errors import InputError, require_extra, shown
 
@@ -27,11 +27,9 @@ def check_precision(precision: str, kind: Format) -> None:
     Raises:
         InputError: it has none, or a package is missing that makes them.
     """
-    known = [name for name in PRECISIONS if name == "float32" or name in kind.lower]
-    if precision not in known:
-        raise InputError(
-            f"precision={shown(precision)}: {kind.suffix} ({kind.runtime}) has {', '.join(known)}"
-        )
+    if precision not in kind.precisions:
+        known = ", ".join(kind.precisions)
+        raise InputError(f"precision={shown(precision)}: {kind.suffix} ({kind.runtime}) has {known}")
     for module in kind.needed_to_lower if precision == "int8" else ():
         require_extra(module, "quantize")
 

@@ -62,6 +62,11 @@ class Format:
         """All modules that an export needs."""
         return (*self.needed_to_write, *self.needed_to_load)
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of its files."""
+        return ("float32", *self.lower)
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files of a network that is exported to `path`, which is the first."""
         return (path, *(path.with_suffix(suffix) for suffix in self.beside))

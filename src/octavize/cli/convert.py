@@ -52,6 +52,16 @@ Downsample = Annotated[
     ),
 ]
 
+MinLow = Annotated[
+    int | None,
+    o.conversion(
+        help="Layers that would have fewer low channels stay dense: they would cost more time than they "
+        "save. \\[default: 8; 0 for a name from `octavize models`]",
+        metavar="N",
+        min=0,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -95,10 +105,12 @@ def convert(
     ] = None,
     downsample: Downsample = None,
     exchange: o.ExchangeName = None,
+    min_low: MinLow = None,
     plan: Annotated[
         Path | None,
         o.conversion(
-            help="A plan.yaml to follow instead of --alpha; it has --size, --downsample and --exchange."
+            help="A plan.yaml to follow instead of --alpha; it has --size, --downsample, --exchange and "
+            "--min-low."
         ),
     ] = None,
 ) -> None:
@@ -125,9 +137,8 @@ def convert(
     from octavize.plan import Plan
     from octavize.zoo.storage import save_converted
 
-    _check_plan_alone(
-        plan, alpha, budget, {"--size": size, "--downsample": downsample, "--exchange": exchange}
-    )
+    others = {"--size": size, "--downsample": downsample, "--exchange": exchange, "--min-low": min_low}
+    _check_plan_alone(plan, alpha, budget, others)
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
@@ -139,6 +150,7 @@ def convert(
         ways: dict[str, Any] = {
             "downsample": downsample or FOR_TRAINED,
             "exchange": source.origin.exchange(exchange),
+            "min_low": min_low,
             "example": shape,
         }
         if budget is None:
@@ -192,6 +204,7 @@ def adapt(
     budget: Budget = None,
     downsample: Downsample = None,
     exchange: o.ExchangeName = None,
+    min_low: MinLow = None,
     calibrate: Annotated[
         bool,
         o.conversion(
@@ -257,6 +270,7 @@ def adapt(
         budget=budget,
         downsample=downsample or FOR_TRAINED,  # pyright: ignore[reportArgumentType]  (Adaptation checks it)
         exchange=exchange,
+        min_low=min_low,
         calibrate=calibrate,
         distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -222,10 +223,15 @@ def blank_figure() -> tuple[Figure, Axes]:
 
 
 def add_legend(axes: Axes, handles: list[Line2D]) -> None:
-    """A legend above the axes; names are no mathematics."""
+    """A legend above the axes; names are no mathematics. The figure grows by the rows that many names take."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    fitting = int(figure.get_figwidth() / (0.07 * longest + 0.45))  # letters and a line, in inches
+    columns = max(1, min(2 if len(handles) in (2, 4) else 3, fitting))
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, math.ceil(len(handles) / columns) - 3))
     for handle in handles:
         handle.set_label(str(handle.get_label()).replace("$", r"\$"))
-    columns = 2 if len(handles) % 2 == 0 and len(handles) <= 4 else 3
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2,
         handlelength=1.6, columnspacing=1.4,

@@ -16,7 +16,6 @@ FILTERS = {
     "count": "{:,}".format,
     "percent": lambda x: f"{100 * x:.2f}",
     "ratio": "{:.2f}".format,
-    "precise": "{:.3g}".format,
     "points": points,
     "quantity": quantity,
     "bytes": lambda n: quantity(n) + "B",

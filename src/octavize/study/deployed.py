@@ -38,8 +38,8 @@ from octavize.zoo.checkpoint import load_checkpoint
 DEPLOYED = "deployed.json"
 CALIBRATION = 300
 """Training images that int8 is quantized on, always the same ones."""
-CHUNK = 50
-"""Test images that are run together."""
+CHUNK = 64
+"""Test images that are made ready together; they are run one by one, as they are timed."""
 BATCHES = (1, 8)
 """Images of a timed call."""
 CALLS = 5
@@ -105,7 +105,8 @@ def _accuracy(folder: Path, recipe: Recipe, images: Images, runtime: str, precis
     sample = TrainingInputs(images, recipe, CALIBRATION)
     with TemporaryDirectory() as temporary, _in_its_precision():
         path = Path(temporary) / f"network{timed_formats()[runtime].suffix}"
-        export(model, path, input_shape(recipe, images), precision=precision, calibration=sample)
+        shape = input_shape(recipe, images)
+        export(model, path, shape, precision=precision, calibration=sample, dynamic_batch=False)
         return accuracy_of(load_runtime(path), images, recipe)
 
 
@@ -126,8 +127,9 @@ def accuracy_of(runner: Runner, images: Images, recipe: Recipe) -> float:
     right = 0
     for chunk in torch.arange(len(images.test)).split(CHUNK):
         pixels, labels = images.test.__getitems__(chunk)
-        scores = torch.from_numpy(runner(as_seen(pixels, images, recipe)))
-        right += int((scores.argmax(1) == labels).sum())
+        seen = as_seen(pixels, images, recipe).split(1)
+        found = [int(runner(image).argmax()) for image in seen]
+        right += int((torch.tensor(found) == labels).sum())
     return round(right / len(images.test), 7)
 
 

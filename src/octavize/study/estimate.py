@@ -22,8 +22,9 @@ from octavize.training.train import input_shape
 
 TRAINING = 3
 """A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""
-MOST_MACS = 4e9
-"""Of a timed step: networks of large images are timed on smaller batches."""
+MOST_MACS = 4e10
+"""Of a timed step, about a second: networks of large images are timed on smaller batches. Of very few images a
+step takes longer for each."""
 STEPS = 3
 
 Speeds = dict[str, float]

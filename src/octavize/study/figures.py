@@ -24,7 +24,8 @@ def draw_figures(results: dict[str, Any], out: Path, deployed: Sequence[dict[str
 
     Returns:
         SVG text by name: `differences-<model>`, `effects-<model>`, `accuracy-<model>`,
-        `deployed-<model>-<precision>`, `curves-<n>-accuracy` and `-loss`. The curves are those of the base cells; `curve_titles` says which.
+        `deployed-<model>-<precision>`, `curves-<n>-accuracy` and `-loss`. The curves are those of the base
+        cells; `curve_titles` says which.
     """
     made: dict[str, Figure] = {}
     with styled():

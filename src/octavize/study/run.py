@@ -2,7 +2,7 @@
 
 study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
-runs/<run>         as of `compare`, with `log.txt`, and `failed.json` if the run failed, and `deployed.json` if
+runs/<run>         as of `compare`, with `log.txt`, `failed.json` if the run failed, and `deployed.json` if
                    its network was tested in a runtime
 results.json       accuracies, paired differences, effects, curves: the same bytes however often the study was
                    killed

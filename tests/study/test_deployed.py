@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+import time
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.helpers.study import ARMS, CPU, FAST, alone, planned, results_of, silent, tiny_study, work
-from tests.helpers.training import MODEL
+from tests.helpers.training import MODEL, tiny
 
 from octavize.errors import InputError
-from octavize.study import arms, deployed
+from octavize.study import arms, deployed, estimate
 from octavize.study.analysis import summary
 from octavize.study.model import Match, Study
 from octavize.study.run import analyze_study, folder_lock, run_study
@@ -293,26 +295,21 @@ def test_the_nearest_time_is_found_by_few_measurements(aim: float, found: int) -
     assert len(asked) <= math.log2(len(sizes)) + 3
 
 
-@needs_openvino
 def test_an_arm_reaches_the_time_in_a_runtime(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock is replaced by arithmetic: networks are exported, each once, and really run."""
-    timed: list[list[str]] = []
-    files: set[str] = set()
-    time_group = arms.time_group
+    timed: list[Any] = []
 
     def by_macs(networks: Any, runtimes: Any, setting: Any, rounds: int) -> Any:
-        assert (list(runtimes), setting.batch, setting.threads, setting.precision) == (
-            *(["openvino"], 1, 1),
-            "float32",
-        )
-        time_group(networks, runtimes, setting, 1)
-        timed.append([network.name for network in networks])
-        files.update(path.name for path in setting.folder.iterdir())
+        timed.append(setting)
+        assert list(runtimes) == ["openvino"]
+        assert (setting.batch, setting.threads, setting.precision) == (1, 1, "float32")
+        assert networks[1].shape(1)[-1] <= 16
         return [{"time_ratio": network.macs / networks[0].macs} for network in networks]
 
     monkeypatch.setattr(arms, "time_group", by_macs)
+    monkeypatch.setattr(arms, "choose_runtimes", lambda names: dict.fromkeys(names))
+    monkeypatch.setattr("octavize.study.run.check_runtimes", lambda study: None)
     matched = {"alpha": 0, "match": "octave", "to": "openvino"}
     entries = {
         "smaller": {**matched, "by": "size"},
@@ -324,16 +321,13 @@ def test_an_arm_reaches_the_time_in_a_runtime(
     smaller, thinner, same = (plan.matched[f"{MODEL} {name}"] for name in entries)
     assert smaller["settings"]["size"] < 16
     assert thinner["settings"]["arguments"]["width"] < 0.125
-    assert smaller["match"]["to"] == "openvino"
     assert same["settings"] == {"alpha": 0}
     assert same["cost"] == 1
-    distinct = {name for pair in timed for name in pair}
-    assert len(files) == 2 * len(distinct)  # .xml and .bin
-    lines = arms.told(plan.matched)
-    assert "of the time in OpenVINO of octave" in lines[0]
+    assert "of the time in OpenVINO of octave" in arms.told(plan.matched)[0]
+    assert len({setting.folder for setting in timed}) == len(entries)  # a search exports each network once
     count = len(timed)
     planned(study, tmp_path / "out", data_dir)
-    assert len(timed) == count  # found once
+    assert len(timed) == count  # and is made once
 
 
 @pytest.mark.parametrize(
@@ -348,7 +342,10 @@ def test_a_runtime_is_really_timed(tmp_path: Path, data_dir: Path) -> None:
     plan = planned(tiny_study(tmp_path, seeds=[0]), tmp_path / "out", data_dir)
     vanilla, octave = (place.recipe for place in plan.places)
     assert arms.time_ratio(vanilla, octave, plan.images, "openvino", tmp_path) > 0
-    assert len(list(tmp_path.glob("*.xml"))) == 2
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.xml")}
+    assert len(written) == 2
+    assert arms.time_ratio(vanilla, vanilla, plan.images, "openvino", tmp_path) == 1
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.xml")}
 
 
 def test_a_study_without_a_runtime_says_nothing_of_one(tmp_path: Path, data_dir: Path) -> None:
@@ -361,3 +358,24 @@ def test_a_study_without_a_runtime_says_nothing_of_one(tmp_path: Path, data_dir:
     assert all(run["deployed"] == {} for run in results["runs"])
     assert "test_accuracy_" not in (tmp_path / "out/results.csv").read_text("utf-8")
     assert "Deployed" not in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+# ---- the time that training takes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("macs", "batch"), [(764e6, 17), (5e9, 2), (1e12, 2), (1e6, 64)])
+def test_large_networks_are_timed_on_enough_images(
+    macs: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a ResNet-26 at 128 pixels, with its 764 M, a step of two images takes far longer for each."""
+    shapes: list[Any] = []
+    monkeypatch.setattr(estimate, "macs_of", lambda *_: macs)
+    monkeypatch.setattr(estimate, "network", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(estimate, "input_shape", lambda recipe, images, batch: (batch, 3, 128, 128))
+    monkeypatch.setattr(
+        estimate, "training_step", lambda net, shape: shapes.append(shape) or (lambda: time.sleep(1e-3))
+    )
+    nothing: Any = None
+    speed = estimate._timed_speed(tiny(batch_size=64), nothing, torch.device("cpu"))
+    assert [shape[0] for shape in shapes] == [batch]
+    assert 0 < speed <= batch / 1e-3

@@ -223,7 +223,7 @@ def blank_figure() -> tuple[Figure, Axes]:
 
 
 def add_legend(axes: Axes, handles: list[Line2D]) -> None:
-    """A legend above the axes; names are no mathematics. The figure grows by the rows that many names take."""
+    """A legend above the axes; names are no mathematics. The figure grows by the rows of many names."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)

@@ -23,8 +23,8 @@ from octavize.training.train import input_shape
 TRAINING = 3
 """A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""
 MOST_MACS = 4e10
-"""Of a timed step, about a second: networks of large images are timed on smaller batches. Of very few images a
-step takes longer for each."""
+"""Of a timed step, about a second: networks of large images are timed on smaller batches. With very few
+images, what a step does once, whatever its batch, would count for too much."""
 STEPS = 3
 
 Speeds = dict[str, float]

@@ -1,0 +1,186 @@
+"""Least squares with a ridge towards what is there, for outputs of which an activation hides a part.
+
+Rows x and weights v give the output y = x · v, and the network goes on with z = s · y + t + c, where s and t
+are those of the batch norm and c is a map that is added. An activation that cuts z off at two bounds makes
+all values beyond a bound equal. So what is wanted of z is one number, or to be beyond a bound. The distance
+to that shrinks at every step if the outputs are fitted, by least squares, to the nearest values that are as
+good as wanted (alternating projections; Zhang et al. 2016 fit ReLU networks in a like way).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STEPS = 8
+CHUNK = 8192
+"""Rows whose products are added in their own precision, before they are added in double precision."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to fit. Everything is by group, with `rows`, `columns` and outputs.
+
+    Attributes:
+        x: (groups, rows, columns). The last column is 1 if there is a constant.
+        wanted: (groups, rows, outputs), of z, within the bounds.
+        scale, offset: (groups, 1, outputs): s and t.
+        added: (groups, rows, outputs): c; None for none.
+        bounds: of the activation.
+        constant: whether the last column is one, which no ridge holds back.
+        fold: (rows,) 0 or 1: of which half of the images a row is.
+    """
+
+    x: Tensor
+    wanted: Tensor
+    scale: Tensor
+    offset: Tensor
+    added: Tensor | None
+    bounds: tuple[float, float]
+    constant: bool
+    fold: Tensor
+
+    def outputs(self, v: Tensor) -> Tensor:
+        """y: (groups, rows, outputs)."""
+        return self.x @ v.to(self.x.dtype)
+
+    def reached(self, y: Tensor) -> Tensor:
+        """z."""
+        z = self.scale * y + self.offset
+        return z if self.added is None else z + self.added
+
+    def as_good(self, z: Tensor) -> Tensor:
+        """The values nearest to z that the activation makes what is wanted."""
+        low, high = self.bounds
+        best = torch.where(self.wanted <= low, z.clamp(max=low), self.wanted)
+        return torch.where(self.wanted >= high, z.clamp(min=high), best)
+
+    def targets(self, y: Tensor) -> Tensor:
+        """The outputs nearest to y that would do. A channel that the batch norm switches off stays."""
+        z = self.reached(y)
+        least = 1e-3 * self.scale.abs().amax()
+        alive = self.scale.abs() > least
+        return y + torch.where(alive, (self.as_good(z) - z) / torch.where(alive, self.scale, 1.0), 0.0)
+
+    def error(self, y: Tensor) -> Tensor:
+        """Squared distance to what is wanted, by fold: (2,)."""
+        z = self.reached(y)
+        by_row = (z - self.as_good(z)).double().square().sum((0, 2))
+        return torch.zeros(2, dtype=torch.float64, device=by_row.device).index_add_(0, self.fold, by_row)
+
+    def energy(self) -> float:
+        """Variance of what is wanted, summed like the error."""
+        wanted = self.wanted.double()
+        return float((wanted - wanted.mean(1, keepdim=True)).square().sum())
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights (groups, columns, outputs) in double precision, and how well they fit.
+
+    Errors are shares of the variance of what is wanted: with the weights as they were, with the new ones, and
+    with those fitted to the other half of the images. `ridge` is a share of the mean square of a column.
+    """
+
+    v: Tensor
+    ridge: float
+    before: float
+    after: float
+    held_out: float
+
+
+def solve(problem: Problem, v: Tensor, ridges: Sequence[float] = RIDGES, steps: int = STEPS) -> Solution:
+    """Fit a problem, from the weights v (groups, columns, outputs) that the ridge pulls to."""
+    v = start = v.double()
+    y = problem.outputs(v)
+    energy = max(problem.energy(), 1e-300)
+    before = problem.error(y)
+    grams = [_products(problem, problem.x, fold) for fold in (0, 1)]
+    target = problem.targets(y)
+    sides = [_products(problem, target, fold) for fold in (0, 1)]
+    squares = [_squares(problem, target, fold) for fold in (0, 1)]
+    one_fold = int(problem.fold.max()) == 0
+    ridge, held_out = ridges[len(ridges) // 2], math.nan
+    if not one_fold and len(ridges) > 0:
+        weight = problem.scale.double().square()
+        tried = {
+            r: sum(
+                _error(
+                    _solve(grams[f], sides[f], start, r, problem.constant),
+                    grams[1 - f], sides[1 - f], squares[1 - f], weight,
+                )
+                for f in (0, 1)
+            )
+            for r in ridges
+        }  # fmt: skip
+        ridge = min(tried, key=tried.__getitem__)
+        held_out = tried[ridge] / energy
+    gram, side = grams[0] + grams[1], sides[0] + sides[1]
+    factor = _factor(gram, ridge, problem.constant)
+    hidden = any(map(math.isfinite, problem.bounds))
+    for step in range(steps if hidden else 1):
+        if step:
+            y = problem.outputs(v)
+            target = problem.targets(y)
+            side = _products(problem, target, 0) + _products(problem, target, 1)
+        v = _solve_with(factor, side, start)
+    after = problem.error(problem.outputs(v))
+    return Solution(v, ridge, float(before.sum()) / energy, float(after.sum()) / energy, held_out)
+
+
+def _products(problem: Problem, right: Tensor, fold: int) -> Tensor:
+    """xᵀ · right over the rows of one fold: (groups, columns, …) in double precision."""
+    x = problem.x
+    total = torch.zeros(x.shape[0], x.shape[2], right.shape[2], dtype=torch.float64, device=x.device)
+    for start in range(0, x.shape[1], CHUNK):
+        rows = slice(start, start + CHUNK)
+        chosen = (problem.fold[rows] == fold).to(x.dtype)[None, :, None]
+        total += ((x[:, rows] * chosen).transpose(1, 2) @ right[:, rows]).double()
+    return total
+
+
+def _squares(problem: Problem, values: Tensor, fold: int) -> Tensor:
+    """Sums of squares over the rows of one fold: (groups, 1, outputs)."""
+    return (values.double().square() * (problem.fold == fold)[None, :, None]).sum(1, keepdim=True)
+
+
+def _ridge(gram: Tensor, ridge: float, constant: bool) -> Tensor:
+    """What the ridge adds to the diagonal: (groups, columns)."""
+    diagonal = torch.diagonal(gram, dim1=1, dim2=2)
+    own = diagonal[:, :-1] if constant else diagonal
+    mean = own.mean(1, keepdim=True).clamp_min(1e-12)
+    # Products are of single precision: what is below their rounding must not decide.
+    added = (ridge * mean).expand_as(diagonal) + 1e-6 * own.amax(1, keepdim=True)
+    if constant:
+        added[:, -1] = 1e-9 * diagonal[:, -1]
+    return added
+
+
+@dataclass(frozen=True)
+class _Factor:
+    root: Tensor
+    added: Tensor
+
+
+def _factor(gram: Tensor, ridge: float, constant: bool) -> _Factor:
+    added = _ridge(gram, ridge, constant)
+    return _Factor(torch.linalg.cholesky(gram + torch.diag_embed(added)), added)
+
+
+def _solve_with(factor: _Factor, side: Tensor, start: Tensor) -> Tensor:
+    return torch.cholesky_solve(side + factor.added[:, :, None] * start, factor.root)
+
+
+def _solve(gram: Tensor, side: Tensor, start: Tensor, ridge: float, constant: bool) -> Tensor:
+    return _solve_with(_factor(gram, ridge, constant), side, start)
+
+
+def _error(v: Tensor, gram: Tensor, side: Tensor, squares: Tensor, weight: Tensor) -> float:
+    """Squared error of weights on rows of which only the products are known."""
+    by_output = (v * (gram @ v - 2 * side)).sum(1, keepdim=True) + squares
+    return float((by_output * weight).sum())

@@ -32,8 +32,8 @@ class Follows:
     """What follows a layer.
 
     `norm` is the name of the batch norm that alone reads its output, and that reads nothing else. `added` is
-    a module's map that is added to what comes out of it: its name, and "input" or "output". `bounds` are those of the activation
-    after all that, which makes all values beyond them equal.
+    a module's map that is added to what comes out of it: the module's name, and "input" or "output". `bounds`
+    are those of the activation after all that, which makes all values beyond them equal.
     """
 
     norm: str | None = None
@@ -170,7 +170,7 @@ class _Record(TorchFunctionMode):
 
 
 def _bounds(call: _Call) -> tuple[float, float]:
-    """Between which values an activation lets differences through; without bounds if it is another function."""
+    """Between which values an activation lets differences through; infinite for other functions."""
     if call.name in BOUNDED:
         return float(call.argument(1, "min_val", -1.0)), float(call.argument(2, "max_val", 1.0))
     return CLAMPS.get(call.name, (-math.inf, math.inf))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octavize.nn.resample import border, halve
 from octavize.nn.tensor import OctTensor
-from octavize.split import default_octave_dims, high_indices, low_indices
+from octavize.split import high_indices, low_indices
 
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
@@ -54,7 +53,9 @@ class Convolution:
         x, weight = arguments["input"], arguments["weight"]
         x = x.to_dense() if isinstance(x, OctTensor) else x
         kernel = weight.shape[2:]
-        stride, dilation, extra = (_each(arguments[k], len(kernel)) for k in ("stride", "dilation", "output_padding"))
+        stride, dilation, extra = (
+            _each(arguments[k], len(kernel)) for k in ("stride", "dilation", "output_padding")
+        )
         reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         padding = arguments["padding"]
         if isinstance(padding, str):
@@ -116,17 +117,21 @@ def run(layer: nn.Module, x: Any) -> tuple[list[Convolution], Any]:
 
 @dataclass(frozen=True)
 class Half:
-    """One half of a layer's output, or all of a plain one.
+    """One half of a layer's output, or all of a plain one: its `kind` is "high", "low" or "all".
 
     `channels` are those of the output that it holds, (groups, C / groups). `places` are the entries of the
     flattened weight that make them, (groups, C / groups, columns), and `convolutions` the numbers of those
     that read for them, in the order of the columns.
     """
 
-    low: bool
+    kind: str
     channels: Tensor
     places: Tensor
     convolutions: tuple[int, ...]
+
+    @property
+    def low(self) -> bool:
+        return self.kind == "low"
 
 
 def halves_of(layer: Any, x: Any) -> list[Half]:
@@ -163,8 +168,9 @@ def _half(low: bool, parts: Sequence[tuple[int, Tensor]], y: Any) -> Half:
     places = [part for _, part in parts]
     if len({part.shape[:2] for part in places}) > 1:
         raise NotLinear("its paths have different groups")
-    own = torch.arange(y.shape[1])
+    own, kind = torch.arange(y.shape[1]), "all"
     if isinstance(y, OctTensor):
+        kind = "low" if low else "high"
         own = torch.tensor((low_indices if low else high_indices)(y.channel_layout))
     groups, each = places[0].shape[:2]
     if groups * each != len(own):
@@ -172,7 +178,7 @@ def _half(low: bool, parts: Sequence[tuple[int, Tensor]], y: Any) -> Half:
     every = torch.cat(places, 2)
     if len(every.unique()) != every.numel():
         raise NotLinear("it uses an entry of its weight several times")
-    return Half(low, own.view(groups, each), every, tuple(number for number, _ in parts))
+    return Half(kind, own.view(groups, each), every, tuple(number for number, _ in parts))
 
 
 def _is_low(layer: Any, place: int, x: Any, y: Any) -> bool:
@@ -185,20 +191,6 @@ def _is_low(layer: Any, place: int, x: Any, y: Any) -> bool:
         return along[settings.weight_dim] >= settings.weight_layout[0]
     # Rows of a depthwise layer's weight are its outputs; of a transposed one, its inputs.
     return along[0] in set(low_indices((x if layer.transposed else y).channel_layout))
-
-
-@dataclass
-class Rows:
-    """Samples of what one half of a layer reads and shall make, collected from batches of images.
-
-    `read` is (groups, rows, columns), `made` and `wanted` are (groups, rows, C / groups); `fold` (rows,)
-    tells the images apart that a choice is checked on. What is wanted is the vanilla layer's output, and
-    `shift` is to be added to the octave one's, see `targets.py`.
-    """
-
-    read: list[Tensor] = field(default_factory=list)
-    made: list[Tensor] = field(default_factory=list)
-    fold: list[Tensor] = field(default_factory=list)
 
 
 def positions(size: Sequence[int], most: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from octavize.convert.trace import check_network
+from octavize.convert.trace import check_network, clean_copy
 from octavize.data.loaders import images_of, run_on
 from octavize.errors import whole
 from octavize.nn._torch_internals import BatchNorm
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+MOST_SHIFT = 0.2
+"""A `norm_shift` that images of the right kind do not reach."""
 
 
 def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: int = 4096) -> int:
@@ -55,6 +57,46 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
             run_on(model, images)
             used += len(images)
     return used
+
+
+def norm_shift(model: nn.Module, loader: Iterable[object], *, max_images: int = 4096) -> float | None:
+    """How far the means of a vanilla network's maps on some images are from those its batch norms remember.
+
+    Of each batch norm, the root mean square over its channels of (mean − running mean) / running deviation;
+    of all batch norms, the median. On images of the kind that the network was trained on it is small. If not,
+    whatever is measured on these images, running statistics included, is right for them alone.
+
+    Args:
+        model: a trained network, in the state in which it was trained: no octave one that was converted.
+        loader, max_images: see `reestimate_norms`.
+
+    Returns:
+        The shift in deviations; None for a network without running statistics.
+    """
+    net = clean_copy(model, lambda values: values)
+    sums: dict[BatchNorm, tuple[Tensor, int]] = {}
+
+    def add(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(norm, BatchNorm)
+        x = args[0] if args else kwargs["input"]
+        total, count = sums.get(norm, (0.0, 0))
+        sums[norm] = total + x.double().transpose(0, 1).flatten(1).sum(1), count + x.numel() // x.shape[1]
+
+    for norm in net.modules():
+        if isinstance(norm, BatchNorm) and norm.running_mean is not None:
+            norm.register_forward_pre_hook(add, with_kwargs=True)
+    with torch.no_grad():
+        for images in images_of(loader, max_images):
+            run_on(net, images)
+    shifts = [_shift(norm, total / count) for norm, (total, count) in sums.items()]
+    return float(torch.tensor(shifts).median()) if shifts else None
+
+
+def _shift(norm: BatchNorm, mean: Tensor) -> float:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    deviation = (norm.running_var.double() + norm.eps).sqrt()
+    return float(((mean - norm.running_mean) / deviation).square().mean().sqrt())
 
 
 @contextmanager

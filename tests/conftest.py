@@ -1,4 +1,4 @@
-"""What many tests need: one thread, a fixed seed, nothing announced yet, a folder of images."""
+"""What many tests need: one thread, a fixed seed, nothing announced yet, narrow layers, image files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.helpers.training import make_folder
 
+from octavize.convert import planner
 from octavize.nn import dispatch
 
 
@@ -22,6 +23,13 @@ def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dense fallback has been announced, and random numbers do not depend on the tests before."""
     monkeypatch.setattr(dispatch, "_announced", set())
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _narrow_layers_become_octave(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The networks of the tests have few channels, for speed, and would stay vanilla."""
+    if request.node.get_closest_marker("usual_min_low") is None:
+        monkeypatch.setattr(planner, "DEFAULT_MIN_LOW", 0)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from octavize.plan import Decision, Plan, some
 from octavize.split import low_channels
 
 DEFAULT_ALPHA = 0.5
+DEFAULT_MIN_LOW = 8
+"""Low channels below which a layer costs more time than it saves, where nobody asked for the layer itself."""
 Value = TypeVar("Value", float, str)
 Layer = TypeVar("Layer")
 
@@ -113,18 +115,19 @@ def decide(
     alphas: Mapping[str, float],
     exchanges: Mapping[str, str],
     downsamples: Mapping[str, str],
+    min_low: int,
 ) -> list[Decision]:
     """What becomes of each of these layers, from the wanted values by name, see `per_layer`."""
     decisions = []
     for layer in layers:
-        alpha, reason = _alpha_and_reason(layer, alphas[layer.name])
+        alpha, reason = _alpha_and_reason(layer, alphas[layer.name], min_low)
         exchange, downsample = exchanges[layer.name], downsamples[layer.name]
         decision = Decision(layer.name, layer.kind, alpha, reason, exchange=exchange, downsample=downsample)
         decisions.append(decision)
     return decisions
 
 
-def _alpha_and_reason(layer: LayerInfo, alpha: float) -> tuple[float | None, str]:
+def _alpha_and_reason(layer: LayerInfo, alpha: float, min_low: int) -> tuple[float | None, str]:
     obstacle, geometry = layer.obstacle(), layer.geometry
     if obstacle is not None:
         return None, obstacle
@@ -132,8 +135,11 @@ def _alpha_and_reason(layer: LayerInfo, alpha: float) -> tuple[float | None, str
         return alpha, "depthwise: keeps the split of its input"
     if layer.is_pixel(layer.output_size):
         return 0.0, "merges: writes a single pixel, no frequency to split"
-    if low_channels(geometry.out_channels, alpha, geometry.groups) == 0:
+    low = low_channels(geometry.out_channels, alpha, geometry.groups)
+    if low == 0:
         return alpha, "no low output: low input, if any, is merged"
+    if low < min_low:
+        return 0.0, f"narrow: {low} low channels, fewer than min_low={min_low}, cost more time than they save"
     return alpha, "octave"
 
 

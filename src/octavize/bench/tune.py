@@ -23,7 +23,7 @@ from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import EXPORTED, Setting, check_precisions, choose_runtimes
 from octavize.convert.octavize import octavize
-from octavize.convert.planner import Example, Planner, Way
+from octavize.convert.planner import Example, Planner, Way, least_low
 from octavize.errors import InputError, whole
 from octavize.plan import Plan, check_budget, fit_budget
 
@@ -48,6 +48,7 @@ def tune(
     precision: str = "float32",
     exchange: Way | Sequence[Way] | None = None,
     downsample: Way | None = None,
+    min_low: int | None = None,
     example: Example | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -66,7 +67,7 @@ def tune(
         rounds: timed calls of each network.
         precision: `float32`; or of exported files `bf16` or `int8`, if the runtime has it.
         exchange: see `octavize.plan`; or a list, of which the fastest is chosen.
-        downsample, example: see `octavize.plan`.
+        downsample, min_low, example: see `octavize.plan`.
         progress: called with every line of progress; None prints the lines if stderr is a terminal.
 
     Returns:
@@ -87,7 +88,9 @@ def tune(
         raise InputError("exchange=[]: give at least one, such as 'every'")
     tuners: dict[str, Tuner] = {}
     for each in exchanges:
-        planner = Planner(model, exchange=each, downsample=downsample, example=example)
+        planner = Planner(
+            model, exchange=each, downsample=downsample, min_low=least_low(min_low, None), example=example
+        )
         tuners[str(each)] = Tuner(planner, runtime, progress=progress, **how)
     plans = {told: tuner.plan(budget) for told, tuner in tuners.items()}
     if len(plans) == 1:

@@ -13,7 +13,7 @@ from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import MAX_IMAGES, Energies, Score, check_score, measure_energy
 from octavize.calibration.reorder import Channels, best_order
 from octavize.convert.octavize import check_alone
-from octavize.convert.planner import Alpha, Example, Planner, Way, check_one_of, check_plan
+from octavize.convert.planner import Alpha, Example, Planner, Way, check_one_of, check_plan, least_low
 from octavize.convert.trace import check_network
 from octavize.deciding import DEFAULT_ALPHA, LayerInfo
 from octavize.errors import InputError, shown
@@ -31,6 +31,7 @@ def calibrate(
     plan: Plan | None = None,
     exchange: Way | None = None,
     downsample: Way | None = None,
+    min_low: int | None = None,
     example: Example | None = None,
     score: Score = "damage",
     max_images: int = MAX_IMAGES,
@@ -43,10 +44,10 @@ def calibrate(
     Args:
         model: a trained vanilla network.
         images: batches of prepared images, such as a DataLoader, see `data.loaders.images_of`.
-        alpha, exchange, example: see `octavize.plan`.
+        alpha, exchange, min_low, example: see `octavize.plan`.
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. α may differ
             from layer to layer: the channels become low that lose least for the MACs they save.
-        plan: a plan to follow, such as one of `octavize.tune`, instead of the other five.
+        plan: a plan to follow, such as one of `octavize.tune`, instead of the other six.
         downsample: see `octavize.plan`; trained weights lose less with `stride`.
         score: what a channel loses: "damage", the predicted error in the layers that read it, or "share",
             the energy that averaging takes from it, relative to its map.
@@ -66,11 +67,13 @@ def calibrate(
     if plan is not None:
         if not isinstance(plan, Plan):
             raise InputError(f"plan={shown(plan)}: give an octavize.Plan, such as Plan.load(path)")
-        check_alone(alpha=alpha, budget=budget, exchange=exchange, downsample=downsample, example=example)
+        own: dict[str, object] = {"exchange": exchange, "downsample": downsample, "min_low": min_low}
+        check_alone(alpha=alpha, budget=budget, **own, example=example)
         check_plan(replace(plan, permutation=None), model)  # a new order replaces the plan's
         example = plan.input_shape  # the network may accept no other
     check_one_of(alpha, budget)
-    planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
+    min_low = least_low(min_low, alpha)
+    planner = Planner(model, exchange=exchange, downsample=downsample, min_low=min_low, example=example)
     if budget is not None:
         check_budget(budget)
     elif plan is None:  # reports mistakes before it reads the images, which takes longer

@@ -57,6 +57,16 @@ Downsample = Annotated[
     ),
 ]
 
+MinLow = Annotated[
+    int | None,
+    o.conversion(
+        help="Layers that would have fewer low channels stay dense: they would cost more time than they "
+        "save. \\[default: 8; 0 for a name from `octavize models`]",
+        metavar="N",
+        min=0,
+    ),
+]
+
 
 Mean = Annotated[
     list[float] | None,
@@ -113,10 +123,12 @@ def convert(
     ] = None,
     downsample: Downsample = None,
     exchange: o.ExchangeName = None,
+    min_low: MinLow = None,
     plan: Annotated[
         Path | None,
         o.conversion(
-            help="A plan.yaml to follow instead of --alpha; it has --size, --downsample and --exchange."
+            help="A plan.yaml to follow instead of --alpha; it has --size, --downsample, --exchange and "
+            "--min-low."
         ),
     ] = None,
     refit: Annotated[
@@ -156,9 +168,8 @@ def convert(
     from octavize.plan import Plan as PlanFile
     from octavize.zoo.storage import save_converted
 
-    _check_plan_alone(
-        plan, alpha, budget, {"--size": size, "--downsample": downsample, "--exchange": exchange}
-    )
+    others = {"--size": size, "--downsample": downsample, "--exchange": exchange, "--min-low": min_low}
+    _check_plan_alone(plan, alpha, budget, others)
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
@@ -170,7 +181,7 @@ def convert(
     if plan is not None:
         decided = PlanFile.load(plan)
     else:
-        decided = _planned(source, size, alpha, budget, target, downsample, exchange)
+        decided = _planned(source, size, alpha, budget, target, downsample, exchange, min_low)
     images = None if refit is None else _images(refit, refit_images or REFIT_IMAGES, decided, facts)
     if images is not None and plan is None:
         decided = calibrate(source.model, images, plan=decided)
@@ -194,6 +205,7 @@ def _planned(
     target: str | None,
     downsample: str | None,
     exchange: str | None,
+    min_low: int | None,
 ) -> Plan:
     """What becomes of which layer, by these options."""
     from octavize.convert.planner import plan as make_plan
@@ -203,6 +215,7 @@ def _planned(
     ways: dict[str, Any] = {
         "downsample": downsample or FOR_TRAINED,
         "exchange": source.origin.exchange(exchange),
+        "min_low": min_low,
         "example": None if side is None else image_shape(source.model, side),
     }
     if budget is None:
@@ -269,6 +282,7 @@ def adapt(
     budget: Budget = None,
     downsample: Downsample = None,
     exchange: o.ExchangeName = None,
+    min_low: MinLow = None,
     calibrate: Annotated[
         bool,
         o.conversion(
@@ -334,6 +348,7 @@ def adapt(
         budget=budget,
         downsample=downsample or FOR_TRAINED,  # pyright: ignore[reportArgumentType]  (Adaptation checks it)
         exchange=exchange,
+        min_low=min_low,
         calibrate=calibrate,
         distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,

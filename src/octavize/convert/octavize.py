@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import nn
 
 from octavize.convert.order import apply_order
-from octavize.convert.planner import Alpha, Example, Planner, Way, check_plan
+from octavize.convert.planner import Alpha, Example, Planner, Way, check_plan, least_low
 from octavize.convert.swap import swap
 from octavize.convert.trace import check_network
 from octavize.deciding import DEFAULT_ALPHA
@@ -27,6 +27,7 @@ def octavize(
     *,
     exchange: Way | None = None,
     downsample: Way | None = None,
+    min_low: int | None = None,
     example: Example | None = None,
     strict: bool = False,
     inplace: bool = False,
@@ -42,7 +43,7 @@ def octavize(
         alpha_or_plan: share of low output channels: a number, a mapping from name patterns to numbers, or a
             function of (name, module), see `octavize.plan`. Or a plan of `plan`, `tune` or `calibrate`,
             edited or not, which is applied as it is.
-        exchange, downsample, example: see `octavize.plan`. A plan has its own.
+        exchange, downsample, min_low, example: see `octavize.plan`. A plan has its own.
         strict: the network refuses functions without an octave rule instead of using the dense map.
         inplace: convert `model` itself instead of a copy.
 
@@ -65,14 +66,15 @@ def octavize(
             "as Plan.load(path)"
         )
     if isinstance(alpha_or_plan, Plan):
-        check_alone(exchange=exchange, downsample=downsample, example=example)
+        check_alone(exchange=exchange, downsample=downsample, min_low=min_low, example=example)
         check_plan(alpha_or_plan, model)
     if not inplace:
         model = copy.deepcopy(model)
     if isinstance(alpha_or_plan, Plan):
         plan = alpha_or_plan
     else:
-        planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
+        min_low = least_low(min_low, alpha_or_plan)
+        planner = Planner(model, exchange=exchange, downsample=downsample, min_low=min_low, example=example)
         plan = planner.plan(alpha_or_plan)
         _warn_if_nothing(model, plan, alpha_or_plan)
     if plan.permutation is not None:

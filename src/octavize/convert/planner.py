@@ -23,9 +23,9 @@ from octavize.convert.trace import (
     to_meta,
     trace,
 )
-from octavize.deciding import DEFAULT_ALPHA, LayerInfo, decide, merge, per_layer, settle
+from octavize.deciding import DEFAULT_ALPHA, DEFAULT_MIN_LOW, LayerInfo, decide, merge, per_layer, settle
 from octavize.deciding import check_plan as check_decisions
-from octavize.errors import InputError, shown
+from octavize.errors import InputError, shown, whole
 from octavize.exchanging import by_layer, check_exchange_policy, needs_blocks, places_of
 from octavize.geometry import check_downsample
 from octavize.nn.conv import OctConv, geometry_of
@@ -47,6 +47,7 @@ def plan(
     budget: float | None = None,
     exchange: Way | None = None,
     downsample: Way | None = None,
+    min_low: int | None = None,
     example: Example | None = None,
 ) -> Plan:
     """Decide, layer by layer, what `octavize` would do. The model is not changed.
@@ -66,6 +67,8 @@ def plan(
         downsample: how layers of stride 2 reach their high output, see `OctConv2d`, in the same three forms.
             Default: that of a layer that is octave already, else `pool`, as in the paper. Trained weights
             lose less with `stride`.
+        min_low: layers that would have fewer low channels stay dense: they fill no vector of the processor,
+            and cost more time than they save. Default: 8, or 0 where α is given by name or by a function.
         example: an input, or its shape (N, C, H, W), on which the network is traced without computing
             anything. Default: derived from the network, see `octavize.convert.trace.example_shape`.
 
@@ -83,7 +86,8 @@ def plan(
             pattern matches no layer, the budget is out of reach, or the network does not run on the example.
     """
     check_one_of(alpha, budget)
-    planner = Planner(model, exchange=exchange, downsample=downsample, example=example)
+    min_low = least_low(min_low, alpha)
+    planner = Planner(model, exchange=exchange, downsample=downsample, min_low=min_low, example=example)
     if budget is not None:
         return fit_budget(budget, planner.plan)
     return planner.plan(DEFAULT_ALPHA if alpha is None else alpha)
@@ -103,11 +107,26 @@ def check_one_of(alpha: Alpha | None, budget: float | None) -> None:
         )
 
 
+def least_low(min_low: int | None, alpha: Alpha | None) -> int:
+    """Low channels that an octave layer has at least.
+
+    Args:
+        min_low: as given; None is the default.
+        alpha: as given; who names layers or decides on each wants them, however narrow they are.
+
+    Raises:
+        InputError: it is no whole number from 0 on.
+    """
+    if min_low is not None:
+        return whole("min_low", min_low, 0)
+    return 0 if isinstance(alpha, Mapping) or callable(alpha) else DEFAULT_MIN_LOW
+
+
 class Planner:
     """Makes plans for one network, and traces the vanilla network once.
 
     Args, Raises:
-        See `plan`.
+        See `plan`; `least_low` gives `min_low` its default.
     """
 
     def __init__(
@@ -116,9 +135,11 @@ class Planner:
         *,
         exchange: Way | None = None,
         downsample: Way | None = None,
+        min_low: int = 0,
         example: Example | None = None,
     ) -> None:
         self.model = model
+        self.min_low = min_low
         self.shape = example_shape(model, example)
         self.modules = convolutions(model)
         if not self.modules:
@@ -150,7 +171,7 @@ class Planner:
         """The plan for this α."""
         default = dict.fromkeys(self.modules, DEFAULT_ALPHA)
         alphas = per_layer("alpha", alpha, self.modules, check_alpha, default)
-        wanted = decide(self.layers.values(), alphas, self.exchanges, self.downsamples)
+        wanted = decide(self.layers.values(), alphas, self.exchanges, self.downsamples, self.min_low)
         decisions, after = self._merge_where_dense(wanted)
         macs_after = {layer.name: layer.macs for layer in after.layers}
         dense = frozenset(layer.name for layer in after.layers if layer.input[1] is None)

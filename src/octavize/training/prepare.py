@@ -55,6 +55,8 @@ class Adaptation:
     """How layers of stride 2 reach their high output; `stride` keeps more of trained weights."""
     exchange: Meeting | None = None
     """Where the frequencies meet, see `octavize.plan`; None is the network's own."""
+    min_low: Whole | None = None
+    """Layers with fewer low channels stay dense, see `octavize.plan`; None is its default."""
     calibrate: Switch = True
     """Choose on training images which channels become low; otherwise the last ones do."""
     distil: Share = 0.5
@@ -135,6 +137,7 @@ def _planned(
         "budget": adaptation.budget,
         "downsample": adaptation.downsample,
         "exchange": origin.exchange(adaptation.exchange),
+        "min_low": adaptation.min_low,
         "example": input_shape(recipe, images),
     }
     if not adaptation.calibrate:

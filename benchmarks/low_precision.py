@@ -1,0 +1,168 @@
+"""What bf16 and int8 cost a trained network in accuracy, octave beside vanilla, on real images.
+
+    cd benchmarks && python low_precision.py trained:efficientnet_lite0 --images imagenet-val \\
+        --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
+
+The vanilla network becomes octave, its channels calibrated on some of the images and not trained again; every
+network is exported in every precision, int8 quantized on the same images. All other images are then shown to
+the file and to its own network in PyTorch: how often do both name the same class first, and how often is it
+the right one? IMAGES has a folder for each class, called by its index or in the order of the indices.
+
+A row is kept as soon as it is measured; `--tables` only writes docs/deploy.md anew, `--check` only compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marked import between, check, write
+from octavize import calibrate, octavize
+from octavize.bench.environment import environment
+from octavize.deploy.export import export
+from octavize.deploy.images import Found, batches, find_images, prepare, spread_out
+from octavize.deploy.quantize import agreement, outputs_of
+from octavize.deploy.runtime import load_runtime
+from octavize.files import read_json, write_json
+from octavize.text import Table
+from octavize.zoo.find import find_vanilla
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results/low_precision"
+PAGE = ROOT / "docs/deploy.md"
+MARKS = ("<!-- agreement: written by benchmarks/low_precision.py -->\n", "<!-- /agreement -->")
+OCTAVE = ((0.125, "every"), (0.125, "block:high_to_low"), (0.25, "block:high_to_low"))
+"""α, and where the frequencies meet."""
+FILES = (
+    *(("openvino", ".xml", precision) for precision in ("float32", "bf16", "int8")),
+    *(("onnxruntime", ".onnx", precision) for precision in ("float32", "int8")),
+)
+
+
+def measured(given: argparse.Namespace, out: Path) -> Iterator[dict[str, Any]]:
+    """The rows that are still missing, one after the other."""
+    known = read_json(out) or {"rows": []}
+    done = {(row["network"], row["runtime"], row["precision"]) for row in known["rows"]}
+    vanilla = find_vanilla(given.network, weights=given.weights)
+    facts = {"mean": given.mean, "std": given.std, **vanilla.facts}
+    shape = (1, 3, given.size, given.size)
+    about = {**facts, "input_shape": shape}
+    seen, unseen = spread_out(found_in(given.images, vanilla.model, shape), given.calibration)
+    sample = prepare(seen.paths, about)
+    for name, model in networks(vanilla.model, sample):
+        for runtime, suffix, precision in FILES:
+            if (name, runtime, precision) not in done:
+                row = {"network": name, "runtime": runtime, "precision": precision}
+                yield row | one(model, suffix, precision, sample, unseen, about)
+
+
+def found_in(folder: Path, model: nn.Module, shape: Sequence[int]) -> Found:
+    """The images, each with its class: the number with which its folder's name begins, if all do."""
+    found = find_images(folder, None, outputs_of(model, shape))
+    numbers = [path.parent.name.partition("_")[0] for path in found.paths]
+    labels = [int(number) for number in numbers] if all(map(str.isdigit, numbers)) else found.labels
+    if labels is None:
+        raise SystemExit(f"{folder}: its folders are not the classes of the network, and have no numbers")
+    return Found(found.paths, labels)
+
+
+def networks(vanilla: nn.Module, sample: Tensor) -> Iterator[tuple[str, nn.Module]]:
+    """The vanilla network, and the octave networks it becomes."""
+    yield "vanilla", vanilla
+    for alpha, exchange in OCTAVE:
+        plan = calibrate(vanilla, [sample], alpha, exchange=exchange, downsample="stride")
+        yield f"α={alpha:g}, {exchange}", octavize(vanilla, plan).eval()
+
+
+def one(
+    model: nn.Module, suffix: str, precision: str, sample: Tensor, unseen: Found, about: dict[str, Any]
+) -> dict[str, Any]:
+    """How a file answers beside its network."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network").with_suffix(suffix)
+        images = sample if precision == "int8" else None
+        error = export(model, path, about["input_shape"], precision=precision, calibration=images)
+        runner = load_runtime(path)
+        found = agreement(model, runner, batches(unseen.paths, about), unseen.labels)
+    return {"images": found.images, "same": found.same, "before": found.before, "after": found.after} | {
+        "error_in_float32": error
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Of every network and file the agreement, and what the accuracy becomes."""
+    rows = results["rows"]
+    columns = list(dict.fromkeys((row["runtime"], row["precision"]) for row in rows))
+    lines = []
+    for name in dict.fromkeys(row["network"] for row in rows):
+        own = {(row["runtime"], row["precision"]): row for row in rows if row["network"] == name}
+        before = next(iter(own.values()))["before"]
+        cells = [f"{own[c]['same']:.1%}, {own[c]['after'] - before:+.1%}" for c in columns]
+        lines.append((name, f"{before:.1%}", *cells))
+    head = ("network", "top-1 in PyTorch", *(f"{runtime} {precision}" for runtime, precision in columns))
+    images = rows[0]["images"]
+    error = math.sqrt(before * (1 - before) / images) if (before := rows[0]["before"]) else 0.0
+    note = (
+        f"{results['name']}, {results['about']}: images for which the file and its network name the same "
+        f"class first, and what the accuracy changes by. n = {images} images that neither calibration nor "
+        f"quantization saw (standard error of an accuracy {error:.1%}); {results['calibration']} images for "
+        "both. "
+        f"torch {results['environment']['torch']}, {results['environment']['processor']}."
+    )
+    return f"{Table(head, lines).markdown()}\n\n{note}\n"
+
+
+def page(text: str) -> str:
+    """docs/deploy.md with the tables of all results."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    return between(text, *MARKS, "\n".join(table(results) for results in found))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("network", nargs="?", help="run folder, name of timm or torchvision, module:function")
+    parser.add_argument("--weights", type=Path, help="state dict of a named network")
+    parser.add_argument("--images", type=Path, help="folder of images, a folder for each class")
+    parser.add_argument("--about", default="ImageNet validation", help="what the images are, for the table")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
+    parser.add_argument("--mean", type=float, nargs=3, help="of the images; by default ImageNet's")
+    parser.add_argument("--std", type=float, nargs=3, help="likewise")
+    parser.add_argument("--calibration", type=int, default=200, help="images to calibrate and quantize on")
+    parser.add_argument("--name", help="of the results; by default the network's")
+    parser.add_argument("--tables", action="store_true", help="only write docs/deploy.md anew")
+    parser.add_argument("--check", action="store_true", help="only compare docs/deploy.md with the results")
+    given = parser.parse_args()
+    if not (given.tables or given.check or (given.network and given.images)):
+        parser.error("give a network and --images, or --tables or --check")
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    if given.check:
+        check((PAGE, page))
+    if not given.tables:
+        torch.set_num_threads(1)
+        name = given.name or Path(given.network).name.rpartition(":")[2]
+        out = RESULTS / f"{name}.json"
+        about = {"name": name, "about": given.about, "calibration": given.calibration}
+        for row in measured(given, out):
+            kept = read_json(out) or {"rows": []}
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, {**about, "environment": environment(), "rows": [*kept["rows"], row]})
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+    write(PAGE, page)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,8 @@ EXACT = 1e-9
 """Share of the variance below which an error is rounding."""
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 STEPS = 8
+LEAST = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""Least ridges, as shares of the largest square. Products of single precision may need more than the first."""
 CHUNK = 8192
 """Rows whose products are added in their own precision, before they are added in double precision."""
 
@@ -154,15 +156,14 @@ def _squares(problem: Problem, values: Tensor, fold: int) -> Tensor:
     return (values.square() * chosen).sum(1, keepdim=True, dtype=torch.float64)
 
 
-def _ridge(gram: Tensor, ridge: float, constant: bool) -> Tensor:
+def _ridge(gram: Tensor, ridge: float, least: float, constant: bool) -> Tensor:
     """What the ridge adds to the diagonal: (groups, columns)."""
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)
     own = diagonal[:, :-1] if constant else diagonal
-    mean = own.mean(1, keepdim=True).clamp_min(1e-12)
-    # Products are of single precision: what is below their rounding must not decide.
-    added = (ridge * mean).expand_as(diagonal) + 1e-6 * own.amax(1, keepdim=True)
+    mean, most = own.mean(1, keepdim=True), own.amax(1, keepdim=True).clamp_min(1e-12)
+    added = (ridge * mean + least * most).expand_as(diagonal).clone()
     if constant:
-        added[:, -1] = 1e-9 * diagonal[:, -1]
+        added[:, -1] = least * diagonal[:, -1]
     return added
 
 
@@ -173,8 +174,12 @@ class _Factor:
 
 
 def _factor(gram: Tensor, ridge: float, constant: bool) -> _Factor:
-    added = _ridge(gram, ridge, constant)
-    return _Factor(torch.linalg.cholesky(gram + torch.diag_embed(added)), added)
+    for least in LEAST:
+        added = _ridge(gram, ridge, least, constant)
+        root, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(added))
+        if not failed.any():
+            return _Factor(root, added)
+    raise RuntimeError("the rows hold values that cannot be solved for")
 
 
 def _solve_with(factor: _Factor, side: Tensor, start: Tensor) -> Tensor:

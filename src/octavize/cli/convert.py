@@ -175,6 +175,7 @@ def convert(
     check_folder(out)
     if refit is None and refit_images is not None:
         raise InputError(f"--refit-images is {refit_images} without --refit: give the folder of the images")
+    console = Console(highlight=False, soft_wrap=True)
     source = network.find(model)
     facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
     source = replace(source, facts=facts)
@@ -182,14 +183,14 @@ def convert(
         decided = PlanFile.load(plan)
     else:
         decided = _planned(source, size, alpha, budget, target, downsample, exchange, min_low)
+    if alpha != 0 and not any(d.alpha for d in decided.decisions):
+        console.print(str(decided), markup=False)
+        raise InputError(f"model {model}: no layer of it becomes octave; the table gives the reasons")
     images = None if refit is None else _images(refit, refit_images or REFIT_IMAGES, decided, facts)
     if images is not None and plan is None:
         decided = calibrate(source.model, images, plan=decided)
     net = octavize(source.model, decided, inplace=True)
-    console = Console(highlight=False, soft_wrap=True)
     console.print(str(decided), markup=False)
-    if alpha != 0 and not any(d.alpha for d in decided.decisions):
-        raise InputError(f"model {model}: no layer of it becomes octave; the table gives the reasons")
     if images is not None:
         console.print(f"\n{_refit(net, images)}", markup=False)
     facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **facts}

@@ -166,7 +166,7 @@ def test_every_kind_of_layer_comes_closer(kind: str, downsample: str, exchange: 
     own = {name for name, m in net.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
     assert {each.name for each in done.layers} == own - {"0.0"}  # which reads the images
     assert all(each.after <= each.before * (1 + 1e-5) for each in done.layers)
-    assert error(net, vanilla, x) < 0.5 * error(before, vanilla, x)
+    assert error(net, vanilla, x) < 0.9 * error(before, vanilla, x)
     other = images(seed=1)
     assert error(net, vanilla, other) < error(before, vanilla, other)
 
@@ -191,15 +191,15 @@ def test_sound_and_video(dims: int) -> None:
 
 
 def test_batches_and_memory_do_not_matter() -> None:
-    vanilla = block(*KINDS["dense"](), *KINDS["strided"]())
-    x, nets = images(20), []
+    vanilla = block(*KINDS["dense"](), *KINDS["strided"]()).double()
+    x, nets = images(20).double(), []
     for batches, memory in (([x], 4), ([x[:9], x[9:13], x[13:]], 4), ([x], 0)):
         net = octavize(vanilla, 0.5, example=(1, 3, 17, 17), min_low=0)
         refit(net, batches, memory=memory)
         nets.append(net.state_dict())
     for state in nets[1:]:
         for key, value in state.items():
-            torch.testing.assert_close(value, nets[0][key], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(value, nets[0][key], rtol=1e-6, atol=1e-8)
 
 
 class Twice(nn.Module):
@@ -207,7 +207,7 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 8, 1)
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1))
         self.shared = nn.Conv2d(8, 8, 1, bias=False)
         self.last = nn.Conv2d(8, 4, 1)
 
@@ -217,7 +217,7 @@ class Twice(nn.Module):
 
 def test_calls_of_one_layer_are_fitted_together() -> None:
     vanilla = Twice().eval()
-    net = octavize(vanilla, {"first": 0.5, "shared": 0.5, "last": 0}, example=(1, 3, 16, 16)).double()
+    net = octavize(vanilla, 0.5, example=(1, 3, 16, 16), min_low=0).double()
     vanilla = vanilla_of(net)
     old, x = net.shared.weight.detach().flatten(1).clone(), images(side=16).double()
     seen: list[tuple[OctTensor, Tensor]] = []
@@ -235,6 +235,11 @@ def test_calls_of_one_layer_are_fitted_together() -> None:
     wanted = torch.cat([F.avg_pool2d(y[:, 4:], 2).transpose(0, 1).flatten(1).T for y in made])
     v = fitted(read, wanted, old[4:].T, ridge, constant=False)
     torch.testing.assert_close(net.shared.weight[4:].flatten(1).T, v, rtol=1e-6, atol=1e-8)
+    plain = Twice().eval()
+    plain.first = nn.Conv2d(3, 8, 1)  # the layer's first input is a plain map
+    net = octavize(plain, {"*": 0, "shared": 0.5}, example=(1, 3, 16, 16))
+    with pytest.warns(UserWarning, match="'shared' alone: its calls read maps that are split in different"):
+        assert list(refit(net, [images(side=16)]).left) == ["shared"]
 
 
 class Residual(nn.Module):
@@ -331,7 +336,8 @@ def test_what_cannot_be_refitted_is_told() -> None:
     normed, tied = weight_norm(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 8, 1)
     other = nn.Conv2d(8, 8, 1)
     other.weight = tied.weight
-    net = octavize(block(normed, tied, other), 0.5, example=(1, 3, 17, 17), min_low=0)
+    last = nn.Conv2d(8, 8, 1)
+    net = octavize(block(normed, tied, other, last), 0.5, example=(1, 3, 17, 17), min_low=0)
     before = copy.deepcopy(net.state_dict())
     with pytest.warns(UserWarning, match="refit left layer") as told:
         done = refit(net, [images()])
@@ -342,9 +348,9 @@ def test_what_cannot_be_refitted_is_told() -> None:
     }
     assert sum("refit left layer" in str(each.message) for each in told) == 3
     assert "1 was left alone: its weight is computed" in str(done)
-    assert {each.name for each in done.layers} == {"0.2"}
+    assert {each.name for each in done.layers} == {"0.2", "4"}
     after = net.state_dict()
-    assert all(torch.equal(after[k], before[k]) for k in before if not k.startswith("0.2"))
+    assert all(torch.equal(after[k], before[k]) for k in before if not k.startswith(("0.2", "4")))
 
 
 def test_images_of_another_kind_and_few_images_are_warned_of() -> None:
@@ -411,8 +417,8 @@ def test_a_trained_network_agrees_more() -> None:
 
     before = agreement()
     refit(octave, [seen])
-    assert before < 0.85
-    assert agreement() > before + 0.1
+    assert before < 0.92
+    assert agreement() > before + 0.05
 
 
 class Chooses(nn.Module):
@@ -423,7 +429,7 @@ class Chooses(nn.Module):
         self.first, self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self.one if float(x.mean()) > 0 else self.two
+        layer = self.two if x.device.type != "meta" and float(x.mean()) < 0 else self.one
         return layer(self.first(x)).mean((2, 3))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -65,7 +65,7 @@ class Lockstep:
     ) -> None:
         self._close.close()
 
-    def at(self, name: str) -> Iterator[Meeting]:
+    def at(self, name: str) -> Generator[Meeting]:
         """All batches at a layer.
 
         Raises:
@@ -104,14 +104,13 @@ class _Pair:
 
     def meet(self, name: str, first: int, traced: Traced) -> Meeting:
         try:
-            stops = self.octave.next(), self.vanilla.next()
+            # Layers that were left alone in between are passed by.
+            octave, vanilla = self.octave.to(name), self.vanilla.to(name)
         except Ended:
-            stops = None
-        if stops is None or {stop.name for stop in stops} != {name}:
             raise InputError(
                 f"images: the network does not come to layer {name!r} for some of them as it does for the "
                 "first: only networks that take one path for all images can be refitted"
-            )
+            ) from None
         key = traced.follows[name].added if name in traced.follows else None
         added = None if key is None else (self.octave.held[key], self.vanilla.held[key])
-        return Meeting(first, stops[0].x, stops[1].y, added)
+        return Meeting(first, octave.x, vanilla.y, added)

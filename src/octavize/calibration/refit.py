@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,9 @@ class _Refitter:
 
     def _refit(self, name: str, runs: Lockstep) -> None:
         place, vanilla = self._place(self.model, name), self._place(self.vanilla, name)
-        for half, problem in sample(place, vanilla, runs.at(name), self.images, self.generator):
+        with closing(runs.at(name)) as meetings:
+            found = sample(place, vanilla, meetings, self.images, self.generator)
+        for half, problem in found:
             solution = solve(problem, place.weights(half))
             if solution.ridge:
                 place.write(half, solution.v)

@@ -110,15 +110,23 @@ def sample(
         NotLinear: the layer cannot be refitted; the message says why.
     """
     samples: list[_Sample] = []
+    layout = None
     for meeting in meetings:
         if not samples:
-            halves = halves_of(place.layer, meeting.x)
+            halves, layout = halves_of(place.layer, meeting.x), _layout(meeting.x)
             _check_columns(halves)
             samples = [_Sample(half) for half in halves]
+        elif _layout(meeting.x) != layout:
+            raise NotLinear("its calls read maps that are split in different ways")
         convolutions, y = run(place.layer, meeting.x)
         for each in samples:
             _add(each, place, vanilla, meeting, convolutions, y, images, generator)
     return [(each.half, _problem(each, place)) for each in samples]
+
+
+def _layout(x: Any) -> tuple[int, ...] | None:
+    """Which channels of a map are low; None of a plain one."""
+    return x.channel_layout if isinstance(x, OctTensor) else None
 
 
 def _check_columns(halves: Sequence[Half]) -> None:

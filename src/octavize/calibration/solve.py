@@ -21,7 +21,7 @@ EXACT = 1e-9
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 STEPS = 8
 LEAST = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Least ridges, as shares of the largest square. Products of single precision may need more than the first."""
+"""Least ridges, as shares of the largest square; the first suffices but for rounding."""
 CHUNK = 8192
 """Rows whose products are added in their own precision, before they are added in double precision."""
 

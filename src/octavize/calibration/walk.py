@@ -102,6 +102,16 @@ class Walk:
             raise Ended("the network's forward ended")
         return self._at
 
+    def to(self, name: str) -> Stop:
+        """Go on to the next stop at this layer, past others.
+
+        Raises:
+            Ended: there is none; or whatever the network raises.
+        """
+        while (stop := self.next()).name != name:
+            pass
+        return stop
+
     def close(self) -> None:
         """End the run where it stands, and give back its memory."""
         self._cancelled = True

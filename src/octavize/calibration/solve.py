@@ -110,12 +110,37 @@ def solve(problem: Problem, v: Tensor, ridges: Sequence[float] = RIDGES, steps: 
     grams = [_products(problem, problem.x, fold) for fold in (0, 1)]
     ridge, held_out = _choose(problem, grams, start, problem.targets(y), ridges)
     factor = _factor(grams[0] + grams[1], ridge, problem.constant)
-    v = start
-    for _ in range(steps if any(map(math.isfinite, problem.bounds)) else 1):
-        target = problem.targets(problem.outputs(v))
-        v = _solve_with(factor, _products(problem, target), start)
-    after = problem.error(problem.outputs(v)) / energy
-    return Solution(v, ridge, before, after, held_out / energy)
+    v, error = _descend(problem, factor, start, y, steps if any(map(math.isfinite, problem.bounds)) else 1)
+    return Solution(v, ridge, before, error / energy, held_out / energy)
+
+
+def _descend(problem: Problem, factor: _Factor, start: Tensor, y: Tensor, steps: int) -> tuple[Tensor, float]:
+    """Weights after so many steps from `start`, whose outputs are y, and their squared error.
+
+    A step of least squares is one of the gradient, measured by the Gram matrix; Nesterov's momentum makes
+    more of a few of them, and is dropped whenever the error rises.
+    """
+
+    def cost(v: Tensor, y: Tensor) -> tuple[float, float]:
+        error = problem.error(y)
+        return error + float(((v - start).square() * factor.added[:, :, None] * weight).sum()), error
+
+    weight = problem.scale.double().square()
+    best, (least, error) = (start, y), cost(start, y)
+    speed, ahead = 0, y
+    for _ in range(steps):
+        target = problem.targets(ahead)
+        found = _solve_with(factor, _products(problem, target), start)
+        reached = problem.outputs(found)
+        now, its_error = cost(found, reached)
+        speed = speed + 1 if now <= least else 0
+        if now <= least:
+            momentum = (speed - 1) / (speed + 2)
+            ahead = reached + momentum * (reached - best[1])
+            best, least, error = (found, reached), now, its_error
+        else:
+            ahead = best[1]
+    return best[0], error
 
 
 def _choose(

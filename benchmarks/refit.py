@@ -10,13 +10,17 @@ side by bicubic interpolation, the center cut out.
 
 The images to refit on: every n-th; those of the first half of the classes (then tested on the other half);
 every n-th, but only as sharp as five eighths of its pixels; and those of each folder given with `--other`. A
-row is kept as soon as it is measured, and a measured one is skipped: call it again after a kill.
+row is kept as soon as it is measured, and a measured one is skipped: call it again after a kill. Seconds are
+those that all threads were at work.
+
+`--tables` only writes docs/convert-trained.md anew, `--check` only compares it with the results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,14 +33,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from low_precision import found_in
+from marked import between, check, write
 from octavize import calibrate, octavize, refit
 from octavize.bench.environment import environment
 from octavize.data.decode import open_rgb
 from octavize.deploy.images import Found, find_images, spread_out
 from octavize.files import read_json, write_json
+from octavize.text import Table
 from octavize.zoo.find import find_vanilla
 
-RESULTS = Path(__file__).resolve().parent / "results/refit"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results/refit"
+PAGE = ROOT / "docs/convert-trained.md"
+MARKS = ("<!-- refit: written by benchmarks/refit.py -->\n", "<!-- /refit -->")
 BATCH = 50
 KEY = ("alpha", "exchange", "seen", "images")
 """What a row is recognized by."""
@@ -76,7 +85,7 @@ class Bench:
             whole = (round(image.width * scale), round(image.height * scale))
             image = image.resize(whole, Image.Resampling.BICUBIC)
         left, top = (image.width - size) // 2, (image.height - size) // 2
-        return torch.from_numpy(np.asarray(image.crop((left, top, left + size, top + size))))
+        return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size))))
 
     def accuracy(self, model: nn.Module, test: Found) -> float:
         """Share of the images whose class is named first."""
@@ -108,15 +117,15 @@ class Bench:
     def row(self, setting: Setting, alpha: float, exchange: str) -> Row:
         """Accuracy of the vanilla, the calibrated and the refitted network."""
         images = list(self.prepare(setting.paths, setting.sharpness).split(25))
-        start = time.perf_counter()
+        start = time.process_time()
         plan = calibrate(
             self.vanilla, images, alpha, exchange=exchange, downsample="stride", min_low=self.given.min_low
         )
         net = octavize(self.vanilla, plan).eval()
-        calibrated, before = time.perf_counter() - start, self.accuracy(net, setting.test)
-        start = time.perf_counter()
+        calibrated, before = time.process_time() - start, self.accuracy(net, setting.test)
+        start = time.process_time()
         done = refit(net, images, max_images=len(setting.paths))
-        refitted = time.perf_counter() - start
+        refitted = time.process_time() - start
         if setting.seen not in self._known:
             self._known[setting.seen] = self.accuracy(self.vanilla, setting.test)
         return {
@@ -125,8 +134,8 @@ class Bench:
             "vanilla": self._known[setting.seen],
             "calibrated": before,
             "refitted": self.accuracy(net, setting.test),
-            "seconds_calibrating": calibrated,
-            "seconds_refitting": refitted,
+            "cpu_seconds_calibrating": calibrated,
+            "cpu_seconds_refitting": refitted,
             "shift": done.shift,
         }
 
@@ -148,15 +157,42 @@ def named_folder(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
+def table(results: dict[str, Any]) -> str:
+    """Accuracy before and after, a row for each network and choice of images."""
+    lines = [
+        (
+            row["seen"],
+            row["exchange"],
+            f"{row['alpha']:g}",
+            f"{row['macs']:.3f}",
+            *(f"{row[stage]:.1%}" for stage in ("vanilla", "calibrated", "refitted")),
+        )
+        for row in results["rows"]
+    ]
+    head = ("refitted on", "exchange", "α", "MACs", "vanilla", "calibrated", "refitted")
+    first = results["rows"][0]
+    error = math.sqrt(first["vanilla"] * (1 - first["vanilla"]) / first["test_images"])
+    note = (
+        f"{results['name']}, top-1 on {first['test_images']} images of ImageNet's validation set (20 classes; "
+        f"standard error {error:.1%}), {first['images']} others to calibrate and refit on, without labels; "
+        f"layers with few low channels octave too. torch {results['environment']['torch']}."
+    )
+    return f"{Table(head, lines, align='llr').markdown()}\n\n{note}\n"
+
+
+def page(text: str) -> str:
+    """docs/convert-trained.md with the tables of all results."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    return between(text, *MARKS, "\n".join(table(results) for results in found))
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("network", help="run folder, name of timm or torchvision, module:function")
+    parser.add_argument("network", nargs="?", help="run folder, name of timm or torchvision, module:function")
     parser.add_argument("--weights", type=Path, help="state dict of a named network")
-    parser.add_argument(
-        "--images", type=Path, required=True, help="folder of images, a folder for each class"
-    )
+    parser.add_argument("--images", type=Path, help="folder of images, a folder for each class")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406))
     parser.add_argument("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225))
@@ -168,11 +204,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="only on every n-th image")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file of the results, by default in results/refit")
-    return parser.parse_args(arguments)
+    parser.add_argument("--tables", action="store_true", help="only write docs/convert-trained.md anew")
+    parser.add_argument("--check", action="store_true", help="only compare it with the results")
+    given = parser.parse_args(arguments)
+    if not (given.tables or given.check or (given.network and given.images)):
+        parser.error("give a network and --images, or --tables or --check")
+    return given
 
 
 def main() -> None:
     given = parse()
+    if given.check:
+        check((PAGE, page))
+    if not given.tables:
+        measure_all(given)
+    write(PAGE, page)
+
+
+def measure_all(given: argparse.Namespace) -> None:
+    """Add the missing rows to the results."""
     torch.set_num_threads(given.threads)
     name = Path(given.network).name.rpartition(":")[2]
     out = given.out or RESULTS / f"{name}.json"
@@ -183,7 +233,7 @@ def main() -> None:
     for row in measured(Bench(given), known["rows"]):
         known["rows"].append(row)
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, {"network": name, "environment": environment(), **known})
+        write_json(out, {"name": name, "environment": environment(), **known})
         print(json.dumps(row, ensure_ascii=False), flush=True)
 
 

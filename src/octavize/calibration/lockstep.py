@@ -56,8 +56,10 @@ class Lockstep:
 
     def __enter__(self) -> Lockstep:
         once = {name: {0} for name, times in self._times.items() if times == 1}
-        for images in self.batches[: self._count]:
-            self._standing.append(self._close.enter_context(self._pair(images, once)))
+        with ExitStack() as stack:
+            for images in self.batches[: self._count]:
+                self._standing.append(stack.enter_context(self._pair(images, once)))
+            self._close = stack.pop_all()
         return self
 
     def __exit__(

@@ -173,8 +173,8 @@ def table(results: dict[str, Any]) -> str:
     first = results["rows"][0]
     error = math.sqrt(first["vanilla"] * (1 - first["vanilla"]) / first["test_images"])
     note = (
-        f"{results['name']}, top-1 on {first['test_images']} images of ImageNet's validation set (20 classes; "
-        f"standard error {error:.1%}), {first['images']} others to calibrate and refit on, without labels; "
+        f"{results['name']}, top-1 on {first['test_images']} images of ImageNet's validation set, 20 classes "
+        f"(standard error {error:.1%}), {first['images']} others to calibrate and refit on, without labels; "
         f"layers with few low channels octave too. torch {results['environment']['torch']}."
     )
     return f"{Table(head, lines, align='llr').markdown()}\n\n{note}\n"

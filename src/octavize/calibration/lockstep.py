@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 
 from torch import Tensor, nn
 
 from octavize.calibration.follows import Traced
-from octavize.calibration.walk import Ended, Maps, Walk
+from octavize.calibration.walk import Ended, Maps, Walk, standing_bytes
 from octavize.errors import InputError
 
 
@@ -34,38 +32,35 @@ class Lockstep:
     """Both networks on all batches, to be asked for the layers in the order in which they run.
 
     As many batches as fit into memory stand still between two layers; the others run from the start each
-    time. So do all batches for a layer that is called several times, since no run can go back to its first
-    call.
+    time. Maps get smaller with depth, so soon all may fit. All batches run from the start for a layer that is
+    called several times, since no run can go back to its first call.
 
     Args:
         model, vanilla: the octave network, and the vanilla one with its channels in the same order.
         batches: of images, on the networks' device.
         traced: the layers to stop at, as they are called.
-        standing: how many batches may stand still.
+        memory: that maps of standing runs may take, in bytes.
     """
 
     def __init__(
-        self, model: nn.Module, vanilla: nn.Module, batches: Sequence[Tensor], traced: Traced, standing: int
+        self, model: nn.Module, vanilla: nn.Module, batches: Sequence[Tensor], traced: Traced, memory: float
     ) -> None:
         self.model, self.vanilla, self.batches, self.traced = model, vanilla, batches, traced
         self._times = Counter(traced.calls)
+        self._once = {name: {0} for name, times in self._times.items() if times == 1}
         self._added = {f.added for f in traced.follows.values() if f.added is not None}
-        self._standing: list[_Pair] = []
-        self._count = standing
-        self._close = ExitStack()
+        of_one = standing_bytes(vanilla, batches[0][:1], list(self._times))
+        images = 2 * max(map(len, batches))  # in two networks
+        self._room = {name: int(memory / max(images * needed, 1)) for name, needed in of_one.items()}
+        self._standing: dict[int, _Pair] = {}
 
     def __enter__(self) -> Lockstep:
-        once = {name: {0} for name, times in self._times.items() if times == 1}
-        with ExitStack() as stack:
-            for images in self.batches[: self._count]:
-                self._standing.append(stack.enter_context(self._pair(images, once)))
-            self._close = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close.close()
+    def __exit__(self, *error: object) -> None:
+        for pair in self._standing.values():
+            pair.close()
+        self._standing.clear()
 
     def at(self, name: str) -> Generator[Meeting]:
         """All batches at a layer.
@@ -75,15 +70,36 @@ class Lockstep:
         """
         first, times = 0, self._times[name]
         for number, images in enumerate(self.batches):
-            if times == 1 and number < len(self._standing):
-                yield self._standing[number].meet(name, first, self.traced)
-            else:
-                with self._pair(images, {name: set(range(times))}) as pair:
-                    for _ in range(times):
-                        yield pair.meet(name, first, self.traced)
+            meet = self._once_at if times == 1 else self._each_time_at
+            yield from meet(name, number, first)
             first += len(images)
 
-    def _pair(self, images: Tensor, stops: dict[str, set[int]]) -> _Pair:
+    def _once_at(self, name: str, number: int, first: int) -> Generator[Meeting]:
+        pair = self._standing.get(number)
+        if pair is not None:
+            yield pair.meet(name, first, self.traced)
+            return
+        pair = self._pair(number, self._once)
+        stays = len(self._standing) < self._room[name]
+        if stays:
+            self._standing[number] = pair
+        try:
+            yield pair.meet(name, first, self.traced)
+        finally:
+            if not stays:
+                pair.close()
+
+    def _each_time_at(self, name: str, number: int, first: int) -> Generator[Meeting]:
+        times = self._times[name]
+        pair = self._pair(number, {name: set(range(times))})
+        try:
+            for _ in range(times):
+                yield pair.meet(name, first, self.traced)
+        finally:
+            pair.close()
+
+    def _pair(self, number: int, stops: dict[str, set[int]]) -> _Pair:
+        images = self.batches[number]
         return _Pair(
             Walk(self.model, images, stops, hold=self._added),
             Walk(self.vanilla, images, stops, after=True, hold=self._added),
@@ -97,10 +113,7 @@ class _Pair:
     octave: Walk
     vanilla: Walk
 
-    def __enter__(self) -> _Pair:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.octave.close()
         self.vanilla.close()
 

@@ -25,7 +25,7 @@ from octavize.calibration.solve import Problem
 from octavize.nn.resample import halve
 from octavize.nn.tensor import OctTensor
 
-ROWS_BYTES = 2**28
+ROWS_BYTES = 2**27
 """Memory that the sampled rows of one half of a layer may take."""
 MAX_COLUMNS = 10_000
 """Weights of one output: more would take minutes and gigabytes to solve for."""

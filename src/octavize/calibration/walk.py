@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -162,20 +163,23 @@ def first_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def standing_bytes(model: nn.Module, image: Tensor, layers: Collection[str]) -> int:
-    """The most memory that maps take, in bytes, while a run of one image stands after one of these layers."""
-    net, live = stand_in(model), _Live()
-    most = 0
+def standing_bytes(model: nn.Module, image: Tensor, layers: Collection[str]) -> dict[str, int]:
+    """The most memory that maps take, in bytes, while a run of one image stands after a layer or a later one.
 
-    def look(*_: object) -> None:
-        nonlocal most
-        most = max(most, live.now)
+    Args:
+        layers: names, in the order in which they run.
+    """
+    net, live, found = stand_in(model), _Live(), dict.fromkeys(layers, 0)
+
+    def look(name: str, *_: object) -> None:
+        found[name] = max(found[name], live.now)
 
     for name in layers:
-        net.get_submodule(name).register_forward_hook(look)
+        net.get_submodule(name).register_forward_hook(partial(look, name))
     with torch.no_grad(), live:
         net(image)
-    return most
+    most = list(accumulate(reversed(found.values()), max))
+    return dict(zip(found, reversed(most), strict=True))
 
 
 class _Live(TorchDispatchMode):

@@ -23,7 +23,7 @@ ROOMS = {
     "training": "recipes, runs, comparison, adaptation with a teacher",
     "bench": "what networks cost: arithmetic, memory, time; α tuned by measured time",
     "deploy": "networks that no longer train: frozen, exported, run elsewhere",
-    "calibration": "which channels of a trained network become low",
+    "calibration": "which channels of a trained network become low, and what its weights become",
     "zoo": "networks by name, found, built and stored",
     "convert": "a network is traced, planned, and its layers swapped",
     "report": "templates, tables and figures of every report",

@@ -12,6 +12,7 @@ from octavize.reordering import Reordering as Reordering
 if TYPE_CHECKING:
     from octavize.bench.tune import tune as tune
     from octavize.calibration.calibrate import calibrate as calibrate
+    from octavize.calibration.refit import refit as refit
     from octavize.convert.norms import reestimate_norms as reestimate_norms
     from octavize.convert.octavize import octavize as octavize
     from octavize.convert.planner import plan as plan
@@ -47,6 +48,7 @@ _HOME = {
     "octavize": "convert.octavize",
     "tune": "bench.tune",
     "calibrate": "calibration.calibrate",
+    "refit": "calibration.refit",
     "reestimate_norms": "convert.norms",
     "create_model": "zoo.models",
     "list_models": "zoo.models",

@@ -29,6 +29,13 @@ def build():
         nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2),
     )
 
+def deep():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2),
+    )
+
 def text():
     return "no network"
 
@@ -184,6 +191,12 @@ def test_a_damaged_folder_is_named(damage: object, words: str, capsys: pytest.Ca
         (("convert", "resnet18", "--plan", "none.yaml", "--size", 32), ("--size is 32", "--plan none.yaml")),
         (("convert", "resnet18", "--plan", "p.yaml", "--downsample", "pool"), ("--downsample is pool",)),
         (("convert", "resnet18", "--downsample", "max"), ("downsample='max'",)),
+        (("convert", "NETS:deep", "--refit", "folder"), ("--refit is folder", "give --mean and --std")),
+        (("convert", "NETS:deep", "--refit-images", 9), ("--refit-images is 9 without --refit",)),
+        (
+            ("convert", "NETS:deep", "--refit", "folder", "--mean", 0.5, 0.5, 0.5, "--std", 1, 1, 1),
+            ("folder folder holds no images",),
+        ),
         (("convert", "folder"), ("folder", "best.safetensors")),
         (("convert", "octave.safetensors"), ("octave already", "--alpha 0")),
         (("convert", "none.safetensors"), ("none.safetensors", "does not exist")),
@@ -215,6 +228,36 @@ def test_mistakes_cost_one_line(
     assert len(err.splitlines()) == 1
     assert all(part.replace("NETS", nets) in err for part in parts), err
     assert not Path("out").exists()
+
+
+def test_convert_refits_on_a_folder_of_images(nets: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(Path("images"))
+    torch.manual_seed(0)
+    state = find_vanilla(f"{nets}:deep").model.state_dict()
+    torch.save(state, "mine.pth")
+    command = ["convert", f"{nets}:deep", "--weights", "mine.pth", "--size", 16, "--alpha", 0.5]
+    command += ["--mean", 0.5, 0.4, 0.3, "--std", 0.2, 0.2, 0.1]
+    code, out, err = run(capsys, *command, "--refit", "images", "--refit-images", 10, "--out", "o")
+    assert code == 0, err
+    assert "fitted on 10 images" in out
+    assert "measured on 10 images, ordered by damage" in out  # the channels are calibrated, too
+    net, made = (
+        load_converted("o", model=find_vanilla(f"{nets}:deep").model),
+        load_file("o/weights.safetensors"),
+    )
+    assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in state.items()}
+    assert json.loads(Path("o/network.json").read_text("utf-8"))["input"]["std"] == [0.2, 0.2, 0.1]
+    assert net(torch.zeros(1, 3, 16, 16)).shape == (1, 2)
+    # A plan is followed as it is, and its order of channels is not chosen anew.
+    command = ["convert", f"{nets}:deep", "--weights", "mine.pth", "--mean", 0.5, 0.4, 0.3]
+    command += ["--std", 0.2, 0.2, 0.1, "--plan", "o/plan.yaml"]
+    code, _, err = run(capsys, *command, "--refit", "images", "--refit-images", 10, "--out", "p")
+    assert code == 0, err
+    again = load_file("p/weights.safetensors")
+    assert all(torch.equal(again[k], v) for k, v in made.items())
+    code, _, err = run(capsys, *command, "--out", "q")
+    assert code == 0, err
+    assert any(not torch.equal(load_file("q/weights.safetensors")[k], v) for k, v in made.items())
 
 
 def test_a_plan_of_another_network(nets: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from octavize import InputError, create_model, export, octavize, reestimate_norms
 from octavize.bench.profile import count_macs, measure
+from octavize.convert.norms import norm_shift
 from octavize.nn.conv import OctConv2d
 from octavize.nn.tensor import OctTensor
 
@@ -198,3 +200,27 @@ def test_names_are_no_networks() -> None:
     ):
         with pytest.raises(InputError, match="model is 'resnet50', no torch"):
             call()
+
+
+def test_the_shift_is_that_computed_by_hand() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)).eval()
+    net[0].running_mean.fill_(0.5)
+    net[2].running_var.fill_(4.0)
+    x, shifts = IMAGES, []
+    for norm, seen in ((net[0], x), (net[2], net[:2](x))):
+        deviation = (norm.running_var + norm.eps).sqrt()
+        shift = (seen.mean((0, 2, 3)) - norm.running_mean) / deviation
+        shifts.append(float(shift.square().mean().sqrt().detach()))
+    quartile = min(shifts) + 0.75 * (max(shifts) - min(shifts))
+    assert norm_shift(net, [x[:5], x[5:]]) == pytest.approx(quartile, rel=1e-4)
+    assert norm_shift(nn.Conv2d(3, 4, 1), [x]) is None
+
+
+def test_the_vanilla_network_is_the_control() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    reestimate_norms(net, BATCHES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reestimate_norms(Net(), BATCHES, vanilla=net)
+    with pytest.warns(UserWarning, match="the vanilla network's maps, too, lie .* deviations off"):
+        reestimate_norms(Net(), [batch + 1 for batch in BATCHES], vanilla=net)

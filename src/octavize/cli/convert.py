@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +16,13 @@ from octavize.errors import InputError
 from octavize.files import check_folder
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from octavize.calibration.refitting import Refitting
+    from octavize.plan import Plan
     from octavize.zoo.find import Vanilla
 
+REFIT_IMAGES = 200
 FOR_TRAINED = "stride"
 """The way to downsample of these commands, which are for trained weights: they keep more by it."""
 
@@ -63,6 +68,17 @@ MinLow = Annotated[
 ]
 
 
+Mean = Annotated[
+    list[float] | None,
+    o.network(
+        help="Of the images (0 to 1) the network was trained on, per channel; if not known, `adapt` measures "
+        "it and --refit needs it.",
+        metavar="R G B",
+    ),
+]
+Std = Annotated[list[float] | None, o.network(help="Their deviation, per channel.", metavar="R G B")]
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """Options of the vanilla network that is converted."""
@@ -93,6 +109,8 @@ def convert(
     size: Annotated[
         int | None, o.network(help="Side of the input in pixels; by default the network's own.", min=1)
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
     alpha: Share = None,
     budget: Budget = None,
     target: Annotated[
@@ -113,11 +131,23 @@ def convert(
             "--min-low."
         ),
     ] = None,
+    refit: Annotated[
+        Path | None,
+        o.conversion(
+            help="Folder of images of the kind that the network is for, without labels: on them its low "
+            "channels are chosen (unless --plan says which), and its layers refitted. Takes minutes.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    refit_images: Annotated[
+        int | None, o.conversion(help="How many of them to use. \\[default: 200]", min=2, metavar="N")
+    ] = None,
 ) -> None:
     """Make a network octave and write it to a folder.
 
     The folder gets plan.yaml, weights.safetensors and network.json; octavize.load_converted reads it. The
-    weights are those of the vanilla network: `octavize adapt` also brings the accuracy back.
+    weights are those of the vanilla network, with which the octave one loses accuracy. `--refit` brings much
+    of it back without labels, `octavize adapt` more by training.
 
     [bold]Examples[/bold]
 
@@ -130,11 +160,12 @@ def convert(
     [cyan]octavize convert resnet50 --pretrained --plan octave-r50/plan.yaml --out again[/cyan]
 
     [cyan]octavize convert resnet50 --pretrained --budget 0.75 --target openvino --out fast-r50[/cyan]
+
+    [cyan]octavize convert resnet50 --pretrained --alpha 0.125 --refit photos --out kept-r50[/cyan]
     """
+    from octavize.calibration.calibrate import calibrate
     from octavize.convert.octavize import octavize
-    from octavize.convert.planner import plan as make_plan
-    from octavize.convert.trace import image_shape
-    from octavize.plan import Plan
+    from octavize.plan import Plan as PlanFile
     from octavize.zoo.storage import save_converted
 
     others = {"--size": size, "--downsample": downsample, "--exchange": exchange, "--min-low": min_low}
@@ -142,35 +173,91 @@ def convert(
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
-    decided = None if plan is None else Plan.load(plan)
-    source = network.find(model)
-    if decided is None:
-        side = size or source.facts.get("size")
-        shape = None if side is None else image_shape(source.model, side)
-        ways: dict[str, Any] = {
-            "downsample": downsample or FOR_TRAINED,
-            "exchange": source.origin.exchange(exchange),
-            "min_low": min_low,
-            "example": shape,
-        }
-        if budget is None:
-            share = source.origin.alpha(0.5 if alpha is None else alpha)
-            decided = make_plan(source.model, share, **ways)
-        elif target is None:
-            decided = make_plan(source.model, budget=budget, **ways)
-        else:
-            from octavize.bench.tune import tune
-
-            say = Console(stderr=True, highlight=False).print
-            decided = tune(source.model, budget, target, progress=say, **ways)
-    net = octavize(source.model, decided, inplace=True)
+    if refit is None and refit_images is not None:
+        raise InputError(f"--refit-images is {refit_images} without --refit: give the folder of the images")
     console = Console(highlight=False, soft_wrap=True)
-    console.print(str(decided), markup=False)
+    source = network.find(model)
+    facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
+    source = replace(source, facts=facts)
+    if plan is not None:
+        decided = PlanFile.load(plan)
+    else:
+        decided = _planned(source, size, alpha, budget, target, downsample, exchange, min_low)
     if alpha != 0 and not any(d.alpha for d in decided.decisions):
+        console.print(str(decided), markup=False)
         raise InputError(f"model {model}: no layer of it becomes octave; the table gives the reasons")
-    facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **source.facts}
+    images = None if refit is None else _images(refit, refit_images or REFIT_IMAGES, decided, facts)
+    if images is not None and plan is None:
+        decided = calibrate(source.model, images, plan=decided)
+    net = octavize(source.model, decided, inplace=True)
+    console.print(str(decided), markup=False)
+    if images is not None:
+        console.print(f"\n{_refit(net, images)}", markup=False)
+    facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **facts}
     save_converted(out, net, decided, source.origin, facts)
     console.print(f"weights: {source.weights}; network written to [bold]{out}[/bold]")
+
+
+def _planned(
+    source: Vanilla,
+    size: int | None,
+    alpha: float | None,
+    budget: float | None,
+    target: str | None,
+    downsample: str | None,
+    exchange: str | None,
+    min_low: int | None,
+) -> Plan:
+    """What becomes of which layer, by these options."""
+    from octavize.convert.planner import plan as make_plan
+    from octavize.convert.trace import image_shape
+
+    side = size or source.facts.get("size")
+    ways: dict[str, Any] = {
+        "downsample": downsample or FOR_TRAINED,
+        "exchange": source.origin.exchange(exchange),
+        "min_low": min_low,
+        "example": None if side is None else image_shape(source.model, side),
+    }
+    if budget is None:
+        return make_plan(source.model, source.origin.alpha(0.5 if alpha is None else alpha), **ways)
+    if target is None:
+        return make_plan(source.model, budget=budget, **ways)
+    from octavize.bench.tune import tune
+
+    say = Console(stderr=True, highlight=False).print
+    return tune(source.model, budget, target, progress=say, **ways)
+
+
+def _images(folder: Path, count: int, decided: Plan, facts: Mapping[str, Any]) -> list[Tensor]:
+    """Some of a folder's images, evenly spaced, as input of the network.
+
+    Raises:
+        InputError: there are none, or it is not known how they are normalized.
+    """
+    from octavize.deploy.images import batches, find_images, spread_out
+
+    if facts.get("normalize", True) and not (facts.get("mean") and facts.get("std")):
+        raise InputError(
+            f"--refit is {folder}, and how the network's images are normalized is not known: give --mean and "
+            "--std"
+        )
+    paths = spread_out(find_images(folder, None, None), count)[0].paths
+    return list(batches(paths, {**facts, "input_shape": decided.input_shape}))
+
+
+def _refit(net: nn.Module, images: list[Tensor]) -> Refitting:
+    """Refit a network, with a bar on stderr."""
+    from rich.progress import track
+
+    from octavize.calibration.refit import refit
+
+    console = Console(stderr=True)
+
+    def bar(names: Sequence[str]) -> Iterable[str]:
+        return track(names, "refitting layers", console=console, transient=True)
+
+    return refit(net, images, max_images=sum(map(len, images)), progress=bar)
 
 
 def _check_plan_alone(
@@ -190,16 +277,8 @@ def adapt(
     *,
     out: Annotated[Path, o.runs("--out", "-o", help="Folder to write to.")],
     network: SourceOptions,
-    mean: Annotated[
-        list[float] | None,
-        o.network(
-            help="Of the images (0 to 1) the network was trained on, per channel; measured if not known.",
-            metavar="R G B",
-        ),
-    ] = None,
-    std: Annotated[
-        list[float] | None, o.network(help="Their deviation, per channel.", metavar="R G B")
-    ] = None,
+    mean: Mean = None,
+    std: Std = None,
     alpha: Share = None,
     budget: Budget = None,
     downsample: Downsample = None,

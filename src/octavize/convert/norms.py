@@ -6,22 +6,32 @@ variances: low channels are averages. A few thousand images correct that, withou
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from octavize.convert.trace import check_network
+from octavize.convert.trace import check_network, clean_copy
 from octavize.data.loaders import images_of, run_on
 from octavize.errors import whole
 from octavize.nn._torch_internals import BatchNorm
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+TRUSTED = 0.1
+"""A `norm_shift` up to which running statistics measured anew are better than those of training.
+
+EfficientNet-Lite0 loses 19 of 73 points of accuracy by statistics of images of 20 of its 1,000 classes, whose
+shift is 0.19."""
+CONTROLS = 512
+"""Images that the vanilla network's shift is measured on."""
 
 
-def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: int = 4096) -> int:
+def reestimate_norms(
+    model: nn.Module, loader: Iterable[object], *, vanilla: nn.Module | None = None, max_images: int = 4096
+) -> int:
     """Replace the running statistics of all batch norms by averages over the images of a loader.
 
     Each layer gets the average of its batches' means and (unbiased) variances, weighted by the number of
@@ -35,6 +45,8 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
             such as timm's `BatchNormAct2d`; those without running statistics are left alone.
         loader: batches of the network's input, see `data.loaders.images_of`, shuffled so that each batch
             mixes classes. They are moved to the network's device and dtype.
+        vanilla: the trained network that `model` was made of. It is the control: images on which its own
+            statistics are not those it remembers, as those of a few of its classes, cost accuracy.
         max_images: stop after this many images.
 
     Returns:
@@ -43,6 +55,9 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
     Raises:
         InputError: the loader yields nothing or something else, the network does not run on its batches, or
             `max_images` is below 2.
+
+    Warns:
+        UserWarning: `vanilla` remembers other statistics.
     """
     whole("max_images", max_images, 2)
     check_network(model)
@@ -54,7 +69,62 @@ def reestimate_norms(model: nn.Module, loader: Iterable[object], *, max_images: 
         for images in images_of(loader, max_images):
             run_on(model, images)
             used += len(images)
+    if vanilla is not None:
+        _control(vanilla, loader, max_images)
     return used
+
+
+def _control(vanilla: nn.Module, loader: Iterable[object], max_images: int) -> None:
+    shift = norm_shift(vanilla, loader, max_images=min(max_images, CONTROLS))
+    if shift is not None and shift > TRUSTED:
+        warnings.warn(
+            f"reestimate_norms: on these images the means of the vanilla network's maps, too, lie {shift:.2f}"
+            f" deviations off those that its batch norms remember, more than {TRUSTED:g}: the new statistics "
+            "are those of these images alone, and may cost accuracy on others; refit, or use images of all "
+            "kinds",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def norm_shift(model: nn.Module, loader: Iterable[object], *, max_images: int = 4096) -> float | None:
+    """How far the means of a vanilla network's maps on some images are from those its batch norms remember.
+
+    Of each batch norm, the root mean square over its channels of (mean − running mean) / running deviation;
+    of all batch norms, the upper quartile. On images of the kind that the network was trained on it is small.
+    If not, whatever is measured on these images, running statistics included, is right for them alone.
+
+    Args:
+        model: a trained network, in the state in which it was trained: no octave one that was converted.
+        loader, max_images: see `reestimate_norms`.
+
+    Returns:
+        The shift in deviations; None for a network without running statistics.
+    """
+    net = clean_copy(model, lambda values: values)
+    sums: dict[BatchNorm, tuple[Tensor, int]] = {}
+
+    def add(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(norm, BatchNorm)
+        x = args[0] if args else kwargs["input"]
+        total, count = sums.get(norm, (0.0, 0))
+        sums[norm] = total + x.double().transpose(0, 1).flatten(1).sum(1), count + x.numel() // x.shape[1]
+
+    for norm in net.modules():
+        if isinstance(norm, BatchNorm) and norm.running_mean is not None:
+            norm.register_forward_pre_hook(add, with_kwargs=True)
+    with torch.no_grad():
+        for images in images_of(loader, max_images):
+            run_on(net, images)
+    shifts = [_shift(norm, total / count) for norm, (total, count) in sums.items()]
+    return float(torch.tensor(shifts).quantile(0.75)) if shifts else None
+
+
+def _shift(norm: BatchNorm, mean: Tensor) -> float:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    deviation = (norm.running_var.double() + norm.eps).sqrt()
+    return float(((mean - norm.running_mean) / deviation).square().mean().sqrt())
 
 
 @contextmanager

@@ -120,7 +120,8 @@ def prepare_in(
     stages = [evaluate(model, recipe, images, hardware, "converted")]
     if adaptation.norm_images:
         loader = TrainingInputs(images, recipe, adaptation.norm_images)
-        reestimate_norms(model, loader, max_images=max(2, adaptation.norm_images))
+        most = max(2, adaptation.norm_images)
+        reestimate_norms(model, loader, vanilla=source.model, max_images=most)
         stages.append(evaluate(model, recipe, images, hardware, "norms"))
     if is_first_process():
         save_converted(folder, model, plan, source.origin, input_facts(source, recipe, images))

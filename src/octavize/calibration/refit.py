@@ -1,0 +1,213 @@
+"""refit(): new weights for the layers of an octave network, in closed form, from images without labels.
+
+Layer by layer, in the order in which they run: the octave network hands the layer what it really gets,
+degraded by the layers before; the vanilla network says what the layer shall make of it. The weights and a
+constant that come closest are found by least squares, held by a ridge to the trained weights.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+
+import torch
+from torch import Tensor, nn
+
+from octavize.calibration.coupling import stand_in
+from octavize.calibration.follows import Follows, Traced, trace_calls
+from octavize.calibration.lockstep import Lockstep
+from octavize.calibration.refitting import Refitted, Refitting
+from octavize.calibration.rows import Half, NotLinear
+from octavize.calibration.sampling import Place, norm_of, sample
+from octavize.calibration.solve import Solution, solve
+from octavize.convert.norms import norm_shift
+from octavize.convert.trace import CONVOLUTIONS, check_network, clean_copy
+from octavize.data.loaders import images_of, run_on
+from octavize.errors import InputError, number, whole
+from octavize.nn.conv import OctConv
+
+Progress = Callable[[Sequence[str]], Iterable[str]]
+
+BATCH = 8
+"""Images that run together."""
+MAX_IMAGES = 200
+MEMORY = 2.0
+MOST_SHIFT = 0.28
+"""A `norm_shift` beyond which images are taken for another kind than those of the training.
+
+EfficientNet-Lite0, trained on 1,000 classes: 0.19 on images of twenty of them, 0.18 and 0.26 on ten, 0.35 on
+one; 0.29 on flowers enlarged from 160 pixels, 0.41 on road scenes, 0.35 and 0.39 on images normalized in
+another way."""
+ROWS_PER_COLUMN = 4
+"""Fewer rows than this for each number to find are few."""
+
+
+def refit(
+    model: nn.Module,
+    images: Iterable[object],
+    *,
+    vanilla: nn.Module | None = None,
+    max_images: int = MAX_IMAGES,
+    memory: float = MEMORY,
+    progress: Progress | None = None,
+) -> Refitting:
+    """Refit the layers of an octave network to what the vanilla one computes, without labels or gradients.
+
+    The weights keep their shapes and names: the state dict stays a vanilla network's. Constants go into
+    biases, or into the running means of the batch norms that follow. Layers whose input is the vanilla
+    network's own stay as they are.
+
+    Args:
+        model: an octave network with the weights of a trained vanilla one, as `octavize` makes it; with a
+            plan of `calibrate` it keeps most. It is changed in place.
+        images: batches of prepared images, see `data.loaders.images_of`: of the kind that the network is for,
+            as sharp, of as many classes as there are.
+        vanilla: the vanilla network with its channels in the order of `model`. By default it is `model` as it
+            is now, with an α of 0, so a network that was refitted or trained since needs it.
+        max_images: how many of the images to use; they are kept in memory.
+        memory: GiB for maps of images that wait for the next layer. While they need more, some run from the
+            start for each layer, which takes longer. About as much is needed besides.
+        progress: called with the names of the layers; what it returns is iterated over, such as
+            `tqdm.tqdm` or `rich.progress.track`.
+
+    Returns:
+        The errors of each layer before and after, and the layers that were left alone, with the reason.
+
+    Raises:
+        InputError: the network is not octave, `vanilla` is another network, or images or numbers are bad.
+
+    Warns:
+        UserWarning: a layer was left alone, there are few images, or they are of another kind than those
+            that the network was trained on.
+
+    Example:
+        >>> plan = calibrate(trained, images, alpha=0.25, downsample="stride")
+        >>> net = octavize(trained, plan)
+        >>> print(refit(net, images))
+    """
+    check_network(model)
+    whole("max_images", max_images, 2)
+    number("memory", memory, 0, meaning="in GiB")
+    octave = [name for name, m in model.named_modules() if isinstance(m, OctConv) and m.alpha]
+    if not octave:
+        raise InputError(f"model: {type(model).__name__} has no octave layer: octavize it first")
+    reference = _vanilla_of(model) if vanilla is None else clean_copy(vanilla)
+    _check_same(model, reference)
+    batches = _batches(model, images, max_images)
+    run_on(stand_in(model), batches[0][:1])
+    shift = norm_shift(reference, batches)
+    refitter = _Refitter(model, reference, batches, memory)
+    done = Refitting(*refitter.all(progress or iter), sum(map(len, batches)), shift)
+    _warn(done)
+    return done
+
+
+class _Refitter:
+    """The two networks, and what was done so far."""
+
+    def __init__(
+        self, model: nn.Module, vanilla: nn.Module, batches: Sequence[Tensor], memory: float
+    ) -> None:
+        self.model, self.vanilla, self.batches = model, vanilla, batches
+        self.images = sum(map(len, batches))
+        image = batches[0][:1]
+        names = [name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)]
+        self.traced: Traced = trace_calls(vanilla, image, names)
+        self.left = {name: "no image reaches it" for name in names if name not in self.traced.calls}
+        self.memory = memory * 2**30
+        self.done: list[Refitted] = []
+        self.generator = torch.Generator().manual_seed(0)
+
+    def all(self, progress: Progress) -> tuple[tuple[Refitted, ...], dict[str, str]]:
+        """Refit layer by layer; return what was done, and what was left."""
+        order = list(dict.fromkeys(self.traced.calls))
+        with Lockstep(self.model, self.vanilla, self.batches, self.traced, self.memory) as runs:
+            for name in progress(order):
+                self._try(name, runs)
+        return tuple(self.done), self.left
+
+    def _try(self, name: str, runs: Lockstep) -> None:
+        try:
+            self._check_own(name)
+            self._refit(name, runs)
+        except NotLinear as reason:
+            self.left[name] = str(reason)
+
+    def _check_own(self, name: str) -> None:
+        layer = self.model.get_submodule(name)
+        for other, module in self.model.named_modules():
+            shared = {id(p) for p in module.parameters(recurse=False)}
+            if module is not layer and any(id(p) in shared for p in layer.parameters(recurse=False)):
+                raise NotLinear(f"it shares its weights with {other}")
+
+    def _refit(self, name: str, runs: Lockstep) -> None:
+        place, vanilla = self._place(self.model, name), self._place(self.vanilla, name)
+        with closing(runs.at(name)) as meetings:
+            found = sample(place, vanilla, meetings, self.images, self.generator)
+        for half, problem in found:
+            solution = solve(problem, place.weights(half))
+            if solution.ridge:
+                place.write(half, solution.v)
+                rows, columns = problem.x.shape[1:]
+                self.done.append(_told(name, half, rows, columns, solution))
+
+    def _place(self, net: nn.Module, name: str) -> Place:
+        follows = self.traced.follows.get(name, Follows())
+        return Place(stand_in(net.get_submodule(name)), follows, norm_of(net, follows))
+
+
+def _told(name: str, half: Half, rows: int, columns: int, found: Solution) -> Refitted:
+    errors = found.before, found.after, found.held_out
+    return Refitted(name, half.kind, rows, columns, found.ridge, *errors)
+
+
+def _vanilla_of(model: nn.Module) -> nn.Module:
+    """A copy of an octave network with an α of 0: with the same weights, the vanilla network."""
+    vanilla = clean_copy(model)
+    for module in vanilla.modules():
+        if isinstance(module, OctConv):
+            module.become_octave(alpha=0.0)
+    return vanilla
+
+
+def _check_same(model: nn.Module, vanilla: nn.Module) -> None:
+    own, other = ({k: v.shape for k, v in net.state_dict().items()} for net in (model, vanilla))
+    if own != other:
+        differ = sorted(set(own.items()) ^ set(other.items()))[0][0]
+        raise InputError(
+            f"vanilla: it is another network, as {differ!r} shows: give the one that model was made of"
+        )
+    octave = [name for name, m in vanilla.named_modules() if isinstance(m, OctConv) and m.alpha]
+    if octave:
+        raise InputError(f"vanilla: its layer {octave[0]!r} is octave: give the vanilla network")
+
+
+def _batches(model: nn.Module, images: Iterable[object], max_images: int) -> list[Tensor]:
+    """The images where the network is, a few at a time."""
+    place = next(p for p in model.parameters() if p.is_floating_point())
+    found = [part.to(place) for batch in images_of(images, max_images) for part in batch.split(BATCH)]
+    if sum(map(len, found)) < 2:
+        raise InputError("images: there is only one: give at least 2, better 100 or more")
+    return found
+
+
+def _warn(done: Refitting) -> None:
+    for name, reason in done.left.items():
+        warnings.warn(f"refit left layer {name!r} alone: {reason}", UserWarning, stacklevel=3)
+    few = [layer.name for layer in done.layers if layer.rows < ROWS_PER_COLUMN * layer.columns]
+    if few:
+        warnings.warn(
+            f"refit: {done.images} images are few for {len(few)} layers, such as {few[0]!r}: give more",
+            UserWarning,
+            stacklevel=3,
+        )
+    if done.shift is not None and done.shift > MOST_SHIFT:
+        warnings.warn(
+            f"refit: on these images the means of the vanilla network's maps lie {done.shift:.2f} deviations "
+            f"off those that its batch norms remember, more than {MOST_SHIFT:g}: the images are of another "
+            "kind than those it was trained on, or prepared in another way, and the result may be good for "
+            "them alone",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -336,6 +336,17 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert error(net, vanilla, images().to(dtype)) < error(before, vanilla, images().to(dtype))
 
 
+def test_a_network_is_refitted_again_to_the_vanilla_one() -> None:
+    trained, x = block(*KINDS["dense"]()), images()
+    plan = calibrate(trained, [x], 0.5, example=(1, 3, 17, 17), min_low=0)
+    net, vanilla = octavize(trained, plan), octavize(octavize(trained, plan), 0, example=(1, 3, 17, 17))
+    before = error(net, trained, x)
+    refit(net, [x])
+    done = refit(net, [x], vanilla=vanilla)
+    assert error(net, trained, x) < before
+    assert all(each.after <= each.before * (1 + 1e-5) for each in done.layers)
+
+
 def test_what_cannot_be_refitted_is_told() -> None:
     normed, tied = weight_norm(nn.Conv2d(8, 8, 1)), nn.Conv2d(8, 8, 1)
     other = nn.Conv2d(8, 8, 1)
@@ -433,6 +444,9 @@ def test_mistakes_are_named() -> None:
         refit(octave, [images()], vanilla=nn.Conv2d(3, 3, 1))
     with pytest.raises(InputError, match=r"vanilla: its layer '0\.2' is octave"):
         refit(octave, [images()], vanilla=octave)
+    plan = calibrate(net, [images()], 0.5, example=(1, 3, 17, 17), min_low=0)
+    with pytest.raises(InputError, match="vanilla: its channels are in another order than those of model"):
+        refit(octavize(net, plan), [images()], vanilla=net)
     with pytest.raises(InputError, match="images: there is only one"):
         refit(octave, [images(1)])
     with pytest.raises(InputError, match="max_images=1: give a whole number of at least 2"):

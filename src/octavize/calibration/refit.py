@@ -22,6 +22,7 @@ from octavize.calibration.rows import Half, NotLinear
 from octavize.calibration.sampling import Place, norm_of, sample
 from octavize.calibration.solve import Solution, solve
 from octavize.convert.norms import norm_shift
+from octavize.convert.order import order_of
 from octavize.convert.trace import CONVOLUTIONS, check_network, clean_copy
 from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError, number, whole
@@ -30,7 +31,8 @@ from octavize.nn.conv import OctConv
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
 BATCH = 8
-"""Images that run together."""
+"""Images that run together, unless there are so many that they would be more batches than the most."""
+MOST_BATCHES = 64
 MAX_IMAGES = 200
 MEMORY = 2.0
 MOST_SHIFT = 0.28
@@ -62,9 +64,10 @@ def refit(
         model: an octave network with the weights of a trained vanilla one, as `octavize` makes it; with a
             plan of `calibrate` it keeps most. It is changed in place.
         images: batches of prepared images, see `data.loaders.images_of`: of the kind that the network is for,
-            as sharp, of as many classes as there are.
+            as sharp, of as many classes as there are, shuffled.
         vanilla: the vanilla network with its channels in the order of `model`. By default it is `model` as it
-            is now, with an α of 0, so a network that was refitted or trained since needs it.
+            is now, with an α of 0, so a network that was refitted or trained since needs it:
+            `octavize(octavize(trained, plan), 0)`.
         max_images: how many of the images to use; they are kept in memory.
         memory: GiB for maps of images that wait for the next layer. While they need more, some run from the
             start for each layer, which takes longer. About as much is needed besides.
@@ -94,6 +97,7 @@ def refit(
         raise InputError(f"model: {type(model).__name__} has no octave layer: octavize it first")
     reference = _vanilla_of(model) if vanilla is None else clean_copy(vanilla)
     _check_same(model, reference)
+    reference.to(next(p for p in model.parameters() if p.is_floating_point()))
     batches = _batches(model, images, max_images)
     run_on(stand_in(model), batches[0][:1])
     shift = norm_shift(reference, batches)
@@ -178,6 +182,11 @@ def _check_same(model: nn.Module, vanilla: nn.Module) -> None:
         raise InputError(
             f"vanilla: it is another network, as {differ!r} shows: give the one that model was made of"
         )
+    if order_of(vanilla) != order_of(model) != "":
+        raise InputError(
+            "vanilla: its channels are in another order than those of model: put them into the plan's order, "
+            "octavize(octavize(vanilla, plan), 0)"
+        )
     octave = [name for name, m in vanilla.named_modules() if isinstance(m, OctConv) and m.alpha]
     if octave:
         raise InputError(f"vanilla: its layer {octave[0]!r} is octave: give the vanilla network")
@@ -186,10 +195,12 @@ def _check_same(model: nn.Module, vanilla: nn.Module) -> None:
 def _batches(model: nn.Module, images: Iterable[object], max_images: int) -> list[Tensor]:
     """The images where the network is, a few at a time."""
     place = next(p for p in model.parameters() if p.is_floating_point())
-    found = [part.to(place) for batch in images_of(images, max_images) for part in batch.split(BATCH)]
-    if sum(map(len, found)) < 2:
+    given = list(images_of(images, max_images))
+    total = sum(map(len, given))
+    if total < 2:
         raise InputError("images: there is only one: give at least 2, better 100 or more")
-    return found
+    size = max(BATCH, -(-total // MOST_BATCHES))
+    return [part.to(place) for batch in given for part in batch.split(size)]
 
 
 def _warn(done: Refitting) -> None:

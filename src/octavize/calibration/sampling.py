@@ -88,7 +88,6 @@ class _Sample:
 
     half: Half
     read: list[Tensor] = field(default_factory=list)
-    made: list[Tensor] = field(default_factory=list)
     wanted: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
     fold: list[Tensor] = field(default_factory=list)
@@ -119,8 +118,9 @@ def sample(
         elif _layout(meeting.x) != layout:
             raise NotLinear("its calls read maps that are split in different ways")
         convolutions, y = run(place.layer, meeting.x)
+        wanted = _wanted(vanilla, meeting)
         for each in samples:
-            _add(each, place, vanilla, meeting, convolutions, y, images, generator)
+            _add(each, place, meeting, wanted, convolutions, y, images, generator)
     return [(each.half, _problem(each, place)) for each in samples]
 
 
@@ -138,14 +138,14 @@ def _check_columns(halves: Sequence[Half]) -> None:
 def _add(
     sample: _Sample,
     place: Place,
-    vanilla: Place,
     meeting: Meeting,
+    wanted: Tensor,
     convolutions: Sequence[Convolution],
     y: Any,
     images: int,
     generator: torch.Generator,
 ) -> None:
-    """Add the rows of one call."""
+    """Add the rows of one call, whose output is y; what is wanted of it is a map of all channels."""
     half = sample.half
     groups, outputs, columns = half.places.shape
     own = half_of(y, half.low)
@@ -153,9 +153,7 @@ def _add(
     at = positions(own.shape[2:], max(1, ROWS_BYTES // row // images), generator)
     every = torch.arange(groups * outputs).view(groups, outputs)
     sample.read.append(read_rows(half, convolutions, at, own.shape[2:]))
-    sample.made.append(map_rows(own, every, at))
-    _check_reading(sample, place)
-    wanted = _wanted(vanilla, meeting)
+    _check_reading(sample, place, map_rows(own, every, at))
     sample.wanted.append(map_rows(_of_half(wanted, half, y), half.channels, at))
     if meeting.added is not None:
         added = meeting.added[0]
@@ -188,13 +186,13 @@ def _wanted(vanilla: Place, meeting: Meeting) -> Tensor:
     return z.clamp(*vanilla.follows.bounds)
 
 
-def _check_reading(sample: _Sample, place: Place) -> None:
-    """Check on the last rows that the layer computes what is taken for its equations.
+def _check_reading(sample: _Sample, place: Place, made: Tensor) -> None:
+    """Check on the last rows that the layer makes what its equations say.
 
     Raises:
         NotLinear: it does not.
     """
-    read, made = sample.read[-1], sample.made[-1]
+    read = sample.read[-1]
     v = place.weights(sample.half).to(read.dtype)
     y = read @ v[:, :-1] + v[:, -1:] if place.constant else read @ v
     coarse = max(TOLERANCE, 16 * torch.finfo(place.layer.weight.dtype).eps)

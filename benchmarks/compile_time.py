@@ -1,6 +1,7 @@
 """What torch.compile takes to compile a training step, octave beside vanilla, whole and block by block.
 
-    python benchmarks/compile_time.py            # 10 minutes; writes benchmarks/results/compile_time.json
+    python benchmarks/compile_time.py             # 10 minutes; leave the machine idle
+    python benchmarks/compile_time.py --tables    # only write docs/guide.md anew; --check only compares
 
 ResNet-50, forward, loss and backward. Compiled whole, an octave network has more nodes than a vanilla one and
 takes longer. Compiled block by block, blocks of the same shape share their code. Compiling is told
@@ -10,6 +11,7 @@ in seconds of CPU time, of this process and the compilers that it starts, withou
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -23,12 +25,17 @@ os.environ |= {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "TORCHINDUCTOR_COMPILE
 import torch
 from torch import Tensor, nn
 
+from marked import between, check, write
 from octavize import create_model
 from octavize.bench.environment import environment, others_watched
 from octavize.bench.timing import interleave
 from octavize.files import write_json
+from octavize.text import Table
 
-OUT = Path(__file__).resolve().parent / "results/compile_time.json"
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks/results/compile_time.json"
+GUIDE = ROOT / "docs/guide.md"
+MARKS = ("<!-- compile: written by benchmarks/compile_time.py -->\n", "<!-- /compile -->")
 NAME, ALPHA = "oct_resnet50", 0.5
 NETWORKS = {"vanilla": None, "every": "every", "block:high_to_low": "block:high_to_low"}
 """By name the exchange."""
@@ -102,19 +109,48 @@ def measure(size: int, batch: int, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
+def guide(text: str) -> str:
+    """docs/guide.md with the table."""
+    results = json.loads(OUT.read_text("utf-8"))
+    lines = []
+    for row in results["rows"]:
+        spent = row["compile_cpu_s"]
+        compiling = ("–", "–") if spent is None else (f"{spent:.0f}", f"{row['compile_ratio']:.2f}")
+        lines.append(
+            (row["network"], row["way"], *compiling, f"{row['step_ms']:.0f}", f"{row['step_ratio']:.2f}")
+        )
+    head = ("ResNet-50", "compiled", "compiling, s", "× vanilla whole", "step, ms", "× vanilla eager")
+    where = results["environment"]
+    note = (
+        f"α = {results['alpha']:g}, batches of {results['batch']} images of {results['size']} pixels, one "
+        f"thread, CPU time; steps: n = {results['rounds']} rounds in turns; torch {where['torch']}, "
+        f"{where['processor']}; `python benchmarks/compile_time.py`."
+    )
+    return between(text, *MARKS, f"{Table(head, lines).markdown()}\n\n{note}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", type=int, default=64, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--tables", action="store_true", help="only write docs/guide.md anew")
+    parser.add_argument("--check", action="store_true", help="only compare docs/guide.md with the results")
     given = parser.parse_args()
+    if given.check:
+        check((GUIDE, guide))
+    if not given.tables:
+        run(given.size, given.batch, given.rounds)
+    write(GUIDE, guide)
+
+
+def run(size: int, batch: int, rounds: int) -> None:
+    """Measure, and keep the rows."""
     torch.set_num_threads(1)
     with torch._dynamo.config.patch(recompile_limit=64):  # all blocks share the code of one forward
-        rows = measure(given.size, given.batch, given.rounds)
-    about = {"model": NAME, "alpha": ALPHA, **vars(given), "environment": environment()}
-    write_json(OUT, {**about, "rows": rows})
-    for row in rows:
-        print({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
+        rows = measure(size, batch, rounds)
+    about = {"model": NAME, "alpha": ALPHA, "size": size, "batch": batch, "rounds": rounds}
+    write_json(OUT, {**about, "environment": environment(), "rows": rows})
 
 
 if __name__ == "__main__":

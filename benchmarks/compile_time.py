@@ -4,7 +4,7 @@
     python benchmarks/compile_time.py --tables    # only write docs/guide.md anew; --check only compares
 
 ResNet-50, forward, loss and backward. Compiled whole, an octave network has more nodes than a vanilla one and
-takes longer. Compiled block by block, blocks of the same shape share their code. Compiling is told
+takes longer. Block by block, blocks of the same shape share their code. Compiling is told
 in seconds of CPU time, of this process and the compilers that it starts, without any cache; steps take turns.
 """
 

@@ -164,11 +164,16 @@ def test_the_headline_says_what_the_numbers_say(differences: list[float], senten
         networks.append(
             network(model, 0.5, 0.8 + difference, macs, 0.7) | {"accuracy_difference": difference}
         )
-    results = {"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}}
+    results: dict[str, Any] = {"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}}
+    results["recipe"] = {"exchange": "both"}
     for runtime, share, where in (("OpenVINO", 70, "OpenVINO"), (None, 80, "PyTorch")):
         text = headline(results | {"profile": {"exported_to": runtime}})
         costs = f"do 56 to 58 % of the vanilla arithmetic in {share} % of the time ({where})"
         assert text.replace("\u00a0", " ") == f"At α = 0.5 the octave networks {costs} and {sentence}."
+    results |= {"profile": {"exported_to": None}, "recipe": {"exchange": "block:high_to_low"}}
+    assert headline(results).startswith(
+        "At α = 0.5 the octave networks (exchange block:high_to_low) do 56 to"
+    )
 
 
 def test_the_headline_admits_that_nothing_was_learned() -> None:

@@ -55,6 +55,8 @@ def headline(results: dict[str, Any]) -> str:
     subject = f"At α = {alphas[0]:g} the octave networks" if len(alphas) == 1 else "The octave networks"
     if len(octave) == 1:
         subject = f"{pretty(octave[0]['model'])} with octave convolutions at α = {alphas[0]:g}"
+    if (exchange := results["recipe"]["exchange"]) not in ("both", "every"):  # which are the paper's
+        subject += f" (exchange {exchange})"
     base = network_name(results["baseline_alpha"])
     verb = "does" if len(octave) == 1 else "do"
     work = span([round(100 * n["ratios"]["macs"]) for n in octave], str, "%")

@@ -241,14 +241,8 @@ def _forward(job: Job, c: Contender, compiled_by: str | None, device: str) -> Ca
 
 def _training(job: Job, c: Contender, compiled_by: str | None, device: str) -> Call:
     model = copy.deepcopy(c.model).to(device)
-    step = training_step(model, c.shape(job.batch), backend=compiled_by, synchronize=False)
-    mixed = job.precision == "bf16"
-
-    def call() -> None:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
-            step()
-
-    return call
+    mixed = torch.bfloat16 if job.precision == "bf16" else None
+    return training_step(model, c.shape(job.batch), mixed=mixed, backend=compiled_by, synchronize=False)
 
 
 def _waited(call: Call, device: str) -> None:

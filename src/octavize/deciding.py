@@ -18,7 +18,7 @@ from octavize.plan import Decision, Plan, some
 from octavize.split import low_channels
 
 DEFAULT_ALPHA = 0.5
-DEFAULT_MIN_LOW = 8
+DEFAULT_MIN_LOW = 16
 """Low channels below which a layer costs more time than it saves, where nobody asked for the layer itself."""
 Value = TypeVar("Value", float, str)
 Layer = TypeVar("Layer")

@@ -21,32 +21,32 @@ def widths(*channels: int) -> nn.Sequential:
 
 @pytest.mark.usual_min_low
 def test_layers_with_few_low_channels_stay_dense_and_say_so() -> None:
-    made = plan(widths(14, 16, 8), 0.5, example=EXAMPLE)
+    made = plan(widths(30, 32, 8), 0.5, example=EXAMPLE)
     assert [d.alpha for d in made.decisions] == [None, 0.0, 0.5, 0.0]
-    assert made.decisions[1].reason.startswith("narrow: 7 low channels, fewer than min_low=8")
+    assert made.decisions[1].reason.startswith("narrow: 15 low channels, fewer than min_low=16")
 
 
 @pytest.mark.usual_min_low
 @pytest.mark.parametrize("alpha", [{"*": 0.5}, lambda name, module: 0.5])
 def test_who_names_layers_gets_them_however_narrow(alpha: Any) -> None:
-    made = plan(widths(14, 16, 8), alpha, example=EXAMPLE)
+    made = plan(widths(30, 32, 8), alpha, example=EXAMPLE)
     assert [d.alpha for d in made.decisions] == [None, 0.5, 0.5, 0.0]
-    assert plan(widths(14, 16, 8), alpha, min_low=8, example=EXAMPLE).alphas["1"] == 0.0
+    assert plan(widths(30, 32, 8), alpha, min_low=16, example=EXAMPLE).alphas["1"] == 0.0
 
 
 @pytest.mark.usual_min_low
 def test_min_low_is_an_argument_of_all_who_plan() -> None:
-    net, images = widths(14, 16, 8), [torch.randn(4, 3, 8, 8)]
+    net, images = widths(30, 32, 8), [torch.randn(4, 3, 8, 8)]
     assert plan(net, 0.5, min_low=0, example=EXAMPLE).alphas["1"] == 0.5
     assert calibrate(net, images, 0.5, example=EXAMPLE).alphas["1"] == 0.0
-    assert calibrate(net, images, 0.5, min_low=7, example=EXAMPLE).alphas["1"] == 0.5
-    layers: Any = octavize(net, 0.5, min_low=7, example=EXAMPLE)
+    assert calibrate(net, images, 0.5, min_low=15, example=EXAMPLE).alphas["1"] == 0.5
+    layers: Any = octavize(net, 0.5, min_low=15, example=EXAMPLE)
     assert (layers[1].alpha, layers[2].alpha) == (0.5, 0.5)
 
 
 @pytest.mark.usual_min_low
 def test_a_budget_is_met_by_wide_layers() -> None:
-    made = plan(widths(14, 32, 32), budget=0.9, example=EXAMPLE)
+    made = plan(widths(30, 64, 64), budget=0.9, example=EXAMPLE)
     assert made.macs_ratio <= 0.9
     assert made.alphas["1"] == 0
 

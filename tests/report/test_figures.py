@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from octavize.report.figures import (
+    HEIGHT,
     METADATA,
     Curve,
     Mark,
     draw_curves,
     draw_trade_off,
+    pareto_front,
     save_figures,
     styled,
     write_figure,
@@ -55,6 +57,32 @@ def test_networks_of_one_group_are_joined() -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["one", "a", "b"]
+
+
+def test_the_front_is_what_no_other_beats_in_both() -> None:
+    points = [(3, 60), (1, 50), (2, 49), (4, 60), (5, 70), (1, 40)]
+    marks = [Mark(cost, accuracy, None, "#000000", "a") for cost, accuracy in points]
+    assert [(m.cost, m.accuracy) for m in pareto_front(marks)] == [(1, 50), (3, 60), (5, 70)]
+    assert pareto_front([]) == []
+    (axes,) = draw_trade_off(marks, "cost", {"one": "#000000"}, groups=False, front=True).axes
+    line = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
+    assert list(np.asarray(line.get_xdata())) == [1, 3, 5]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "Pareto front"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["short", "a name as long as arms of studies have"])
+def test_many_long_names_do_not_squeeze_the_axes(name: str, tmp_path: Path) -> None:
+    colors = {f"{name} {i}": "#000000" for i in range(11)}
+    figure = draw_trade_off(MARKS, "cost", colors)
+    write_figure(figure, tmp_path / "figure.png")
+    (axes,) = figure.axes
+    assert axes.get_window_extent().height / figure.dpi > 0.5 * HEIGHT
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x1 <= figure.bbox.x1 * 1.001
 
 
 @pytest.mark.parametrize("suffix", METADATA)

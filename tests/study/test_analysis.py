@@ -147,6 +147,7 @@ def test_runs_that_are_not_finished_do_not_count() -> None:
         "epochs": 1,
         "macs": 2,
         "network": "n",
+        "deployed": {},
     }
     runs = [
         {**shared, "network": "n", "arm": "vanilla", "seed": s, "test_accuracy": a, "run": f"r{s}"}
@@ -155,3 +156,14 @@ def test_runs_that_are_not_finished_do_not_count() -> None:
     assert collect(runs) == {("c", "m", "vanilla"): {0: 0.5, 2: 0.7}}
     (found,) = networks(runs)
     assert (found["n"], found["mean"], found["runs"]) == (2, pytest.approx(0.6), ["r0", "r2"])
+    assert found["deployed"] == {}
+
+
+def test_accuracies_in_a_runtime_are_averaged_by_precision() -> None:
+    shared = dict.fromkeys(("cell", "model", "arm", "alpha", "size", "width", "epochs", "macs", "network"), 1)
+    tested = [{"float32": 0.5, "int8": 0.4}, {"float32": 0.7}, {}]
+    runs = [{**shared, "run": str(i), "test_accuracy": 0.6, "deployed": t} for i, t in enumerate(tested)]
+    (found,) = networks(runs)
+    assert found["n"] == 3
+    assert found["deployed"]["float32"] == summary([0.5, 0.7])
+    assert found["deployed"]["int8"] == summary([0.4])

@@ -33,7 +33,7 @@ def test_shipped_studies_plan_runs_that_can_be_trained(name: str) -> None:
     places = plan_study(study, {})
     assert len(places) == len(study.seeds) * len(study.models) * len(study.cells) * len(study.arms)
     assert {place.seed for place in places} == ({0} if name == "networks" else {0, 1, 2})
-    full = name in ("networks", "rate")
+    full = name in ("networks", "rate", "resolution")
     assert {p.recipe.arguments_of(p.model).get("width") for p in places} == {None if full else 0.5}
     assert study.arm(study.reference).settings == {"alpha": 0}
 
@@ -47,6 +47,19 @@ def test_the_article_is_the_article_except_for_size() -> None:
     assert octave.batch_size_of(study.models[0]) == 768 // 2  # half the epochs, as many steps
     assert (octave.octave_bias, octave.normalize, octave.flip, octave.crop_padding) == (True, False, False, 0)
     assert (octave.initializer, octave.depthwise_initializer) == ("framework", "framework")
+
+
+def test_real_images_are_matched_and_tested_in_the_time_of_deployment() -> None:
+    study = load_study("resolution")
+    assert study.deploy
+    assert (study.deploy.runtime, study.deploy.precisions) == ("openvino", ("float32", "bf16", "int8"))
+    matched = {arm.name: arm.match for arm in study.arms if arm.match}
+    assert {match.to for match in matched.values()} == {"openvino"}
+    assert {(match.arm, match.by) for match in matched.values()} == {
+        (arm, by) for arm in ("α=0.5, once a block, down", "α=0.5, every layer") for by in ("size", "width")
+    }
+    first = plan_study(study, {})[0].recipe
+    assert (first.data, first.size, first.precision) == ("folder", 128, "bf16-mixed")
 
 
 def test_a_full_grid(tmp_path: Path) -> None:
@@ -149,6 +162,21 @@ def test_arms_factors_and_matches_are_merged(tmp_path: Path) -> None:
             {"arms": {"vanilla": {"alpha": 0}, "t": {"match": "vanilla", "by": "depth"}}},
             "arm t: by is 'depth': choose from 'width' or 'size'",
         ),
+        (
+            {"arms": {"vanilla": {"alpha": 0}, "t": {"match": "vanilla", "to": "onnx"}}},
+            "arm t: to is 'onnx': choose from macs, time, onnxruntime, openvino",
+        ),
+        ({"deploy": {"runtime": "torch"}}, "deploy[runtime] is 'torch': choose from onnxruntime, openvino"),
+        ({"deploy": {"precisions": ["int8"]}}, "deploy[runtime] is missing: add it"),
+        (
+            {"deploy": {"runtime": "onnxruntime", "precisions": ["int8", "bf16"]}},
+            "precisions has 'bf16': onnxruntime has float32, int8",
+        ),
+        (
+            {"deploy": {"runtime": "openvino", "precisions": []}},
+            "deploy[precisions] is []: give at least one",
+        ),
+        ({"deploy": {"runtime": "openvino", "batch": 1}}, "unknown setting 'batch' in deploy: choose from"),
         ({"factors": {"rate": {"constant": {}}}}, "factors[rate] is {'constant': {}}: give at least 2"),
         (
             {"factors": {"rate": {"a": {}, "b": {"sheddule": 1}}}},
@@ -229,6 +257,7 @@ ENTRIES = (
     *(("recipe",), ("models",), ("arms",), ("about",), ("set",), ("seeds",), ("reference",), ("factors",)),
     *(("design",), ("design", "kind"), ("design", "bases"), ("design", "also"), ("design", "cells")),
     *(("arms", "vanilla"), ("factors", "rate"), ("factors", "rate", "constant"), ("set", "model_arguments")),
+    *(("deploy",), ("deploy", "runtime"), ("deploy", "precisions"), ("arms", "vanilla", "to")),
     *(("arms", "vanilla", key) for key in ("alpha", "arguments", "model", "size", "match")),
 )
 
@@ -243,6 +272,7 @@ def test_no_shape_of_an_entry_costs_more_than_one_line(
         entries: dict[str, Any] = {
             "arms": {"vanilla": {"alpha": 0}, "octave": {"alpha": 0.5}},
             **{"set": {"epochs": 1}, "factors": copy.deepcopy(FACTORS), "design": {"kind": kind}},
+            "deploy": {"runtime": "openvino"},
         }
         place = entries
         for key in path[:-1]:

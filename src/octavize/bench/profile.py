@@ -166,7 +166,12 @@ def _inference(model: nn.Module, shape: Sequence[int]) -> Callable[[], None]:
 
 
 def training_step(
-    model: nn.Module, shape: Sequence[int], *, backend: str | None = None, synchronize: bool = True
+    model: nn.Module,
+    shape: Sequence[int],
+    *,
+    mixed: torch.dtype | None = None,
+    backend: str | None = None,
+    synchronize: bool = True,
 ) -> Callable[[], None]:
     """A call of forward, loss and backward on a copy of a network: what `train_step_ms` times.
 
@@ -174,6 +179,8 @@ def training_step(
     `InputError` if the network does not run on such images in training mode, or is no classifier.
 
     Args:
+        mixed: bfloat16 or float16 runs the forward pass and the loss under autocast, as training in mixed
+            precision does; None computes in the network's own type.
         backend: of torch.compile, which compiles the network at the first call; None leaves it as it is.
         synchronize: whether a call ends when the device has done its work, or when it has been told all.
     """
@@ -186,15 +193,17 @@ def training_step(
 
     def call() -> None:
         model.zero_grad()
-        with explained(model, shape, IN_TRAINING):
-            outputs = leaves(run(x))
-        scores = next((y for y in outputs if isinstance(y, Tensor) and y.dim() == 2), None)
-        if scores is None:
-            raise InputError(
-                f"{type(model).__name__} returns no scores of shape (N, classes): training is "
-                "timed of classifiers"
-            )
-        F.cross_entropy(scores, target).backward()
+        with torch.autocast(x.device.type, mixed, enabled=mixed is not None):
+            with explained(model, shape, IN_TRAINING):
+                outputs = leaves(run(x))
+            scores = next((y for y in outputs if isinstance(y, Tensor) and y.dim() == 2), None)
+            if scores is None:
+                raise InputError(
+                    f"{type(model).__name__} returns no scores of shape (N, classes): training is "
+                    "timed of classifiers"
+                )
+            loss = F.cross_entropy(scores, target)
+        loss.backward()
         if synchronize:
             wait(x)
 

@@ -51,15 +51,24 @@ def _place(batch: int, threads: int) -> str:
     return f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
 
 
-MARKS = ("o", "s", "^", "D", "v", "P")
-"""Of one exchange each, in the order in which they were timed."""
+MARKS: dict[str, Any] = {
+    "every": "o",
+    "both": "o",
+    "block": "s",
+    "block:high_to_low": "^",
+    "stage:high_to_low": "D",
+}
+"""Of the usual exchanges, the same in every figure; others share `OTHER_MARKS`."""
+OTHER_MARKS = ("v", "P", "<", ">", "h")
+LINES: dict[str, Any] = {"float32": "-", "bf16": "--", "int8": ":"}
+"""Of a precision."""
 
 
 def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
     """Time against arithmetic, both as shares of vanilla's: a panel for each batch and number of threads.
 
-    A color is a runtime in a precision, a mark an exchange; lines join its α. Crosses are vanilla networks on
-    smaller images or of a smaller width. On the dashed line, time falls as much as arithmetic.
+    A color is a runtime, a line its precision, a mark an exchange; lines join its α. Crosses are vanilla
+    networks on smaller images or of a smaller width. On the dashed line, time falls as much as arithmetic.
 
     Args:
         path: .png, .svg or .pdf.
@@ -72,23 +81,28 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
 
     rows = [row for row in results["rows"] if row["mac_ratio"] < 1]
     panels = list(dict.fromkeys((row["batch"], row["threads"]) for row in rows))
-    colors = {kind: color(i + 1) for i, kind in enumerate(dict.fromkeys(map(_kind, rows)))}
+    kinds = dict.fromkeys((row["runtime"], row["precision"]) for row in rows)
+    colors = {runtime: color(i + 1) for i, runtime in enumerate(dict.fromkeys(r for r, _ in kinds))}
+    others = cycle(OTHER_MARKS)
     exchanges = dict.fromkeys(row["exchange"] or "octave" for row in rows if row["alpha"] > 0)
-    marks = dict(zip(exchanges, cycle(MARKS), strict=False))
+    marks = {exchange: MARKS.get(exchange) or next(others) for exchange in exchanges}
     with styled():
         figure = Figure(figsize=(WIDTH * max(0.7 * len(panels), 1) + 2, HEIGHT * 1.3), layout="constrained")
         axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
         for panel, (batch, threads) in zip(axes, panels, strict=False):
             panel.axline((0.5, 0.5), slope=1, color="#475569", linewidth=0.8, linestyle="--")
-            for (kind, exchange), own in _series(rows, batch, threads).items():
-                mark = "x" if exchange is None else f"{marks[exchange]}-"
+            for (runtime, precision, exchange), own in _series(rows, batch, threads).items():
+                look = "x" if exchange is None else f"{marks[exchange]}{LINES[precision]}"
                 panel.plot(
-                    *zip(*sorted(own), strict=True), mark, color=colors[kind], markersize=5, linewidth=1
+                    *zip(*sorted(own), strict=True), look, color=colors[runtime], markersize=5, linewidth=1
                 )
             panel.set_title(_place(batch, threads))
             panel.set_xlabel("MACs, share of vanilla's")
         axes[0].set_ylabel("time, share of vanilla's")
-        named = [Line2D([], [], color=ink, label=kind) for kind, ink in colors.items()]
+        named = [
+            Line2D([], [], color=colors[runtime], linestyle=LINES[precision], label=_told(runtime, precision))
+            for runtime, precision in kinds
+        ]
         shapes = {**marks, "vanilla": "x"}
         named += [
             Line2D([], [], marker=mark, linestyle="", color="#475569", label=e) for e, mark in shapes.items()
@@ -100,15 +114,16 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
 
 def _series(
     rows: list[dict[str, Any]], batch: int, threads: int
-) -> dict[tuple[str, str | None], list[tuple[float, float]]]:
-    """The points of a panel by runtime and exchange; None for vanilla networks."""
-    found: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
+) -> dict[tuple[str, str, str | None], list[tuple[float, float]]]:
+    """The points of a panel by runtime, precision and exchange; None for vanilla networks."""
+    found: dict[tuple[str, str, str | None], list[tuple[float, float]]] = {}
     for row in rows:
         if (row["batch"], row["threads"]) == (batch, threads):
             exchange = (row["exchange"] or "octave") if row["alpha"] > 0 else None
-            found.setdefault((_kind(row), exchange), []).append((row["mac_ratio"], row["time_ratio"]))
+            kind = (row["runtime"], row["precision"], exchange)
+            found.setdefault(kind, []).append((row["mac_ratio"], row["time_ratio"]))
     return found
 
 
-def _kind(row: dict[str, Any]) -> str:
-    return row["runtime"] if row["precision"] == "float32" else f"{row['runtime']} {row['precision']}"
+def _told(runtime: str, precision: str) -> str:
+    return runtime if precision == "float32" else f"{runtime} {precision}"

@@ -65,13 +65,13 @@ def _eager(c: Contender, setting: Setting) -> Call:
 
 def _training(c: Contender, setting: Setting) -> Call:
     """Forward, loss and backward in training mode, channels-last, without the optimizer's step."""
+    mixed = torch.bfloat16 if setting.precision == "bf16" else None
     with torch.inference_mode(False):
-        step = training_step(copy.deepcopy(c.model).to(setting.device), c.shape(setting.batch))
-    mixed = setting.precision == "bf16"
+        model = copy.deepcopy(c.model).to(setting.device)
+        step = training_step(model, c.shape(setting.batch), mixed=mixed)
 
     def call() -> None:
-        autocast = torch.autocast(setting.device, torch.bfloat16, enabled=mixed)
-        with torch.inference_mode(False), torch.enable_grad(), autocast:
+        with torch.inference_mode(False), torch.enable_grad():
             step()
 
     return call

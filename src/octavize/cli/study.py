@@ -14,7 +14,8 @@ from octavize.errors import InputError
 
 def study(
     name: Annotated[
-        str, typer.Argument(help="article, alpha, exchange, networks, rate, or the path of a YAML file.")
+        str,
+        typer.Argument(help="article, alpha, exchange, networks, rate, resolution, or a YAML file's path."),
     ],
     *,
     out: Annotated[
@@ -53,7 +54,8 @@ def study(
 
     Every arm is trained under every setting with every seed. The same command goes on after a kill, each run
     from its last finished epoch. The run folder gets report.html, results.csv, results.json and figures, at
-    any time with --analyze.
+    any time with --analyze. A study that says so also exports the trained networks, and tests and times
+    them in OpenVINO or ONNX Runtime.
 
     Several machines: run [cyan]ray start --head[/cyan] on one, [cyan]ray start --address=…[/cyan] on the
     others, and the command with --engine ray on one of them. One run on several devices: --devices and

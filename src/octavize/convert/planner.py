@@ -68,7 +68,7 @@ def plan(
             Default: that of a layer that is octave already, else `pool`, as in the paper. Trained weights
             lose less with `stride`.
         min_low: layers that would have fewer low channels stay dense: they fill no vector of the processor,
-            and cost more time than they save. Default: 8, or 0 where α is given by name or by a function.
+            and cost more time than they save. Default: 16, or 0 where α is given by name or by a function.
         example: an input, or its shape (N, C, H, W), on which the network is traced without computing
             anything. Default: derived from the network, see `octavize.convert.trace.example_shape`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,9 +20,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Vanilla is the quiet one. The others are told apart by color-blind readers too.
-COLOURS = ("#475569", "#e8590c", "#0d9488", "#7c3aed", "#db2777", "#2563eb", "#65a30d", "#f59e0b", "#92400e")
+COLOURS = (
+    "#475569",
+    "#e8590c",
+    "#0d9488",
+    "#7c3aed",
+    "#db2777",
+    "#2563eb",
+    "#65a30d",
+    "#f59e0b",
+    "#92400e",
+    "#38bdf8",
+    "#881337",
+    "#a3a3a3",
+)
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 INK, FAINT = "#1e293b", "#e2e8f0"
+DASHED: Any = (0, (4, 2))
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#94a3b8",
@@ -80,7 +95,7 @@ def draw_curves(curves: Mapping[str, Sequence[Curve]], quantity: str, names: Seq
         handles.append(Line2D([], [], color=ink, linewidth=2, label=name))
     handles += [
         Line2D([], [], color="#94a3b8", linewidth=2, label="validation"),
-        Line2D([], [], color="#94a3b8", linewidth=1.4, linestyle=(0, (4, 2)), label="train"),
+        Line2D([], [], color="#94a3b8", linewidth=1.4, linestyle=DASHED, label="train"),
     ]
     if quantity == "loss":
         _cut_spikes(axes, [seed for seeds in curves.values() for seed in seeds])
@@ -106,7 +121,7 @@ def _line(axes: Axes, curves: Sequence[Curve], field: str, ink: str, *, dashed: 
     seeds *= 100 if field.endswith("accuracy") else 1
     epochs = np.arange(seeds.shape[1]) + 1
     marker = "." if len(epochs) <= 15 else ""
-    style: Any = (0, (4, 2)) if dashed else "-"
+    style = DASHED if dashed else "-"
     width = 1.4 if dashed else 2
     axes.plot(epochs, seeds.mean(0), color=ink, linestyle=style, linewidth=width, marker=marker)
     if len(seeds) > 1:
@@ -127,7 +142,13 @@ class Mark:
 
 
 def draw_trade_off(
-    marks: Sequence[Mark], label: str, colors: Mapping[str, str], *, joined: bool = False, groups: bool = True
+    marks: Sequence[Mark],
+    label: str,
+    colors: Mapping[str, str],
+    *,
+    joined: bool = False,
+    groups: bool = True,
+    front: bool = False,
 ) -> Figure:
     """Test accuracy in per cent against a cost.
 
@@ -136,6 +157,7 @@ def draw_trade_off(
         colors: what the legend says of each color.
         joined: draw a line through the networks of a group.
         groups: tell in the legend what the markers stand for.
+        front: draw the Pareto front: the best mean accuracy that each cost buys.
     """
     figure, axes = blank_figure()
     markers = dict(zip(dict.fromkeys(mark.group for mark in marks), itertools.cycle(MARKERS), strict=False))
@@ -154,8 +176,27 @@ def draw_trade_off(
     handles = [Line2D([], [], color=ink, linewidth=5, label=name) for name, ink in colors.items()]
     if groups:
         handles += [marker_handle(marker, group) for group, marker in markers.items()]
+    if front:
+        best = pareto_front(marks)
+        costs, accuracies = [m.cost for m in best], [m.accuracy for m in best]
+        axes.plot(
+            costs, accuracies, color=INK, linewidth=1, linestyle=DASHED, drawstyle="steps-post", zorder=1
+        )
+        axes.plot(
+            costs, accuracies, "o", markersize=15, markeredgecolor=INK, markerfacecolor="none", zorder=3
+        )
+        handles.append(Line2D([], [], color=INK, linewidth=1, linestyle=DASHED, label="Pareto front"))
     add_legend(axes, handles)
     return figure
+
+
+def pareto_front(marks: Sequence[Mark]) -> list[Mark]:
+    """From the cheapest to the dearest, those more accurate than all that cost no more."""
+    found: list[Mark] = []
+    for mark in sorted(marks, key=lambda mark: (mark.cost, -mark.accuracy)):
+        if not found or mark.accuracy > found[-1].accuracy:
+            found.append(mark)
+    return found
 
 
 def marker_handle(marker: str, label: str) -> Line2D:
@@ -182,10 +223,15 @@ def blank_figure() -> tuple[Figure, Axes]:
 
 
 def add_legend(axes: Axes, handles: list[Line2D]) -> None:
-    """A legend above the axes; names are no mathematics."""
+    """A legend above the axes; names are no mathematics. The figure grows by the rows of many names."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    fitting = int(figure.get_figwidth() / (0.07 * longest + 0.45))  # letters and a line, in inches
+    columns = max(1, min(2 if len(handles) in (2, 4) else 3, fitting))
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, math.ceil(len(handles) / columns) - 3))
     for handle in handles:
         handle.set_label(str(handle.get_label()).replace("$", r"\$"))
-    columns = 2 if len(handles) % 2 == 0 and len(handles) <= 4 else 3
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2,
         handlelength=1.6, columnspacing=1.4,

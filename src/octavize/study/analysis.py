@@ -10,6 +10,7 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from octavize.bench.environment import environment
 from octavize.data.augment import to_input
 from octavize.data.bands import dataset_energy
 from octavize.data.images import Images, Split
-from octavize.study.arms import Found
+from octavize.study.arms import Found, network_key
+from octavize.study.deployed import accuracies_in
 from octavize.study.design import Planned
-from octavize.study.estimate import all_macs, network_key
-from octavize.study.model import Cell, Study
+from octavize.study.estimate import all_macs
+from octavize.study.model import Cell, Deploy, Study
 from octavize.study.work import failure, finished
 from octavize.training.results import curve
 from octavize.training.train import describe_data
@@ -43,12 +45,22 @@ Names = dict[Place, set[str]]
 
 
 def analyze(
-    study: Study, places: Sequence[Planned], images: Images, out: Path, matched: Found
+    study: Study,
+    places: Sequence[Planned],
+    images: Images,
+    out: Path,
+    matched: Found,
+    undeployed: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """What `results.json` holds, from the runs that are finished in `out`; `matched` is of `resolve`."""
+    """What `results.json` holds, from the runs that are finished in `out`.
+
+    Args:
+        matched: of `resolve`.
+        undeployed: of `deploy_runs`.
+    """
     macs = all_macs(places, images)
     ends = {place.slug: end for place in places if (end := finished(place.folder(out)))}
-    runs = [_run(place, out, ends.get(place.slug, {}), macs) for place in places]
+    runs = [_run(place, out, ends.get(place.slug, {}), macs, study.deploy) for place in places]
     accuracies = collect(runs)
     names = {place: {run["run"] for run in own} for place, own in by_place(runs).items()}
     return {
@@ -62,12 +74,14 @@ def analyze(
         "factors": {f: {k: dict(v) for k, v in levels.items()} for f, levels in study.factors.items()},
         "cells": [{"name": c.name, "base": c.base, "levels": c.levels} for c in study.cells],
         "recipe": study.recipe.as_dict(),
+        "deploy": asdict(study.deploy) if study.deploy else None,
         "data": describe_data(images),
         "environment": [end["environment"] for end in ends.values()][-1] if ends else environment(),
         "energy": energies(places, images),
         "planned": len({place.slug for place in places}),
         "done": len(ends),
         "failed": list({run["run"]: run for run in runs if run["reason"]}.values()),
+        "undeployed": list(undeployed),
         "runs": runs,
         "networks": networks(runs),
         "differences": differences(study, accuracies, names),
@@ -76,9 +90,11 @@ def analyze(
     }
 
 
-def _run(place: Planned, out: Path, result: dict[str, Any], macs: dict[str, int]) -> dict[str, Any]:
-    recipe = place.recipe
-    reason = None if result else (failure(place.folder(out)) or {}).get("reason")
+def _run(
+    place: Planned, out: Path, result: dict[str, Any], macs: dict[str, int], deploy: Deploy | None
+) -> dict[str, Any]:
+    recipe, folder = place.recipe, place.folder(out)
+    reason = None if result else (failure(folder) or {}).get("reason")
     return {
         "cell": place.cell.name,
         "model": place.model,
@@ -91,6 +107,7 @@ def _run(place: Planned, out: Path, result: dict[str, Any], macs: dict[str, int]
         "macs": macs[network_key(recipe)],
         "network": network_key(recipe),
         **{k: result.get(k) for k in ("test_accuracy", "test_loss", "val_accuracy", "best_epoch")},
+        "deployed": accuracies_in(folder, deploy) if deploy else {},
         "reason": reason,
         "run": place.slug,
     }
@@ -112,13 +129,17 @@ def collect(runs: Iterable[dict[str, Any]]) -> Accuracies:
 
 
 def networks(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per cell, model and arm the mean over the seeds that are finished."""
+    """Per cell, model and arm the mean over the seeds that are finished; `deployed` in each precision."""
     described = ("cell", "model", "arm", "alpha", "size", "width", "epochs", "macs", "network")
     return [
         {
             **{key: own[0][key] for key in described},
             "runs": [run["run"] for run in own],
             **summary([run["test_accuracy"] for run in own]),
+            "deployed": {
+                name: summary([run["deployed"][name] for run in own if name in run["deployed"]])
+                for name in dict.fromkeys(name for run in own for name in run["deployed"])
+            },
         }
         for own in by_place(runs, done=True).values()
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import torch
 from octavize.bench.profile import training_step
 from octavize.bench.timing import interleave
 from octavize.data.images import Images
-from octavize.study.arms import macs_of, network
+from octavize.study.arms import macs_of, network, network_key
 from octavize.study.design import Planned
 from octavize.training.journal import known_metrics
 from octavize.training.recipe import Recipe
@@ -23,19 +22,13 @@ from octavize.training.train import input_shape
 
 TRAINING = 3
 """A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""
-MOST_MACS = 4e9
-"""Of a timed step: networks of large images are timed on smaller batches."""
+MOST_MACS = 4e10
+"""Of a timed step, about a second: networks of large images are timed on smaller batches. With very few
+images, what a step does once, whatever its batch, would count for too much."""
 STEPS = 3
 
 Speeds = dict[str, float]
 """Training images a second by `network_key`."""
-
-
-def network_key(recipe: Recipe) -> str:
-    """What decides how fast a network trains."""
-    model = recipe.models[0]
-    arguments = json.dumps(recipe.arguments_of(model), sort_keys=True)
-    return f"{model} α={recipe.alphas[0]:g} {arguments} {recipe.size} {recipe.precision}"
 
 
 def all_macs(places: Sequence[Planned], images: Images) -> dict[str, int]:

@@ -14,21 +14,24 @@ ROW = 0.3
 """Height of a line of a forest plot, in inches."""
 
 
-def draw_figures(results: dict[str, Any], out: Path) -> dict[str, str]:
+def draw_figures(results: dict[str, Any], out: Path, deployed: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Draw what the results allow into `out/figures`.
 
     Args:
         results: what `results.json` holds.
         out: the study's folder.
+        deployed: of `deployed_rows`.
 
     Returns:
         SVG text by name: `differences-<model>`, `effects-<model>`, `accuracy-<model>`,
-        `curves-<n>-accuracy` and `-loss`. The curves are those of the base cells; `curve_titles` says which.
+        `deployed-<model>-<precision>`, `curves-<n>-accuracy` and `-loss`. The curves are those of the base
+        cells; `curve_titles` says which.
     """
     made: dict[str, Figure] = {}
     with styled():
         for model in results["models"]:
             made |= {f"{kind}-{model}": figure for kind, figure in _of_model(results, model).items()}
+            made |= _deployed(results, model, deployed)
         for number, (cell, model) in enumerate(curve_titles(results)):
             curves = {
                 net["arm"]: [results["curves"][run] for run in net["runs"]]
@@ -110,17 +113,45 @@ def accuracy_macs(results: dict[str, Any], model: str) -> Figure:
     """Test accuracy of a model against its MACs in the base cells: a color an arm, a marker a cell."""
     own = [net for net in results["networks"] if net["model"] == model]
     shown = [net for net in own if net["cell"] in base_cells(results)] or own
+    costs = [net["macs"] / 1e6 for net in shown]
+    return _trade_off(results, shown, costs, "multiply–accumulates per image, millions")
+
+
+def _deployed(results: dict[str, Any], model: str, deployed: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+    """Test accuracy in a runtime against the time of an image there, a figure a precision, where both are
+    known."""
+    made: dict[str, Figure] = {}
+    timed = [row for row in deployed if row["model"] == model and row["ms"]]
+    for precision in dict.fromkeys(row["precision"] for row in timed):
+        own = [row for row in timed if row["precision"] == precision]
+        shown = [row for row in own if row["cell"] in base_cells(results)] or own
+        label = f"milliseconds an image, one at a time, one thread, {precision}"
+        made[f"deployed-{model}-{precision}"] = _trade_off(
+            results, shown, [row["ms"]["1"] for row in shown], label, front=True
+        )
+    return made
+
+
+def _trade_off(
+    results: dict[str, Any],
+    shown: Sequence[dict[str, Any]],
+    costs: Sequence[float],
+    label: str,
+    *,
+    front: bool = False,
+) -> Figure:
+    """Mean accuracies, each with its interval, against costs: a color an arm, a marker a cell."""
     colors = {arm: color(i) for i, arm in enumerate(results["arms"])}
     marks = [
         Mark(
-            net["macs"] / 1e6,
-            100 * net["mean"],
-            None if net["low"] is None else 100 * (net["high"] - net["mean"]),
-            colors[net["arm"]],
-            net["cell"],
+            cost,
+            100 * row["mean"],
+            None if row["low"] is None else 100 * (row["high"] - row["mean"]),
+            colors[row["arm"]],
+            row["cell"],
         )
-        for net in shown
+        for row, cost in zip(shown, costs, strict=True)
     ]
-    named = {arm: ink for arm, ink in colors.items() if any(net["arm"] == arm for net in shown)}
-    several = len({net["cell"] for net in shown}) > 1
-    return draw_trade_off(marks, "multiply–accumulates per image, millions", named, groups=several)
+    named = {arm: ink for arm, ink in colors.items() if any(row["arm"] == arm for row in shown)}
+    several = len({row["cell"] for row in shown}) > 1
+    return draw_trade_off(marks, label, named, groups=several, front=front)

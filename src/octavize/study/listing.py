@@ -7,10 +7,10 @@ from pathlib import Path
 from octavize.files import read_json
 from octavize.report.naming import pretty
 from octavize.report.numbers import quantity, seconds
-from octavize.study.arms import resolve
+from octavize.study.arms import network_key, resolve
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.engine import default_workers, hardware_of
-from octavize.study.estimate import all_macs, network_key, seconds_of, timed_speeds, trained_speeds
+from octavize.study.estimate import all_macs, seconds_of, timed_speeds, trained_speeds
 from octavize.study.model import Study
 from octavize.study.work import ended
 from octavize.text import Table

@@ -12,6 +12,7 @@
     factors:                          # what is varied: name, levels, settings of each level
       rate: {constant: {schedule: constant}, cosine: {schedule: cosine}}
     design: {kind: factorial}         # or one_at_a_time with bases, or list with cells
+    deploy: {runtime: openvino, precisions: [float32, int8]}    # test and time exported networks too
 
 The settings of a level or an arm are those of a recipe, and three that stand for one network: `model`,
 `alpha` and `arguments` (of its builder).
@@ -29,11 +30,23 @@ from pydantic.dataclasses import dataclass as checked
 
 from octavize.errors import InputError
 from octavize.study.design import cells_of
-from octavize.study.model import Arm, Design, Given, Match, Name, Named, Settings, Study, merged, one_network
+from octavize.study.model import (
+    Arm,
+    Deploy,
+    Design,
+    Given,
+    Match,
+    Name,
+    Named,
+    Settings,
+    Study,
+    merged,
+    one_network,
+)
 from octavize.training.checking import tells_mistakes, told_of
 from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, check_patterns, read_recipe, read_shipped
 
-SHIPPED = ("article", "alpha", "exchange", "networks", "rate")
+SHIPPED = ("article", "alpha", "exchange", "networks", "rate", "resolution")
 OF_ALL_RUNS = ("data", "val_fraction", "limit_train")
 """Settings that no arm or level can have of its own."""
 COSTLY = ("model", "alpha", "arguments", "size", "exchange", "downsample")
@@ -54,10 +67,11 @@ class StudyFile:
     reference: Name | None = None
     factors: Named[Annotated[Named[Given], Field(min_length=2)]] = field(default_factory=dict)
     design: Annotated[Design, Field(examples=["{kind: factorial}"])] = field(default_factory=Design)
+    deploy: Annotated[Deploy | None, Field(examples=["{runtime: openvino}"])] = None
 
 
 def load_study(name_or_path: str | Path, seeds: Sequence[int] | None = None, **overrides: Any) -> Study:
-    """Read a shipped study by name (`article`, `alpha`, `exchange`, `networks`, `rate`) or anybody's by path.
+    """Read a shipped study by name, one of `SHIPPED`, or anybody's by path.
 
     Args:
         name_or_path: a shipped name, or a YAML file as described in this module.
@@ -97,6 +111,7 @@ def _read(file: StudyFile, path: Path, seeds: Sequence[int] | None, changed: Set
         arms=arms,
         reference=arms[0].name if file.reference is None else file.reference,
         factors=file.factors,
+        deploy=file.deploy,
     )
     _check(study)
     return study

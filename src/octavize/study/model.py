@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass as checked
 
+from octavize.deploy.formats import timed_formats
 from octavize.errors import InputError
 from octavize.training.checking import tells_mistakes
-from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, Recipe
+from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, Recipe, Several
 
 ONE_NETWORK = {"model": "models", "alpha": "alphas", "arguments": "model_arguments"}
 """Settings of one network, and the recipe's that they become."""
@@ -36,6 +37,24 @@ def _or_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _one_of(value: str, known: Iterable[str]) -> str:
+    if value not in known:
+        raise ValueError(f"choose from {', '.join(known)}")
+    return value
+
+
+def _runtime(value: str) -> str:
+    return _one_of(value, timed_formats())
+
+
+def _cost(value: str) -> str:
+    return _one_of(value, (*COSTS, *timed_formats()))
+
+
+COSTS = {"macs": "MACs", "time": "time"}
+"""What a matched arm may reach beside the time in a runtime, as people write it."""
+Runtime = Annotated[str, AfterValidator(_runtime)]
+"""Of exported files, as `octavize bench` calls it."""
 Name = Annotated[str, BeforeValidator(as_name)]
 Named = Annotated[dict[Name, T], BeforeValidator(_each_once)]
 Settings = Mapping[str, Any]
@@ -57,8 +76,36 @@ class Match:
     """The arm whose cost is to be reached."""
     by: Literal["width", "size"] = "width"
     """`width` (fewer channels) or `size` (smaller images)."""
-    to: Literal["macs", "time"] = "macs"
-    """`macs`, or `time` of a forward pass as measured on this machine."""
+    to: Annotated[str, AfterValidator(_cost)] = "macs"
+    """`macs`; or as measured on this machine, on one thread, the `time` of a forward pass in torch, or the
+    time of one image in a runtime such as `openvino`, exported in float32."""
+
+    @property
+    def cost(self) -> str:
+        """What is reached, as people write it."""
+        return COSTS.get(self.to) or f"time in {timed_formats()[self.to].runtime}"
+
+
+@tells_mistakes
+@checked(frozen=True, config=EXACTLY)
+class Deploy:
+    """Where trained networks are tested and timed, beside torch."""
+
+    runtime: Runtime
+    """Of exported files, such as `openvino`."""
+    precisions: Several[str] = ("float32",)
+    """`float32`, `bf16`, `int8`: those of the runtime. int8 is quantized after training."""
+
+    def __post_init__(self) -> None:
+        known = timed_formats()[self.runtime].precisions
+        for precision in self.precisions:
+            if precision not in known:
+                raise InputError(f"precisions has {precision!r}: {self.runtime} has {', '.join(known)}")
+
+    @property
+    def name(self) -> str:
+        """Of the runtime, as people write it."""
+        return timed_formats()[self.runtime].runtime
 
 
 @tells_mistakes
@@ -123,6 +170,7 @@ class Study:
     reference: str
     factors: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict)
     cells: tuple[Cell, ...] = ()
+    deploy: Deploy | None = None
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""

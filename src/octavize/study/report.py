@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from octavize.deploy.formats import timed_formats
 from octavize.files import write_json, write_text
 from octavize.report.figures import color
 from octavize.report.naming import pretty
@@ -13,6 +14,7 @@ from octavize.report.numbers import SPACE, points
 from octavize.report.page import render
 from octavize.study.arms import told
 from octavize.study.costs import Costs, cost_ratios
+from octavize.study.deployed import deployed_rows
 from octavize.study.figures import curve_titles, draw_figures
 from octavize.study.work import finished
 from octavize.text import to_csv
@@ -21,20 +23,26 @@ COLUMNS = (
     "cell", "model", "arm", "seed", "test_accuracy", "test_loss", "val_accuracy", "best_epoch", "epochs",
     "alpha", "size", "width", "macs", "reason", "run",
 )  # fmt: skip
-"""Of `results.csv`."""
+"""Of `results.csv`, beside the accuracy in each precision of a runtime."""
 
 
 def write_results(results: dict[str, Any], out: Path) -> None:
     """Write `results.json` and `results.csv`."""
     write_json(out / "results.json", results)
-    write_text(out / "results.csv", to_csv(COLUMNS, results["runs"]))
+    precisions = results["deploy"]["precisions"] if results["deploy"] else ()
+    columns = {f"test_accuracy_{name}": name for name in precisions}
+    rows = [
+        {**run, **{column: run["deployed"].get(name) for column, name in columns.items()}}
+        for run in results["runs"]
+    ]
+    write_text(out / "results.csv", to_csv((*COLUMNS, *columns), rows))
 
 
 def write_report(results: dict[str, Any], costs: Costs, out: Path) -> None:
     """Write the figures and `report.html`."""
     rows = cost_ratios(results, costs)  # many settings have the same networks, which are shown once
     shown = {tuple(v for k, v in row.items() if k != "cell"): row for row in reversed(rows)}
-    times = train_seconds(results, out)
+    times, deployed = train_seconds(results, out), deployed_rows(results, costs)
     page = render(
         "study.html.j2",
         r=results,
@@ -42,7 +50,9 @@ def write_report(results: dict[str, Any], costs: Costs, out: Path) -> None:
         matched=told(results["matched"]),
         costs=costs,
         ratios=list(reversed(shown.values())),
-        figures=draw_figures(results, out),
+        deployed=deployed,
+        runtime=timed_formats()[results["deploy"]["runtime"]].runtime if results["deploy"] else "",
+        figures=draw_figures(results, out, deployed),
         headline=headline(results),
         caution=caution(results),
         titles=[

@@ -2,7 +2,8 @@
 
 study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
-runs/<run>         as of `compare`, with `log.txt`, and `failed.json` if the run failed
+runs/<run>         as of `compare`, with `log.txt`, `failed.json` if the run failed, and `deployed.json` if
+                   its network was tested in a runtime
 results.json       accuracies, paired differences, effects, curves: the same bytes however often the study was
                    killed
 results.csv        a line per run
@@ -31,6 +32,7 @@ from octavize.files import check_folder, write_text
 from octavize.study.analysis import analyze
 from octavize.study.arms import Found, resolve_in, told
 from octavize.study.costs import costs_in
+from octavize.study.deployed import check_runtimes, deploy_runs
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.engine import train_here
 from octavize.study.model import Study
@@ -179,6 +181,7 @@ def check(study: Study, data_dir: str | Path | None, hardware: Hardware = HERE) 
         InputError: see `run_study`.
     """
     check_settings(study.recipe, replace(hardware, devices="auto", nodes=1, strategy="auto"))
+    check_runtimes(study)
     return load_images(study.recipe, data_dir)
 
 
@@ -255,10 +258,16 @@ def report(
     with FileLock(out / "report.lock"):
         results = analyze(plan.study, plan.places, plan.images, out, plan.matched)
         write_results(results, out)  # before anything that takes long
-        costs = costs_in(out, plan.places, plan.images, timing, console, measure=measure)
+        if deploy := plan.study.deploy:
+            undeployed = deploy_runs(plan.runs, plan.images, deploy, out, console)
+            results = analyze(plan.study, plan.places, plan.images, out, plan.matched, undeployed)
+            write_results(results, out)
+        costs = costs_in(out, plan.places, plan.images, timing, console, deploy=deploy, measure=measure)
         write_report(results, costs, out)
     for failed in results["failed"]:
         console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}")
+    for failed in results["undeployed"]:
+        console.print(f"[red]failed[/red]  {failed['run']} in {failed['precision']}: {failed['reason']}")
     console.print(f"report: [bold]{out / 'report.html'}[/bold]")
     return results
 

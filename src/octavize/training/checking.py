@@ -130,6 +130,8 @@ def _part(schema: Mapping[str, Any], path: list[Any]) -> Mapping[str, Any]:
         if key not in here.get("properties", {}):
             break
         here = here["properties"][key]
+        # Of what may also be nothing, the part that it is otherwise.
+        here = next((part for part in here.get("anyOf", ()) if "$ref" in part), here)
         if "$ref" in here:
             here = {**schema["$defs"][here["$ref"].rpartition("/")[2]], **here}
     return here

@@ -103,6 +103,8 @@ def interpolate(
     """Resizing: the high half as requested, the low half to the matching ⌈size / 2⌉ in the same mode.
 
     Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
+    By whole factors the low half keeps the factor, so that both halves lie where they lay: that of an odd map
+    is a little more than half, and is cropped.
     """
     kwargs = {**dict(zip(("mode", "align_corners"), args, strict=False)), **kwargs}
     if size is None and scale_factor is None:
@@ -116,15 +118,9 @@ def interpolate(
     wanted = low_size(reached, x.octave_dims)
 
     def resized_low(low: Tensor) -> Tensor:
-        size = wanted
-        if kwargs.get("mode", "nearest") == "nearest":
-            # The same whole factors, then a crop: the low half of an odd map is a little more than half.
-            factors = [
-                new // old if new % old == 0 else 0 for new, old in zip(reached, x.shape[2:], strict=True)
-            ]
-            if all(factors):
-                size = tuple(n * f for n, f in zip(low.shape[2:], factors, strict=True))
-        return func(low, size=size, **kwargs)[(..., *(slice(n) for n in wanted))]
+        factors = [new // old if new % old == 0 else 0 for new, old in zip(reached, x.shape[2:], strict=True)]
+        kept = tuple(n * f for n, f in zip(low.shape[2:], factors, strict=True))
+        return func(low, size=kept if all(factors) else wanted, **kwargs)[(..., *(slice(n) for n in wanted))]
 
     return x.like(high, _on_half(x.low, wanted, resized_low))
 

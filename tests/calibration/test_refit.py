@@ -6,6 +6,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -13,8 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from octavize import InputError, OctConv2d, OctTensor, calibrate, octavize, refit
+from octavize import InputError, OctConv2d, OctTensor, calibrate, octavize
+from octavize import refit as refit_and_polish
+from octavize.calibration import polish as polishing
 from octavize.calibration.walk import Ended, Walk
+
+refit = partial(refit_and_polish, epochs=0)
 
 
 def images(count: int = 24, side: int = 17, seed: int = 0, channels: int = 3) -> Tensor:
@@ -302,7 +307,8 @@ def test_constants_go_where_they_belong() -> None:
     torch.testing.assert_close(net[2].running_mean, before[2].running_mean, rtol=0, atol=0)
 
 
-def test_the_network_stays_what_it_was() -> None:
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_the_network_stays_what_it_was(epochs: int) -> None:
     vanilla = block(*KINDS["dense"](), nn.Dropout(0.5), *KINDS["depthwise"]())
     net = octavize(vanilla, 0.5, example=(1, 3, 17, 17), min_low=0)
     net.train()
@@ -314,7 +320,7 @@ def test_the_network_stays_what_it_was() -> None:
     parameters = {name: (id(p), p.shape, p.dtype, p.requires_grad) for name, p in net.named_parameters()}
     shapes = {k: (v.shape, v.dtype) for k, v in net.state_dict().items()}
     state = torch.get_rng_state()
-    refit(net, [images()])
+    refit(net, [images()], epochs=epochs)
     assert torch.equal(torch.get_rng_state(), state)
     assert [(name, m.training, len(m._forward_hooks)) for name, m in net.named_modules()] == flags
     assert {n: (id(p), p.shape, p.dtype, p.requires_grad) for n, p in net.named_parameters()} == parameters
@@ -419,8 +425,62 @@ def test_a_trained_network_agrees_more() -> None:
 
     before = agreement()
     refit(octave, [seen])
+    refitted = agreement()
     assert before < 0.92
-    assert agreement() > before + 0.05
+    assert refitted > before + 0.05
+
+
+def test_epochs_of_gradient_come_closer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polishing, "RATE", 1e-4)
+    vanilla, x = Residual().eval(), images(32)
+    nets = [octavize(vanilla, 0.5, example=(1, 3, 17, 17), min_low=0) for _ in range(3)]
+    nets[1].blocks[0][0].weight.requires_grad_(False)
+    done = [refit(net, [x], epochs=epochs) for net, epochs in zip(nets, (0, 10, 10), strict=True)]
+    assert done[0].polished is None
+    for net, told in zip(nets[1:], done[1:], strict=True):
+        assert told.layers == done[0].layers
+        assert told.polished.epochs == 10
+        assert told.polished.after < told.polished.before
+        assert error(net, vanilla, x) < error(nets[0], vanilla, x)
+        assert "10 epochs of gradient: answers" in str(told)
+    # The frozen layer stays as the closed form left it.
+    assert torch.equal(nets[1].blocks[0][0].weight, nets[0].blocks[0][0].weight)
+    assert not torch.equal(nets[2].blocks[0][0].weight, nets[0].blocks[0][0].weight)
+
+
+def test_epochs_that_lead_away_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polishing, "RATE", 10.0)
+    nets = [octavize(Residual().eval(), 0.5, example=(1, 3, 17, 17), min_low=0)]
+    nets.append(copy.deepcopy(nets[0]))
+    done = [refit(net, [images()], epochs=epochs) for net, epochs in zip(nets, (0, 1), strict=True)]
+    assert done[1].polished.after == done[1].polished.before
+    assert all(torch.equal(v, nets[0].state_dict()[k]) for k, v in nets[1].state_dict().items())
+
+
+def test_the_distance_is_that_computed_by_hand() -> None:
+    scores, wanted = torch.randn(5, 4), torch.randn(5, 4)
+    octave, dense = OctTensor.from_dense(torch.randn(2, 4, 6, 6), 0.25), torch.randn(2, 4, 6, 6)
+    p, q = wanted.softmax(1), scores.softmax(1)
+    expected = (p * (p / q).log()).sum(1).mean() + (scores - wanted).square().mean() / wanted.var()
+    low = (octave.low - F.avg_pool2d(dense[:, 3:], 2)).square().mean()
+    apart = (0.75 * (octave.high - dense[:, :3]).square().mean() + 0.25 * low) / dense.var()
+    found = polishing.distance(([scores], [octave, dense]), ([wanted], [dense, dense]))
+    torch.testing.assert_close(found, expected + apart / 2)
+    torch.testing.assert_close(polishing.distance(([octave], []), ([dense], [])), apart)
+
+
+def test_images_are_flipped_and_shifted() -> None:
+    x = torch.arange(60 * 60.0).view(1, 1, 60, 60).expand(40, 1, 60, 60)
+    y = polishing.augmented(x, torch.Generator().manual_seed(1))
+    assert y.shape == x.shape
+    inner = y[:, 0, 10:50, 10:50]
+    steps = {float(step) for step in (inner[:, :, 1:] - inner[:, :, :-1]).unique()}
+    assert steps == {1.0, -1.0}  # some are flipped, and no pixel is made up
+    down = {int(image[:, 0].min() // 60) - 10 for image in inner}
+    assert len(down) == 1  # all are shifted alike
+    assert abs(down.pop()) <= 3
+    sound = torch.randn(2, 3, 50)
+    assert polishing.augmented(sound, torch.Generator()) is sound
 
 
 class Chooses(nn.Module):

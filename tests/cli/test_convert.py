@@ -193,6 +193,7 @@ def test_a_damaged_folder_is_named(damage: object, words: str, capsys: pytest.Ca
         (("convert", "resnet18", "--downsample", "max"), ("downsample='max'",)),
         (("convert", "NETS:deep", "--refit", "folder"), ("--refit is folder", "give --mean and --std")),
         (("convert", "NETS:deep", "--refit-images", 9), ("--refit-images is 9 without --refit",)),
+        (("convert", "NETS:deep", "--refit-epochs", 0), ("--refit-epochs is 0 without --refit",)),
         (
             ("convert", "NETS:deep", "--refit", "folder", "--mean", 0.5, 0.5, 0.5, "--std", 1, 1, 1),
             ("folder folder holds no images",),
@@ -237,9 +238,11 @@ def test_convert_refits_on_a_folder_of_images(nets: str, capsys: pytest.CaptureF
     torch.save(state, "mine.pth")
     command = ["convert", f"{nets}:deep", "--weights", "mine.pth", "--size", 16, "--alpha", 0.5]
     command += ["--mean", 0.5, 0.4, 0.3, "--std", 0.2, 0.2, 0.1]
-    code, out, err = run(capsys, *command, "--refit", "images", "--refit-images", 10, "--out", "o")
+    command += ["--refit", "images", "--refit-images", 10, "--refit-epochs", 1]
+    code, out, err = run(capsys, *command, "--out", "o")
     assert code == 0, err
     assert "fitted on 10 images" in out
+    assert "1 epochs of gradient" in out
     assert "measured on 10 images, ordered by damage" in out  # the channels are calibrated, too
     net, made = (
         load_converted("o", model=find_vanilla(f"{nets}:deep").model),
@@ -251,7 +254,8 @@ def test_convert_refits_on_a_folder_of_images(nets: str, capsys: pytest.CaptureF
     # A plan is followed as it is, and its order of channels is not chosen anew.
     command = ["convert", f"{nets}:deep", "--weights", "mine.pth", "--mean", 0.5, 0.4, 0.3]
     command += ["--std", 0.2, 0.2, 0.1, "--plan", "o/plan.yaml"]
-    code, _, err = run(capsys, *command, "--refit", "images", "--refit-images", 10, "--out", "p")
+    more = ("--refit", "images", "--refit-images", 10, "--refit-epochs", 1)
+    code, _, err = run(capsys, *command, *more, "--out", "p")
     assert code == 0, err
     again = load_file("p/weights.safetensors")
     assert all(torch.equal(again[k], v) for k, v in made.items())

@@ -29,17 +29,30 @@ class Refitted:
 
 
 @dataclass(frozen=True)
+class Polished:
+    """What epochs of gradient did: how far the octave network's answers were from the vanilla one's, before
+    and after, on the images themselves; see `polish.distance`.
+    """
+
+    epochs: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Refitting:
     """What `refit` did; printing it gives a table.
 
     `left` are the layers that were left alone, with the reason. `shift` is how far the means of maps on these
     images lie from those that the batch norms remember, see `norm_shift`; None without batch norms.
+    `polished` is what the epochs after that did; None for no epochs.
     """
 
     layers: tuple[Refitted, ...]
     left: Mapping[str, str] = field(default_factory=dict)
     images: int = 0
     shift: float | None = None
+    polished: Polished | None = None
 
     def __str__(self) -> str:
         rows = [
@@ -60,4 +73,8 @@ class Refitting:
         shift = (
             "" if self.shift is None else f", whose maps lie {self.shift:.2f} deviations off the norms' means"
         )
-        return str(Table(head, rows, align="llr", note=f"fitted on {self.images:,} images{shift}{left}"))
+        note = f"fitted on {self.images:,} images{shift}{left}"
+        if self.polished is not None:
+            p = self.polished
+            note += f"\n{p.epochs} epochs of gradient: answers {p.before:.3f} off before, {p.after:.3f} after"
+        return str(Table(head, rows, align="llr", note=note))

@@ -142,6 +142,15 @@ def convert(
     refit_images: Annotated[
         int | None, o.conversion(help="How many of them to use. \\[default: 200]", min=2, metavar="N")
     ] = None,
+    refit_epochs: Annotated[
+        int | None,
+        o.conversion(
+            help="Passes over them with gradients, against the vanilla network's outputs, after the closed "
+            "form. \\[default: 4]",
+            min=0,
+            metavar="N",
+        ),
+    ] = None,
 ) -> None:
     """Make a network octave and write it to a folder.
 
@@ -173,8 +182,9 @@ def convert(
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
-    if refit is None and refit_images is not None:
-        raise InputError(f"--refit-images is {refit_images} without --refit: give the folder of the images")
+    for option, value in {"--refit-images": refit_images, "--refit-epochs": refit_epochs}.items():
+        if refit is None and value is not None:
+            raise InputError(f"{option} is {value} without --refit: give the folder of the images")
     console = Console(highlight=False, soft_wrap=True)
     source = network.find(model)
     facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
@@ -192,7 +202,7 @@ def convert(
     net = octavize(source.model, decided, inplace=True)
     console.print(str(decided), markup=False)
     if images is not None:
-        console.print(f"\n{_refit(net, images)}", markup=False)
+        console.print(f"\n{_refit(net, images, refit_epochs)}", markup=False)
     facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **facts}
     save_converted(out, net, decided, source.origin, facts)
     console.print(f"weights: {source.weights}; network written to [bold]{out}[/bold]")
@@ -246,18 +256,19 @@ def _images(folder: Path, count: int, decided: Plan, facts: Mapping[str, Any]) -
     return list(batches(paths, {**facts, "input_shape": decided.input_shape}))
 
 
-def _refit(net: nn.Module, images: list[Tensor]) -> Refitting:
+def _refit(net: nn.Module, images: list[Tensor], epochs: int | None) -> Refitting:
     """Refit a network, with a bar on stderr."""
     from rich.progress import track
 
-    from octavize.calibration.refit import refit
+    from octavize.calibration.refit import EPOCHS, refit
 
     console = Console(stderr=True)
 
     def bar(names: Sequence[str]) -> Iterable[str]:
-        return track(names, "refitting layers", console=console, transient=True)
+        return track(names, "refitting", console=console, transient=True)
 
-    return refit(net, images, max_images=sum(map(len, images)), progress=bar)
+    epochs, count = EPOCHS if epochs is None else epochs, sum(map(len, images))
+    return refit(net, images, epochs=epochs, max_images=count, progress=bar)
 
 
 def _check_plan_alone(

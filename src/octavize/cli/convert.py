@@ -61,7 +61,7 @@ MinLow = Annotated[
     int | None,
     o.conversion(
         help="Layers that would have fewer low channels stay dense: they would cost more time than they "
-        "save. \\[default: 16; 0 for a name from `octavize models`]",
+        "save. \\[default: 16; 0 where --alpha is of a name from `octavize models`]",
         metavar="N",
         min=0,
     ),

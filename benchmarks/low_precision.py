@@ -107,7 +107,7 @@ def table(results: dict[str, Any]) -> str:
     for name in dict.fromkeys(row["network"] for row in rows):
         own = {(row["runtime"], row["precision"]): row for row in rows if row["network"] == name}
         before = next(iter(own.values()))["before"]
-        cells = [f"{own[c]['same']:.1%}, {own[c]['after'] - before:+.1%}" for c in columns]
+        cells = [_cell(own[c], before) if c in own else "–" for c in columns]
         lines.append((name, f"{before:.1%}", *cells))
     head = ("network", "top-1 in PyTorch", *(f"{runtime} {precision}" for runtime, precision in columns))
     images = rows[0]["images"]
@@ -120,6 +120,10 @@ def table(results: dict[str, Any]) -> str:
         f"torch {results['environment']['torch']}, {results['environment']['processor']}."
     )
     return f"{Table(head, lines).markdown()}\n\n{note}\n"
+
+
+def _cell(row: dict[str, Any], before: float) -> str:
+    return f"{row['same']:.1%}, {row['after'] - before:+.1%}"
 
 
 def page(text: str) -> str:

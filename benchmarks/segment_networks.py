@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from octavize import InputError, Plan, calibrate, octavize
+from octavize import InputError, Plan, calibrate, octavize, refit
 from octavize.bench.profile import count_macs
 from segment_scores import CLASSES
 
@@ -83,21 +83,27 @@ def load_encoder(model: nn.Module, path: Path) -> None:
 
 
 def make_network(
-    arm: Arm, encoder: Path, images: Iterable[Tensor], size: tuple[int, int], folder: Path
+    arm: Arm, encoder: Path, images: Iterable[Tensor], size: tuple[int, int], folder: Path, *, resumed: bool
 ) -> nn.Module:
-    """The network to fine-tune; an octave one leaves its plan in the folder, and takes it from there."""
+    """The network to fine-tune; an octave one leaves its plan in the folder, and takes it from there.
+
+    The encoder of an octave network is refitted to the vanilla one's maps. The decoder is not trained yet: it
+    has nothing that could be kept. The weights of a network that is `resumed` are read later.
+    """
     vanilla = build()
     load_encoder(vanilla, encoder)
     if not arm.alpha:
         return vanilla
+    padded = [pad(batch, arm.shape(size)) for batch in images]
     if not (folder / PLAN).is_file():
-        padded = (pad(batch, arm.shape(size)) for batch in images)
         example = (1, *arm.shape(size))
         calibrate(
             vanilla, padded, arm.alpha, exchange=arm.exchange, downsample="stride", example=example
         ).save(folder / PLAN)
-    # A refit of the octave layers to the vanilla ones' outputs belongs here, on the same images.
-    return octavize(vanilla, Plan.load(folder / PLAN))
+    octave = octavize(vanilla, Plan.load(folder / PLAN)).eval()
+    if not resumed:
+        refit(octave.get_submodule("encoder"), padded, epochs=0)
+    return octave.train()
 
 
 def load_trained(arm: Arm, folder: Path) -> nn.Module:

@@ -50,7 +50,8 @@ def run_once(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     size = Scenes(data, "test").size
-    model = make_network(arm, encoder, sample(data, settings.calibration), size, folder)
+    resumed = (folder / STATE).is_file()
+    model = make_network(arm, encoder, sample(data, settings.calibration), size, folder, resumed=resumed)
     run = Run(arm, seed, settings, data, model, folder)
     run.train()
     model.load_state_dict(run.best["weights"])

@@ -374,6 +374,16 @@ def test_what_cannot_be_refitted_is_told() -> None:
     assert all(torch.equal(after[k], before[k]) for k in before if not k.startswith(("0.2", "4")))
 
 
+def test_layers_that_share_memory_are_left() -> None:
+    vanilla = block(*KINDS["dense"](), *KINDS["dense"]())
+    a, b = (m for m in vanilla[1:] if isinstance(m, nn.Conv2d) and m.weight.shape == vanilla[1].weight.shape)
+    b.weight.data = a.weight.data
+    net = octavize(vanilla, 0.5, example=(1, 3, 17, 17), min_low=0, inplace=True)  # copies share nothing
+    with pytest.warns(UserWarning, match="shares its weights"):
+        done = refit(net, [images()])
+    assert len(done.left) == 2
+
+
 def test_images_of_another_kind_and_few_images_are_warned_of() -> None:
     vanilla = block(*KINDS["dense"]())
     vanilla[0].insert(1, nn.BatchNorm2d(4))
@@ -437,14 +447,14 @@ def test_epochs_of_gradient_come_closer(monkeypatch: pytest.MonkeyPatch) -> None
     nets[1].blocks[0][0].weight.requires_grad_(False)
     done = [refit(net, [x], epochs=epochs) for net, epochs in zip(nets, (0, 10, 10), strict=True)]
     assert done[0].polished is None
+    assert done[2].layers == done[0].layers
+    assert done[1].left == {"blocks.0.0": "its weights are frozen"}
     for net, told in zip(nets[1:], done[1:], strict=True):
-        assert told.layers == done[0].layers
         assert told.polished.epochs == 10
         assert told.polished.after < told.polished.before
         assert error(net, vanilla, x) < error(nets[0], vanilla, x)
         assert "10 epochs of gradient: answers" in str(told)
-    # The frozen layer stays as the closed form left it.
-    assert torch.equal(nets[1].blocks[0][0].weight, nets[0].blocks[0][0].weight)
+    assert torch.equal(nets[1].blocks[0][0].weight, vanilla.blocks[0][0].weight)
     assert not torch.equal(nets[2].blocks[0][0].weight, nets[0].blocks[0][0].weight)
 
 
@@ -500,6 +510,14 @@ def test_mistakes_are_named() -> None:
     octave = octavize(net, 0.5, example=(1, 3, 17, 17), min_low=0)
     with pytest.raises(InputError, match="has no octave layer: octavize it first"):
         refit(net, [images()])
+    with pytest.raises(InputError, match="all its parameters are frozen"):
+        refit(copy.deepcopy(octave).requires_grad_(False), [images()])
+    with pytest.raises(InputError, match=r"weights in bfloat16.*epochs=0"):
+        refit(copy.deepcopy(octave).bfloat16(), [images()], epochs=1)
+    with pytest.raises(InputError, match="images are of several sizes"):
+        refit(octave, [images(), images(side=16)], epochs=1)
+    with torch.inference_mode(), pytest.raises(InputError, match="refit runs inside"):
+        refit(octave, [images()], epochs=1)
     with pytest.raises(InputError, match=r"vanilla: it is another network, as '.*' shows"):
         refit(octave, [images()], vanilla=nn.Conv2d(3, 3, 1))
     with pytest.raises(InputError, match=r"vanilla: its layer '0\.2' is octave"):

@@ -103,7 +103,8 @@ def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "give images to quantize on with --calibration FOLDER" in err
     code, out, err = run(capsys, *command, "--calibration", tmp_path / "images")
     assert code == 0, err
-    assert "quantized on 4 images, compared on 8 others" in out
+    assert "quantized on 4 images" in out
+    assert "compared on 8 others, same class first: " in out
     assert "accuracy: " in out
     assert load_runtime("int8.onnx").metadata["precision"] == "int8"
     code, _, err = run(capsys, "export", trained, "--to", "f.onnx", "--calibration", tmp_path / "images")

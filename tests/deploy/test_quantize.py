@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tests.helpers.deploy import octave
-from torch import Tensor
+from torch import Tensor, nn
 
-from octavize import InputError, export, load_runtime
+from octavize import InputError, export, load_runtime, octavize
 from octavize.deploy.images import find_images, spread_out
-from octavize.deploy.quantize import PoolsAsConvolutions, agreement, batches_of
+from octavize.deploy.quantize import PoolsAsConvolutions, agreement, batches_of, outputs_of
 
 SHAPE = (1, 3, 16, 16)
 IMAGES = torch.randn(48, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -35,9 +35,8 @@ LOWERED = [
 @pytest.mark.parametrize(("suffix", "precision"), LOWERED)
 def test_a_file_in_low_precision_agrees_with_its_network(suffix: str, precision: str, tmp_path: Path) -> None:
     net, path = octave(), tmp_path / f"net{suffix}"
-    error = export(
-        net, path, SHAPE, precision=precision, calibration=IMAGES[:32], metadata={"classes": ["a"]}
-    )
+    images = IMAGES[:32] if precision == "int8" else None
+    error = export(net, path, SHAPE, precision=precision, calibration=images, metadata={"classes": ["a"]})
     assert error < 1e-5  # in float32, before
     runner = load_runtime(path, threads=1)
     assert (runner.metadata["precision"], runner.metadata["classes"]) == (precision, ["a"])
@@ -61,7 +60,8 @@ def test_no_average_of_integers_is_left(tmp_path: Path) -> None:
 
     def kinds(precision: str) -> set[str]:
         path = tmp_path / f"{precision}.xml"
-        export(octave(), path, SHAPE, precision=precision, calibration=IMAGES)
+        images = IMAGES if precision == "int8" else None
+        export(octave(), path, SHAPE, precision=precision, calibration=images)
         return {op.get_type_name() for op in openvino.Core().read_model(path).get_ops()}
 
     assert "AvgPool" in kinds("float32")
@@ -147,3 +147,28 @@ def test_folders_without_images(tmp_path: Path) -> None:
         find_images(tmp_path, None, 2)
     with pytest.raises(InputError, match="does not exist"):
         find_images(tmp_path / "no", None, 2)
+
+
+@pytest.mark.skipif(not find_spec("onnxruntime"), reason="not installed")
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.AvgPool2d(2, 2, 1)])
+@pytest.mark.parametrize("alpha", [0, 0.5])
+def test_averages_that_are_the_networks_own(pool: nn.Module, alpha: float, tmp_path: Path) -> None:
+    """Padded they are no octave's pool, and of an octave map no plain average."""
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), pool, nn.Conv2d(8, 8, 1)]
+    net = octavize(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), alpha, example=SHAPE).eval()
+    error = export(net, tmp_path / "net.onnx", SHAPE, precision="int8", calibration=IMAGES)
+    assert error < 1e-5
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="not installed")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_images_that_nothing_is_quantized_on_are_refused(precision: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"calibration is given: {precision} needs no images"):
+        export(octave(), tmp_path / "net.xml", SHAPE, precision=precision, calibration=IMAGES)
+
+
+def test_a_single_output_tells_no_classes_apart() -> None:
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    assert outputs_of(nn.Sequential(*head, nn.Linear(3, 1)), SHAPE) is None
+    assert outputs_of(nn.Sequential(*head, nn.Linear(3, 2)), SHAPE) == 2
+    assert outputs_of(nn.Conv2d(3, 4, 1), SHAPE) is None

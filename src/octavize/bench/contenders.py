@@ -57,7 +57,7 @@ def contenders_of(
     """
     vanilla = build(0.0)
     found = [_contender(VANILLA, vanilla, size)]
-    for alpha, exchange in product(filter(None, alphas), exchanges or (None,)):
+    for alpha, exchange in product(dict.fromkeys(filter(None, alphas)), dict.fromkeys(exchanges) or (None,)):
         told = {} if exchange is None else {"exchange": exchange}
         name = ", ".join([f"α={alpha:g}", *told.values()])
         octave = _contender(name, build(alpha, **told), size, alpha, exchange)

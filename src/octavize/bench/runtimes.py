@@ -118,7 +118,7 @@ def _exported(kind: Format) -> Prepare:
         shape = c.shape(setting.batch)
         if not file.exists():  # it serves for every number of threads
             # Which numbers int8 stands for makes no difference to its time.
-            noise = torch.randn(c.shape(max(setting.batch, 4)))
+            noise = torch.randn(c.shape(max(setting.batch, 4))) if setting.precision == "int8" else None
             with torch.inference_mode(False):
                 export(
                     c.model,

@@ -71,8 +71,9 @@ def tune(
         progress: called with every line of progress; None prints the lines if stderr is a terminal.
 
     Returns:
-        The plan. As measured, its network is never slower than that of one α for all layers. Accuracy is not
-        considered.
+        The plan. As measured, its network is never slower than that of one α for all layers; where no other
+        is near enough to the budget, as with a large `min_low`, it is that one, which may take less. Accuracy
+        is not considered.
 
     Raises:
         InputError: the runtime is unknown, not installed or lacks the precision, the budget is out of reach,

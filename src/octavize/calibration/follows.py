@@ -152,7 +152,12 @@ class _Record(TorchFunctionMode):
         if call is not None and call.name == "dropout" and not call.argument(2, "training", True):
             value = call.made
             call = self._only(value)
-        if call is not None and call.name in SUMS and len(call.reads) == 2:
+        if (
+            call is not None
+            and call.name in SUMS
+            and len(call.reads) == 2
+            and call.kwargs.get("alpha", 1) == 1
+        ):
             other = next((v for v in call.reads if v != value), value)
             added = self._seen_at.get(other)
             # It has to be there when the layer is called.

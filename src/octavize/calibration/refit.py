@@ -63,7 +63,7 @@ def refit(
     First layer by layer in closed form, then by a few epochs of gradient against the vanilla network's
     outputs on the same images. The weights keep their shapes and names: the state dict stays a vanilla
     network's. Constants go into biases, or into the running means of the batch norms that follow. In closed
-    form, layers whose input is the vanilla network's own stay as they are.
+    form, layers whose input is the vanilla network's own stay as they are. Frozen parameters stay.
 
     Args:
         model: an octave network with the weights of a trained vanilla one, as `octavize` makes it; with a
@@ -73,8 +73,8 @@ def refit(
         vanilla: the vanilla network with its channels in the order of `model`. By default it is `model` as it
             is now, with an α of 0, so a network that was refitted or trained since needs it:
             `octavize(octavize(trained, plan), 0)`.
-        epochs: of gradient afterwards, in evaluation mode; parameters that are frozen take no part. 0 leaves
-            it at the closed form, which takes about a third of the time.
+        epochs: of gradient afterwards, in evaluation mode. 0 leaves it at the closed form, which takes about
+            a third of the time.
         max_images: how many of the images to use; they are kept in memory.
         memory: GiB for maps of images that wait for the next layer. While they need more, some run from the
             start for each layer, which takes longer. About as much is needed besides.
@@ -85,7 +85,9 @@ def refit(
         The errors of each layer before and after, and the layers that were left alone, with the reason.
 
     Raises:
-        InputError: the network is not octave, `vanilla` is another network, or images or numbers are bad.
+        InputError: the network is not octave, or all of it is frozen; `vanilla` is another network; images or
+            numbers are bad; or epochs are asked for in half precision, in inference mode or on images of
+            several sizes.
 
     Warns:
         UserWarning: a layer was left alone, there are few images, or they are of another kind than those
@@ -103,10 +105,13 @@ def refit(
     octave = [name for name, m in model.named_modules() if isinstance(m, OctConv) and m.alpha]
     if not octave:
         raise InputError(f"model: {type(model).__name__} has no octave layer: octavize it first")
+    _check_trainable(model, epochs)
     reference = _vanilla_of(model) if vanilla is None else clean_copy(vanilla)
     _check_same(model, reference)
     reference.to(next(p for p in model.parameters() if p.is_floating_point()))
     batches = _batches(model, images, max_images)
+    if epochs and len({batch.shape[1:] for batch in batches}) > 1:
+        raise InputError("images are of several sizes: the epochs need one, or give epochs=0")
     run_on(stand_in(model), batches[0][:1])
     shift = norm_shift(reference, batches)
     refitter = _Refitter(model, reference, batches, memory, epochs)
@@ -157,10 +162,12 @@ class _Refitter:
 
     def _check_own(self, name: str) -> None:
         layer = self.model.get_submodule(name)
+        own = _memory_of(layer)
         for other, module in self.model.named_modules():
-            shared = {id(p) for p in module.parameters(recurse=False)}
-            if module is not layer and any(id(p) in shared for p in layer.parameters(recurse=False)):
+            if module is not layer and own & _memory_of(module):
                 raise NotLinear(f"it shares its weights with {other}")
+        if not all(p.requires_grad for p in layer.parameters(recurse=False)):
+            raise NotLinear("its weights are frozen")
 
     def _refit(self, name: str, runs: Lockstep) -> None:
         place, vanilla = self._place(self.model, name), self._place(self.vanilla, name)
@@ -181,6 +188,24 @@ class _Refitter:
 def _told(name: str, half: Half, rows: int, columns: int, found: Solution) -> Refitted:
     errors = found.before, found.after, found.held_out
     return Refitted(name, half.kind, rows, columns, found.ridge, *errors)
+
+
+def _memory_of(layer: nn.Module) -> set[int]:
+    """Where a layer's own parameters lie; two that share it are one."""
+    return {p.untyped_storage().data_ptr() for p in layer.parameters(recurse=False) if p.numel()}
+
+
+def _check_trainable(model: nn.Module, epochs: int) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("model: all its parameters are frozen: model.requires_grad_(True) frees them")
+    few = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
+    if epochs and few:
+        raise InputError(
+            f"model: it has weights in {str(few.pop()).removeprefix('torch.')}, in which the small steps of "
+            "the epochs are lost: refit model.float() and convert it back afterwards, or give epochs=0"
+        )
+    if epochs and torch.is_inference_mode_enabled():
+        raise InputError("refit runs inside torch.inference_mode(), where nothing learns: leave it first")
 
 
 def _vanilla_of(model: nn.Module) -> nn.Module:

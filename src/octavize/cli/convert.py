@@ -185,6 +185,8 @@ def convert(
     for option, value in {"--refit-images": refit_images, "--refit-epochs": refit_epochs}.items():
         if refit is None and value is not None:
             raise InputError(f"{option} is {value} without --refit: give the folder of the images")
+    if refit is not None and alpha == 0:
+        raise InputError("--refit is given and --alpha is 0, which makes no layer octave: give another")
     console = Console(highlight=False, soft_wrap=True)
     source = network.find(model)
     facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
@@ -253,6 +255,8 @@ def _images(folder: Path, count: int, decided: Plan, facts: Mapping[str, Any]) -
             "--std"
         )
     paths = spread_out(find_images(folder, None, None), count)[0].paths
+    if len(paths) < 2:
+        raise InputError(f"--refit is {folder}, which holds a single image: give 2, better 100 or more")
     return list(batches(paths, {**facts, "input_shape": decided.input_shape}))
 
 

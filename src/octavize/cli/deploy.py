@@ -103,10 +103,13 @@ def export(
         raise InputError(
             "--calibration is given: float32 needs no images; give --precision int8, or leave it out"
         )
-    seen, unseen = None, None
+    seen, compared, outputs = None, None, None
     if calibration is not None:
-        found = find_images(calibration, facts.get("classes"), outputs_of(model, shape))
-        seen, unseen = spread_out(found, min(CALIBRATED_ON, max(len(found.paths) // 3, 1)))
+        outputs = outputs_of(model, shape)
+        compared = find_images(calibration, facts.get("classes"), outputs)
+        if precision == "int8":
+            seen, unseen = spread_out(compared, min(CALIBRATED_ON, max(len(compared.paths) // 3, 1)))
+            compared = unseen if unseen.paths else seen
     images = None if seen is None else batches(seen.paths, {**about, "input_shape": shape})
     how: dict[str, Any] = {"precision": precision, "calibration": images, "dynamic_size": dynamic_size}
     error = run(model, to, shape, metadata=about, **how)
@@ -114,24 +117,26 @@ def export(
     console = Console(highlight=False, soft_wrap=True)
     lowered = "" if precision == "float32" else " in float32"
     console.print(f"parity: largest error {error:.1e} of the largest output{lowered}")
-    if seen is not None and unseen is not None:
-        _tell_agreement(console, model, to, seen, unseen)
+    if seen is not None:
+        console.print(f"quantized on {len(seen.paths)} images")
+    if compared is not None and outputs is None:
+        console.print("not compared on images: the network tells no classes apart")
+    elif compared is not None:
+        others = "the same" if compared is seen else "images" if seen is None else "others"
+        _tell_agreement(console, model, to, compared, others)
     console.print(f"written: [bold]{to}[/bold], {precision}, for any number of images of {sizes}")
 
 
-def _tell_agreement(console: Console, model: nn.Module, file: Path, seen: Found, unseen: Found) -> None:
-    """How the network and its file answer to images that it was not quantized on, if there are any."""
+def _tell_agreement(console: Console, model: nn.Module, file: Path, images: Found, which: str) -> None:
+    """How the network and its file answer to images; `which` they are, beside those it was quantized on."""
     from octavize.deploy.images import batches, spread_out
     from octavize.deploy.quantize import agreement
     from octavize.deploy.runtime import load_runtime
 
-    compared, which = seen, "the same"
-    if unseen.paths:
-        (compared, _), which = spread_out(unseen, COMPARED_ON), "others"
+    compared, _ = spread_out(images, COMPARED_ON)
     runner = load_runtime(file)
     found = agreement(model.eval(), runner, batches(compared.paths, runner.metadata), compared.labels)
-    console.print(f"quantized on {len(seen.paths)} images, compared on {found.images} {which}")
-    console.print(f"same class first: {found.same:.1%}")
+    console.print(f"compared on {found.images} {which}, same class first: {found.same:.1%}")
     if found.before is None or found.after is None:
         console.print("accuracy: unknown, since the folders of the images are not the network's classes")
     else:

@@ -55,8 +55,8 @@ def export(
         precision: `float32`; `bf16` (OpenVINO); or `int8` (OpenVINO by NNCF, ONNX Runtime by its own
             quantizer). Files take and give float32. `octavize.deploy.quantize.agreement` tells how well the
             file and the network agree on images.
-        calibration: images that int8 is quantized on, as the network takes them: (N, C, H, W), or batches of
-            these, such as a DataLoader's. No labels are needed; 300 images are used at most.
+        calibration: for int8 only: images that it is quantized on, as the network takes them: (N, C, H, W),
+            or batches of these, such as a DataLoader's. No labels are needed; 300 images are used at most.
         dynamic_batch: the file takes any number of images.
         dynamic_size: the file takes images of any size, odd ones included.
         metadata: anything JSON can hold, such as `classes`, `mean`, `std`, `size`, `alpha`. Written into the
@@ -76,6 +76,8 @@ def export(
     kind = format_of("path", path)
     _check_writable(path, kind)
     check_precision(precision, kind)
+    if calibration is not None and precision != "int8":
+        raise InputError(f"calibration is given: {precision} needs no images; leave it out, or export int8")
     quantized_on = (
         batches_of(calibration, (1, *shape[1:]) if dynamic_batch else shape) if precision == "int8" else []
     )

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from octavize.deploy.formats import Array, Format
 from octavize.deploy.runtime import Runner
 from octavize.errors import InputError, require_extra, shown
+from octavize.nn.tensor import OctTensor
 
 Calibration: TypeAlias = "Tensor | Array | Iterable[Any]"
 """Images as the network takes them: (N, C, H, W), or batches of these, or of (images, labels)."""
@@ -62,10 +63,11 @@ def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int 
 
 
 def outputs_of(model: nn.Module, shape: Sequence[int]) -> int | None:
-    """How many classes a network tells apart; None if it is no classifier."""
+    """How many classes a network tells apart; None if it is no classifier, as one with a single output."""
     with torch.no_grad():
         scores = model.eval()(torch.zeros(tuple(shape)))
-    return scores.shape[1] if isinstance(scores, Tensor) and scores.dim() == 2 else None
+    classifies = isinstance(scores, Tensor) and scores.dim() == 2 and scores.shape[1] > 1
+    return scores.shape[1] if classifies else None
 
 
 class PoolsAsConvolutions(TorchFunctionMode):
@@ -77,18 +79,25 @@ class PoolsAsConvolutions(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.avg_pool2d and not kwargs and len(args) > 2 and _is_half(*args[:3]):
+        if func is F.avg_pool2d and not kwargs and len(args) > 2 and _is_half(*args):
             x: Tensor = args[0]
             quarter = torch.full((x.shape[1], 1, 2, 2), 0.25, dtype=x.dtype, device=x.device)
             return F.conv2d(x, quarter, stride=2, groups=x.shape[1])
         return func(*args, **(kwargs or {}))
 
 
-def _is_half(x: Tensor, window: Any, stride: Any) -> bool:
-    twos = all(
-        tuple(each) == (2, 2) if isinstance(each, Sequence) else each == 2 for each in (window, stride)
-    )
-    return twos and all(isinstance(n, int) and n % 2 == 0 for n in x.shape[2:])
+def _is_half(x: Any, window: Any, stride: Any, padding: Any = 0, *how: Any) -> bool:
+    """Whether a call of avg_pool2d, its arguments in torch's order, averages cells of 2 × 2 of a plain map.
+
+    `how` is ceil_mode and count_include_pad, which make no difference to such cells, and divisor_override.
+    """
+
+    def are(each: Any, n: int) -> bool:
+        return tuple(each) == (n, n) if isinstance(each, Sequence) else each == n
+
+    cells = are(window, 2) and are(stride, 2) and are(padding, 0) and (len(how) < 3 or how[2] is None)
+    plain = not isinstance(x, OctTensor) and x.dim() == 4
+    return cells and plain and all(isinstance(n, int) and n % 2 == 0 for n in x.shape[2:])
 
 
 @dataclass(frozen=True)

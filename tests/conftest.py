@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.helpers.training import make_folder
 
 from octavize.convert import planner
+from octavize.deciding import DEFAULT_MIN_LOW
 from octavize.nn import dispatch
 
 
@@ -25,11 +27,18 @@ def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _narrow_layers_become_octave(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _narrow_layers_become_octave() -> Iterator[None]:
     """The networks of the tests have few channels, for speed, and would stay vanilla."""
-    if request.node.get_closest_marker("usual_min_low") is None:
-        monkeypatch.setattr(planner, "DEFAULT_MIN_LOW", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "DEFAULT_MIN_LOW", 0)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _unless_marked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("usual_min_low") is not None:
+        monkeypatch.setattr(planner, "DEFAULT_MIN_LOW", DEFAULT_MIN_LOW)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ EACH = replace(LAYER, name="d", geometry=Geometry(16, 16, (3, 3), (1, 1), (1, 1)
 
 
 def decided(layer: LayerInfo, alpha: float = 0.5) -> tuple[float | None, str]:
-    (found,) = decide([layer], {layer.name: alpha}, {layer.name: "none"}, {layer.name: "stride"})
+    (found,) = decide([layer], {layer.name: alpha}, {layer.name: "none"}, {layer.name: "stride"}, 0)
     assert (found.exchange, found.downsample) == ("none", "stride")
     return found.alpha, found.reason
 
@@ -70,7 +70,7 @@ def test_the_last_pattern_counts_and_others_keep_what_they_have() -> None:
 
 def test_merging_and_costs() -> None:
     given = decide(
-        [LAYER, EACH], {"a": 0.5, "d": 0.5}, {"a": "both", "d": "both"}, {"a": "pool", "d": "pool"}
+        [LAYER, EACH], {"a": 0.5, "d": 0.5}, {"a": "both", "d": "both"}, {"a": "pool", "d": "pool"}, 0
     )
     merged = merge(given, {"a": "add"})
     assert [(d.alpha, d.reason[:6]) for d in merged] == [(0.0, "merges"), (0.5, "depthw")]
@@ -82,7 +82,7 @@ def test_merging_and_costs() -> None:
 
 
 def test_a_plan_is_for_its_network() -> None:
-    decisions = decide([LAYER], {"a": 0.5}, {"a": "both"}, {"a": "pool"})
+    decisions = decide([LAYER], {"a": 0.5}, {"a": "both"}, {"a": "pool"}, 0)
     plan = Plan(decisions, (1, 16, 8, 8), 1000, 600)
     check_plan(plan, {"a": replace(LAYER, kind="OctConv2D", reached=False)}, "Net")
     for layers, words in (

@@ -92,7 +92,7 @@ def octave_net() -> nn.Module:
         nn.Flatten(),
         nn.Linear(16, 4),
     )
-    return octavize.octavize(net.double(), example=SHAPE)
+    return octavize.octavize(net.double(), example=SHAPE, min_low=0)  # in other processes too
 
 
 def step(net: nn.Module, *, by_checkpoint: bool = False) -> list[Tensor]:

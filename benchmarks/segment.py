@@ -100,7 +100,8 @@ def score_exported(options: argparse.Namespace) -> None:
             for precision in LOWERED:
                 file = Path(scratch) / f"{precision}.xml"
                 export(
-                    model, file, (1, *images[0].shape[1:]), precision=precision, calibration=images,
+                    model, file, (1, *images[0].shape[1:]), precision=precision,
+                    calibration=images if precision == "int8" else None,
                     dynamic_batch=False,
                 )  # fmt: skip
                 found[precision] = score(load_runtime(file, options.threads), arm, options.data, "test")

@@ -102,7 +102,7 @@ def deploy_runs(
 def _accuracy(folder: Path, recipe: Recipe, images: Images, runtime: str, precision: str) -> float:
     """Of the weights that the run's own test accuracy is of."""
     model, _ = load_checkpoint(folder / "best.safetensors")
-    sample = TrainingInputs(images, recipe, CALIBRATION)
+    sample = TrainingInputs(images, recipe, CALIBRATION) if precision == "int8" else None
     with TemporaryDirectory() as temporary, _in_its_precision():
         path = Path(temporary) / f"network{timed_formats()[runtime].suffix}"
         shape = input_shape(recipe, images)

@@ -60,15 +60,22 @@ MARKS: dict[str, Any] = {
 }
 """Of the usual exchanges, the same in every figure; others share `OTHER_MARKS`."""
 OTHER_MARKS = ("v", "P", "<", ">", "h")
-LINES: dict[str, Any] = {"float32": "-", "bf16": "--", "int8": ":"}
-"""Of a precision."""
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "float32": {"linestyle": "-", "fillstyle": "full"},
+    "bf16": {"linestyle": "--", "fillstyle": "left"},
+    "int8": {"linestyle": ":", "fillstyle": "none"},
+}
+"""How a precision looks, also where a single α has no line."""
+CROSSES = {"float32": "x", "bf16": "+", "int8": "1"}
+"""Of vanilla networks, likewise."""
 
 
 def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
     """Time against arithmetic, both as shares of vanilla's: a panel for each batch and number of threads.
 
-    A color is a runtime, a line its precision, a mark an exchange; lines join its α. Crosses are vanilla
-    networks on smaller images or of a smaller width. On the dashed line, time falls as much as arithmetic.
+    A color is a runtime, a line and the filling of its marks the precision, a mark an exchange; lines join
+    its α. Crosses are vanilla networks on smaller images or of a smaller width. On the dashed line, time
+    falls as much as arithmetic.
 
     Args:
         path: .png, .svg or .pdf.
@@ -92,16 +99,18 @@ def draw(results: dict[str, Any], path: str | Path, title: str) -> None:
         for panel, (batch, threads) in zip(axes, panels, strict=False):
             panel.axline((0.5, 0.5), slope=1, color="#475569", linewidth=0.8, linestyle="--")
             for (runtime, precision, exchange), own in _series(rows, batch, threads).items():
-                look = "x" if exchange is None else f"{marks[exchange]}{LINES[precision]}"
+                look = {**PRECISIONS[precision], "marker": marks[exchange]} if exchange else _cross(precision)
                 panel.plot(
-                    *zip(*sorted(own), strict=True), look, color=colors[runtime], markersize=5, linewidth=1
+                    *zip(*sorted(own), strict=True), color=colors[runtime], markersize=5, linewidth=1, **look
                 )
             panel.set_title(_place(batch, threads))
             panel.set_xlabel("MACs, share of vanilla's")
         axes[0].set_ylabel("time, share of vanilla's")
         named = [
-            Line2D([], [], color=colors[runtime], linestyle=LINES[precision], label=_told(runtime, precision))
-            for runtime, precision in kinds
+            Line2D(
+                [], [], color=colors[run], marker="o", label=_told(run, precision), **PRECISIONS[precision]
+            )
+            for run, precision in kinds
         ]
         shapes = {**marks, "vanilla": "x"}
         named += [
@@ -123,6 +132,10 @@ def _series(
             kind = (row["runtime"], row["precision"], exchange)
             found.setdefault(kind, []).append((row["mac_ratio"], row["time_ratio"]))
     return found
+
+
+def _cross(precision: str) -> dict[str, Any]:
+    return {"linestyle": "", "marker": CROSSES[precision]}
 
 
 def _told(runtime: str, precision: str) -> str:

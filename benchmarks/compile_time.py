@@ -25,7 +25,7 @@ os.environ |= {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "TORCHINDUCTOR_COMPILE
 import torch
 from torch import Tensor, nn
 
-from marked import between, check, write
+from marked import add_options, between, make
 from octavize import create_model
 from octavize.bench.environment import environment, others_watched
 from octavize.bench.timing import interleave
@@ -134,14 +134,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--tables", action="store_true", help="only write docs/guide.md anew")
-    parser.add_argument("--check", action="store_true", help="only compare docs/guide.md with the results")
+    add_options(parser, "docs/guide.md")
     given = parser.parse_args()
-    if given.check:
-        check((GUIDE, guide))
-    if not given.tables:
-        run(given.size, given.batch, given.rounds)
-    write(GUIDE, guide)
+    make(given, lambda: run(given.size, given.batch, given.rounds), GUIDE, guide)
 
 
 def run(size: int, batch: int, rounds: int) -> None:

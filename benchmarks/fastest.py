@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from marked import between, check, write
+from marked import add_options, between, make
 from octavize.bench.environment import environment
 from octavize.bench.process import settle_process
 from octavize.bench.ratios import saving_realized
@@ -103,17 +103,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--target", nargs="+", choices=RUNTIMES, default=RUNTIMES)
-    parser.add_argument("--tables", action="store_true", help="only write the table of docs/deploy.md")
-    parser.add_argument("--check", action="store_true", help="only compare it with the results")
+    add_options(parser, "the table of docs/deploy.md")
     given = parser.parse_args()
     settle_process()
-    if given.check:
-        check((GUIDE, guide))
-    if not given.tables:
+
+    def measure_all() -> None:
         for target in given.target:
             for name in given.model:
                 measure(name, target)
-    write(GUIDE, guide)
+
+    make(given, measure_all, GUIDE, guide)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marked import between, check, write
+from marked import add_options, between, make
 from octavize import calibrate, octavize, refit
 from octavize.bench.environment import environment
 from octavize.deploy.export import export
@@ -48,22 +48,21 @@ FILES = (
 )
 
 
-def measured(given: argparse.Namespace, out: Path) -> Iterator[dict[str, Any]]:
+def measured(given: argparse.Namespace, known: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows that are still missing, one after the other."""
-    known = read_json(out) or {"rows": []}
-    done = {(row["network"], row["runtime"], row["precision"]) for row in known["rows"]}
+    done = {(row["network"], row["runtime"], row["precision"]) for row in known}
     vanilla = find_vanilla(given.network, weights=given.weights)
     facts = {"mean": given.mean, "std": given.std, **vanilla.facts}
     shape = (1, 3, given.size, given.size)
     about = {**facts, "input_shape": shape}
     seen, unseen = spread_out(found_in(given.images, vanilla.model, shape), given.calibration)
-    sample = prepare(seen.paths, about)
-    for name, make in networks(vanilla.model, sample).items():
+    sample, others = prepare(seen.paths, about), list(batches(unseen.paths, about))
+    for name, build in networks(vanilla.model, sample).items():
         missing = [file for file in FILES if (name, file[0], file[2]) not in done]
-        model = make() if missing else vanilla.model
+        model = build() if missing else vanilla.model
         for runtime, suffix, precision in missing:
             row = {"network": name, "runtime": runtime, "precision": precision}
-            yield row | one(model, suffix, precision, sample, unseen, about)
+            yield row | one(model, suffix, precision, shape, sample, others, unseen.labels)
 
 
 def found_in(folder: Path, model: nn.Module, shape: Sequence[int]) -> Found:
@@ -90,15 +89,21 @@ def networks(vanilla: nn.Module, sample: Tensor) -> dict[str, Callable[[], nn.Mo
 
 
 def one(
-    model: nn.Module, suffix: str, precision: str, sample: Tensor, unseen: Found, about: dict[str, Any]
+    model: nn.Module,
+    suffix: str,
+    precision: str,
+    shape: Sequence[int],
+    sample: Tensor,
+    others: Sequence[Tensor],
+    labels: Sequence[int] | None,
 ) -> dict[str, Any]:
-    """How a file answers beside its network."""
+    """How a file answers beside its network to batches of other images than the sample."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network").with_suffix(suffix)
         images = sample if precision == "int8" else None
-        error = export(model, path, about["input_shape"], precision=precision, calibration=images)
+        error = export(model, path, shape, precision=precision, calibration=images)
         runner = load_runtime(path)
-        found = agreement(model, runner, batches(unseen.paths, about), unseen.labels)
+        found = agreement(model, runner, others, labels)
     return {"images": found.images, "same": found.same, "before": found.before, "after": found.after} | {
         "error_in_float32": error
     }
@@ -150,8 +155,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--std", type=float, nargs=3, help="likewise")
     parser.add_argument("--calibration", type=int, default=200, help="images to calibrate and quantize on")
     parser.add_argument("--name", help="of the results; by default the network's")
-    parser.add_argument("--tables", action="store_true", help="only write docs/deploy.md anew")
-    parser.add_argument("--check", action="store_true", help="only compare docs/deploy.md with the results")
+    add_options(parser, "docs/deploy.md")
     given = parser.parse_args()
     if not (given.tables or given.check or (given.network and given.images)):
         parser.error("give a network and --images, or --tables or --check")
@@ -160,19 +164,21 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    if given.check:
-        check((PAGE, page))
-    if not given.tables:
-        torch.set_num_threads(1)
-        name = given.name or Path(given.network).name.rpartition(":")[2]
-        out = RESULTS / f"{name}.json"
-        about = {"name": name, "about": given.about, "calibration": given.calibration}
-        for row in measured(given, out):
-            kept = read_json(out) or {"rows": []}
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, {**about, "environment": environment(), "rows": [*kept["rows"], row]})
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-    write(PAGE, page)
+    make(given, lambda: measure_all(given), PAGE, page)
+
+
+def measure_all(given: argparse.Namespace) -> None:
+    """Add the missing rows to the results."""
+    torch.set_num_threads(1)
+    name = given.name or Path(given.network).name.rpartition(":")[2]
+    out = RESULTS / f"{name}.json"
+    about = {"name": name, "about": given.about, "calibration": given.calibration}
+    rows = (read_json(out) or {"rows": []})["rows"]
+    for row in measured(given, rows):
+        rows.append(row)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, {**about, "environment": environment(), "rows": rows})
+        print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
 if __name__ == "__main__":

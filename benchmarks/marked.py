@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,3 +27,20 @@ def check(*pages: tuple[Path, Callable[[str], str]]) -> None:
     stale = [page.name for page, made in pages if made(text := page.read_text("utf-8")) != text]
     said = f"{', '.join(stale)}: not as the results say; run {Path(sys.argv[0]).name}"
     raise SystemExit(said if stale else 0)
+
+
+def add_options(parser: argparse.ArgumentParser, page: str) -> None:
+    """`--tables` and `--check`, for a script that measures and then writes a page; see `make`."""
+    parser.add_argument("--tables", action="store_true", help=f"only write {page} anew")
+    parser.add_argument("--check", action="store_true", help=f"only compare {page} with the results")
+
+
+def make(
+    given: argparse.Namespace, measure: Callable[[], object], page: Path, made: Callable[[str], str]
+) -> None:
+    """Measure and write the page, or what the options of `add_options` say. `--check` ends the program."""
+    if given.check:
+        check((page, made))
+    if not given.tables:
+        measure()
+    write(page, made)

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 import octavize
-from marked import between, check, write
+from marked import add_options, between, make
 from octavize.bench.contenders import contenders_of
 from octavize.bench.process import settle_process
 from octavize.bench.ratios import bench
@@ -109,15 +109,10 @@ def guide(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--tables", action="store_true", help="only write docs/guide.md anew")
-    parser.add_argument("--check", action="store_true", help="only compare docs/guide.md with the results")
+    add_options(parser, "docs/guide.md")
     given = parser.parse_args()
     settle_process()
-    if given.check:
-        check((GUIDE, guide))
-    if not given.tables:
-        measure(given.rounds)
-    write(GUIDE, guide)
+    make(given, lambda: measure(given.rounds), GUIDE, guide)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from low_precision import found_in
-from marked import between, check, write
+from marked import add_options, between, make
 from octavize import calibrate, octavize, refit
 from octavize.bench.environment import environment
 from octavize.calibration.refit import EPOCHS
@@ -218,8 +218,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="only on every n-th image")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file of the results, by default in results/refit")
-    parser.add_argument("--tables", action="store_true", help="only write docs/convert-trained.md anew")
-    parser.add_argument("--check", action="store_true", help="only compare it with the results")
+    add_options(parser, "docs/convert-trained.md")
     given = parser.parse_args(arguments)
     if not (given.tables or given.check or (given.network and given.images)):
         parser.error("give a network and --images, or --tables or --check")
@@ -228,11 +227,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     given = parse()
-    if given.check:
-        check((PAGE, page))
-    if not given.tables:
-        measure_all(given)
-    write(PAGE, page)
+    make(given, lambda: measure_all(given), PAGE, page)
 
 
 def measure_all(given: argparse.Namespace) -> None:

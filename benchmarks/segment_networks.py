@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from octavize import InputError, Plan, calibrate, octavize, refit
 from octavize.bench.profile import count_macs
 from segment_scores import CLASSES
+from trained import load_in_order
 
 ENCODER = "timm-tf_efficientnet_lite0"
 """This spelling pads both sides alike. `tu-` pads like TensorFlow, in layers that are no plain convolutions
@@ -68,18 +69,13 @@ def build() -> nn.Module:
 
 
 def load_encoder(model: nn.Module, path: Path) -> None:
-    """Put ImageNet weights into the encoder: the same tensors in the same order, the classifier's left over.
+    """Put ImageNet weights into the encoder; the classifier's two tensors are left over.
 
     Raises:
         InputError: they are those of another network.
     """
-    found = list(torch.load(path, weights_only=True).values())
-    wanted = model.get_submodule("encoder").state_dict()
-    if len(found) != len(wanted) + 2 or any(
-        a.shape != b.shape for a, b in zip(found, wanted.values(), strict=False)
-    ):
+    if not load_in_order(model.get_submodule("encoder"), path, left_over=2):
         raise InputError(f"--encoder {path} is not EfficientNet-Lite0: give its weights")
-    model.get_submodule("encoder").load_state_dict(dict(zip(wanted, found, strict=False)))
 
 
 def make_network(
@@ -94,6 +90,8 @@ def make_network(
     load_encoder(vanilla, encoder)
     if not arm.alpha:
         return vanilla
+    if resumed:
+        return octavize(vanilla, Plan.load(folder / PLAN)).train()
     padded = [pad(batch, arm.shape(size)) for batch in images]
     if not (folder / PLAN).is_file():
         example = (1, *arm.shape(size))
@@ -101,8 +99,7 @@ def make_network(
             vanilla, padded, arm.alpha, exchange=arm.exchange, downsample="stride", example=example
         ).save(folder / PLAN)
     octave = octavize(vanilla, Plan.load(folder / PLAN)).eval()
-    if not resumed:
-        refit(octave.get_submodule("encoder"), padded, epochs=0)
+    refit(octave.get_submodule("encoder"), padded, epochs=0)
     return octave.train()
 
 

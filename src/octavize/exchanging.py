@@ -2,8 +2,7 @@
 
 In the paper every layer exchanges, so each has four convolutions. A residual block mixes its channels several
 times, and both frequencies add to one sum at its end. Meeting there alone leaves fewer and larger pieces of
-work. Big-Little Net (Chen et al., ICLR 2019) merges its two resolutions once
-a stage.
+work. Big-Little Net (Chen et al., ICLR 2019) merges its two resolutions once a stage.
 """
 
 from __future__ import annotations

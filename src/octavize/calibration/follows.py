@@ -25,6 +25,8 @@ from octavize.nn._torch_internals import tree_leaves
 NORMS = frozenset({"batch_norm"})
 CLAMPS = {"relu": (0.0, math.inf), "relu_": (0.0, math.inf), "relu6": (0.0, 6.0)}
 BOUNDED = frozenset({"hardtanh", "hardtanh_"})
+Tap = tuple[str, str]
+"""A module's map: the module's name, and whether its "input" or its "output" is meant."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class Follows:
     """What follows a layer.
 
     `norm` is the name of the batch norm that alone reads its output, and that reads nothing else. `added` is
-    a module's map that is added to what comes out of it: the module's name, and "input" or "output". `bounds`
-    are those of the activation after all that, which makes all values beyond them equal.
+    the map that is added to what comes out of it. `bounds` are those of the activation after all that, which
+    makes all values beyond them equal.
     """
 
     norm: str | None = None
-    added: tuple[str, str] | None = None
+    added: Tap | None = None
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
@@ -97,7 +99,7 @@ class _Record(TorchFunctionMode):
         self._uses: Counter[int] = Counter()
         self._number: dict[int, int] = {}  # of the value that a tensor holds
         self._alive: list[Tensor] = []  # ids are reused
-        self._seen_at: dict[int, tuple[str, str]] = {}  # the first module that a value entered or left
+        self._seen_at: dict[int, Tap] = {}  # the first module that a value entered or left
         self._entered: Counter[str] = Counter()
 
     def number(self, tensor: Any) -> int:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize.calibration.coupling import stand_in
+from octavize.calibration.follows import Tap
 from octavize.calibration.refitting import Polished
 from octavize.calibration.walk import Maps, first_of
 from octavize.convert.trace import leaves
@@ -29,9 +30,6 @@ IMAGES = 16
 """Images a step."""
 SHIFT = 20
 """Images are shifted by up to one part in so many of their side."""
-
-Tap = tuple[str, str]
-"""A module's name, and whether its "input" or its "output" is meant."""
 
 
 def polish(
@@ -50,8 +48,6 @@ def polish(
     """
     student, teacher = _Tapped(stand_in(model), taps), _Tapped(vanilla, taps)
     weights = [p for p in student.net.parameters() if p.requires_grad]
-    if not weights:
-        return
     kept = [p.detach().clone() for p in weights]
     before = after = _mean_distance(student, teacher, batches)
     images, generator = torch.cat(list(batches)), torch.Generator().manual_seed(0)

@@ -148,7 +148,7 @@ class _Refitter:
         taps = {follows.added for follows in self.traced.follows.values() if follows.added is not None}
         polishing = polish(self.model, self.vanilla, self.batches, taps, self.epochs)
         for _ in steps:
-            self.polished = next(polishing, None)
+            self.polished = next(polishing)
 
     def _layers(self) -> list[str]:
         return list(dict.fromkeys(self.traced.calls))

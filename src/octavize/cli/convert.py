@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from octavize.plan import Plan
     from octavize.zoo.find import Vanilla
 
-REFIT_IMAGES = 200
 FOR_TRAINED = "stride"
 """The way to downsample of these commands, which are for trained weights: they keep more by it."""
 
@@ -188,9 +187,7 @@ def convert(
     if refit is not None and alpha == 0:
         raise InputError("--refit is given and --alpha is 0, which makes no layer octave: give another")
     console = Console(highlight=False, soft_wrap=True)
-    source = network.find(model)
-    facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
-    source = replace(source, facts=facts)
+    source = _normalized(network.find(model), mean, std)
     if plan is not None:
         decided = PlanFile.load(plan)
     else:
@@ -198,16 +195,22 @@ def convert(
     if alpha != 0 and not any(d.alpha for d in decided.decisions):
         console.print(str(decided), markup=False)
         raise InputError(f"model {model}: no layer of it becomes octave; the table gives the reasons")
-    images = None if refit is None else _images(refit, refit_images or REFIT_IMAGES, decided, facts)
+    images = None if refit is None else _images(refit, refit_images, decided, source.facts)
     if images is not None and plan is None:
         decided = calibrate(source.model, images, plan=decided)
     net = octavize(source.model, decided, inplace=True)
     console.print(str(decided), markup=False)
     if images is not None:
         console.print(f"\n{_refit(net, images, refit_epochs)}", markup=False)
-    facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **facts}
+    facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **source.facts}
     save_converted(out, net, decided, source.origin, facts)
     console.print(f"weights: {source.weights}; network written to [bold]{out}[/bold]")
+
+
+def _normalized(source: Vanilla, mean: list[float] | None, std: list[float] | None) -> Vanilla:
+    """The network, whose images are normalized as the options say where they say anything."""
+    given = {name: value for name, value in (("mean", mean), ("std", std)) if value}
+    return replace(source, facts={**source.facts, **given})
 
 
 def _planned(
@@ -241,12 +244,13 @@ def _planned(
     return tune(source.model, budget, target, progress=say, **ways)
 
 
-def _images(folder: Path, count: int, decided: Plan, facts: Mapping[str, Any]) -> list[Tensor]:
+def _images(folder: Path, count: int | None, decided: Plan, facts: Mapping[str, Any]) -> list[Tensor]:
     """Some of a folder's images, evenly spaced, as input of the network.
 
     Raises:
         InputError: there are none, or it is not known how they are normalized.
     """
+    from octavize.calibration.refit import MAX_IMAGES
     from octavize.deploy.images import batches, find_images, spread_out
 
     if facts.get("normalize", True) and not (facts.get("mean") and facts.get("std")):
@@ -254,7 +258,7 @@ def _images(folder: Path, count: int, decided: Plan, facts: Mapping[str, Any]) -
             f"--refit is {folder}, and how the network's images are normalized is not known: give --mean and "
             "--std"
         )
-    paths = spread_out(find_images(folder, None, None), count)[0].paths
+    paths = spread_out(find_images(folder, None, None), count or MAX_IMAGES)[0].paths
     if len(paths) < 2:
         raise InputError(f"--refit is {folder}, which holds a single image: give 2, better 100 or more")
     return list(batches(paths, {**facts, "input_shape": decided.input_shape}))
@@ -352,11 +356,10 @@ def adapt(
 
     if no_distil and distil is not None:
         raise InputError(f"--distil {distil:g} and --no-distil are both given: choose one")
-    source = network.find(model)
+    source = _normalized(network.find(model), mean, std)
     # A function may have loaded its own weights; for everything else there is nothing to adapt without them.
     if source.weights == "as built" and source.origin.kind != "function":
         raise InputError(f"model {model} has no trained weights: give --weights FILE or --pretrained")
-    facts = {**source.facts, **{k: v for k, v in (("mean", mean), ("std", std)) if v}}
     before = read_recipe(source.recipe) if source.recipe and not recipe else load_recipe(recipe or "quick")
     chosen = fine_tuning_recipe(before, source.origin.name, seed, training.overrides())
     how = Adaptation(
@@ -372,7 +375,7 @@ def adapt(
     )
     with o.resumable():
         run(
-            replace(source, facts=facts),
+            source,
             chosen,
             how,
             out,

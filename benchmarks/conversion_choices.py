@@ -23,7 +23,7 @@ from octavize.training.hardware import prepare_process
 from octavize.training.inputs import TrainingInputs
 from octavize.training.prepare import Adaptation, evaluate, input_shape
 
-CHANNELS = ("arbitrary", "share", "damage", "damage by budget")
+CHANNELS = ("arbitrary", "share", "damage", "damage by budget", "output", "output by budget")
 STRIDES = ("pool", "stride")
 
 

@@ -48,7 +48,7 @@ RESULTS = ROOT / "benchmarks/results/refit"
 PAGE = ROOT / "docs/convert-trained.md"
 MARKS = ("<!-- refit: written by benchmarks/refit.py -->\n", "<!-- /refit -->")
 BATCH = 50
-KEY = ("alpha", "exchange", "seen", "images", "epochs")
+KEY = ("alpha", "budget", "exchange", "seen", "images", "epochs")
 """What a row is recognized by."""
 Row = dict[str, Any]
 
@@ -115,13 +115,12 @@ class Bench:
             other = spread_out(find_images(folder, None, None), self.given.seen)[0]
             yield Setting(name, other.paths, test)
 
-    def row(self, setting: Setting, alpha: float, exchange: str) -> Row:
-        """Accuracy of the vanilla, the calibrated and the refitted network."""
+    def row(self, setting: Setting, alpha: float | None, budget: float | None, exchange: str) -> Row:
+        """Accuracy of the vanilla, the calibrated and the refitted network, of one α or of a budget."""
         images = list(self.prepare(setting.paths, setting.sharpness).split(25))
         start = time.process_time()
-        plan = calibrate(
-            self.vanilla, images, alpha, exchange=exchange, downsample="stride", min_low=self.given.min_low
-        )
+        how: dict[str, Any] = {"exchange": exchange, "downsample": "stride", "min_low": self.given.min_low}
+        plan = calibrate(self.vanilla, images, alpha, budget=budget, **how)
         net = octavize(self.vanilla, plan).eval()
         calibrated, before = time.process_time() - start, self.accuracy(net, setting.test)
         closed: dict[str, float] = {}
@@ -157,10 +156,14 @@ def measured(bench: Bench, known: Sequence[Row]) -> Iterator[Row]:
     done = {tuple(row[key] for key in KEY) for row in known}
     for setting in bench.settings():
         for exchange in bench.given.exchange:
-            for alpha in bench.given.alpha:
-                key = (alpha, exchange, setting.seen, len(setting.paths), bench.given.epochs)
+            asked = [
+                *((alpha, None) for alpha in bench.given.alpha),
+                *((None, b) for b in bench.given.budget),
+            ]
+            for alpha, budget in asked:
+                key = (alpha, budget, exchange, setting.seen, len(setting.paths), bench.given.epochs)
                 if key not in done:
-                    yield {**dict(zip(KEY, key, strict=True)), **bench.row(setting, alpha, exchange)}
+                    yield {**dict(zip(KEY, key, strict=True)), **bench.row(setting, alpha, budget, exchange)}
 
 
 def named_folder(text: str) -> tuple[str, Path]:
@@ -175,7 +178,7 @@ def table(results: dict[str, Any]) -> str:
         (
             row["seen"],
             row["exchange"],
-            f"{row['alpha']:g}",
+            f"{row['alpha']:g}" if row["budget"] is None else f"budget {row['budget']:g}",
             f"{row['macs']:.3f}",
             *(f"{row[stage]:.1%}" for stage in ("vanilla", "calibrated", "closed_form")),
             f"{row['refitted']:.1%}" if row["epochs"] else "–",
@@ -209,7 +212,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406))
     parser.add_argument("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225))
-    parser.add_argument("--alpha", type=float, nargs="+", default=[0.125, 0.25, 0.5])
+    parser.add_argument("--alpha", type=float, nargs="*", default=[0.125, 0.25, 0.5])
+    parser.add_argument("--budget", type=float, nargs="+", default=[], help="shares of the MACs, α by layer")
     parser.add_argument("--exchange", nargs="+", default=["every", "block:high_to_low"])
     parser.add_argument("--min-low", type=int, help="see octavize.plan")
     parser.add_argument("--seen", type=int, default=200, help="images to calibrate and refit on")

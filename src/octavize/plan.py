@@ -233,7 +233,7 @@ def some(names: Iterable[str]) -> str:
 
 # ---- α from a budget of arithmetic ----------------------------------------------------------------------
 
-STEPS = 64
+STEPS = 256
 
 
 def check_budget(budget: float) -> float:
@@ -247,7 +247,7 @@ def check_budget(budget: float) -> float:
 
 
 def fit_budget(budget: float, make: Callable[[float], Plan]) -> Plan:
-    """The first of the plans `make(0)`, `make(1/64)` … `make(1)` that fits the budget.
+    """The first of the plans `make(0)`, `make(1/256)` … `make(1)` that fits the budget.
 
     Args:
         budget: MACs of the octave network as a share of the vanilla network's.

@@ -18,7 +18,7 @@ from octavize.errors import InputError
 
 def reorder_channels(model, loader, low, *, example, score="damage", max_images=2000) -> Reordering:
     channels = Channels(model, find_coupling(model, example))
-    energies = measure_energy(model, loader, max_images=max_images)
+    energies = measure_energy(model, loader, score=score, max_images=max_images)
     permutation, report = best_order(channels, energies, low, score, example)
     apply_order(model, permutation)
     return report
@@ -128,7 +128,7 @@ def images(n: int = 2) -> torch.Tensor:
     return torch.stack([torch.ones(8, 8), checkerboard(8)]).expand(n, 2, 8, 8)
 
 
-@pytest.mark.parametrize("score", ["damage", "share"])
+@pytest.mark.parametrize("score", ["output", "damage", "share"])
 def test_channels_that_lose_least_come_last(score):
     model = Separable(sharp=[1, 4, 6, 7])
     x = images()
@@ -234,7 +234,7 @@ def test_bad_loaders_are_named(loader, message):
 
 
 BAD_ARGUMENTS = [
-    ({"score": "best"}, "score='best' is unknown: choose one of 'damage', 'share'"),
+    ({"score": "best"}, "score='best' is unknown: choose one of 'output', 'damage', 'share'"),
     ({"max_images": 0}, "max_images=0: give a whole number of at least 1"),
 ]
 
@@ -294,7 +294,7 @@ def test_the_plan_tells_what_it_keeps_and_saves_all(tmp_path):
     model = small_resnet()
     made = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE, downsample="stride")
     assert "lost after" in str(made)
-    assert "measured on 8 images, ordered by damage" in str(made)
+    assert "measured on 8 images, ordered by output" in str(made)
     made.save(tmp_path / "plan.yaml")
     loaded = Plan.load(tmp_path / "plan.yaml")
     assert loaded == made
@@ -377,7 +377,7 @@ def test_an_order_of_another_network_is_refused():
     for name, module in other.named_modules():  # as many channels as the plan says, but another norm
         if isinstance(module, nn.BatchNorm2d):
             other.set_submodule(name, nn.BatchNorm2d(module.num_features, affine=False))
-    with pytest.raises(InputError, match=r"another network: it puts 16 channels of .* in order"):
+    with pytest.raises(InputError, match=r"another network: it puts 32 channels of .* in order"):
         octavize(other, made)
 
 

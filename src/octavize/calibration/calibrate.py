@@ -33,7 +33,7 @@ def calibrate(
     downsample: Way | None = None,
     min_low: int | None = None,
     example: Example | None = None,
-    score: Score = "damage",
+    score: Score = "output",
     max_images: int = MAX_IMAGES,
 ) -> Plan:
     """Plan a trained network so that the channels that lose least become low, instead of the last ones.
@@ -49,8 +49,10 @@ def calibrate(
             from layer to layer: the channels become low that lose least for the MACs they save.
         plan: a plan to follow, such as one of `octavize.tune`, instead of the other six.
         downsample: see `octavize.plan`; trained weights lose less with `stride`.
-        score: what a channel loses: "damage", the predicted error in the layers that read it, or "share",
-            the energy that averaging takes from it, relative to its map.
+        score: what a channel loses: "output", how far the network's outputs move, to first order; "damage",
+            the predicted error in the layers that read it, which needs no gradient; or "share", the energy
+            that averaging takes from it, relative to its map. With a budget only "output" compares the
+            channels of different layers well.
         max_images: how many of the images to use.
 
     Returns:
@@ -58,8 +60,8 @@ def calibrate(
         keeps.
 
     Raises:
-        InputError: see `octavize.plan`; or images or score are bad, the network is octave already, or the
-            plan is for another network or has the other argument itself.
+        InputError: see `octavize.plan`; or images or score are bad, the network is octave already, no
+            gradient passes through it, or the plan is for another network or has the other argument itself.
         RuntimeError: the reordered network would not compute the same.
     """
     check_score(score)
@@ -79,7 +81,7 @@ def calibrate(
     elif plan is None:  # reports mistakes before it reads the images, which takes longer
         plan = planner.plan(DEFAULT_ALPHA if alpha is None else alpha)
     channels = Channels(model, find_coupling(model, planner.shape))
-    energies = measure_energy(model, images, max_images=max_images)
+    energies = measure_energy(model, images, score=score, max_images=max_images)
     if plan is None:
         assert budget is not None
         plan = fit_budget(budget, _planned_by_cost(planner, channels, energies, score))
@@ -120,16 +122,25 @@ def _planned_by_cost(
     price: dict[int, Tensor] = {}  # what each channel of a family loses for the MACs that it saves, (C,)
     for name, family in families.items():  # the layers of a family make the same channels: any will do
         price[family] = cost[blocks[name]] / max(float(saving[blocks[name]].mean()), 1.0)
-    cheapest_first = torch.cat([torch.zeros(0, dtype=torch.float64), *price.values()]).sort().values
+    rank = _ranks(price)
+    channels_in_all = sum(map(len, rank.values()))
 
     def at(level: float) -> Plan:
-        count = round(level * len(cheapest_first))
-        dearest = float(cheapest_first[count - 1]) if count else -1.0
-        share = {family: float((prices <= dearest).double().mean()) for family, prices in price.items()}
+        count = round(level * channels_in_all)
+        share = {family: float((ranks < count).double().mean()) for family, ranks in rank.items()}
         alphas = {name: share[family] for name, family in families.items()}
         return planner.plan(lambda name, module: alphas.get(name, 0.0))
 
     return at
+
+
+def _ranks(price: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Places of all channels, from 0 for the cheapest, by family: (C,). Equal prices are shared evenly."""
+    found = [torch.zeros(0, dtype=torch.float64), *price.values()]
+    own = [torch.zeros(0), *(p.argsort(stable=True).argsort() / len(p) for p in price.values())]
+    by_own = torch.cat(own).argsort(stable=True)
+    order = by_own[torch.cat(found)[by_own].argsort(stable=True)]
+    return dict(zip(price, order.argsort().split([len(p) for p in price.values()]), strict=True))
 
 
 def _families(blocks: Mapping[str, Tensor]) -> dict[str, int]:

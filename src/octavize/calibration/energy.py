@@ -4,6 +4,9 @@ A low channel is kept at half resolution: of a map x it leaves U(P(x)), the 2×2
 ‖x − U(P(x))‖², the energy above half the sampling rate. It is measured where it hurts: at the input of every
 convolution that reads the channel. Where no convolution reads it, as between the last map and global pooling,
 nothing is lost, since averaging keeps the mean.
+
+A loss matters as far as it moves the network's outputs, see `moves.py`. That makes losses of different layers
+comparable, which their size alone does not.
 """
 
 from __future__ import annotations
@@ -17,15 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from octavize.calibration.coupling import stand_in
+from octavize.calibration.moves import Moves
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError, whole
 from octavize.nn.resample import halve, upsample
 from octavize.split import default_octave_dims
 
-Score = Literal["damage", "share"]
+Score = Literal["output", "damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)
-MAX_IMAGES = 2000
+MAX_IMAGES = 500
 TINY = 1e-300  # in place of the energy of a map that is all zero
 
 
@@ -35,7 +39,8 @@ class InputEnergy:
 
     `lost` and `total` are (C_in,): ‖x − U(P(x))‖² and ‖x‖² of each channel it reads. `made` is ‖y‖² of its
     output; `pixels_in` and `pixels_out` count pixels of one channel; `weight` is (C_in,), the squared norm of
-    the weights that read each channel.
+    the weights that read each channel. `moved` is (C_in,), how far the loss moves the network's outputs, see
+    `Moves`; None where it was not asked for.
     """
 
     weight: Tensor
@@ -44,6 +49,12 @@ class InputEnergy:
     made: float = 0.0
     pixels_in: int = 0
     pixels_out: int = 0
+    moved: Tensor | None = None
+
+    def output(self) -> Tensor:
+        """How far each channel's loss moves the network's outputs: (C_in,)."""
+        assert self.moved is not None, "measure_energy was not asked for it"
+        return self.moved
 
     def share(self) -> Tensor:
         """Loss of each channel, relative to the mean energy of the map's channels: (C_in,)."""
@@ -81,30 +92,41 @@ def check_score(score: str) -> str:
     return score
 
 
-@torch.no_grad()
-def measure_energy(model: nn.Module, loader: Iterable[object], *, max_images: int = MAX_IMAGES) -> Energies:
+def measure_energy(
+    model: nn.Module, loader: Iterable[object], *, score: Score = "output", max_images: int = MAX_IMAGES
+) -> Energies:
     """Run a network on images and measure the energies at the inputs of its convolutions.
 
     Args:
         model: a vanilla network. It runs in evaluation mode and without its users' hooks.
         loader: batches of prepared images, see `octavize.data.loaders.images_of`.
+        score: "output" also runs it backward, which takes two to three times as long.
         max_images: stop after so many.
 
     Raises:
         InputError: a batch of another kind or on which the network does not run, a loader that yields
-            nothing, or `max_images` below 1.
+            nothing, `max_images` below 1; or "output" of a network that no gradient passes through.
     """
     whole("max_images", max_images, 1)
     found, net = Energies(), stand_in(model)
+    moves = Moves(net) if score == "output" else None
     for name, module in net.named_modules():
         if isinstance(module, CONVOLUTIONS):
             module.register_forward_hook(partial(_measure, found.convolutions, name), with_kwargs=True)
     for images in images_of(loader, max_images):
-        run_on(net, images)
+        if moves is not None:
+            moves.run(images)
+        else:
+            with torch.no_grad():
+                run_on(net, images)
         found.images += len(images)
+    if moves is not None:
+        for name, energy in found.convolutions.items():
+            energy.moved = moves.moved[name]
     return found
 
 
+@torch.no_grad()
 def _measure(
     found: dict[str, InputEnergy], name: str, conv: Any, args: Any, kwargs: dict[str, Any], y: Tensor
 ) -> None:

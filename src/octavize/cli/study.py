@@ -15,7 +15,9 @@ from octavize.errors import InputError
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="article, alpha, exchange, networks, rate, resolution, or a YAML file's path."),
+        typer.Argument(
+            help="article, alpha, exchange, networks, rate, resolution, size, or a YAML file's path."
+        ),
     ],
     *,
     out: Annotated[

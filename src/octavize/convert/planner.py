@@ -58,7 +58,7 @@ def plan(
             mapping from name patterns to numbers, `{"layer4.*": 0}`, where the last pattern that matches
             counts and a layer without a match gets 0.5; or a function of (name, module).
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. All layers
-            get the smallest α, in steps of 1/64, that fits it.
+            get the smallest α, in steps of 1/256, that fits it.
         exchange: where the frequencies meet, in the same three forms: in `every` layer (the paper), once a
             `block` (in its last convolution), or once a `stage` (in its last block); with both paths or one,
             as in `block:high_to_low`. Or the paths of layers themselves, see `OctConv2d`. Layers outside of

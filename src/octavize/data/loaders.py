@@ -61,15 +61,15 @@ def _images(batch: Any) -> Tensor:
     return found
 
 
-def run_on(model: nn.Module, images: Tensor) -> None:
-    """Run a network on images of a loader, moved to its device and dtype.
+def run_on(model: nn.Module, images: Tensor) -> Any:
+    """What a network makes of images of a loader, moved to its device and dtype.
 
     Raises:
         InputError: it does not run on them.
     """
     place = next((p for p in model.parameters() if p.is_floating_point()), images)
     try:
-        model(images.to(place))
+        return model(images.to(place))
     except (RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise

@@ -46,7 +46,7 @@ from octavize.study.model import (
 from octavize.training.checking import tells_mistakes, told_of
 from octavize.training.recipe import EXACTLY, OCTAVE_SWITCHES, check_patterns, read_recipe, read_shipped
 
-SHIPPED = ("article", "alpha", "exchange", "networks", "rate", "resolution")
+SHIPPED = ("article", "alpha", "exchange", "networks", "rate", "resolution", "size")
 OF_ALL_RUNS = ("data", "val_fraction", "limit_train")
 """Settings that no arm or level can have of its own."""
 COSTLY = ("model", "alpha", "arguments", "size", "exchange", "downsample")

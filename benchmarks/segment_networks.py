@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,9 +96,9 @@ def make_network(
     padded = [pad(batch, arm.shape(size)) for batch in images]
     if not (folder / PLAN).is_file():
         example = (1, *arm.shape(size))
-        calibrate(
-            vanilla, padded, arm.alpha, exchange=arm.exchange, downsample="stride", example=example
-        ).save(folder / PLAN)
+        # How far outputs move says nothing while the decoder's weights are random.
+        how: Any = {"exchange": arm.exchange, "downsample": "stride", "score": "damage"}
+        calibrate(vanilla, padded, arm.alpha, example=example, **how).save(folder / PLAN)
     octave = octavize(vanilla, Plan.load(folder / PLAN)).eval()
     refit(octave.get_submodule("encoder"), padded, epochs=0)
     return octave.train()

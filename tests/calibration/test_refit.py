@@ -179,6 +179,17 @@ def test_every_kind_of_layer_comes_closer(kind: str, downsample: str, exchange: 
     assert error(net, vanilla, other) < error(before, vanilla, other)
 
 
+def test_weights_with_their_channels_last_are_written_alike() -> None:
+    found = []
+    for memory in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        net = octavize(block(*KINDS["depthwise"]()), 0.5).eval().to(memory_format=memory)
+        refit(net, [images()], epochs=0)
+        found.append(net.state_dict())
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("dims", [1, 3])
 def test_sound_and_video(dims: int) -> None:
     conv = {1: nn.Conv1d, 3: nn.Conv3d}[dims]

@@ -99,6 +99,16 @@ def test_everything_is_written(source: Vanilla, data_dir: Path, tmp_path: Path) 
     assert [r["val_accuracy"] for r in metrics] == [s["val_accuracy"] for s in results["stages"][3:]]
 
 
+def test_refitting_takes_the_place_of_measuring_norms(
+    source: Vanilla, data_dir: Path, tmp_path: Path
+) -> None:
+    how = Adaptation(alpha=0.5, calibrate=False, refit_images=8)
+    results = go(source, tmp_path / "out", data_dir, how, epochs=1)
+    assert [s["stage"] for s in results["stages"]] == ["vanilla", "converted", "refitted", "epoch"]
+    again = go(source, tmp_path / "again", data_dir, Adaptation(alpha=0.0, refit_images=8), epochs=1)
+    assert "refitted" not in [s["stage"] for s in again["stages"]]  # no layer is octave
+
+
 def test_the_network_comes_back(source: Vanilla, data_dir: Path, tmp_path: Path) -> None:
     results = go(source, tmp_path / "out", data_dir, epochs=1)
     net = load_converted(tmp_path / "out")
@@ -246,6 +256,7 @@ def test_a_network_without_anything_to_convert(data_dir: Path, tmp_path: Path) -
         ({"distil": 2}, "distil is 2"),
         ({"temperature": 0}, "temperature is 0"),
         ({"norm_images": -1}, "norm_images is -1"),
+        ({"refit_images": 1}, "refit_images is 1: give 2"),
         ({"alpha": None, "budget": -1}, "budget is -1: give a number above 0 to 1"),
         ({"alpha": None, "budget": math.inf}, "budget is inf: give a number above 0 to 1"),
         ({"downsample": "skip"}, "downsample is 'skip': choose from 'pool' or 'stride'"),

@@ -73,7 +73,9 @@ class Place:
         """Put the weights of a half, as `weights` gives them, into the layer, and constants where they go."""
         weight, channels = self.layer.weight, half.channels.to(v.device)
         entries = v[:, :-1] if self.constant else v
-        flat = weight.flatten()
+        flat = (
+            weight.flatten().clone()
+        )  # else a view of some weights, in another order where channels are last
         flat[half.places.to(v.device)] = entries.transpose(1, 2).to(flat)
         weight.copy_(flat.view_as(weight))
         if self.layer.bias is not None:

@@ -318,6 +318,14 @@ def adapt(
     norm_images: Annotated[
         int, o.conversion(help="Images on which batch norm is measured anew; 0 for not at all.", min=0)
     ] = 4096,
+    refit_images: Annotated[
+        int,
+        o.conversion(
+            help="Refit all layers on so many training images, instead of measuring batch norm: 200 keep "
+            "much more where α is small or the network narrow, and take minutes; 0 for not at all.",
+            min=0,
+        ),
+    ] = 0,
     seed: Annotated[int, o.runs(help="Of order and augmentation.", min=0)] = 0,
     recipe: Annotated[
         str | None,
@@ -333,11 +341,11 @@ def adapt(
 ) -> None:
     """Make a trained network octave and bring its accuracy back.
 
-    The network is converted, its batch norms are measured anew on training images, it is fine-tuned with
-    its vanilla self as the teacher. Data and settings are those of the run that trained it, unless given;
-    fine-tuning takes 3 epochs at a fifth of its learning rate. The folder gets the octave network, and
-    results.json, results.csv and a figure with the accuracy at every stage. Call it again after an
-    interruption and it goes on from the last finished epoch.
+    The network is converted, its batch norms are measured anew on training images (or all its layers
+    refitted), and it is fine-tuned with its vanilla self as the teacher. Data and settings are those of the
+    run that trained it, unless given; fine-tuning takes 3 epochs at a fifth of its learning rate. The folder
+    gets the octave network, and results.json, results.csv and a figure with the accuracy at every stage. Call
+    it again after an interruption and it goes on from the last finished epoch.
 
     [bold]Examples[/bold]
 
@@ -372,6 +380,7 @@ def adapt(
         distil=0.0 if no_distil else 0.5 if distil is None else distil,
         temperature=temperature,
         norm_images=norm_images,
+        refit_images=refit_images,
     )
     with o.resumable():
         run(

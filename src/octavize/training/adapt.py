@@ -1,10 +1,10 @@
-"""Give a trained network octaves: convert it, measure its norms anew, fine-tune it under its vanilla self.
+"""Give a trained network octaves: convert it, refit it or measure its norms anew, fine-tune it.
 
 asked.json            what was asked for; the folder belongs to it
 plan.yaml, weights.safetensors, network.json
                       the octave network, see `converted`; after training its best epoch
 vanilla.json          accuracy of the vanilla network
-stages.json           accuracy after conversion, and after measuring the norms anew
+stages.json           accuracy after conversion, and after refitting or measuring the norms anew
 training/             as a run of `train`: metrics.csv, last.ckpt, best.safetensors, TensorBoard
 results.json, results.csv, accuracy.svg, accuracy.png
                       written last

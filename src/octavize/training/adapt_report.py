@@ -15,7 +15,12 @@ from octavize.training.prepare import Stage
 
 COLUMNS = ("stage", "epoch", "test_accuracy", "test_loss", "val_accuracy", "macs")
 """Of `results.csv`: a line per stage, accuracies 0 … 1, multiply–accumulates of one image."""
-NAMES = {"vanilla": "vanilla", "converted": "converted", "norms": "norms measured anew"}
+NAMES = {
+    "vanilla": "vanilla",
+    "converted": "converted",
+    "norms": "norms measured anew",
+    "refitted": "refitted",
+}
 
 
 def stage_name(stage: Stage) -> str:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from octavize.calibration.calibrate import calibrate
+from octavize.calibration.refit import refit
 from octavize.convert.norms import reestimate_norms
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import plan as make_plan
@@ -65,6 +66,8 @@ class Adaptation:
     """Softens the teacher's distribution."""
     norm_images: Whole = 4096
     """Training images that the batch norms' statistics are measured on; 0 leaves them as they were."""
+    refit_images: Whole = 0
+    """Training images that the layers are refitted on, instead of measuring the norms anew; 0 for none."""
     calibration_images: Count = 1024
     """Training images that the choice of channels is made on."""
 
@@ -75,6 +78,8 @@ class Adaptation:
             raise InputError(
                 f"alpha is {self.alpha!r} and budget is {self.budget!r}: give one, a budget chooses alpha"
             )
+        if self.refit_images == 1:
+            raise InputError("refit_images is 1: give 2, better 100 or more; 0 for no refitting")
 
     @property
     def channels(self) -> str:
@@ -99,8 +104,8 @@ def prepare_in(
     images: Images,
     hardware: Hardware,
 ) -> Prepared:
-    """Convert a copy of a trained network, re-estimate its norms, and test it before and after that; or read
-    what that left in this folder before.
+    """Convert a copy of a trained network, refit it or re-estimate its norms, and test it before and after
+    that; or read what that left in this folder before.
 
     The folder gets plan.yaml, weights.safetensors and network.json (see `converted`), then stages.json.
 
@@ -118,7 +123,11 @@ def prepare_in(
         raise InputError(f"model {name}: no layer of it becomes octave; `octavize convert` says why")
     model = octavize(model, plan, inplace=True)
     stages = [evaluate(model, recipe, images, hardware, "converted")]
-    if adaptation.norm_images:
+    if adaptation.refit_images and any(d.alpha for d in plan.decisions):
+        loader = TrainingInputs(images, recipe, adaptation.refit_images)
+        refit(model, loader, epochs=0, max_images=adaptation.refit_images)
+        stages.append(evaluate(model, recipe, images, hardware, "refitted"))
+    elif adaptation.norm_images:
         loader = TrainingInputs(images, recipe, adaptation.norm_images)
         most = max(2, adaptation.norm_images)
         reestimate_norms(model, loader, vanilla=source.model, max_images=most)

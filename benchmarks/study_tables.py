@@ -1,5 +1,5 @@
-"""Write the results of docs/study.md and docs/study.zh.md from the committed results of studies, and of
-`norm_statistics.py`.
+"""Write the results of docs/study.md and docs/study-32.md, and of the Chinese pages, from the committed
+results of studies, and of `norm_statistics.py`.
 
     python benchmarks/study_tables.py                                 # write
     python benchmarks/study_tables.py --check                         # exit 1 if a page says anything else
@@ -32,7 +32,7 @@ MARKS = {
 }
 NORMS = "norm-statistics.json"
 WORDS = {
-    "study.md": {
+    "en": {
         "none": "No results are committed yet.",
         "network": "network",
         "numbers": "All numbers",
@@ -65,7 +65,7 @@ WORDS = {
             "thread(s) a run. ± is the standard deviation over seeds; n is given where not all seeds count."
         ),
     },
-    "study.zh.md": {
+    "zh": {
         "none": "尚无结果。",
         "numbers": "全部数据",
         "setting": "设置",
@@ -99,6 +99,15 @@ WORDS = {
         ),
     },
 }  # fmt: skip
+REAL_IMAGES = ("resolution", "size")
+"""Studies of docs/study.md; all others are small, and in the appendix."""
+PAGES = {
+    "study.md": ("en", True),
+    "study-32.md": ("en", False),
+    "study.zh.md": ("zh", True),
+    "study-32.zh.md": ("zh", False),
+}
+"""Of each page its language, and whether it is of the studies of real images."""
 KEPT = ("results.json", "costs.json", "figures/differences-*.svg")
 """Files of a run folder that are published."""
 WAYS = ("running", "measured")
@@ -288,15 +297,21 @@ def with_deviation(found: dict[str, Any]) -> str:
     return f"{found['mean']:.2%}" + ("" if found["std"] is None else f" ± {found['std']:.2%}")
 
 
-def page(words: Words) -> Callable[[str], str]:
-    """What writes the results of a page anew."""
-    found = sorted(path.parent for path in (DOCS / "results").glob("study-*/results.json"))
-    read_norms = read(DOCS / "results" / NORMS, {})
+def page(words: Words, real: bool) -> Callable[[str], str]:
+    """What writes the results of a page anew.
+
+    Args:
+        real: the studies of real images, or the small ones.
+    """
+    kept = sorted(path.parent for path in (DOCS / "results").glob("study-*/results.json"))
+    found = [folder for folder in kept if (folder.name.removeprefix("study-") in REAL_IMAGES) == real]
     parts = {
         "answer": answer(found, words) if found else words["none"],
-        "norms": norms(read_norms, words) if read_norms.get("runs") else words["none"],
         "study": "\n\n".join(section(folder, words) for folder in found) or words["none"],
     }
+    if not real:
+        read_norms = read(DOCS / "results" / NORMS, {})
+        parts["norms"] = norms(read_norms, words) if read_norms.get("runs") else words["none"]
 
     def made(text: str) -> str:
         for name, part in parts.items():
@@ -313,7 +328,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.publish:
         publish(given.publish)
-    pages = [(DOCS / name, page(words)) for name, words in WORDS.items()]
+    pages = [(DOCS / name, page(WORDS[language], real)) for name, (language, real) in PAGES.items()]
     if given.check:
         check(*pages)
     for path, made in pages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,7 +87,7 @@ def pruned(model: nn.Module, shape: Shape, ratio: float) -> nn.Module:
     except ImportError:
         raise InputError("torch_pruning is not installed: run `pip install torch-pruning`") from None
     model = copy.deepcopy(model).eval()
-    classifiers: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
+    classifier = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     pruner = tp.pruner.BasePruner(
         model,
         torch.zeros(shape),
@@ -95,41 +95,59 @@ def pruned(model: nn.Module, shape: Shape, ratio: float) -> nn.Module:
         global_pruning=True,
         pruning_ratio=ratio,
         max_pruning_ratio=MOST_PRUNED,
-        ignored_layers=classifiers,
+        ignored_layers=[classifier],
         round_to=ROUND_TO,
     )
     pruner.step()
     return model
 
 
+class Clock:
+    """Times networks against the octave one in OpenVINO, float32, one image, one thread.
+
+    Args:
+        octave: the network whose time is to be reached.
+        shape: of its input.
+        folder: for exported files.
+    """
+
+    def __init__(self, octave: nn.Module, shape: Shape, folder: str) -> None:
+        self.octave, self.shape, self.folder = octave, shape, Path(folder)
+
+    def ratio(self, name: str, model: nn.Module, side: int) -> float:
+        """Time of a network on images of a side, as a share of the octave network's."""
+        networks = [Contender("octave", self.octave, self.shape[1:], macs=1)]
+        networks.append(Contender(name, model, (self.shape[1], side, side), macs=1))
+        setting = Setting(1, 1, "cpu", self.folder)
+        return time_group(networks, choose_runtimes(["openvino"]), setting, RUNTIME_ROUNDS)[-1]["time_ratio"]
+
+    def size(self, vanilla: nn.Module) -> tuple[int, float]:
+        """Side of the images on which vanilla takes as long, and the ratio that it reaches."""
+        sizes = [{"size": size} for size in sizes_up_to(self.shape[-1])]
+        found, ratio = nearest(sizes, lambda s: self.ratio(f"size {s['size']}", vanilla, s["size"]))
+        return found["size"], ratio
+
+    def pruning(self, vanilla: nn.Module) -> tuple[float, float]:
+        """Share of the channels to prune, and the ratio that it reaches."""
+
+        def ratio(of: Mapping[str, Any]) -> float:
+            model = pruned(vanilla, self.shape, of["ratio"])
+            return self.ratio(f"ratio {of['ratio']}", model, self.shape[-1])
+
+        ratios = [{"ratio": round(STEP * n, 2)} for n in range(round(MOST_PRUNED / STEP), 0, -1)]
+        found, reached = nearest(ratios, ratio)
+        return found["ratio"], reached
+
+
 def match_arms(octave: nn.Module, vanilla: nn.Module, shape: Shape) -> Matched:
     """Smaller images, and pruned channels, at which vanilla takes as long as the octave network."""
     with TemporaryDirectory() as folder:
+        clock = Clock(octave, shape, folder)
+        plain = clock.ratio("vanilla", vanilla, shape[-1])
+        return Matched(*clock.size(vanilla), *clock.pruning(vanilla), plain)
 
-        def ratio_of(name: str, model: nn.Module, side: int) -> float:
-            networks = [Contender("octave", octave, shape[1:], 0)]
-            networks.append(Contender(name, model, (shape[1], side, side), 0))
-            setting = Setting(1, 1, "cpu", Path(folder))
-            return time_group(networks, choose_runtimes(["openvino"]), setting, RUNTIME_ROUNDS)[-1][
-                "time_ratio"
-            ]
 
-        def found(
-            key: str, values: Sequence[Any], ratio: Callable[[Mapping[str, Any]], float]
-        ) -> tuple[Any, float]:
-            choices: list[Mapping[str, Any]] = [{key: value} for value in values]
-            settings, time = nearest(choices, ratio)
-            return settings[key], time
-
-        def at_size(one: Mapping[str, Any]) -> float:
-            return ratio_of(f"size {one['size']}", vanilla, one["size"])
-
-        def at_ratio(one: Mapping[str, Any]) -> float:
-            return ratio_of(f"ratio {one['ratio']}", pruned(vanilla, shape, one["ratio"]), shape[-1])
-
-        ratios = [round(STEP * n, 2) for n in range(round(MOST_PRUNED / STEP), 0, -1)]
-        return Matched(
-            *found("size", list(sizes_up_to(shape[-1])), at_size),
-            *found("ratio", ratios, at_ratio),
-            ratio_of("vanilla", vanilla, shape[-1]),
-        )
+def match_ratio(octave: nn.Module, vanilla: nn.Module, shape: Shape) -> tuple[float, float]:
+    """See `Clock.pruning`."""
+    with TemporaryDirectory() as folder:
+        return Clock(octave, shape, folder).pruning(vanilla)

@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPTS = (
     *("readme_tables.py", "realized_saving.py", "fastest.py", "study_tables.py"),
-    *("convert_trained_report.py", "zoo.py", "refit.py", "low_precision.py", "narrow.py", "compile_time.py"),
+    *(
+        "convert_trained_report.py",
+        "zoo.py",
+        "refit.py",
+        "pruned.py",
+        "low_precision.py",
+        "narrow.py",
+        "compile_time.py",
+    ),
 )
 
 

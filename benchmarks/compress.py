@@ -91,7 +91,7 @@ class Task:
 
 
 TASKS = {
-    "flowers": Task(size=160, budget=0.6, epochs=6, lr=0.01, batch=32, transfer=6),
+    "flowers": Task(size=160, budget=0.5, epochs=6, lr=0.01, batch=32, transfer=6),
     "imagenette": Task(size=128, budget=0.5, epochs=4, lr=0.02),
 }
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from marked import between, check, write
+from octavize.deploy.formats import timed_formats
 from octavize.report.naming import pretty
 from octavize.study.analysis import minus, paired, summary
 from octavize.study.costs import cost_ratios
+from octavize.study.deployed import deployed_rows
 from octavize.study.report import interval
 from octavize.text import Table
 
@@ -54,6 +56,8 @@ WORDS = {
         "measured": "{}, measured",
         "running_difference": "octave − vanilla, running (95 %)",
         "measured_difference": "octave − vanilla, measured (95 %)",
+        "ms": "{}, ms, batch 1 / 8",
+        "deployed": "In {runtime}, one thread; differences to {reference} in points (95 %)",
         "norms_about": (
             "Validation accuracy ± standard deviation over seeds, "
             "differences in points; statistics measured on {images:,} training images; torch {torch}, "
@@ -87,6 +91,8 @@ WORDS = {
         "measured": "{}，实测统计",
         "running_difference": "octave − vanilla，滑动统计（95 %）",
         "measured_difference": "octave − vanilla，实测统计（95 %）",
+        "ms": "{}，毫秒，批 1 / 8",
+        "deployed": "在 {runtime} 中，单线程；与 {reference} 之差以百分点计（95 %）",
         "norms_about": (
             "验证准确率 ± 种子间标准差，差值以百分点计；"
             "统计量在 {images:,} 张训练图像上实测；torch {torch}，{precision}，每次训练 {threads} 线程。"
@@ -108,7 +114,7 @@ PAGES = {
     "study-32.zh.md": ("zh", False),
 }
 """Of each page its language, and whether it is of the studies of real images."""
-KEPT = ("results.json", "costs.json", "figures/differences-*.svg")
+KEPT = ("results.json", "costs.json", "figures/differences-*.svg", "figures/deployed-*.svg")
 """Files of a run folder that are published."""
 WAYS = ("running", "measured")
 """How batch norms' statistics came about, of `norm_statistics.py`."""
@@ -180,6 +186,41 @@ def figure(folder: Path, name: str) -> str | None:
     return f"![{name}](results/{folder.name}/figures/{name}.svg)" if path.is_file() else None
 
 
+def deployed(results: dict[str, Any], costs: dict[str, Any], model: str, words: Words) -> str | None:
+    """A row an arm: in each precision of a runtime accuracy, difference and time; None without a runtime."""
+    if not results.get("deploy"):
+        return None
+    timed = {(row["arm"], row["precision"]): row["ms"] for row in deployed_rows(results, costs)}
+    by_seed: dict[tuple[str, str], dict[int, float]] = {}
+    for run in results["runs"]:
+        for precision, accuracy in run["deployed"].items():
+            if run["model"] == model:
+                by_seed.setdefault((run["arm"], precision), {})[run["seed"]] = accuracy
+    precisions = [p for p in results["deploy"]["precisions"] if any(key[1] == p for key in by_seed)]
+    head, rows = [words["arm"]], list[list[str]]()
+    for precision in precisions:
+        head += [precision, "−", words["ms"].format(precision)]
+    for found in results["networks"]:
+        if found["model"] != model or not found["deployed"]:
+            continue
+        row = [arm(found, results["matched"], words)]
+        for precision in precisions:
+            own, reference = (by_seed.get((a, precision), {}) for a in (found["arm"], results["reference"]))
+            difference = minus(own, reference) if found["arm"] != results["reference"] else {}
+            ms = timed.get((found["arm"], precision), {})
+            row += [
+                with_deviation(summary(list(own.values()))) if own else "–",
+                interval(paired(difference)) if difference else "",
+                " / ".join(f"{ms[batch]:.2f}" if batch in ms else "–" for batch in ("1", "8")),
+            ]
+        rows.append(row)
+    if not rows:
+        return None
+    runtime = timed_formats()[results["deploy"]["runtime"]].runtime
+    about = words["deployed"].format(runtime=runtime, reference=results["reference"])
+    return f"{about}:\n\n{Table(head, rows, align='lr').markdown()}"
+
+
 def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
     """A row a changed setting: what it does to each arm, and to each difference. None if there is none."""
     reference = results["reference"]
@@ -212,7 +253,11 @@ def section(folder: Path, words: Words) -> str:
     where, data = results["environment"], results["data"]
     parts = [f"### `{results['study']}`"]
     for model in dict.fromkeys(net["model"] for net in results["networks"]):
+        costs = read(folder / "costs.json", {})
+        precisions = (results.get("deploy") or {}).get("precisions", [])
         found = (
+            *(figure(folder, f"deployed-{model}-{precision}") for precision in precisions),
+            deployed(results, costs, model, words),
             figure(folder, f"differences-{model}"),
             networks(results, model, words),
             effects(results, model, words),

@@ -33,7 +33,7 @@ def test_shipped_studies_plan_runs_that_can_be_trained(name: str) -> None:
     places = plan_study(study, {})
     assert len(places) == len(study.seeds) * len(study.models) * len(study.cells) * len(study.arms)
     assert {place.seed for place in places} == ({0} if name == "networks" else {0, 1, 2})
-    full = name in ("networks", "rate", "resolution")
+    full = name in ("networks", "rate", "resolution", "size")
     assert {p.recipe.arguments_of(p.model).get("width") for p in places} == {None if full else 0.5}
     assert study.arm(study.reference).settings == {"alpha": 0}
 

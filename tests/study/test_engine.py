@@ -34,11 +34,11 @@ from tests.helpers.study import (
 
 from octavize.cli.main import main
 from octavize.errors import InputError
-from octavize.study import engine
+from octavize.study import engine, ray_engine
 from octavize.study.load import load_study
 from octavize.study.progress import Progress
 from octavize.study.run import folder_lock, run_study
-from octavize.training.hardware import Hardware
+from octavize.training.hardware import HERE, Hardware
 
 VANILLA: dict[str, Any] = {"vanilla": {"alpha": 0}}
 
@@ -251,11 +251,13 @@ def test_two_processes_train_each_run_together(data_dir: Path, tmp_path: Path) -
     [
         ("--engine dask", "engine is 'dask': choose from local, ray"),
         ("--address auto", "address is auto, which is of a Ray cluster: give --engine ray too"),
+        ("--gpu-share 0.5", "gpu_share is 0.5, which is for a Ray cluster: give --engine ray too"),
+        ("--engine ray --gpu-share 2", "gpu_share=2.0: give a number above 0 to 1"),
         ("--engine ray --workers 2", "workers is 2: Ray decides"),
         ("--engine ray --devices 2 --strategy ddp", "strategy=ddp: Ray gives each run one device"),
         ("--engine ray --devices 1,", "devices=1,"),
         ("--engine ray --address ray://host:1", "give the command on a machine of the cluster"),
-        ("--engine ray --list", "--list and --analyze train nothing: leave --engine and --address out"),
+        ("--engine ray --list", "--list and --analyze train nothing: leave --engine, --address"),
     ],
 )
 def test_options_that_make_no_sense_together(
@@ -324,6 +326,17 @@ def test_a_full_disk_on_the_cluster_stops_the_study(cluster: Any, data_dir: Path
         run_study(study, out, data_dir=data_dir, hardware=CPU, **given)
     assert "\n" not in str(told.value)
     assert not list(out.rglob("failed.json"))
+
+
+def test_a_run_takes_its_part_of_a_gpu() -> None:
+    resources = {"CPU": 16.0, "GPU": 2.0}
+    own, share = ray_engine._share(HERE, resources, 0.25)
+    assert (own.accelerator, own.devices, share) == ("gpu", 1, {"num_cpus": 1, "num_gpus": 0.25})
+    assert ray_engine._fits(share, resources)
+    assert not ray_engine._fits(share, {"CPU": 16.0})
+    assert ray_engine._share(CPU, resources, 1.0)[1]["num_gpus"] == 0
+    with pytest.raises(InputError, match=r"gpu_share is 0\.25, and the cluster has no GPU: leave it out"):
+        ray_engine._share(HERE, {"CPU": 16.0}, 0.25)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1", None])

@@ -46,6 +46,12 @@ def study(
             help="Of the Ray cluster, as host:port; by default auto, the one that this machine belongs to."
         ),
     ] = None,
+    gpu_share: Annotated[
+        float | None,
+        o.machine(
+            help="Part of a GPU that a run on a Ray cluster takes: 0.25 lets four train side by side on one."
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         o.machine(help="Processes of the local engine; by default one a core, or a GPU.", min=1),
@@ -81,8 +87,8 @@ def study(
 
     if list_runs and analyze:
         raise InputError("--list and --analyze are both given: choose one")
-    if (list_runs or analyze) and (engine != "local" or address is not None):
-        raise InputError("--list and --analyze train nothing: leave --engine and --address out")
+    if (list_runs or analyze) and (engine != "local" or address is not None or gpu_share is not None):
+        raise InputError("--list and --analyze train nothing: leave --engine, --address and --gpu-share out")
     given = o.TrainingOptions(
         data=data, limit_train=limit_train, settings=settings, precision=precision
     ).overrides()
@@ -100,5 +106,5 @@ def study(
         with o.resumable():
             run_study(
                 chosen, folder, data_dir=data_dir, hardware=hardware, engine=engine, address=address,
-                workers=workers, retry=retry, console=console,
+                gpu_share=gpu_share, workers=workers, retry=retry, console=console,
             )  # fmt: skip

@@ -6,9 +6,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,21 @@ SHOW, LATE = 1.0, 60.0
 """Seconds between two looks at the progress, and after which all machines see a file that one has written."""
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster: its address, as of `ray.init`, and the part of a GPU that a run takes, above 0 to 1."""
+
+    address: str
+    gpu_share: float = 1.0
+
+
 def train_on_cluster(
-    runs: Sequence[Planned], out: Path, images: Images, hardware: Hardware, address: str, progress: Progress
+    runs: Sequence[Planned],
+    out: Path,
+    images: Images,
+    hardware: Hardware,
+    cluster: Cluster,
+    progress: Progress,
 ) -> None:
     """Train runs until every one is finished or has failed, each as a task of Ray's.
 
@@ -34,15 +47,15 @@ def train_on_cluster(
         runs: those that are not at an end, in the order in which they are wanted.
         out: the study's folder, which has this path on all machines.
         hardware: of one run: a GPU if it says so or the cluster has one, and `threads` cores, by default one.
-        address: of the cluster, as of `ray.init`.
+        cluster: where they are trained.
 
     Raises:
-        InputError: there is no such cluster, the disk is full, a machine is in other trouble or does not see
-            the folder, or a run is killed again and again.
+        InputError: there is no such cluster, it has no GPU to share, the disk is full, a machine is in other
+            trouble or does not see the folder, or a run is killed again and again.
     """
     out = out.resolve()
-    with _connected(address, out) as ray:
-        own, share = _share(hardware, ray.cluster_resources())
+    with _connected(cluster.address, out) as ray:
+        own, share = _share(hardware, ray.cluster_resources(), cluster.gpu_share)
         if not any(_fits(share, node["Resources"]) for node in ray.nodes() if node["Alive"]):
             progress.console.print(f"no machine of the cluster has {share} now: runs wait for one")
         task = ray.remote(num_returns="streaming", max_retries=RETRIES, **share)(_work)
@@ -93,17 +106,21 @@ def _begun(ray: Any, task: Any, place: Planned) -> bool:
     return True
 
 
-def _share(hardware: Hardware, cluster: dict[str, float]) -> tuple[Hardware, dict[str, int]]:
-    """What a run trains on, and what Ray gives it for that."""
+def _share(
+    hardware: Hardware, resources: Mapping[str, float], gpu_share: float
+) -> tuple[Hardware, dict[str, float]]:
+    """What a run trains on, and what Ray gives it for that, of a cluster with these resources."""
     threads = hardware.threads or 1
     gpu = hardware.accelerator in ("gpu", "cuda") or (
-        hardware.accelerator == "auto" and cluster.get("GPU", 0) > 0
+        hardware.accelerator == "auto" and resources.get("GPU", 0) > 0
     )
+    if gpu_share != 1 and not gpu:
+        raise InputError(f"gpu_share is {gpu_share}, and the cluster has no GPU: leave it out")
     own = replace(hardware, accelerator="gpu" if gpu else hardware.accelerator, devices=1, threads=threads)
-    return own, {"num_cpus": threads, "num_gpus": int(gpu)}
+    return own, {"num_cpus": threads, "num_gpus": gpu_share * gpu}
 
 
-def _fits(share: dict[str, int], resources: dict[str, float]) -> bool:
+def _fits(share: Mapping[str, float], resources: Mapping[str, float]) -> bool:
     return all(resources.get(name, 0) >= share[f"num_{name.lower()}s"] for name in ("CPU", "GPU"))
 
 

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from octavize.data.images import Images
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, number, require_extra
 from octavize.files import check_folder, write_text
 from octavize.study.analysis import analyze
 from octavize.study.arms import Found, resolve_in, told
@@ -37,7 +37,7 @@ from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.engine import train_here
 from octavize.study.model import Study
 from octavize.study.progress import Progress
-from octavize.study.ray_engine import train_on_cluster
+from octavize.study.ray_engine import Cluster, train_on_cluster
 from octavize.study.work import ended, failure, finished, is_of_run, leave_launcher, mark
 from octavize.training.compare import check_data, check_networks, check_settings
 from octavize.training.hardware import HERE, Hardware, is_first_process, named_device
@@ -67,6 +67,7 @@ def run_study(
     hardware: Hardware = HERE,
     engine: str = "local",
     address: str | None = None,
+    gpu_share: float | None = None,
     workers: int | None = None,
     retry: bool = False,
     timing: Timing = DEFAULT_TIMING,
@@ -82,6 +83,8 @@ def run_study(
         hardware: of one run. Several devices or nodes, or a strategy, train one run at a time on all of them.
         engine: `local`, worker processes of this machine, or `ray`, a cluster whose machines share `out`.
         address: of the Ray cluster; by default the one that this machine belongs to.
+        gpu_share: of a GPU that a run on a Ray cluster takes, so that small networks train side by side on
+            one; by default a whole one.
         workers: processes of `local`; by default one for each core or GPU, with its share of the threads.
         retry: forget the runs that have failed, and train them anew.
         timing: how the networks' costs are measured once training is done.
@@ -94,7 +97,7 @@ def run_study(
             the disk is full.
     """
     out, console = Path(out), console or Console(highlight=False)
-    check_engine(engine, address, workers, hardware)
+    check_engine(engine, address, workers, hardware, gpu_share)
     if not shared(hardware):
         leave_launcher()
     images = check(study, data_dir, HERE if engine == "ray" else hardware)
@@ -118,7 +121,8 @@ def run_study(
         elif runs:
             with Progress(plan.runs, out, images, console) as progress:
                 if engine == "ray":
-                    train_on_cluster(runs, out, images, hardware, address or "auto", progress)
+                    cluster = Cluster(address or "auto", 1.0 if gpu_share is None else gpu_share)
+                    train_on_cluster(runs, out, images, hardware, cluster, progress)
                 else:
                     train_here(runs, study.recipe, out, data_dir, hardware, workers, progress)
         return report(plan, out, timing, console) if is_first_process() else {}
@@ -145,7 +149,13 @@ def analyze_study(
         return report(plan, out, timing, console or Console(highlight=False), measure=idle)
 
 
-def check_engine(engine: str, address: str | None, workers: int | None, hardware: Hardware) -> None:
+def check_engine(
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    hardware: Hardware,
+    gpu_share: float | None = None,
+) -> None:
     """Raises InputError for options that make no sense together."""
     if engine not in ENGINES:
         raise InputError(f"engine is {engine!r}: choose from {', '.join(ENGINES)}")
@@ -157,7 +167,11 @@ def check_engine(engine: str, address: str | None, workers: int | None, hardware
     if engine == "local":
         if address is not None:
             raise InputError(f"address is {address}, which is of a Ray cluster: give --engine ray too")
+        if gpu_share is not None:
+            raise InputError(f"gpu_share is {gpu_share}, which is for a Ray cluster: give --engine ray too")
         return
+    if gpu_share is not None:
+        number("gpu_share", gpu_share, 0, 1, above=True, meaning="the part of a GPU that a run takes")
     if workers is not None:
         raise InputError(
             f"workers is {workers}: Ray decides how many runs fit on the cluster; leave workers out"

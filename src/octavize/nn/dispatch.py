@@ -77,7 +77,7 @@ def _operator(name: str) -> Callable[..., Any]:
 
     def operate(self: Octave, *args: Any) -> Any:
         for arg in args:
-            if not isinstance(arg, _OPERANDS) and name != "__getitem__":
+            if not isinstance(arg, _OPERANDS) and "item" not in name:
                 return NotImplemented  # let Python ask the other operand, or compare by identity
         return apply_rule(func, (self, *args), {}, self.rules)
 
@@ -90,7 +90,7 @@ _OPERANDS = (Octave, Tensor, Number, torch.SymInt, torch.SymFloat)
 _OPERATORS = """
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
     __itruediv__ __floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__
-    __neg__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__
+    __neg__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__ __setitem__
 """
 for _name in _OPERATORS.split():
     setattr(Octave, _name, _operator(_name))
@@ -250,9 +250,10 @@ _IN_PLACE = dict.fromkeys(
     for home in (torch, Tensor, torch.nn.functional)
     for name in dir(home)
     if name.endswith("_") and not name.startswith("_") and callable(getattr(home, name))
-)
+) | {Tensor.__setitem__: None}
+_ELSEWHERE = {"__setitem__": "torch.where, torch.cat or masked_fill"}
 _OF_THE_TENSOR_ITSELF = dict.fromkeys(
-    functions_named("backward register_hook register_post_accumulate_grad_hook retain_grad")
+    functions_named("register_post_accumulate_grad_hook")
     + functions_named("stride data_ptr storage storage_offset untyped_storage storage_type")
     + functions_named("is_set_to share_memory_ is_shared")
 )
@@ -288,8 +289,8 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         raise InputError(f"{name} is of one tensor, and this map is two: ask its halves, x.high and x.low")
     if func in _IN_PLACE and args and isinstance(args[0], Octave):
         raise ChangeRefused(
-            f"{name} cannot change this {type(args[0]).__name__} in place: use {name.rstrip('_')} and keep "
-            "its result"
+            f"{name} cannot change this {type(args[0]).__name__} in place: use "
+            f"{_ELSEWHERE.get(name, name.rstrip('_'))} and keep its result"
         )
     if not torch.compiler.is_compiling():
         _announce_fallback(name)

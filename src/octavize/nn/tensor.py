@@ -15,9 +15,9 @@ from torch import Tensor
 from octavize.errors import InputError
 from octavize.nn._torch_internals import in_transform
 from octavize.nn.channels import merge_channels, split_channels, take_channels
-from octavize.nn.dispatch import RULES, Octave
+from octavize.nn.dispatch import RULES, ChangeRefused, Octave
 from octavize.nn.recompute import version_of, who_saves
-from octavize.nn.resample import fits, halve, upsample
+from octavize.nn.resample import cell_sizes, fits, halve, upsample
 from octavize.split import (
     ChannelLayout,
     check_alpha,
@@ -205,6 +205,22 @@ class OctTensor(Octave):
         halves = take_channels(self.high, high, dim=1), take_channels(self.low, low, dim=1)
         return self.trusted(*halves, layout, self.octave_dims, self.strict)
 
+    def gradient(self, high: Tensor | None, low: Tensor | None) -> Tensor | None:
+        """The gradient of the dense map (N, C, *size) from those of the halves; None if both are.
+
+        Each pixel of a cell gets an equal share of the gradient of its low pixel.
+        """
+        if high is None and low is None:
+            return None
+        high = torch.zeros_like(self.high) if high is None else high
+        low = torch.zeros_like(self.low) if low is None else low
+        return self.trusted_like(high, low / cell_sizes(self.high, self.octave_dims)).to_dense()
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient of the dense map, if autograd keeps that of the halves; see `gradient`."""
+        return self.gradient(self.high.grad, self.low.grad)
+
     def become(self, other: OctTensor | Tensor) -> OctTensor:
         """Take over values and layout of a map of the same shape, cast to the dtype of this map."""
         if not isinstance(other, OctTensor):
@@ -261,6 +277,23 @@ class OctTensor(Octave):
     @property
     def requires_grad(self) -> bool:
         return self.high.requires_grad or self.low.requires_grad
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no half was made by autograd."""
+        return self.high.is_leaf and self.low.is_leaf
+
+    @property
+    def data(self) -> OctTensor:
+        """The map without its history, with the same memory."""
+        return self.trusted_like(self.high.data, self.low.data)
+
+    @data.setter
+    def data(self, values: OctTensor) -> None:
+        if not isinstance(values, OctTensor) or not same_layout(values.channel_layout, self.channel_layout):
+            raise ChangeRefused("x.data = …: give an OctTensor with the channel layout of x")
+        self.high.data, self.low.data = values.high, values.low
+        self.invalidate()
 
     def __len__(self) -> int:
         return self.high.shape[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 from octavize.convert.order import apply_order
 from octavize.convert.planner import Alpha, Example, Planner, Way, check_plan, least_low
 from octavize.convert.swap import swap
-from octavize.convert.trace import check_network
+from octavize.convert.trace import check_network, copied
 from octavize.deciding import DEFAULT_ALPHA
 from octavize.errors import InputError
 from octavize.plan import Plan
@@ -69,7 +68,7 @@ def octavize(
         check_alone(exchange=exchange, downsample=downsample, min_low=min_low, example=example)
         check_plan(alpha_or_plan, model)
     if not inplace:
-        model = copy.deepcopy(model)
+        model = copied(model)
     if isinstance(alpha_or_plan, Plan):
         plan = alpha_or_plan
     else:

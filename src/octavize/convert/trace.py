@@ -28,6 +28,7 @@ from octavize.nn.tensor import OctTensor
 
 Shape = tuple[int, ...]
 Result = TypeVar("Result")
+Module = TypeVar("Module", bound=nn.Module)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -183,7 +184,7 @@ def to_meta(model: nn.Module) -> nn.Module:
     return clean_copy(model, lambda values: values.to("meta"))
 
 
-def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone) -> nn.Module:
+def clean_copy(model: nn.Module, make: Callable[[Any], Any] = lambda values: values.clone()) -> nn.Module:
     """A copy of the network without users' hooks, in evaluation mode; `make` copies values.
 
     Raises:
@@ -191,16 +192,27 @@ def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone
     """
     check_network(model)
     # `deepcopy` would copy the values itself, and refuse those that autograd made: give it the copies.
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(v): make(v.detach()) for v in _held(model)}
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(make(p.detach()), requires_grad=p.requires_grad)
-    for b in model.buffers():
-        memo[id(b)] = make(b.detach())
-    for module in model.modules():  # constants outside of buffers
-        memo |= {id(v): make(v.detach()) for v in vars(module).values() if isinstance(v, Tensor)}
-    copied = copy.deepcopy(model, memo).eval()
-    drop_hooks(copied)
-    return copied
+    clean = copy.deepcopy(model, memo).eval()
+    drop_hooks(clean)
+    return clean
+
+
+def copied(model: Module) -> Module:
+    """A copy of the network as it is, hooks included.
+
+    Values that autograd made are copied without their history: maps that the forward kept, and weights that
+    hooks compute from others, as in pruned networks.
+    """
+    return copy.deepcopy(model, {id(v): v.detach().clone() for v in _held(model) if not v.is_leaf})
+
+
+def _held(model: nn.Module) -> list[Any]:
+    """All tensors and octave maps that the modules of a network hold, in containers too."""
+    values = (value for module in model.modules() for value in tree_leaves(dict(vars(module))))
+    return [value for value in values if isinstance(value, (Tensor, OctTensor))]
 
 
 def drop_hooks(model: nn.Module) -> None:

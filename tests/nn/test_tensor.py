@@ -527,6 +527,25 @@ def test_a_name_that_a_rule_does_not_know_takes_the_dense_map(x: OctTensor) -> N
         torch.split(x, 2, 1, width=3)  # pyright: ignore[reportCallIssue]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: torch.roll(x, shifts=1, dims=2),
+        lambda x: torch.roll(input=x, shifts=(1,), dims=(3,)),
+        lambda x: torch.rot90(x, k=1, dims=(2, 3)),
+        lambda x: torch.rot90(input=x, dims=(2, 3)),
+        lambda x: torch.tensordot(x, torch.ones(4, 2, dtype=x.dtype), dims=([1], [0])),
+        lambda x: torch.tile(input=x, dims=(1, 1, 2, 2)),
+        lambda x: torch.cumsum(input=x, axis=1),
+        lambda x: torch.permute(input=x, dims=(0, 2, 3, 1)),
+    ],
+)
+def test_the_fallback_gets_the_call_as_it_was_made(x: OctTensor, call: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DenseFallbackWarning)
+        assert torch.equal(call(x), call(x.to_dense()))
+
+
 @pytest.mark.parametrize("alpha", [None, 0, 0.5, 1])
 def test_change_in_place_by_another_split(x: OctTensor, alpha: float | None) -> None:
     """The very object takes over the common split, and every holder of it sees the new values."""

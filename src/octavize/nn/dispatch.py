@@ -160,16 +160,10 @@ def apply_rule(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = RULES
 ) -> Any:
     """Call `func` on octave values: by its rule, or on the dense maps without one."""
-    if kwargs and not _RENAMED.isdisjoint(kwargs):
-        args, kwargs = _as_rules_take_them(args, kwargs)
-    rule = rules.get(func)
+    rule, result = rules.get(func), NotImplemented
     try:
-        try:
-            result = NotImplemented if rule is None else rule(func, *args, **kwargs)
-        except TypeError:
-            if rule is None or _takes(rule, func, args, kwargs):
-                raise
-            result = NotImplemented  # an argument has a name that the rule does not know
+        if rule is not None:
+            result = _by_rule(rule, func, args, kwargs)
         dense = result is NotImplemented
         if dense:
             result = _dense_fallback(func, args, kwargs)
@@ -180,6 +174,17 @@ def apply_rule(
     if _observed and not torch.compiler.is_compiling():
         _tell_observers(func, args, kwargs, result, dense)
     return result
+
+
+def _by_rule(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if kwargs and not _RENAMED.isdisjoint(kwargs):
+        args, kwargs = _as_rules_take_them(args, kwargs)
+    try:
+        return rule(func, *args, **kwargs)
+    except TypeError:
+        if _takes(rule, func, args, kwargs):
+            raise
+        return NotImplemented  # an argument has a name that the rule does not know
 
 
 def _as_rules_take_them(

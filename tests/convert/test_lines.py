@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from octavize import InputError, OctTensor, octavize, plan
+from octavize import InputError, octavize, plan
 
 EXAMPLE = (1, 3, 16, 16)
 
@@ -80,23 +80,3 @@ def test_only_the_maps_that_the_line_reads_are_merged() -> None:
 def test_code_that_asks_for_values_is_named(read: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(InputError, match=r"its code asks for values.*at convert/test_lines\.py:\d+\)$"):
         plan(Net(read), 0.5, example=EXAMPLE)
-
-
-def test_data_and_leaves() -> None:
-    x = OctTensor.from_dense(torch.randn(1, 8, 4, 4, requires_grad=True), 0.5)
-    assert x.requires_grad
-    assert not x.is_leaf
-    assert not x.data.requires_grad
-    assert x.data.is_leaf
-    x.data.mul_(0)
-    assert not x.to_dense().any()
-
-
-def test_data_can_be_replaced() -> None:
-    x, y = (OctTensor.from_dense(torch.randn(1, 8, 4, 4), 0.5) for _ in "xy")
-    x.pooled_high()
-    x.data = y
-    assert torch.equal(x.to_dense(), y.to_dense())
-    assert torch.equal(x.pooled_high(), y.pooled_high())
-    with pytest.raises(InputError, match="give an OctTensor with the channel layout of x"):
-        x.data = y.to_dense()

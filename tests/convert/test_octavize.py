@@ -688,3 +688,13 @@ def test_networks_that_hold_what_autograd_made(name: str) -> None:
     again = octavize(twice.eval(), {"*": 0}, example=(1, 3, 16, 16))
     assert torch.equal(again(x), net.eval()(x))
     assert twice.conv.alpha == 0.25
+
+
+def test_what_an_octave_network_was_told_is_kept_unless_told_anew() -> None:
+    net, ways = Keeps(), {"example": (1, 3, 16, 16)}
+    first = octavize(net, {"*": 0.5}, strict=True, exchange="high_to_low", downsample="stride", **ways)
+    kept = octavize(first, {"*": 0.25}, **ways).conv
+    assert (kept.alpha, kept.strict, kept.exchange, kept.downsample) == (0.25, True, "high_to_low", "stride")
+    told = octavize(first, {"*": 0.25}, strict=False, exchange="none", downsample="pool", **ways).conv
+    assert (told.strict, told.exchange, told.downsample) == (False, "none", "pool")
+    assert not octavize(net, {"*": 0.5}, **ways).conv.strict

@@ -658,3 +658,38 @@ def test_gradient_through_methods_and_functions() -> None:
     torch.testing.assert_close(high.grad, d.grad[:, :2])
     # Each low value stands for four pixels.
     torch.testing.assert_close(low.grad, 4 * d.grad[:, 2:, ::2, ::2])
+
+
+def test_data_and_leaves() -> None:
+    x = OctTensor.from_dense(torch.randn(1, 8, 4, 4, requires_grad=True), 0.5) * 1
+    assert x.requires_grad
+    assert not x.is_leaf
+    assert not x.data.requires_grad
+    assert x.data.is_leaf
+    x.data.mul_(0)
+    assert not x.to_dense().any()
+
+
+def test_changes_of_data_are_seen() -> None:
+    x = OctTensor.from_dense(torch.randn(1, 8, 4, 4), 0.5)
+    data = x.data
+    assert x.pooled_high().any()
+    data.high.mul_(0)
+    assert not x.pooled_high().any()
+    with pytest.raises(InputError, match="keep the new map"):
+        x.data = x.to_dense()
+
+
+@pytest.mark.parametrize("made", ["inside", "before"])
+@pytest.mark.parametrize("change", ["high", "low"])
+def test_changes_in_inference_mode_are_seen(made: str, change: str) -> None:
+    """There the high half is a view of an ordinary tensor, and the low half is not counted."""
+    conv, dense = OctConv2d(8, 8, 3, padding=1, alpha=0.5), torch.randn(2, 8, 6, 6)
+    x = OctTensor.from_dense(dense, 0.5)
+    with torch.inference_mode():
+        x = OctTensor.from_dense(dense, 0.5) if made == "inside" else x
+        before = conv(x).to_dense()
+        getattr(x[:1], change).mul_(0)
+        after = conv(x).to_dense()
+        assert not torch.equal(before, after)
+        assert torch.equal(after, conv(OctTensor(x.high.clone(), x.low.clone())).to_dense())

@@ -28,7 +28,7 @@ def octavize(
     downsample: Way | None = None,
     min_low: int | None = None,
     example: Example | None = None,
-    strict: bool = False,
+    strict: bool | None = None,
     inplace: bool = False,
 ) -> Network:
     """Make a CNN octave: its convolutions become octave convolutions, its own forward does the rest.
@@ -43,7 +43,8 @@ def octavize(
             function of (name, module), see `octavize.plan`. Or a plan of `plan`, `tune` or `calibrate`,
             edited or not, which is applied as it is.
         exchange, downsample, min_low, example: see `octavize.plan`. A plan has its own.
-        strict: the network refuses functions without an octave rule instead of using the dense map.
+        strict: the network refuses functions without an octave rule instead of using the dense map. Default:
+            what a layer that is octave already does, else no.
         inplace: convert `model` itself instead of a copy.
 
     Returns:

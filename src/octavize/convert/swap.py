@@ -98,8 +98,12 @@ def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Modul
     return type(f"Oct{kind.__name__}", (octave,), own)
 
 
-def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> None:
-    """Make layers octave or vanilla, in place, as the decisions of a plan say."""
+def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool | None) -> None:
+    """Make layers octave or vanilla, in place, as the decisions of a plan say.
+
+    Args:
+        strict: see `octavize`; None keeps that of layers that are octave already.
+    """
     for d in decisions:
         name, layer = d.name, model.get_submodule(d.name)
         if d.alpha is None:
@@ -108,7 +112,8 @@ def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> No
             continue
         handle = handler_of(layer)
         assert handle is not None  # a plan gives an alpha to such layers only
-        octave = handle(layer, alpha=d.alpha, strict=strict, downsample=d.downsample, exchange=d.exchange)
+        own = isinstance(layer, OctConv) and layer.strict if strict is None else strict
+        octave = handle(layer, alpha=d.alpha, strict=own, downsample=d.downsample, exchange=d.exchange)
         if not isinstance(octave, nn.Module):
             raise InputError(
                 f"the @oct_handler of {type(layer).__name__} returned {octave!r} for layer {name!r}: let it "

@@ -161,7 +161,7 @@ class OctTensor(Octave):
         # A cached tensor is valid only in the state it is from: the same grad mode, versions of the halves
         # and activation checkpoint. A leaf may see a second backward, which needs a graph of its own.
         high, low = self.high, self.low
-        if torch.compiler.is_dynamo_compiling() or high.is_inference():
+        if torch.compiler.is_dynamo_compiling() or high.is_inference() or low.is_inference():
             return compute()  # changes in place are not counted there; a compiler shares equal calls itself
         recorded_for: Any = False
         if torch.is_grad_enabled():
@@ -285,15 +285,12 @@ class OctTensor(Octave):
 
     @property
     def data(self) -> OctTensor:
-        """The map without its history, with the same memory."""
-        return self.trusted_like(self.high.data, self.low.data)
+        """The map without its history, with the same memory; unlike torch's, it counts changes in place."""
+        return self.trusted_like(self.high.detach(), self.low.detach())
 
     @data.setter
-    def data(self, values: OctTensor) -> None:
-        if not isinstance(values, OctTensor) or not same_layout(values.channel_layout, self.channel_layout):
-            raise ChangeRefused("x.data = …: give an OctTensor with the channel layout of x")
-        self.high.data, self.low.data = values.high, values.low
-        self.invalidate()
+    def data(self, values: object) -> None:
+        raise ChangeRefused("x.data = … cannot change an octave map: keep the new map instead")
 
     def __len__(self) -> int:
         return self.high.shape[0]

@@ -128,10 +128,10 @@ def register(rules: dict[Any, Rule], *functions: Any) -> Callable[[Rule], Rule]:
 
 
 def functions_named(names: str) -> tuple[Any, ...]:
-    """All torch functions with these names: in torch, torch.Tensor and torch.nn.functional.
+    """All torch functions with these names: in torch, torch.Tensor, torch.nn.functional and torch.special.
 
     Raises:
-        LookupError: none of the three has a function of this name.
+        LookupError: none of these has a function of this name.
     """
     found: list[Any] = []
     for name in names.split():
@@ -144,7 +144,7 @@ def functions_named(names: str) -> tuple[Any, ...]:
 
 def _of_this_name(name: str) -> list[Any]:
     # `torch.__eq__` would compare modules.
-    homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional)
+    homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional, torch.special)
     found = [getattr(home, name, None) for home in homes]
     return [func for func in found if callable(func)]  # `torch.float` is no function
 

@@ -256,13 +256,14 @@ def layer_infos(model: nn.Module, run: Trace | None = None) -> dict[str, LayerIn
 
 def _info(name: str, module: nn.Module, ran: Layer | None) -> LayerInfo:
     assert isinstance(module, CONVOLUTIONS)
+    has_handler = handler_of(module) is not None
     octave = isinstance(module, OctConv)
     return LayerInfo(
         name,
         type(module).__name__,
         geometry_of(module),
         module.octave_dims if octave else default_octave_dims(len(module.kernel_size)),
-        has_handler=handler_of(module) is not None,
+        has_handler=has_handler,
         reached=ran is not None,
         reads_input=ran is not None and ran.reads_input,
         input_size=() if ran is None else ran.input[0][2:],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -65,8 +67,21 @@ def oct_handler(*kinds: type[nn.Module]) -> Callable[[Registered], Registered]:
     return register
 
 
+def octave_class(kind: type[nn.Module]) -> Callable[[type[OctConv]], type[OctConv]]:
+    """Register the octave class of a class of convolutions: their layers change nothing but their class."""
+
+    def register(octave: type[OctConv]) -> type[OctConv]:
+        _OCTAVE_CLASS[kind] = octave
+        oct_handler(kind, octave)(_torch_layer)
+        return octave
+
+    return register
+
+
 def handler_of(layer: nn.Module) -> Handler | None:
     """The handler of a layer's class, or of the nearest class that computes the same."""
+    if "timm.layers" in sys.modules:
+        import_module("octavize.convert.timm_layers")  # registers what it has
     for kind in type(layer).__mro__:
         if kind in _HANDLERS:
             same = kind is type(layer) or computes_as(type(layer), kind)

@@ -144,11 +144,9 @@ def _alpha_and_reason(layer: LayerInfo, alpha: float, min_low: int) -> tuple[flo
 
 
 def merge(decisions: Iterable[Decision], readers: Mapping[str, str]) -> list[Decision]:
-    """Set α = 0 for layers whose output would be made dense at once: `readers` maps them to the cause."""
+    """Set α = 0 for layers whose output would be made dense at once: `readers` maps them to the reason."""
     return [
-        replace(d, alpha=0.0, reason=f"merges: {readers[d.name]} needs the dense map")
-        if d.name in readers and d.alpha
-        else d
+        replace(d, alpha=0.0, reason=f"merges: {readers[d.name]}") if d.name in readers and d.alpha else d
         for d in decisions
     ]
 

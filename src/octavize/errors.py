@@ -29,7 +29,11 @@ def one_line(error: BaseException, *, kind: bool = False) -> str:
 
 def shown(value: object) -> str:
     """A value in a message: the first 100 signs of what Python shows of it, on one line."""
-    text = " ".join(repr(value).split())
+    return shortened(" ".join(repr(value).split()))
+
+
+def shortened(text: str) -> str:
+    """The first 100 signs of a text."""
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 

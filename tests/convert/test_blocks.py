@@ -134,3 +134,14 @@ def test_named_networks_meet_once_a_block() -> None:
     found = exchanges(create_model("oct_mobilenet_v1", 0.5, exchange="block"))
     meeting = {name for name, paths in found.items() if paths == "both"}
     assert meeting == {f"blocks.{b}.conv_pw" for b in ("1.1", "2.1", "3.1", "3.3")}
+
+
+def test_blocks_that_are_called_by_keyword() -> None:
+    class ByName(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block in self.body:
+                x = block(x=x)
+            return self.head(x).mean((2, 3))
+
+    assert residual_blocks(ByName(), (1, 3, 16, 16)) == residual_blocks(Net(), (1, 3, 16, 16))

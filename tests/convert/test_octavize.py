@@ -15,6 +15,7 @@ import torchvision.models as tv
 from timm.models.densenet import DenseNet as TimmDenseNet
 from timm.models.vgg import VGG as TimmVGG
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torchvision.models.vgg import VGG, make_layers
 
 from octavize import DenseFallbackWarning, InputError, OctConv2d, OctConv3d, OctTensor, octavize, plan
@@ -648,3 +649,52 @@ def test_one_dimensional_and_video_networks() -> None:
     octave = octavize(video, example=(1, 3, 4, 32, 32))
     y = quietly(lambda: octave(torch.randn(2, 3, 4, 32, 32)))
     assert y.shape == (2, 5)
+
+
+class Keeps(nn.Module):
+    """A network that keeps its maps, as code does that visualizes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.maps: list[Any] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.conv(self.stem(x))
+        self.maps = [{"conv": self.kept}]
+        return self.kept.mean((2, 3))
+
+
+HOLDS: dict[str, Callable[[Any], Any]] = {
+    "maps": lambda net: None,
+    "pruned": lambda net: prune.l1_unstructured(net.conv, "weight", 0.5),
+    "weight norm": lambda net: nn.utils.weight_norm(net.conv),
+    "spectral norm": lambda net: nn.utils.spectral_norm(net.conv),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", HOLDS)
+def test_networks_that_hold_what_autograd_made(name: str) -> None:
+    torch.manual_seed(0)
+    x, net = torch.randn(2, 3, 16, 16), Keeps()
+    HOLDS[name](net)
+    net(x)
+    octave = octavize(net, {"*": 0.5}, example=(1, 3, 16, 16))
+    twice = octavize(octave, {"*": 0.25}, example=(1, 3, 16, 16))
+    octave(x).sum().backward()
+    assert all(p.grad is not None for p in octave.parameters())
+    assert octavize(octave, {"*": 0}, example=(1, 3, 16, 16)).conv.alpha == 0  # with the maps it keeps
+    again = octavize(twice.eval(), {"*": 0}, example=(1, 3, 16, 16))
+    assert torch.equal(again(x), net.eval()(x))
+    assert twice.conv.alpha == 0.25
+
+
+def test_what_an_octave_network_was_told_is_kept_unless_told_anew() -> None:
+    net, ways = Keeps(), {"example": (1, 3, 16, 16)}
+    first = octavize(net, {"*": 0.5}, strict=True, exchange="high_to_low", downsample="stride", **ways)
+    kept = octavize(first, {"*": 0.25}, **ways).conv
+    assert (kept.alpha, kept.strict, kept.exchange, kept.downsample) == (0.25, True, "high_to_low", "stride")
+    told = octavize(first, {"*": 0.25}, strict=False, exchange="none", downsample="pool", **ways).conv
+    assert (told.strict, told.exchange, told.downsample) == (False, "none", "pool")
+    assert not octavize(net, {"*": 0.5}, **ways).conv.strict

@@ -511,7 +511,7 @@ def test_change_in_place_that_cannot_be_done_is_refused(x: OctTensor, call: Any)
 
 
 @pytest.mark.parametrize(
-    "call", [lambda x: x.register_hook(print), lambda x: x.retain_grad(), lambda x: x.backward()]
+    "call", [lambda x: x.register_post_accumulate_grad_hook(print), lambda x: x.data_ptr()]
 )
 def test_what_would_be_lost_on_a_dense_copy_is_refused(x: OctTensor, call: Any) -> None:
     x.high.requires_grad_()
@@ -525,6 +525,25 @@ def test_a_name_that_a_rule_does_not_know_takes_the_dense_map(x: OctTensor) -> N
         assert torch.equal(grid.swapaxes(axis0=1, axis1=2), grid.to_dense().swapaxes(1, 2))
     with pytest.raises(TypeError):  # what torch does not know either
         torch.split(x, 2, 1, width=3)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: torch.roll(x, shifts=1, dims=2),
+        lambda x: torch.roll(input=x, shifts=(1,), dims=(3,)),
+        lambda x: torch.rot90(x, k=1, dims=(2, 3)),
+        lambda x: torch.rot90(input=x, dims=(2, 3)),
+        lambda x: torch.tensordot(x, torch.ones(4, 2, dtype=x.dtype), dims=([1], [0])),
+        lambda x: torch.tile(input=x, dims=(1, 1, 2, 2)),
+        lambda x: torch.cumsum(input=x, axis=1),
+        lambda x: torch.permute(input=x, dims=(0, 2, 3, 1)),
+    ],
+)
+def test_the_fallback_gets_the_call_as_it_was_made(x: OctTensor, call: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DenseFallbackWarning)
+        assert torch.equal(call(x), call(x.to_dense()))
 
 
 @pytest.mark.parametrize("alpha", [None, 0, 0.5, 1])
@@ -639,3 +658,38 @@ def test_gradient_through_methods_and_functions() -> None:
     torch.testing.assert_close(high.grad, d.grad[:, :2])
     # Each low value stands for four pixels.
     torch.testing.assert_close(low.grad, 4 * d.grad[:, 2:, ::2, ::2])
+
+
+def test_data_and_leaves() -> None:
+    x = OctTensor.from_dense(torch.randn(1, 8, 4, 4, requires_grad=True), 0.5) * 1
+    assert x.requires_grad
+    assert not x.is_leaf
+    assert not x.data.requires_grad
+    assert x.data.is_leaf
+    x.data.mul_(0)
+    assert not x.to_dense().any()
+
+
+def test_changes_of_data_are_seen() -> None:
+    x = OctTensor.from_dense(torch.randn(1, 8, 4, 4), 0.5)
+    data = x.data
+    assert x.pooled_high().any()
+    data.high.mul_(0)
+    assert not x.pooled_high().any()
+    with pytest.raises(InputError, match="keep the new map"):
+        x.data = x.to_dense()
+
+
+@pytest.mark.parametrize("made", ["inside", "before"])
+@pytest.mark.parametrize("change", ["high", "low"])
+def test_changes_in_inference_mode_are_seen(made: str, change: str) -> None:
+    """There the high half is a view of an ordinary tensor, and the low half is not counted."""
+    conv, dense = OctConv2d(8, 8, 3, padding=1, alpha=0.5), torch.randn(2, 8, 6, 6)
+    x = OctTensor.from_dense(dense, 0.5)
+    with torch.inference_mode():
+        x = OctTensor.from_dense(dense, 0.5) if made == "inside" else x
+        before = conv(x).to_dense()
+        getattr(x[:1], change).mul_(0)
+        after = conv(x).to_dense()
+        assert not torch.equal(before, after)
+        assert torch.equal(after, conv(OctTensor(x.high.clone(), x.low.clone())).to_dense())

@@ -14,7 +14,6 @@ Definitions, the same for every network:
 
 from __future__ import annotations
 
-import copy
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from octavize.bench.timing import interleave, same_random_numbers
 from octavize.convert.trace import (
     Shape,
     check_network,
+    copied,
     dtype_of,
     explained,
     image_shape,
@@ -212,7 +212,7 @@ def training_step(
 
 def _channels_last(model: nn.Module, shape: Sequence[int]) -> tuple[nn.Module, Tensor]:
     """A copy of the network and an input, both in the layout that is fast for either kind of network."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     parameter = next(model.parameters())
     x = torch.randn(tuple(shape), device=parameter.device, dtype=parameter.dtype)
     if x.dim() != 4:

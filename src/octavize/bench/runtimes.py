@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from octavize.bench.contenders import Contender
 from octavize.bench.profile import training_step, wait
+from octavize.convert.trace import copied
 from octavize.deploy.export import export
 from octavize.deploy.formats import Format, timed_formats
 from octavize.deploy.freeze import freeze
@@ -59,7 +59,7 @@ def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
 
 def _eager(c: Contender, setting: Setting) -> Call:
     """The network as it is, channels-last."""
-    model = copy.deepcopy(c.model).eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = copied(c.model).eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return _torch_call(model, c, setting)
 
 
@@ -67,7 +67,7 @@ def _training(c: Contender, setting: Setting) -> Call:
     """Forward, loss and backward in training mode, channels-last, without the optimizer's step."""
     mixed = torch.bfloat16 if setting.precision == "bf16" else None
     with torch.inference_mode(False):
-        model = copy.deepcopy(c.model).to(setting.device)
+        model = copied(c.model).to(setting.device)
         step = training_step(model, c.shape(setting.batch), mixed=mixed)
 
     def call() -> None:

@@ -8,7 +8,6 @@ the layer computes: exchange, stride, groups, transposed or not, and plain layer
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from octavize.convert.trace import copied
 from octavize.nn.tensor import OctTensor
 from octavize.split import high_indices, low_indices
 
@@ -146,7 +146,7 @@ def halves_of(layer: Any, x: Any) -> list[Half]:
     """
     if "weight" not in layer._parameters:
         raise NotLinear("its weight is computed from other parameters")
-    numbered = copy.deepcopy(layer).double()
+    numbered = copied(layer).double()
     count = numbered.weight.numel()
     with torch.no_grad():
         numbered.weight.copy_(torch.arange(count).view_as(numbered.weight))

@@ -58,10 +58,9 @@ class _Run(TorchFunctionMode):
     def follow(self, name: str, module: nn.Module) -> None:
         """Follow a module of the network that is about to run."""
 
-        def starts(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._running.append(
-                (name, self._depth(args[0]) if args and isinstance(args[0], Tensor) else None)
-            )
+        def starts(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            self._running.append((name, self._depth(given)))
 
         def ends(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             _, before = self._running.pop()
@@ -75,7 +74,7 @@ class _Run(TorchFunctionMode):
                 if not geometry_of(module).depthwise:  # which has nothing to exchange
                     self.depths[name] = depth
 
-        module.register_forward_pre_hook(starts)
+        module.register_forward_pre_hook(starts, with_kwargs=True)
         module.register_forward_hook(ends)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

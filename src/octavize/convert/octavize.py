@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 from octavize.convert.order import apply_order
 from octavize.convert.planner import Alpha, Example, Planner, Way, check_plan, least_low
 from octavize.convert.swap import swap
-from octavize.convert.trace import check_network
+from octavize.convert.trace import check_network, copied
 from octavize.deciding import DEFAULT_ALPHA
 from octavize.errors import InputError
 from octavize.plan import Plan
@@ -29,7 +28,7 @@ def octavize(
     downsample: Way | None = None,
     min_low: int | None = None,
     example: Example | None = None,
-    strict: bool = False,
+    strict: bool | None = None,
     inplace: bool = False,
 ) -> Network:
     """Make a CNN octave: its convolutions become octave convolutions, its own forward does the rest.
@@ -44,7 +43,8 @@ def octavize(
             function of (name, module), see `octavize.plan`. Or a plan of `plan`, `tune` or `calibrate`,
             edited or not, which is applied as it is.
         exchange, downsample, min_low, example: see `octavize.plan`. A plan has its own.
-        strict: the network refuses functions without an octave rule instead of using the dense map.
+        strict: the network refuses functions without an octave rule instead of using the dense map. Default:
+            what a layer that is octave already does, else no.
         inplace: convert `model` itself instead of a copy.
 
     Returns:
@@ -69,7 +69,7 @@ def octavize(
         check_alone(exchange=exchange, downsample=downsample, min_low=min_low, example=example)
         check_plan(alpha_or_plan, model)
     if not inplace:
-        model = copy.deepcopy(model)
+        model = copied(model)
     if isinstance(alpha_or_plan, Plan):
         plan = alpha_or_plan
     else:

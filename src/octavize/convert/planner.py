@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from octavize.convert.blocks import residual_blocks
 from octavize.convert.order import check_order
+from octavize.convert.recorded import Recorder
 from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
     CONVOLUTIONS,
@@ -146,6 +147,7 @@ class Planner:
             raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
         vanilla = _as_vanilla(model)
         self.before = trace(vanilla, self.shape)
+        self.recorder = Recorder(vanilla, self.shape)
         self.layers = layer_infos(model, self.before)
         exchanges = {name: layer.exchange for name, layer in self.layers.items()}
         downsamples = {name: layer.downsample for name, layer in self.layers.items()}
@@ -190,27 +192,36 @@ class Planner:
         It ends because each turn takes at least one layer.
         """
         while True:
-            after, fallbacks = self._run(decisions)
-            readers: dict[str, str] = {}
-            for fallback in fallbacks:
-                readers |= dict.fromkeys(fallback.sources, fallback.function)
-            merged = merge(decisions, readers)
+            octave = self._octave(decisions)
+            after, fallbacks = self._run(octave)
+            merged = merge(decisions, _reasons(fallbacks))
             if merged == decisions and isinstance(after, TraceError):
                 raise after
+            if merged == decisions:
+                merged = merge(decisions, _reasons(self.recorder.hidden(octave)))
             if merged == decisions and isinstance(after, Trace):
                 return decisions, after
             decisions = merged
 
-    def _run(self, decisions: list[Decision]) -> tuple[Trace | TraceError, list[Fallback]]:
-        """Run the octave network: the trace or its error, and the calls that read dense maps."""
+    def _octave(self, decisions: list[Decision]) -> nn.Module:
+        """The octave network without values."""
         octave = to_meta(self.model)  # a new copy: a handler's layer may have no handler
         with torch.device("meta"):  # for handlers that make new layers
             swap(octave, decisions, strict=False)
+        return octave
+
+    def _run(self, octave: nn.Module) -> tuple[Trace | TraceError, list[Fallback]]:
+        """Run the octave network: the trace or its error, and the calls that read dense maps."""
         try:
             after = trace(octave, self.shape)
         except TraceError as failed:  # perhaps by an impossible fallback, such as a change in place
             return failed, failed.fallbacks
         return after, [*after.fallbacks, Fallback("the network's output", after.returned)]
+
+
+def _reasons(fallbacks: Iterable[Fallback]) -> dict[str, str]:
+    """Why layers have to write dense maps, by name."""
+    return {name: fallback.reason for fallback in fallbacks for name in fallback.sources}
 
 
 def check_plan(plan: Plan, model: nn.Module) -> None:
@@ -245,13 +256,14 @@ def layer_infos(model: nn.Module, run: Trace | None = None) -> dict[str, LayerIn
 
 def _info(name: str, module: nn.Module, ran: Layer | None) -> LayerInfo:
     assert isinstance(module, CONVOLUTIONS)
+    has_handler = handler_of(module) is not None
     octave = isinstance(module, OctConv)
     return LayerInfo(
         name,
         type(module).__name__,
         geometry_of(module),
         module.octave_dims if octave else default_octave_dims(len(module.kernel_size)),
-        has_handler=handler_of(module) is not None,
+        has_handler=has_handler,
         reached=ran is not None,
         reads_input=ran is not None and ran.reads_input,
         input_size=() if ran is None else ran.input[0][2:],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -65,8 +67,21 @@ def oct_handler(*kinds: type[nn.Module]) -> Callable[[Registered], Registered]:
     return register
 
 
+def octave_class(kind: type[nn.Module]) -> Callable[[type[OctConv]], type[OctConv]]:
+    """Register the octave class of a class of convolutions: their layers change nothing but their class."""
+
+    def register(octave: type[OctConv]) -> type[OctConv]:
+        _OCTAVE_CLASS[kind] = octave
+        oct_handler(kind, octave)(_torch_layer)
+        return octave
+
+    return register
+
+
 def handler_of(layer: nn.Module) -> Handler | None:
     """The handler of a layer's class, or of the nearest class that computes the same."""
+    if "timm.layers" in sys.modules:
+        import_module("octavize.convert.timm_layers")  # registers what it has
     for kind in type(layer).__mro__:
         if kind in _HANDLERS:
             same = kind is type(layer) or computes_as(type(layer), kind)
@@ -98,8 +113,12 @@ def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Modul
     return type(f"Oct{kind.__name__}", (octave,), own)
 
 
-def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> None:
-    """Make layers octave or vanilla, in place, as the decisions of a plan say."""
+def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool | None) -> None:
+    """Make layers octave or vanilla, in place, as the decisions of a plan say.
+
+    Args:
+        strict: see `octavize`; None keeps that of layers that are octave already.
+    """
     for d in decisions:
         name, layer = d.name, model.get_submodule(d.name)
         if d.alpha is None:
@@ -108,7 +127,8 @@ def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool) -> No
             continue
         handle = handler_of(layer)
         assert handle is not None  # a plan gives an alpha to such layers only
-        octave = handle(layer, alpha=d.alpha, strict=strict, downsample=d.downsample, exchange=d.exchange)
+        own = isinstance(layer, OctConv) and layer.strict if strict is None else strict
+        octave = handle(layer, alpha=d.alpha, strict=own, downsample=d.downsample, exchange=d.exchange)
         if not isinstance(octave, nn.Module):
             raise InputError(
                 f"the @oct_handler of {type(layer).__name__} returned {octave!r} for layer {name!r}: let it "

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,13 +19,16 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.utils.flop_counter import FlopCounterMode
 
-from octavize.errors import InputError, one_line, shown
+from octavize.convert.lines import line_of_call, line_of_error, maps_read
+from octavize.errors import InputError, one_line, shortened, shown
 from octavize.nn._torch_internals import forward_hooks, tree_leaves
+from octavize.nn.conv import OctConv
 from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
 
 Shape = tuple[int, ...]
 Result = TypeVar("Result")
+Module = TypeVar("Module", bound=nn.Module)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -51,6 +55,12 @@ class Fallback:
 
     function: str
     sources: frozenset[str]
+    line: str = ""  # of the network's code
+
+    @property
+    def reason(self) -> str:
+        """Why the maps have to be dense."""
+        return f"{self.function} needs the dense map{self.line and f', at {self.line}'}"
 
 
 class TraceError(InputError):
@@ -70,12 +80,23 @@ class Trace:
         return next(layer for layer in self.layers if layer.name == name)
 
 
-class _Sources:
+class Sources:
     """Follows OctTensors through a network: which layers made their channels."""
 
     def __init__(self) -> None:
         self.fallbacks: list[Fallback] = []
         self._known: dict[int, tuple[Octave, frozenset[str]]] = {}  # keeps the tensor: ids are reused
+
+    def follow(self, octave: nn.Module) -> None:
+        """Follow the maps that the layers of a network are about to make."""
+
+        def made(name: str, layer: Any, args: Any, kwargs: Any, output: Any) -> None:
+            # A depthwise layer only passes on its input's split.
+            self.add(output, self.of(args, kwargs) if layer.octave.depthwise else frozenset([name]))
+
+        for name, layer in octave.named_modules():
+            if isinstance(layer, OctConv):
+                layer.register_forward_hook(partial(made, name), with_kwargs=True)
 
     def of(self, *values: Any) -> frozenset[str]:
         none: tuple[Any, frozenset[str]] = (None, frozenset())
@@ -89,7 +110,7 @@ class _Sources:
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:
         sources = self.of(*operands)
         if dense:
-            self.fallbacks.append(Fallback(name, sources))
+            self.fallbacks.append(Fallback(name, sources, line_of_call()))
         self.add(result, sources)
 
 
@@ -163,7 +184,7 @@ def to_meta(model: nn.Module) -> nn.Module:
     return clean_copy(model, lambda values: values.to("meta"))
 
 
-def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone) -> nn.Module:
+def clean_copy(model: nn.Module, make: Callable[[Any], Any] = lambda values: values.clone()) -> nn.Module:
     """A copy of the network without users' hooks, in evaluation mode; `make` copies values.
 
     Raises:
@@ -171,16 +192,27 @@ def clean_copy(model: nn.Module, make: Callable[[Tensor], Tensor] = Tensor.clone
     """
     check_network(model)
     # `deepcopy` would copy the values itself, and refuse those that autograd made: give it the copies.
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(v): make(v.detach()) for v in _held(model)}
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(make(p.detach()), requires_grad=p.requires_grad)
-    for b in model.buffers():
-        memo[id(b)] = make(b.detach())
-    for module in model.modules():  # constants outside of buffers
-        memo |= {id(v): make(v.detach()) for v in vars(module).values() if isinstance(v, Tensor)}
-    copied = copy.deepcopy(model, memo).eval()
-    drop_hooks(copied)
-    return copied
+    clean = copy.deepcopy(model, memo).eval()
+    drop_hooks(clean)
+    return clean
+
+
+def copied(model: Module) -> Module:
+    """A copy of the network as it is, hooks included.
+
+    Values that autograd made are copied without their history: maps that the forward kept, and weights that
+    hooks compute from others, as in pruned networks.
+    """
+    return copy.deepcopy(model, {id(v): v.detach().clone() for v in _held(model) if not v.is_leaf})
+
+
+def _held(model: nn.Module) -> list[Any]:
+    """All tensors and octave maps that the modules of a network hold, in containers too."""
+    values = (value for module in model.modules() for value in tree_leaves(dict(vars(module))))
+    return [value for value in values if isinstance(value, (Tensor, OctTensor))]
 
 
 def drop_hooks(model: nn.Module) -> None:
@@ -228,7 +260,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
     found: dict[str, Layer] = {}
     counter = FlopCounterMode(display=False)
     started: list[int] = []
-    sources = _Sources()
+    sources = Sources()
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         started.append(counter.get_total_flops())
@@ -237,8 +269,6 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
         value = args[0] if args else kwargs["input"]
         macs = (counter.get_total_flops() - started.pop()) // 2
         name = names[module]
-        if isinstance(output, OctTensor):  # a depthwise layer only passes on its input's split
-            sources.add(output, sources.of(value) if module.octave.depthwise else frozenset([name]))
         first = found.get(name)
         if first is not None:
             reads_input = first.reads_input or value is x
@@ -254,6 +284,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
             macs=macs,
         )
 
+    sources.follow(meta)
     for module in names:
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             module.register_forward_pre_hook(before, with_kwargs=True)
@@ -262,10 +293,19 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
         with explained(model, shape), torch.no_grad(), unannounced(), observe_calls(sources.watch), counter:
             output = meta(x)
     except TraceError as failed:
-        failed.fallbacks = sources.fallbacks
+        failed.fallbacks = [*sources.fallbacks, *_failed_on(failed.__cause__, sources)]
         raise
     macs = counter.get_total_flops() // 2
     return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
+
+
+def _failed_on(error: BaseException | None, sources: Sources) -> list[Fallback]:
+    """The maps on which the network's code failed: it may run on the dense ones."""
+    if error is None or not (made_by := sources.of(*maps_read(error))):
+        return []
+    where = line_of_error(error) or "a layer"
+    what = f"{where}, which fails on an octave map ({shortened(one_line(error, kind=True))}),"
+    return [Fallback(what, made_by)]
 
 
 @contextmanager
@@ -276,9 +316,12 @@ def explained(
     try:
         yield
     except Exception as error:
+        line = line_of_error(error)
+        if "meta" in str(error).lower():  # torch's word for tensors without values
+            remedy = "its code asks for values, and octavize runs it without any"
         raise TraceError(
             f"{type(model).__name__} does not run on an input of shape {tuple(shape)}: {remedy} "
-            f"({one_line(error, kind=True)})"
+            f"({one_line(error, kind=True)}{line and f', at {line}'})"
         ) from error
 
 

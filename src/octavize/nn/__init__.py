@@ -3,6 +3,7 @@
 Importing any module of this package registers every rule, so an OctTensor never lacks its rules.
 """
 
+from octavize.nn import gradients as gradients
 from octavize.nn import tensor as tensor
 from octavize.nn._torch_internals import assume_constant
 from octavize.nn.rules import channels as channels

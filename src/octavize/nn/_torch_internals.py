@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,6 +142,22 @@ def computes_as(kind: type[nn.Module], base: type[nn.Module]) -> bool:
     These are `forward` and torch's method that pads; if torch lacks the latter, `forward` alone decides.
     """
     return all(_find(name, kind) is _find(name, base) for name in ("forward", "_conv_forward"))
+
+
+def let_backward_hooks_see(apply: Callable[..., Any]) -> None:
+    """Let `apply(torch's own, …)` choose the tensors that full backward hooks of modules see.
+
+    torch finds them by their class alone, so without this such hooks do not see octave maps.
+    """
+    hook = _find("utils.hooks.BackwardHook")
+    own = _find("_apply_on_tensors", hook)
+    if own is not None:
+
+        @wraps(own)
+        def choose(self: Any, fn: Any, args: Any) -> Any:
+            return apply(own, self, fn, args)
+
+        hook._apply_on_tensors = choose
 
 
 # ---- operations -------------------------------------------------------------------------------------

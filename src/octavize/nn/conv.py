@@ -49,6 +49,8 @@ from octavize.split import (
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Size = int | tuple[int, ...]
 _SETTINGS = ("alpha", "octave_dims", "strict", "downsample", "exchange")
+PADS_SAME: list[type[nn.Module]] = []
+"""Classes of convolutions whose forward pads to ⌈size / stride⌉, whatever their `padding` says."""
 _GEOMETRY = frozenset(field.name for field in fields(Geometry))
 
 
@@ -363,6 +365,7 @@ def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def geometry_of(conv: ConvNd) -> Geometry:
     """The geometry of one of torch's convolutions."""
     padding = conv.padding if isinstance(conv.padding, str) else tuple(int(n) for n in conv.padding)
+    padding = "same" if isinstance(conv, tuple(PADS_SAME)) else padding
     return Geometry(
         conv.in_channels,
         conv.out_channels,

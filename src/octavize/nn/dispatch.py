@@ -77,7 +77,7 @@ def _operator(name: str) -> Callable[..., Any]:
 
     def operate(self: Octave, *args: Any) -> Any:
         for arg in args:
-            if not isinstance(arg, _OPERANDS) and name != "__getitem__":
+            if not isinstance(arg, _OPERANDS) and "item" not in name:
                 return NotImplemented  # let Python ask the other operand, or compare by identity
         return apply_rule(func, (self, *args), {}, self.rules)
 
@@ -90,7 +90,7 @@ _OPERANDS = (Octave, Tensor, Number, torch.SymInt, torch.SymFloat)
 _OPERATORS = """
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
     __itruediv__ __floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__
-    __neg__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__
+    __neg__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__ __setitem__
 """
 for _name in _OPERATORS.split():
     setattr(Octave, _name, _operator(_name))
@@ -128,10 +128,10 @@ def register(rules: dict[Any, Rule], *functions: Any) -> Callable[[Rule], Rule]:
 
 
 def functions_named(names: str) -> tuple[Any, ...]:
-    """All torch functions with these names: in torch, torch.Tensor and torch.nn.functional.
+    """All torch functions with these names: in torch, torch.Tensor, torch.nn.functional and torch.special.
 
     Raises:
-        LookupError: none of the three has a function of this name.
+        LookupError: none of these has a function of this name.
     """
     found: list[Any] = []
     for name in names.split():
@@ -144,7 +144,7 @@ def functions_named(names: str) -> tuple[Any, ...]:
 
 def _of_this_name(name: str) -> list[Any]:
     # `torch.__eq__` would compare modules.
-    homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional)
+    homes = (Tensor,) if name.startswith("__") else (torch, Tensor, torch.nn.functional, torch.special)
     found = [getattr(home, name, None) for home in homes]
     return [func for func in found if callable(func)]  # `torch.float` is no function
 
@@ -160,16 +160,10 @@ def apply_rule(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = RULES
 ) -> Any:
     """Call `func` on octave values: by its rule, or on the dense maps without one."""
-    if kwargs and not _RENAMED.isdisjoint(kwargs):
-        args, kwargs = _as_rules_take_them(args, kwargs)
-    rule = rules.get(func)
+    rule, result = rules.get(func), NotImplemented
     try:
-        try:
-            result = NotImplemented if rule is None else rule(func, *args, **kwargs)
-        except TypeError:
-            if rule is None or _takes(rule, func, args, kwargs):
-                raise
-            result = NotImplemented  # an argument has a name that the rule does not know
+        if rule is not None:
+            result = _by_rule(rule, func, args, kwargs)
         dense = result is NotImplemented
         if dense:
             result = _dense_fallback(func, args, kwargs)
@@ -180,6 +174,17 @@ def apply_rule(
     if _observed and not torch.compiler.is_compiling():
         _tell_observers(func, args, kwargs, result, dense)
     return result
+
+
+def _by_rule(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if kwargs and not _RENAMED.isdisjoint(kwargs):
+        args, kwargs = _as_rules_take_them(args, kwargs)
+    try:
+        return rule(func, *args, **kwargs)
+    except TypeError:
+        if _takes(rule, func, args, kwargs):
+            raise
+        return NotImplemented  # an argument has a name that the rule does not know
 
 
 def _as_rules_take_them(
@@ -250,9 +255,10 @@ _IN_PLACE = dict.fromkeys(
     for home in (torch, Tensor, torch.nn.functional)
     for name in dir(home)
     if name.endswith("_") and not name.startswith("_") and callable(getattr(home, name))
-)
+) | {Tensor.__setitem__: None}
+_ELSEWHERE = {"__setitem__": "torch.where, torch.cat or masked_fill"}
 _OF_THE_TENSOR_ITSELF = dict.fromkeys(
-    functions_named("backward register_hook register_post_accumulate_grad_hook retain_grad")
+    functions_named("register_post_accumulate_grad_hook")
     + functions_named("stride data_ptr storage storage_offset untyped_storage storage_type")
     + functions_named("is_set_to share_memory_ is_shared")
 )
@@ -288,8 +294,8 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         raise InputError(f"{name} is of one tensor, and this map is two: ask its halves, x.high and x.low")
     if func in _IN_PLACE and args and isinstance(args[0], Octave):
         raise ChangeRefused(
-            f"{name} cannot change this {type(args[0]).__name__} in place: use {name.rstrip('_')} and keep "
-            "its result"
+            f"{name} cannot change this {type(args[0]).__name__} in place: use "
+            f"{_ELSEWHERE.get(name, name.rstrip('_'))} and keep its result"
         )
     if not torch.compiler.is_compiling():
         _announce_fallback(name)

@@ -44,6 +44,15 @@ def halve(x: Tensor, octave_dims: int) -> Tensor:
     return pool(x, (1,) * (x.dim() - 2 - octave_dims) + (2,) * octave_dims)
 
 
+def cell_sizes(x: Tensor, octave_dims: int) -> Tensor:
+    """How many pixels of `x` (N, C, *size) each pixel of `halve(x)` averages: (*low_size(size),)."""
+    sizes = x.new_ones(low_size(x.shape[2:], octave_dims))
+    for axis in range(sizes.dim() - octave_dims, sizes.dim()):
+        whole = x.shape[2 + axis] // 2
+        sizes.narrow(axis, 0, whole).mul_(2)
+    return sizes
+
+
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     """U: repeat every pixel along each octave axis and crop to `size`.
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from octavize.errors import InputError
 from octavize.nn._torch_internals import in_transform
 from octavize.nn.channels import merge_channels, split_channels, take_channels
-from octavize.nn.dispatch import RULES, Octave
+from octavize.nn.dispatch import RULES, ChangeRefused, Octave
 from octavize.nn.recompute import version_of, who_saves
-from octavize.nn.resample import fits, halve, upsample
+from octavize.nn.resample import cell_sizes, fits, halve, upsample
 from octavize.split import (
     ChannelLayout,
     check_alpha,
@@ -161,7 +161,7 @@ class OctTensor(Octave):
         # A cached tensor is valid only in the state it is from: the same grad mode, versions of the halves
         # and activation checkpoint. A leaf may see a second backward, which needs a graph of its own.
         high, low = self.high, self.low
-        if torch.compiler.is_dynamo_compiling() or high.is_inference():
+        if torch.compiler.is_dynamo_compiling() or high.is_inference() or low.is_inference():
             return compute()  # changes in place are not counted there; a compiler shares equal calls itself
         recorded_for: Any = False
         if torch.is_grad_enabled():
@@ -204,6 +204,22 @@ class OctTensor(Octave):
             return take_channels(self.high, high, dim=1)
         halves = take_channels(self.high, high, dim=1), take_channels(self.low, low, dim=1)
         return self.trusted(*halves, layout, self.octave_dims, self.strict)
+
+    def gradient(self, high: Tensor | None, low: Tensor | None) -> Tensor | None:
+        """The gradient of the dense map (N, C, *size) from those of the halves; None if both are.
+
+        Each pixel of a cell gets an equal share of the gradient of its low pixel.
+        """
+        if high is None and low is None:
+            return None
+        high = torch.zeros_like(self.high) if high is None else high
+        low = torch.zeros_like(self.low) if low is None else low
+        return self.trusted_like(high, low / cell_sizes(self.high, self.octave_dims)).to_dense()
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient of the dense map, if autograd keeps that of the halves; see `gradient`."""
+        return self.gradient(self.high.grad, self.low.grad)
 
     def become(self, other: OctTensor | Tensor) -> OctTensor:
         """Take over values and layout of a map of the same shape, cast to the dtype of this map."""
@@ -261,6 +277,20 @@ class OctTensor(Octave):
     @property
     def requires_grad(self) -> bool:
         return self.high.requires_grad or self.low.requires_grad
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no half was made by autograd."""
+        return self.high.is_leaf and self.low.is_leaf
+
+    @property
+    def data(self) -> OctTensor:
+        """The map without its history, with the same memory; unlike torch's, it counts changes in place."""
+        return self.trusted_like(self.high.detach(), self.low.detach())
+
+    @data.setter
+    def data(self, values: object) -> None:
+        raise ChangeRefused("x.data = … cannot change an octave map: keep the new map instead")
 
     def __len__(self) -> int:
         return self.high.shape[0]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octavize.convert.trace import copied
 from octavize.data.images import Images
 from octavize.training.journal import Rows
 from octavize.training.module import Classifier, finite_or_none
@@ -58,7 +57,7 @@ class Distiller(Classifier):
     ) -> None:
         super().__init__(model, images, recipe, name, seed)
         self.weight, self.temperature = weight, temperature
-        kept = None if teacher is None else copy.deepcopy(teacher).to(memory_format=torch.channels_last)
+        kept = None if teacher is None else copied(teacher).to(memory_format=torch.channels_last)
         # In a tuple, where torch does not look for submodules.
         self._teacher = (None if kept is None else kept.eval().requires_grad_(False),)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from octavize.calibration.refit import refit
 from octavize.convert.norms import reestimate_norms
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import plan as make_plan
-from octavize.convert.trace import to_meta
+from octavize.convert.trace import copied, to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
 from octavize.errors import InputError, one_line
@@ -114,9 +113,9 @@ def prepare_in(
     """
     known = read_json(folder / STAGES)
     if known is not None:
-        model = load_converted(folder, model=copy.deepcopy(source.model))
+        model = load_converted(folder, model=copied(source.model))
         return Prepared(model, Plan.load(folder / PLAN), known["stages"])
-    model = copy.deepcopy(source.model).cpu().eval()
+    model = copied(source.model).cpu().eval()
     plan = _planned(model, source.origin, adaptation, recipe, images)
     if adaptation.alpha != 0 and not any(d.alpha for d in plan.decisions):
         name = source.origin.name
@@ -165,7 +164,7 @@ def evaluate(model: nn.Module, recipe: Recipe, images: Images, hardware: Hardwar
     name = recipe.models[0]
     # A copy: Lightning may move the network and change its precision.
     recipe = replace(recipe, batch_size=512, norm_images=0)
-    module = Classifier(copy.deepcopy(model), images, recipe, name, seed=0)
+    module = Classifier(copied(model), images, recipe, name, seed=0)
     alone = replace(hardware, devices=1, nodes=1, strategy="auto")
     with quiet_lightning():
         trainer = bare_trainer(alone, recipe.precision)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.helpers.maps import dense_of, equal, make
+from tests.helpers.maps import dense_of, equal, make, map_named
 from torch import Tensor, nn
 
 from octavize import DenseFallbackWarning, OctTensor
@@ -319,3 +319,12 @@ def test_split_and_merge_channels_are_inverse(layout: tuple[int, ...]) -> None:
     of_high, of_low, chosen = locate_channels(layout, tuple(range(8)))
     assert (len(of_high), len(of_low)) == (sum(layout[::2]), sum(layout[1::2]))
     assert sum(chosen) == 8
+
+
+@pytest.mark.parametrize("where", ["even", "odd", "interleaved", "low first", "all low"])
+def test_glu(where: str) -> None:
+    x = map_named(where)
+    dispatch_module._announced.update({"mul", "glu"})
+    equal(dense_of(F.glu(x, 1)), F.glu(dense_of(x), 1))
+    equal(dense_of(F.glu(make((2, 2, 2, 2), 5, 4), dim=-3)), F.glu(dense_of(make((2, 2, 2, 2), 5, 4)), 1))
+    assert isinstance(F.glu(make((2, 2, 2, 2), 5, 4), 1), OctTensor)

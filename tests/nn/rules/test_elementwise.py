@@ -27,7 +27,7 @@ Function = Callable[..., Any]
 
 # ---- the functions in the table, and how to call them -----------------------------------------------------
 
-HOMES = {"torch": torch, "Tensor": torch.Tensor, "F": F}
+HOMES = {"torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.special}
 
 
 def homes_of(func: Any) -> list[tuple[str, str]]:
@@ -68,6 +68,11 @@ SIMPLE = """
     expm1 log log2 log10 log1p erf erfc sin cos atan floor ceil round trunc frac isnan isinf isfinite
     logical_not float double half bfloat16 int long bool cpu clone detach contiguous zeros_like ones_like
     positive zero nan_to_num __neg__ __abs__
+    isposinf isneginf isreal signbit sgn fix tan asin acos sinh cosh asinh acosh atanh arcsin arccos arctan
+    arcsinh arccosh arctanh deg2rad rad2deg erfinv erfcx sinc logit expit digamma psi lgamma gammaln i0 i0e i1
+    i1e entr ndtr ndtri log_ndtr airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 spherical_bessel_j0
+    modified_bessel_i0 modified_bessel_i1 modified_bessel_k0 modified_bessel_k1 scaled_modified_bessel_k0
+    scaled_modified_bessel_k1 byte char short conj_physical resolve_conj resolve_neg
 """
 POINTWISE: dict[str, list[tuple[Any, ...]]] = {name: [()] for name in SIMPLE.split()} | {
     "leaky_relu": [(), (0.2,)],
@@ -81,6 +86,8 @@ POINTWISE: dict[str, list[tuple[Any, ...]]] = {name: [()] for name in SIMPLE.spl
     "to": [(torch.float32,), ("cpu",), (torch.zeros(1, dtype=torch.int32),), (torch.float64, False, True)],
     "type": [(torch.float32,), ("torch.FloatTensor",)],
     "type_as": [(torch.zeros(1, dtype=torch.int32),)],
+    "fake_quantize_per_tensor_affine": [(0.1, 3, 0, 255)],
+    "logit": [(), (0.1,)],
     "full_like": [(3.0,)],
     "fill": [(3.0,)],
 }
@@ -90,11 +97,17 @@ RANDOM = {
 }  # fmt: skip
 OPERATIONS = """
     add sub subtract mul multiply div divide true_divide floor_divide pow maximum minimum rsub fmod remainder
-    eq ne lt le gt ge
+    eq ne lt le gt ge not_equal less less_equal greater greater_equal max min
+    fmax fmin atan2 arctan2 hypot copysign nextafter heaviside float_power ldexp logaddexp logaddexp2 xlogy
+    xlog1py igamma igammac gammainc gammaincc zeta isclose
     __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
     __floordiv__ __rfloordiv__ __mod__ __rmod__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__
 """
 BINARY = set(OPERATIONS.split())
+TENSORS_ONLY = {
+    "maximum", "minimum", "max", "min", "fmax", "fmin", "atan2", "arctan2", "hypot", "nextafter", "heaviside",
+    "logaddexp", "logaddexp2", "igamma", "igammac", "gammainc", "gammaincc", "isclose", "ldexp",
+}  # fmt: skip
 BINARY_IN_PLACE = {"add_", "sub_", "mul_", "div_", "true_divide_", "pow_", "__ipow__"}
 AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"}
 IN_PLACE_RANDOM = {"dropout_", "alpha_dropout_", "feature_alpha_dropout_", "rrelu_"}
@@ -104,7 +117,7 @@ FLAGS = {"requires_grad", "requires_grad_", "detach_"}
 OF_CHANNELS = {
     "split", "split_with_sizes", "chunk", "tensor_split", "narrow", "view", "reshape", "unflatten", "stack",
     "channel_shuffle", "native_channel_shuffle", "addcmul", "addcdiv", "lerp", "where", "masked_fill",
-    "expand_as", "norm", "sum", "group_norm", "lp_pool1d", "lp_pool2d", "lp_pool3d",
+    "expand_as", "norm", "glu", "sum", "group_norm", "lp_pool1d", "lp_pool2d", "lp_pool3d",
 }  # fmt: skip
 # Tested by name further down.
 SPATIAL = OF_CHANNELS | {
@@ -123,10 +136,16 @@ QUESTIONS = {
 OF_ONE_MASK = {"bitwise_not", "__invert__"}
 OF_TWO_MASKS = {
     *(f"{kind}_{word}" for kind in ("logical", "bitwise") for word in ("and", "or", "xor")),
-    "__and__", "__or__", "__xor__",
+    "__and__", "__or__", "__xor__"
 }  # fmt: skip
 NO_CASE_NEEDED = RANDOM | IN_PLACE_RANDOM | NEEDS_HARDWARE | FLAGS | SPATIAL | set(QUESTIONS)
 NO_CASE_NEEDED |= OF_ONE_MASK | OF_TWO_MASKS | {"bitwise_not_"}
+# Tested in test_gradients.py.
+NO_CASE_NEEDED |= {"backward", "register_hook", "retain_grad", "grad"}
+OF_WHOLE_NUMBERS = {"gcd", "lcm", "bitwise_left_shift", "bitwise_right_shift"}
+NO_CASE_NEEDED |= OF_WHOLE_NUMBERS
+OF_ORDER = {name for name in dir(torch.special) if "polynomial" in name} | {"polygamma"}
+NO_CASE_NEEDED |= OF_ORDER
 
 
 def has_case(name: str) -> bool:
@@ -320,7 +339,7 @@ def other_split(x: OctTensor) -> OctTensor:
 @pytest.mark.parametrize("func", functions(BINARY))
 def test_binary(func: Function) -> None:
     name, call = caller(func)
-    tensors_only = name in ("maximum", "minimum")
+    tensors_only = name in TENSORS_ONLY
     for where in MAPS:
         x = map_named(where)
         for kind, other in operands(x).items():
@@ -405,6 +424,24 @@ def test_binary_promotes_types() -> None:
     assert y.dtype == torch.float64
     assert (x.to(torch.int32) / 2).dtype == torch.float32
     assert (x > 0).dtype == torch.bool
+
+
+@pytest.mark.parametrize("func", functions(OF_ORDER))
+def test_functions_of_an_order_and_a_map(func: Function) -> None:
+    x = map_named("interleaved").abs()
+    first = func in (torch.polygamma, torch.special.polygamma)
+    call = (lambda t: func(2, t)) if first else (lambda t: caller(func)[1](t, 2))
+    y = call(x)
+    assert isinstance(y, OctTensor)
+    equal(dense_of(y), call(dense_of(x)))
+
+
+@pytest.mark.parametrize("name", sorted(OF_WHOLE_NUMBERS))
+def test_functions_of_whole_numbers(name: str) -> None:
+    x, func = (map_named("odd") * 20).abs().int(), getattr(torch, name)
+    for other in (x, torch.tensor(3, dtype=torch.int32)):
+        assert isinstance(func(x, other), OctTensor)
+        equal(dense_of(func(x, other)), func(dense_of(x), dense_of(other)))
 
 
 @pytest.mark.parametrize("func", functions(BINARY_IN_PLACE | AUGMENTED))

@@ -126,3 +126,34 @@ def test_prelu(where: str, shared: bool) -> None:
     equal(dense_of(x.prelu(act.weight)), act(dense_of(x)))
     wanted = torch.autograd.grad(act(dense_of(x)).sum(), act.weight)[0]
     equal(torch.autograd.grad(dense_of(act(x)).sum(), act.weight)[0], wanted)
+
+
+LONELY: dict[str, tuple[Callable[[], Any], int]] = {
+    "instance": (lambda: nn.InstanceNorm2d(6, affine=True, track_running_stats=True), 3),
+    "batch": (lambda: nn.BatchNorm2d(6), 1),
+}
+
+
+@pytest.mark.parametrize("name", LONELY)
+@pytest.mark.parametrize("size", [(2, 2), (2, 1)])
+@pytest.mark.parametrize("layout", [(4, 2), (2, 1, 2, 1), (0, 6)])
+def test_the_variance_of_one_stored_pixel_that_stands_for_several(
+    name: str, size: tuple[int, int], layout: tuple[int, ...]
+) -> None:
+    """The dense map is constant there: the result is the bias, and the running variance shrinks."""
+    kind, images = LONELY[name]
+    x = make(layout, *size)
+    x = x.like(x.high[:images], x.low[:images])
+    norm = randomized(kind())
+    dense = copy.deepcopy(norm)
+    y = norm(x)
+    equal(dense_of(y), dense(dense_of(x)))
+    _, low = y.split_channels(torch.arange(6))
+    equal(y.low, norm.bias[low].view(1, -1, 1, 1).expand(y.low.shape))
+    equal(norm.running_mean, dense.running_mean)
+    equal(norm.running_var[low], dense.running_var[low])
+
+
+def test_the_variance_of_one_dense_pixel_is_refused_as_by_torch() -> None:
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        nn.BatchNorm2d(4).double()(make((2, 2), 1, 1)[:1])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from octavize.nn.dispatch import functions_named, oct_rule
+from octavize.nn.dispatch import apply_rule, functions_named, oct_rule
 from octavize.nn.rules.elementwise import Function
 from octavize.nn.tensor import OctTensor
 from octavize.split import join_layouts, same_layout
@@ -108,3 +108,12 @@ def narrow(func: Function, x: OctTensor, dim: int, start: Any, length: int) -> A
     if dim == 1:
         return x.channels(range(start, start + length))
     return x.trusted_like(func(x.high, 0, start, length), func(x.low, 0, start, length))
+
+
+@oct_rule(*functions_named("glu"))
+def gate(func: Function, x: OctTensor, dim: int = -1) -> Any:
+    """One half of the channels times the sigmoid of the other. Exact."""
+    if dim % x.dim() != 1 or x.shape[1] % 2:
+        return NotImplemented
+    values, gates = x.chunk(2, 1)
+    return apply_rule(torch.mul, (values, gates.sigmoid()), {})

@@ -40,7 +40,12 @@ POINTWISE = """
     feature_alpha_dropout dropout1d dropout2d dropout3d
     abs neg negative sign square sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p erf erfc sin cos
     atan floor ceil round trunc frac clamp clamp_min clamp_max clip nan_to_num isnan isinf isfinite
-    logical_not bitwise_not
+    logical_not bitwise_not isposinf isneginf isreal signbit sgn fix
+    tan asin acos sinh cosh asinh acosh atanh arcsin arccos arctan arcsinh arccosh arctanh deg2rad rad2deg
+    erfinv erfcx sinc logit expit digamma psi lgamma gammaln i0 i0e i1 i1e entr ndtr ndtri log_ndtr
+    airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 spherical_bessel_j0 modified_bessel_i0 modified_bessel_i1
+    modified_bessel_k0 modified_bessel_k1 scaled_modified_bessel_k0 scaled_modified_bessel_k1
+    fake_quantize_per_tensor_affine byte char short conj_physical resolve_conj resolve_neg
     float double half bfloat16 int long bool cpu cuda clone detach contiguous
     zeros_like ones_like rand_like randn_like full_like empty_like fill positive
 """
@@ -112,7 +117,14 @@ def cast(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 BINARY = """
     add sub subtract mul multiply div divide true_divide floor_divide pow maximum minimum rsub fmod remainder
+    fmax fmin atan2 arctan2 hypot copysign nextafter heaviside float_power ldexp logaddexp logaddexp2 xlogy
+    xlog1py igamma igammac gammainc gammaincc polygamma zeta isclose gcd lcm bitwise_left_shift
+    bitwise_right_shift not_equal less less_equal greater greater_equal
     eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor
+    chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v chebyshev_polynomial_w
+    shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v
+    shifted_chebyshev_polynomial_w hermite_polynomial_h hermite_polynomial_he laguerre_polynomial_l
+    legendre_polynomial_p
     __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __floordiv__ __rfloordiv__
     __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__
 """
@@ -156,6 +168,14 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
         results.append(func(*parts[: len(operands)], **named_parts))
     strict = any(y.strict for y in maps)
     return OctTensor(*results, octave_dims=x.octave_dims, strict=strict, channel_layout=x.channel_layout)
+
+
+@oct_rule(*functions_named("max min"))
+def larger(func: Function, x: Any, other: Any = None, **kwargs: Any) -> Any:
+    """The larger or smaller of two maps, value by value. Exact; `max(x, dim)` is left to the fallback."""
+    if not isinstance(other, (Tensor, Octave)):
+        return NotImplemented
+    return combine(torch.maximum if func in functions_named("max") else torch.minimum, x, other, **kwargs)
 
 
 def _agree(x: Any, y: Any) -> bool:

@@ -34,12 +34,35 @@ def batch_norm(
     Statistics are those of the pixels that a half stores, as in the official code. On even sizes, mean and
     (biased) variance equal those of the dense map; the running variance has the n/(n−1) of its smaller n.
     """
+    return _by_half(func, x, len(x), running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _by_half(
+    func: Function,
+    x: OctTensor,
+    images: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> OctTensor:
+    """Normalize each half; `images` are those that share statistics."""
     per_channel = (running_mean, running_var, weight, bias)
     parts = [(None, None) if p is None else x.split_channels(p) for p in per_channel]
-    high, low = (
-        half if half.shape[1] == 0 else func(half, *(part[i] for part in parts), training, momentum, eps)
-        for i, half in enumerate((x.high, x.low))
-    )
+
+    def normalized(half: Tensor, i: int) -> Tensor:
+        if half.shape[1] == 0:
+            return half
+        settings = (*(part[i] for part in parts), training, momentum, eps)
+        if training and images * half.shape[2:].numel() == 1 < images * x.shape[2:].numel():
+            # torch refuses the variance of one value. This one stands for several: it is 0.
+            return func(half.expand(*half.shape[:-1], 2), *settings)[..., :1]
+        return func(half, *settings)
+
+    high, low = normalized(x.high, 0), normalized(x.low, 1)
     if training and len(x.channel_layout) > 2:
         # For a layout of more than two counts the parts are copies: write the new statistics back.
         for statistic, (of_high, of_low) in zip(per_channel[:2], parts[:2], strict=True):
@@ -61,7 +84,7 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> OctTensor:
     """Instance norm of each half, with the statistics of the pixels that it stores. Exact on even sizes."""
-    return batch_norm(func, x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return _by_half(func, x, 1, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
 
 @oct_rule(*functions_named("prelu"))

@@ -1,0 +1,156 @@
+"""What passes a map by torch's dispatcher: no gradient is lost, and the plan names layer and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+from octavize import InputError, octavize, plan
+
+EXAMPLE = (1, 3, 16, 16)
+
+
+class Swish(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = x.sigmoid()
+        return gradient * s * (1 + x * (1 - s))
+
+
+class Reversed(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class Rounded(Function):
+    """Straight through; `setup_context` keeps `ctx` out of forward."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Untouched(Reversed):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x
+
+
+aliased = Swish.apply  # torch's own documentation advises so
+
+
+class Net(nn.Module):
+    """Three octave layers and one that merges; `between` acts after the first."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.c = nn.Conv2d(8, 8, 3, padding=1)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.between(self.a(self.stem(x))))).mean((2, 3))
+
+
+def alphas(net: nn.Module) -> dict[str, float]:
+    return plan(net, 0.5, min_low=0, example=EXAMPLE).alphas
+
+
+def reason(net: nn.Module, layer: str = "a") -> str:
+    found = plan(net, 0.5, min_low=0, example=EXAMPLE)
+    return next(d.reason for d in found.decisions if d.name == layer)
+
+
+def gradients(net: nn.Module) -> list[Tensor]:
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    net(x).square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    return [p.grad for p in net.parameters() if p.grad is not None]
+
+
+BY_FUNCTION: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "swish": (lambda x: Swish.apply(x), nn.functional.silu),
+    "aliased": (lambda x: aliased(x), nn.functional.silu),
+    "straight through": (lambda x: Rounded.apply(x), lambda x: x + (x.round() - x).detach()),
+    "gradient reversal": (lambda x: Reversed.apply(x), lambda x: 2 * x.detach() - x),
+    "reentrant checkpoint": (lambda x: checkpoint(torch.relu, x, use_reentrant=True), torch.relu),
+}
+
+
+@pytest.mark.parametrize("name", BY_FUNCTION)
+def test_maps_are_merged_before_functions_that_autograd_runs_itself(name: str) -> None:
+    hides, plain = BY_FUNCTION[name]
+    net = Net(hides)
+    assert alphas(net) == {"a": 0, "b": 0.5, "c": 0.5}
+    assert "test_recorded.py:" in reason(net)
+    octave = octavize(net, 0.5, min_low=0, example=EXAMPLE)
+    same = octavize(Net(plain), {"a": 0, "b": 0.5, "c": 0.5}, example=EXAMPLE)
+    same.load_state_dict(octave.state_dict())
+    for own, expected in zip(gradients(octave), gradients(same), strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def test_a_function_that_does_nothing_to_the_map_is_refused() -> None:
+    """Autograd would follow the map itself, and never reach the function's backward."""
+    with pytest.raises(InputError, match="autograd does not see Untouched on octave maps"):
+        plan(Net(lambda x: Untouched.apply(x)), 0.5, min_low=0, example=EXAMPLE)
+    assert plan(Net(lambda x: Untouched.apply(x)), {"a": 0}, example=EXAMPLE).alphas["b"] == 0.5
+
+
+def test_what_runs_in_training_only_counts() -> None:
+    class Block(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(torch.relu, x, use_reentrant=True) if self.training else x.relu()
+
+    assert alphas(Net(Block()))["a"] == 0
+
+
+def test_calls_without_autograd_that_the_vanilla_network_makes_too_merge_nothing() -> None:
+    def gate(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            scale = x.sigmoid()
+        return Swish.apply(x.mean((2, 3), keepdim=True)) + x * scale
+
+    assert alphas(Net(gate))["a"] == 0.5
+
+
+def test_layers_inside_of_a_reentrant_checkpoint_are_vanilla() -> None:
+    inner = nn.Conv2d(8, 8, 3, padding=1)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=True)
+
+    net = Net(Block())
+    assert alphas(net) == {"a": 0, "between.inner": 0, "b": 0.5, "c": 0.5}
+    gradients(octavize(net, 0.5, min_low=0, example=EXAMPLE))

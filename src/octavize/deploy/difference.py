@@ -38,24 +38,29 @@ def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str
             except Exception:  # a network may raise anything
                 continue
             try:
-                problem = (
-                    None if _agree(expected, _outputs(frozen, x), tolerance) else "its outputs are others"
-                )
+                same = agree(expected, _outputs(frozen, x), tolerance)
             except Exception as error:
-                problem = f"it fails ({one_line(error, kind=True)})"
-            if problem is None or not _agree(expected, _outputs(model, x), tolerance):
+                return f"it fails ({one_line(error, kind=True)})"
+            if same or not agree(expected, _outputs(model, x), tolerance):
                 return None
+            problem = "its outputs are others"
     return problem
 
 
 def _outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
     """All tensors in the output, dense; the network computes in the dtype of its input."""
     net = clean_copy(net, lambda v: v.to(x.dtype) if v.is_floating_point() else v.clone())
-    dense = (v.to_dense() if isinstance(v, OctTensor) else v for v in leaves(net(x)))
+    return dense_leaves(net(x))
+
+
+def dense_leaves(output: Any) -> list[Tensor]:
+    """All tensors that a network returned, dense."""
+    dense = (v.to_dense() if isinstance(v, OctTensor) else v for v in leaves(output))
     return [v for v in dense if isinstance(v, Tensor)]
 
 
-def _agree(a: Sequence[Any], b: Sequence[Any], tolerance: float) -> bool:
+def agree(a: Sequence[Any], b: Sequence[Any], tolerance: float) -> bool:
+    """Whether outputs are the same, up to a share of the largest number."""
     return len(a) == len(b) and all(
         x.shape == y.shape
         and torch.allclose(x.double(), y.double(), rtol=0, atol=tolerance * _largest(x), equal_nan=True)

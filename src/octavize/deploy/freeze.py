@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -75,24 +76,37 @@ def freeze_layers(model: nn.Module, shape: Sequence[int], *, join: Way = "none")
     """The network of `freeze` with its own `forward` and its layers under their names: what is exported.
 
     It is compared with `model` once. A forward may use a layer in ways that the watched run does not show (a
-    batch norm also kept in a list, a weight read by itself): then no batch norm is folded.
+    batch norm also kept in a list, a weight read by itself): then no batch norm is folded. It may also need
+    maps in torch's usual order, as `view(N, -1)` does: then weights keep it, and so do the maps.
     """
     layers = convolutions(model)
+    problem: str | None = None
     joins = per_layer("join", join, layers, _check_join, dict.fromkeys(layers, "none"))
     with torch.inference_mode(False), torch.no_grad():
         seen = watch(model, tuple(shape))
-        for folding in (True, False):
+        for folding, channels_last in product((True, False), repeat=2):
             frozen = clean_copy(model)
             for p in frozen.parameters():
                 p.requires_grad_(False)
             for name in seen.layouts:
                 _freeze_layer(frozen, name, seen, joins[name], folding)
+            if not channels_last:
+                _lay_out_as_torch(frozen)
             problem = difference(model, frozen, shape)
             if problem is None:
                 return frozen.eval()
     raise InputError(
         f"model {type(model).__name__} cannot be frozen: frozen, {problem}; run or export it in another way"
     )
+
+
+def _lay_out_as_torch(net: nn.Module) -> None:
+    """Weights in torch's usual order, and layers that keep the order of their maps."""
+    net.to(memory_format=torch.contiguous_format)
+    for module in net.modules():
+        if isinstance(module, PackedConv2d):
+            vars(module).pop("_packed", None)
+            module.__class__ = nn.Conv2d  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _freeze_layer(net: nn.Module, name: str, seen: Seen, join: str, folding: bool) -> None:

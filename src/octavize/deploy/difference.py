@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octavize.convert.inputs import Inputs, inputs_of
 from octavize.convert.trace import clean_copy, leaves
 from octavize.errors import one_line
 from octavize.nn.dispatch import unannounced
@@ -19,7 +20,7 @@ TOLERANCE_HALF = 0.1
 """The same for networks in float16 or bfloat16."""
 
 
-def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str | None:
+def difference(model: nn.Module, frozen: nn.Module, shape: Inputs | Sequence[int]) -> str | None:
     """How the outputs of two networks differ on one random input, in words; None if they do not.
 
     Where they do in their own dtype, float64 decides: networks may blow rounding up. A network that does not
@@ -30,27 +31,26 @@ def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str
     tolerance = TOLERANCE_HALF if dtype in (torch.float16, torch.bfloat16) else TOLERANCE
     problem = None
     for wanted in (dtype, torch.float64):
-        x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        x = x.to(device=None if first is None else first.device, dtype=wanted)
+        inputs = inputs_of(shape, "cpu" if first is None else first.device, wanted)
         with torch.no_grad(), torch.random.fork_rng(devices=[]), unannounced():
             try:
-                expected = _outputs(model, x)
+                expected = _outputs(model, inputs, wanted)
             except Exception:  # a network may raise anything
                 continue
             try:
-                same = agree(expected, _outputs(frozen, x), tolerance)
+                same = agree(expected, _outputs(frozen, inputs, wanted), tolerance)
             except Exception as error:
                 return f"it fails ({one_line(error, kind=True)})"
-            if same or not agree(expected, _outputs(model, x), tolerance):
+            if same or not agree(expected, _outputs(model, inputs, wanted), tolerance):
                 return None
             problem = "its outputs are others"
     return problem
 
 
-def _outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """All tensors in the output, dense; the network computes in the dtype of its input."""
-    net = clean_copy(net, lambda v: v.to(x.dtype) if v.is_floating_point() else v.clone())
-    return dense_leaves(net(x))
+def _outputs(net: nn.Module, inputs: Inputs, dtype: torch.dtype) -> list[Tensor]:
+    """All tensors in the output, dense; the network computes in this dtype."""
+    net = clean_copy(net, lambda v: v.to(dtype) if v.is_floating_point() else v.clone())
+    return dense_leaves(inputs.call(net))
 
 
 def dense_leaves(output: Any) -> list[Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from octavize._version import __version__
-from octavize.convert.trace import TraceError, clean_copy, trace
+from octavize.convert.trace import TraceError, clean_copy, runs, trace
 from octavize.deploy.formats import Array, Format, format_of
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
@@ -119,15 +119,6 @@ def export(
             for file in reversed(files):  # weights before the description that needs them
                 os.replace(file, path.parent / file.name)
     return error
-
-
-def runs(model: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether a network takes inputs of a shape."""
-    try:
-        trace(model, tuple(shape))
-    except TraceError:
-        return False
-    return True
 
 
 def size_step(model: nn.Module, shape: Sequence[int]) -> int:

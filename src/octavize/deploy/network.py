@@ -44,12 +44,13 @@ class FrozenNetwork(nn.Module):
         self._calls: _Calls | None = None
         self.eval()
 
-    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the network; see its own `forward`."""
-        calls = None if args or kwargs or not self._fits(input) else self.calls(input.shape[0])
+        is_image = len(args) == 1 and not kwargs and self._fits(args[0])
+        calls = self.calls(args[0].shape[0]) if is_image else None
         if calls is None:
-            return self.net(input, *args, **kwargs)
-        return calls(input.contiguous(memory_format=torch.channels_last))
+            return self.net(*args, **kwargs)
+        return calls(args[0].contiguous(memory_format=torch.channels_last))
 
     def calls(self, batch: int = 1) -> GraphModule | None:
         """The list of calls, laid out for batches of this size; None if the network has none.

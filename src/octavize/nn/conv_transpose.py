@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from octavize.errors import InputError
 from octavize.nn.channels import split_channels
 from octavize.nn.conv import OctConv, Size, add
+from octavize.nn.leaf import is_traced, recorded
 from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import crop, upsample
 from octavize.nn.tensor import OctTensor
@@ -78,6 +79,8 @@ class OctConvTranspose(OctConv):
             x = self._checked(input)
             if not octave.keeps_size:
                 return torch_layer.forward(x.to_dense(), output_size)
+        elif is_traced(input):
+            return recorded(self, input, output_size)
         elif octave.depthwise or octave.out_layout[1] == 0:
             return torch_layer.forward(input, output_size)
         else:

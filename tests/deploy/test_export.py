@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.helpers.deploy import octave, shaken, small
 from torch import nn
 
@@ -144,7 +145,7 @@ def test_bad_input(name: str, shape: Any, settings: Any, words: str, tmp_path: P
 
 
 def test_a_network_that_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot be exported \(.*\): report the network") as caught:
+    with pytest.raises(InputError, match=r"cannot be exported \(.*\): .*a branch on values") as caught:
         e.export_program(Reading(), (1, 3, 8, 8), True, False)
     assert "\n" not in str(caught.value)
 
@@ -178,6 +179,60 @@ def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> No
         runner(torch.randn(1, 3, least - 1, 20))
     with pytest.raises(InputError, match=r"leaves a map of a single pixel: .* give a larger one, such as "):
         octavize.export(model, tmp_path / "small.pt2", (1, 3, 4, 4), dynamic_size=True)
+
+
+class UNet(nn.Module):
+    """Two steps down, two up, and skips."""
+
+    def __init__(self, up: str) -> None:
+        super().__init__()
+        self.first, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.middle, self.grow = nn.Conv2d(8, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.up, self.last = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(16, 2, 1)
+        self.how = up
+
+    def larger(self, x: Any, skip: Any) -> Any:
+        if self.how == "deconvolution":
+            return self.grow(x)
+        if self.how == "factor":
+            return F.interpolate(x, scale_factor=2, mode="bilinear")
+        return F.interpolate(x, size=skip.shape[2:], mode=self.how)
+
+    def forward(self, x: Any) -> Any:
+        one = F.relu(self.first(x))
+        two = F.relu(self.down(F.max_pool2d(one, 2)))
+        x = F.relu(self.middle(F.max_pool2d(two, 3, 2, 1)))
+        x = F.relu(self.up(torch.cat([self.larger(x, two), two], 1)))
+        return self.last(torch.cat([self.larger(x, one), one], 1))
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5])
+@pytest.mark.parametrize(
+    ("up", "step"), [("nearest", 1), ("bilinear", 1), ("factor", 4), ("deconvolution", 4)]
+)
+def test_any_size_that_the_network_takes(up: str, step: int, alpha: float, tmp_path: Path) -> None:
+    """No call depends on the parity of a size, and only sizes that the network takes are tried."""
+    torch.manual_seed(0)
+    model = octavize.octavize(UNet(up), alpha, example=(1, 3, 24, 24), min_low=0).eval()
+    assert e.size_step(model, (1, 3, 24, 24)) == step
+    assert octavize.export(model, tmp_path / "net.pt2", (1, 3, 24, 24), dynamic_size=True) < 1e-5
+    runner = load_runtime(tmp_path / "net.pt2")
+    assert runner.metadata["smallest_size"] % step == 0
+    for height, width in ((6, 8), (7, 9), (5, 6)):
+        x = torch.randn(2, 3, step * height, step * width)
+        if min(x.shape[2:]) >= runner.metadata["smallest_size"]:
+            with torch.no_grad():
+                np.testing.assert_allclose(runner(x), model(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("up", ["nearest", "factor"])
+def test_files_of_any_size(up: str, suffix: str, tmp_path: Path) -> None:
+    if find_spec("openvino" if suffix == ".xml" else "onnxruntime") is None:
+        pytest.skip("the runtime is not installed")
+    model = octavize.octavize(UNet(up), 0.5, example=(1, 3, 24, 24), min_low=0).eval()
+    assert octavize.export(model, tmp_path / f"net{suffix}", (1, 3, 24, 24), dynamic_size=True) < 1e-5
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")

@@ -205,7 +205,28 @@ class Branching(nn.Module):
 def test_a_network_that_cannot_be_exported_still_runs() -> None:
     model = Branching().eval()
     frozen = octavize.freeze(model, (1, 3, 8, 8))
-    assert frozen.calls() is None
+    with pytest.warns(UserWarning, match="Branching runs layer by layer, .*a branch on values"):
+        assert frozen.calls() is None
+    check_against_float64(model, frozen, (1, 3, 8, 8))
+
+
+class Layout(nn.Module):
+    """Reads a map in the order of its memory, whatever that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        return self.conv(x).as_strided((4 * 64,), (1,))
+
+
+def test_a_list_that_computes_something_else_is_not_used() -> None:
+    """Maps in the list are channels-last; layers keep torch's order where the network needs it."""
+    model = Layout().eval()
+    frozen = octavize.freeze(model, (1, 3, 8, 8))
+    with pytest.warns(UserWarning, match="Layout runs layer by layer, .*gives other outputs"):
+        assert frozen.calls() is None
     check_against_float64(model, frozen, (1, 3, 8, 8))
 
 

@@ -22,8 +22,9 @@ from torch import nn
 from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import EXPORTED, Setting, check_precisions, choose_runtimes
+from octavize.convert.inputs import Example
 from octavize.convert.octavize import octavize
-from octavize.convert.planner import Example, Planner, Way, least_low
+from octavize.convert.planner import Planner, Way, least_low
 from octavize.errors import InputError, whole
 from octavize.plan import Plan, check_budget, fit_budget
 
@@ -92,6 +93,7 @@ def tune(
         planner = Planner(
             model, exchange=each, downsample=downsample, min_low=least_low(min_low, None), example=example
         )
+        planner.check_one_map("tune takes")
         tuners[str(each)] = Tuner(planner, runtime, progress=progress, **how)
     plans = {told: tuner.plan(budget) for told, tuner in tuners.items()}
     if len(plans) == 1:

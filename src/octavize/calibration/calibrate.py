@@ -12,8 +12,9 @@ from octavize.calibration.channel_graph import components
 from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import MAX_IMAGES, Energies, Score, check_score, measure_energy
 from octavize.calibration.reorder import Channels, best_order
+from octavize.convert.inputs import Example
 from octavize.convert.octavize import check_alone
-from octavize.convert.planner import Alpha, Example, Planner, Way, check_one_of, check_plan, least_low
+from octavize.convert.planner import Alpha, Planner, Way, check_one_of, check_plan, least_low
 from octavize.convert.trace import check_network
 from octavize.deciding import DEFAULT_ALPHA, LayerInfo
 from octavize.errors import InputError, shown
@@ -76,6 +77,7 @@ def calibrate(
     check_one_of(alpha, budget)
     min_low = least_low(min_low, alpha)
     planner = Planner(model, exchange=exchange, downsample=downsample, min_low=min_low, example=example)
+    planner.check_one_map("calibrate takes")
     if budget is not None:
         check_budget(budget)
     elif plan is None:  # reports mistakes before it reads the images, which takes longer

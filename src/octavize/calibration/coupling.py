@@ -15,7 +15,8 @@ from torch.func import functional_call, functionalize
 
 from octavize.calibration.channel_graph import FROZEN, ChannelGraph
 from octavize.calibration.channel_rules import Watch
-from octavize.convert.trace import Shape, clean_copy, explained, leaves
+from octavize.convert.inputs import Shape
+from octavize.convert.trace import clean_copy, explained, leaves
 
 
 @dataclass(frozen=True)

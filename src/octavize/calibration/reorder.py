@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from octavize.calibration.coupling import Coupling, example_input
 from octavize.calibration.energy import TINY, Energies, Score
+from octavize.convert.inputs import Shape
 from octavize.convert.order import apply_order, order_of
-from octavize.convert.trace import Shape, clean_copy
+from octavize.convert.trace import clean_copy
 from octavize.nn._torch_internals import tree_leaves
 from octavize.reordering import Order, Permutation, Reordered, Reordering
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octavize.convert.trace import CONVOLUTIONS, Shape, dtype_of, explained, to_meta, without_devices
+from octavize.convert.inputs import Inputs, Shape, inputs_of
+from octavize.convert.trace import CONVOLUTIONS, dtype_of, explained, to_meta, without_devices
 from octavize.exchanging import Block
 from octavize.nn._torch_internals import tree_leaves
 from octavize.nn.conv import geometry_of
@@ -20,7 +21,7 @@ from octavize.nn.conv import geometry_of
 SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
 
-def residual_blocks(model: nn.Module, shape: Shape) -> list[Block]:
+def residual_blocks(model: nn.Module, shape: Inputs | Shape) -> list[Block]:
     """The residual blocks of a vanilla network, in the order in which they run.
 
     A module that holds other residual blocks is none itself, and neither is the whole network.
@@ -31,13 +32,13 @@ def residual_blocks(model: nn.Module, shape: Shape) -> list[Block]:
     return without_devices(lambda: _residual_blocks(model, shape))
 
 
-def _residual_blocks(model: nn.Module, shape: Shape) -> list[Block]:
+def _residual_blocks(model: nn.Module, shape: Inputs | Shape) -> list[Block]:
     meta = to_meta(model)
     run = _Run()
     for name, module in meta.named_modules():
         run.follow(name, module)
     with explained(model, shape), torch.no_grad(), run:
-        meta(torch.empty(shape, device="meta", dtype=dtype_of(model)))
+        inputs_of(shape, "meta", dtype_of(model)).call(meta)
     kinds = {type(meta.get_submodule(name)) for name in run.residual}
     of_a_kind = [name for name in run.sizes if type(meta.get_submodule(name)) in kinds]
     innermost = [name for name in of_a_kind if not any(n.startswith(f"{name}.") for n in of_a_kind)]

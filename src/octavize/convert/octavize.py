@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from torch import nn
 
+from octavize.convert.inputs import Example
 from octavize.convert.order import apply_order
-from octavize.convert.planner import Alpha, Example, Planner, Way, check_plan, least_low
+from octavize.convert.planner import Alpha, Planner, Way, check_plan, least_low
 from octavize.convert.swap import swap
 from octavize.convert.trace import check_network, copied
 from octavize.deciding import DEFAULT_ALPHA

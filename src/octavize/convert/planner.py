@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from octavize.convert.blocks import residual_blocks
+from octavize.convert.inputs import Example, Inputs
 from octavize.convert.order import check_order
 from octavize.convert.recorded import Recorder
 from octavize.convert.swap import handler_of, swap
@@ -20,7 +21,7 @@ from octavize.convert.trace import (
     Trace,
     TraceError,
     check_network,
-    example_shape,
+    example_inputs,
     to_meta,
     trace,
 )
@@ -37,8 +38,6 @@ Alpha = float | Mapping[str, float] | Callable[[str, nn.Module], float]
 """A share of low channels for all layers, by name pattern, or by a function of (name, module)."""
 Way = str | Mapping[str, str] | Callable[[str, nn.Module], str]
 """An `exchange` or `downsample`, in the same three forms."""
-Example = Tensor | Sequence[int]
-"""An input of the network, or its shape."""
 
 
 def plan(
@@ -71,7 +70,8 @@ def plan(
         min_low: layers that would have fewer low channels stay dense: they fill no vector of the processor,
             and cost more time than they save. Default: 16, or 0 where α is given by name or by a function.
         example: an input, or its shape (N, C, H, W), on which the network is traced without computing
-            anything. Default: derived from the network, see `octavize.convert.trace.example_shape`.
+            anything; or several inputs `(a, b)`, or inputs by name `{"image": x}`, which keep their dtypes.
+            Default: derived from the network, see `octavize.convert.trace.example_inputs`.
 
     Returns:
         The plan. These layers stay vanilla, each with its reason: those that read the network's input (the
@@ -141,13 +141,14 @@ class Planner:
     ) -> None:
         self.model = model
         self.min_low = min_low
-        self.shape = example_shape(model, example)
+        self.inputs = example_inputs(model, example)
+        self.shape = self.inputs.shape if isinstance(self.inputs, Inputs) else self.inputs
         self.modules = convolutions(model)
         if not self.modules:
             raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
         vanilla = _as_vanilla(model)
-        self.before = trace(vanilla, self.shape)
-        self.recorder = Recorder(vanilla, self.shape)
+        self.before = trace(vanilla, self.inputs)
+        self.recorder = Recorder(vanilla, self.inputs)
         self.layers = layer_infos(model, self.before)
         exchanges = {name: layer.exchange for name, layer in self.layers.items()}
         downsamples = {name: layer.downsample for name, layer in self.layers.items()}
@@ -155,10 +156,22 @@ class Planner:
         self.exchanges = by_layer(meeting, self._places(vanilla, meeting))
         self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
 
+    def check_one_map(self, what: str) -> None:
+        """Check that the network reads one tensor of numbers, as images are.
+
+        Raises:
+            InputError: it reads several inputs, or whole numbers.
+        """
+        if isinstance(self.inputs, Inputs):
+            raise InputError(
+                f"example holds inputs of shape {self.inputs}: {what} only networks that read one map; "
+                "give α to octavize instead"
+            )
+
     def _places(self, vanilla: nn.Module, meeting: Mapping[str, str]) -> dict[str, str]:
         """What each layer ends, a block or a stage, if any layer's exchange depends on it."""
         asked = [exchange for exchange in meeting.values() if needs_blocks(exchange)]
-        blocks = residual_blocks(vanilla, self.shape) if asked else []
+        blocks = residual_blocks(vanilla, self.inputs) if asked else []
         if asked and not blocks:
             warnings.warn(
                 f"exchange={asked[0]!r}: {type(self.model).__name__} has no residual block that can be told, "
@@ -213,7 +226,7 @@ class Planner:
     def _run(self, octave: nn.Module) -> tuple[Trace | TraceError, list[Fallback]]:
         """Run the octave network: the trace or its error, and the calls that read dense maps."""
         try:
-            after = trace(octave, self.shape)
+            after = trace(octave, self.inputs)
         except TraceError as failed:  # perhaps by an impossible fallback, such as a change in place
             return failed, failed.fallbacks
         return after, [*after.fallbacks, Fallback("the network's output", after.returned)]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
+from octavize.convert.inputs import Inputs, Shape, inputs_of
 from octavize.convert.lines import line_of_call
 from octavize.convert.trace import (
     Fallback,
-    Shape,
     Sources,
     TraceError,
     dtype_of,
@@ -38,14 +38,15 @@ class Recorder:
     """The autograd functions of a vanilla network's own, to compare octave networks with.
 
     Args:
-        shape: of the input. The networks run in training, or in evaluation where they do not train on it.
+        given: the input or its shape. The networks run in training, on two images at least where only a shape
+            is given, or in evaluation where they do not train on it.
     """
 
-    def __init__(self, vanilla: nn.Module, shape: Shape) -> None:
+    def __init__(self, vanilla: nn.Module, given: Inputs | Shape) -> None:
         self.functions: Counter[str] = Counter()
-        for self.training, batch in ((True, max(shape[0], 2)), (False, shape[0])):
-            self.shape = (batch, *shape[1:])
-            run = _Run(vanilla, self.shape, self.training)
+        several = given if isinstance(given, Inputs) else (max(given[0], 2), *given[1:])
+        for self.training, self.given in ((True, several), (False, given)):
+            run = _Run(vanilla, self.given, self.training)
             if run.failed is None:
                 self.functions = run.functions
                 return
@@ -58,7 +59,7 @@ class Recorder:
         """
         if not self.functions:
             return []
-        run = _Run(octave, self.shape, self.training)
+        run = _Run(octave, self.given, self.training)
         missing = self.functions - run.functions
         if not missing:
             return []
@@ -80,28 +81,28 @@ class _Run(Sources):
     comes after them there is `inside`.
     """
 
-    def __init__(self, model: nn.Module, shape: Shape, training: bool) -> None:
+    def __init__(self, model: nn.Module, given: Inputs | Shape, training: bool) -> None:
         super().__init__()
         self.entered: list[Fallback] = []
         self.inside: list[Fallback] = []
         self.functions: Counter[str] = Counter()
         self.failed: TraceError | None = None
         try:
-            output = without_devices(lambda: self._output(model, shape, training))
+            output = without_devices(lambda: self._output(model, given, training))
         except TraceError as failed:
             self.failed = failed
         else:
             self.functions = _own_functions(output)
 
-    def _output(self, model: nn.Module, shape: Shape, training: bool) -> Any:
+    def _output(self, model: nn.Module, given: Inputs | Shape, training: bool) -> Any:
         meta = to_meta(model).train(training).requires_grad_(True)
         for layer in meta.modules():
             if isinstance(layer, OctConv):
                 layer.register_forward_pre_hook(self._reads, with_kwargs=True)
         self.follow(meta)
-        x = torch.empty(shape, device="meta", dtype=dtype_of(model))
-        with explained(model, shape), torch.enable_grad(), unannounced(), observe_calls(self.watch):
-            return meta(x)
+        inputs = inputs_of(given, "meta", dtype_of(model))
+        with explained(model, given), torch.enable_grad(), unannounced(), observe_calls(self.watch):
+            return inputs.call(meta)
 
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:
         self._note(operands)

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.utils.flop_counter import FlopCounterMode
 
+from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
 from octavize.convert.lines import line_of_call, line_of_error, maps_read
-from octavize.errors import InputError, one_line, shortened, shown
+from octavize.errors import InputError, one_line, shortened
 from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.conv import OctConv
 from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
 
-Shape = tuple[int, ...]
 Result = TypeVar("Result")
 Module = TypeVar("Module", bound=nn.Module)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -121,36 +121,42 @@ def shapes(value: Any) -> tuple[Shape, Shape | None]:
     return tuple(value.shape), None
 
 
-def example_shape(model: nn.Module, example: Tensor | Sequence[int] | None = None) -> Shape:
-    """The input shape to trace a network with: of `example`, or (1, C, H, W) derived from the network.
+def example_inputs(model: nn.Module, example: Example | Inputs | None = None) -> Inputs | Shape:
+    """What to trace a network with: an example, checked; or a shape (1, C, H, W) derived from the network.
 
-    C is that of the first convolution; H and W come from timm's configuration, else they are 224. Video
-    networks get 8 frames of 112 pixels.
+    C is that of the first convolution, or 3 where only that runs: some networks rearrange space to channels
+    first. H and W come from timm's configuration, else they are 224. Video networks get 8 frames of 112
+    pixels.
 
     Raises:
-        InputError: the network has no convolution, or is not a network; or `example` is not a shape.
+        InputError: the network has no convolution, or is not a network; or `example` is none.
     """
     check_network(model)
-    if isinstance(example, Tensor):
-        return tuple(example.shape)
     if example is not None:
-        if isinstance(example, str) or not isinstance(example, Sequence):
-            raise InputError(
-                f"example={shown(example)} is neither an input nor its shape, such as (1, 3, 224, 224)"
-            )
-        if not all(isinstance(n, int) and n > 0 for n in example):
-            raise InputError(
-                f"example={tuple(example)} is no shape: give whole numbers above 0, as (1, 3, 96, 96)"
-            )
-        return tuple(example)
+        return checked_example(model, example)
     first = next((m for m in model.modules() if isinstance(m, CONVOLUTIONS)), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
-    if len(first.kernel_size) == 3:
-        return (1, first.in_channels, 8, 112, 112)
     config = getattr(model, "default_cfg", None) or {}
     side = config.get("input_size", (3, 224, 224))[-1]
-    return (1, first.in_channels, *[side] * len(first.kernel_size))
+    size = (8, 112, 112) if len(first.kernel_size) == 3 else (side,) * len(first.kernel_size)
+    shape, colored = (1, first.in_channels, *size), (1, 3, *size)
+    return colored if shape != colored and not runs(model, shape) and runs(model, colored) else shape
+
+
+def example_shape(model: nn.Module, example: Example | None = None) -> Shape:
+    """The shape of the image in `example_inputs`, (N, C, H, W)."""
+    inputs = example_inputs(model, example)
+    return inputs.shape if isinstance(inputs, Inputs) else inputs
+
+
+def runs(model: nn.Module, shape: Inputs | Shape) -> bool:
+    """Whether a network takes inputs of a shape."""
+    try:
+        trace(model, shape)
+    except TraceError:
+        return False
+    return True
 
 
 def image_shape(model: nn.Module, size: int, batch: int = 1) -> Shape:
@@ -225,11 +231,11 @@ def drop_hooks(model: nn.Module) -> None:
                     del hooks[key]
 
 
-def trace(model: nn.Module, shape: Shape) -> Trace:
+def trace(model: nn.Module, shape: Inputs | Shape) -> Trace:
     """Run a network on the meta device and record its convolutions and fully connected layers.
 
     Args:
-        shape: shape of the input, (N, C, H, W).
+        shape: shape of the input, (N, C, H, W), or the inputs themselves.
 
     Raises:
         TraceError: the network does not run on such an input.
@@ -253,14 +259,17 @@ def without_devices(run: Callable[[], Result]) -> Result:
             raise error from error.__cause__
 
 
-def _trace(model: nn.Module, shape: Shape) -> Trace:
+def _trace(model: nn.Module, shape: Inputs | Shape) -> Trace:
     meta = to_meta(model)
-    x = torch.empty(shape, device="meta", dtype=dtype_of(model))
+    inputs = inputs_of(shape, "meta", dtype_of(model))
     names = {module: name for name, module in meta.named_modules()}
     found: dict[str, Layer] = {}
     counter = FlopCounterMode(display=False)
     started: list[int] = []
     sources = Sources()
+
+    def given(value: Any) -> bool:
+        return any(value is x for x in inputs.tensors)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         started.append(counter.get_total_flops())
@@ -271,13 +280,13 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
         name = names[module]
         first = found.get(name)
         if first is not None:
-            reads_input = first.reads_input or value is x
+            reads_input = first.reads_input or given(value)
             found[name] = replace(first, reads_input=reads_input, macs=first.macs + macs)
             return
         found[name] = Layer(
             name=name,
             kind=type(module).__name__,
-            reads_input=value is x or not any(layer.kind != "Linear" for layer in found.values()),
+            reads_input=given(value) or not any(layer.kind != "Linear" for layer in found.values()),
             input=shapes(value),
             output=shapes(output),
             params=sum(p.numel() for p in module.parameters(recurse=False)),
@@ -291,7 +300,7 @@ def _trace(model: nn.Module, shape: Shape) -> Trace:
             module.register_forward_hook(after, with_kwargs=True)
     try:
         with explained(model, shape), torch.no_grad(), unannounced(), observe_calls(sources.watch), counter:
-            output = meta(x)
+            output = inputs.call(meta)
     except TraceError as failed:
         failed.fallbacks = [*sources.fallbacks, *_failed_on(failed.__cause__, sources)]
         raise
@@ -310,7 +319,9 @@ def _failed_on(error: BaseException | None, sources: Sources) -> list[Fallback]:
 
 @contextmanager
 def explained(
-    model: nn.Module, shape: Sequence[int], remedy: str = "give an example (--size) it runs on"
+    model: nn.Module,
+    shape: Inputs | Sequence[int],
+    remedy: str = "give an example (--size) it runs on",
 ) -> Iterator[None]:
     """Turn an error of a network's forward into a `TraceError` that names the shape of its input."""
     try:
@@ -319,8 +330,9 @@ def explained(
         line = line_of_error(error)
         if "meta" in str(error).lower():  # torch's word for tensors without values
             remedy = "its code asks for values, and octavize runs it without any"
+        told = shape if isinstance(shape, Inputs) else tuple(shape)
         raise TraceError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(shape)}: {remedy} "
+            f"{type(model).__name__} does not run on an input of shape {told}: {remedy} "
             f"({one_line(error, kind=True)}{line and f', at {line}'})"
         ) from error
 

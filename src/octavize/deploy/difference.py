@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octavize.convert.inputs import Inputs, inputs_of
 from octavize.convert.trace import clean_copy, leaves
 from octavize.errors import one_line
 from octavize.nn.dispatch import unannounced
@@ -19,7 +20,7 @@ TOLERANCE_HALF = 0.1
 """The same for networks in float16 or bfloat16."""
 
 
-def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str | None:
+def difference(model: nn.Module, frozen: nn.Module, shape: Inputs | Sequence[int]) -> str | None:
     """How the outputs of two networks differ on one random input, in words; None if they do not.
 
     Where they do in their own dtype, float64 decides: networks may blow rounding up. A network that does not
@@ -30,32 +31,36 @@ def difference(model: nn.Module, frozen: nn.Module, shape: Sequence[int]) -> str
     tolerance = TOLERANCE_HALF if dtype in (torch.float16, torch.bfloat16) else TOLERANCE
     problem = None
     for wanted in (dtype, torch.float64):
-        x = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        x = x.to(device=None if first is None else first.device, dtype=wanted)
+        inputs = inputs_of(shape, "cpu" if first is None else first.device, wanted)
         with torch.no_grad(), torch.random.fork_rng(devices=[]), unannounced():
             try:
-                expected = _outputs(model, x)
+                expected = _outputs(model, inputs, wanted)
             except Exception:  # a network may raise anything
                 continue
             try:
-                problem = (
-                    None if _agree(expected, _outputs(frozen, x), tolerance) else "its outputs are others"
-                )
+                same = agree(expected, _outputs(frozen, inputs, wanted), tolerance)
             except Exception as error:
-                problem = f"it fails ({one_line(error, kind=True)})"
-            if problem is None or not _agree(expected, _outputs(model, x), tolerance):
+                return f"it fails ({one_line(error, kind=True)})"
+            if same or not agree(expected, _outputs(model, inputs, wanted), tolerance):
                 return None
+            problem = "its outputs are others"
     return problem
 
 
-def _outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """All tensors in the output, dense; the network computes in the dtype of its input."""
-    net = clean_copy(net, lambda v: v.to(x.dtype) if v.is_floating_point() else v.clone())
-    dense = (v.to_dense() if isinstance(v, OctTensor) else v for v in leaves(net(x)))
+def _outputs(net: nn.Module, inputs: Inputs, dtype: torch.dtype) -> list[Tensor]:
+    """All tensors in the output, dense; the network computes in this dtype."""
+    net = clean_copy(net, lambda v: v.to(dtype) if v.is_floating_point() else v.clone())
+    return dense_leaves(inputs.call(net))
+
+
+def dense_leaves(output: Any) -> list[Tensor]:
+    """All tensors that a network returned, dense."""
+    dense = (v.to_dense() if isinstance(v, OctTensor) else v for v in leaves(output))
     return [v for v in dense if isinstance(v, Tensor)]
 
 
-def _agree(a: Sequence[Any], b: Sequence[Any], tolerance: float) -> bool:
+def agree(a: Sequence[Any], b: Sequence[Any], tolerance: float) -> bool:
+    """Whether outputs are the same, up to a share of the largest number."""
     return len(a) == len(b) and all(
         x.shape == y.shape
         and torch.allclose(x.double(), y.double(), rtol=0, atol=tolerance * _largest(x), equal_nan=True)

@@ -7,7 +7,7 @@
 * a low map that is up-sampled and added to a high one is added where it lies, through a broadcast view,
 * an activation overwrites the map that nothing else reads.
 
-Each changes speed only.
+Each changes speed only. `view` may copy, since maps are channels-last.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def flatten(program: torch.export.ExportedProgram) -> GraphModule:
     """The calls of an exported network, rewritten for float32 tensors on the CPU that are channels-last."""
     exported: Any = without_guards(program)
     calls = GraphModule(exported, exported.graph)  # without the hooks that check every input
-    for step in (_own_weight, _add_into_convolution, _add_where_it_lies, _activate):
+    for step in (_view, _own_weight, _add_into_convolution, _add_where_it_lies, _activate):
         for node in list(calls.graph.nodes):
             if node.op == "call_function":
                 step(calls, node)
@@ -74,6 +74,12 @@ def lay_out(calls: GraphModule, batch: int) -> None:
             size = [n if isinstance(n, int) else batch for n in size]
             setattr(calls, copy, ONEDNN.lay_out(values, *geometry, size))
     calls.meta[LAID_OUT_FOR] = wanted
+
+
+def _view(calls: GraphModule, node: Node) -> None:
+    """A view of a map that was not channels-last in the network, as in `view(N, -1)`: it may have to copy."""
+    if node.target is aten.view.default:
+        node.target = aten.reshape.default
 
 
 def _own_weight(calls: GraphModule, node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
+from octavize.convert.inputs import Example, Inputs
 from octavize.convert.planner import Way, convolutions
 from octavize.convert.swap import replace_module
-from octavize.convert.trace import clean_copy, example_shape
+from octavize.convert.trace import clean_copy, example_inputs
 from octavize.deciding import per_layer
 from octavize.deploy.difference import difference
 from octavize.deploy.frozen import JOINS, FrozenOctConv, parameter, torch_layer
@@ -29,7 +31,7 @@ TORCH_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def freeze(
     model: nn.Module,
-    example: Tensor | Sequence[int] | None = None,
+    example: Example | None = None,
     *,
     join: Way = "low_out",
 ) -> FrozenNetwork:
@@ -49,8 +51,9 @@ def freeze(
 
     Args:
         model: any network, octave or not. It is not changed.
-        example: an input or its shape, (1, 3, 224, 224); by default derived from the network. Images of
-            another size are only slower; inputs that change a layer's split are refused later.
+        example: an input or its shape, (1, 3, 224, 224), or several inputs, see `octavize.plan`; by default
+            derived from the network. Images of another size are only slower, as are several inputs; inputs
+            that change a layer's split are refused later.
         join: which paths of octave layers are joined, see `frozen.py`: `low_out` is usually fastest in
             PyTorch. In the same three forms as `exchange` in `octavize.plan`; by name pattern, a layer
             without a match gets "none": {"layer3.*": "low_in"}.
@@ -67,32 +70,46 @@ def freeze(
     Example:
         >>> net = octavize.freeze(octavize.create_model("oct_resnet50", alpha=0.5))
     """
-    shape = example_shape(model, example)
-    return FrozenNetwork(freeze_layers(model, shape, join=join), shape)
+    inputs = example_inputs(model, example)
+    shape = inputs.shape if isinstance(inputs, Inputs) else inputs
+    return FrozenNetwork(freeze_layers(model, inputs, join=join), shape)
 
 
-def freeze_layers(model: nn.Module, shape: Sequence[int], *, join: Way = "none") -> nn.Module:
+def freeze_layers(model: nn.Module, shape: Inputs | Sequence[int], *, join: Way = "none") -> nn.Module:
     """The network of `freeze` with its own `forward` and its layers under their names: what is exported.
 
     It is compared with `model` once. A forward may use a layer in ways that the watched run does not show (a
-    batch norm also kept in a list, a weight read by itself): then no batch norm is folded.
+    batch norm also kept in a list, a weight read by itself): then no batch norm is folded. It may also need
+    maps in torch's usual order, as `view(N, -1)` does: then weights keep it, and so do the maps.
     """
     layers = convolutions(model)
+    problem: str | None = None
     joins = per_layer("join", join, layers, _check_join, dict.fromkeys(layers, "none"))
     with torch.inference_mode(False), torch.no_grad():
-        seen = watch(model, tuple(shape))
-        for folding in (True, False):
+        seen = watch(model, shape if isinstance(shape, Inputs) else tuple(shape))
+        for folding, channels_last in product((True, False), repeat=2):
             frozen = clean_copy(model)
             for p in frozen.parameters():
                 p.requires_grad_(False)
             for name in seen.layouts:
                 _freeze_layer(frozen, name, seen, joins[name], folding)
+            if not channels_last:
+                _lay_out_as_torch(frozen)
             problem = difference(model, frozen, shape)
             if problem is None:
                 return frozen.eval()
     raise InputError(
         f"model {type(model).__name__} cannot be frozen: frozen, {problem}; run or export it in another way"
     )
+
+
+def _lay_out_as_torch(net: nn.Module) -> None:
+    """Weights in torch's usual order, and layers that keep the order of their maps."""
+    net.to(memory_format=torch.contiguous_format)
+    for module in net.modules():
+        if isinstance(module, PackedConv2d):
+            vars(module).pop("_packed", None)
+            module.__class__ = nn.Conv2d  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _freeze_layer(net: nn.Module, name: str, seen: Seen, join: str, folding: bool) -> None:

@@ -23,6 +23,7 @@ from octavize.deploy.packed import PackedConv2d
 from octavize.errors import InputError
 from octavize.nn.channels import split_channels
 from octavize.nn.conv import OctConv, add
+from octavize.nn.leaf import is_traced, recorded
 from octavize.nn.resample import border, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import ChannelLayout, low_size, with_low_divisible
@@ -89,6 +90,8 @@ class FrozenOctConv(nn.Module):
         Raises:
             InputError: the input has another split.
         """
+        if is_traced(input):
+            return recorded(self, input)
         x, dims = self._checked(input), self.octave.octave_dims
         lh, to_low = self._read_low(x)
         hh = None if self.hh is None else self.hh(self._high(x))

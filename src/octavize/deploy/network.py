@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from octavize.deploy.difference import TOLERANCE, agree, dense_leaves
 from octavize.deploy.flat import flatten, lay_out
 from octavize.deploy.packed import is_plain_cpu
 from octavize.deploy.program import export_program
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 from octavize.nn._torch_internals import counts_changes, onednn, version_of
 
 
@@ -42,18 +44,20 @@ class FrozenNetwork(nn.Module):
         self._calls: _Calls | None = None
         self.eval()
 
-    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the network; see its own `forward`."""
-        calls = None if args or kwargs or not self._fits(input) else self.calls(input.shape[0])
+        is_image = len(args) == 1 and not kwargs and self._fits(args[0])
+        calls = self.calls(args[0].shape[0]) if is_image else None
         if calls is None:
-            return self.net(input, *args, **kwargs)
-        return calls(input.contiguous(memory_format=torch.channels_last))
+            return self.net(*args, **kwargs)
+        return calls(args[0].contiguous(memory_format=torch.channels_last))
 
     def calls(self, batch: int = 1) -> GraphModule | None:
         """The list of calls, laid out for batches of this size; None if the network has none.
 
-        It is written at the first call of this, in some seconds, and again when weights have changed. Layers
-        that are replaced, and changes through `.data`, go unnoticed: freeze the changed network instead.
+        It is written at the first call of this, in some seconds, and again when weights have changed; a
+        warning says why it could not be. Layers that are replaced, and changes through `.data`, go unnoticed:
+        freeze the changed network instead.
         """
         if self._calls is None or self._calls.versions != [version_of(p) for p in self._calls.parameters]:
             parameters = list(self.net.parameters())  # walking through all modules would take a millisecond
@@ -70,9 +74,28 @@ class FrozenNetwork(nn.Module):
         try:
             with torch.inference_mode(False), torch.no_grad():
                 program = export_program(self.net, self.shape, dynamic_batch=True, dynamic_size=False)
-                return flatten(program)
-        except InputError:
-            return None
+                calls = flatten(program)
+                problem = self._problem(calls)
+        except InputError as error:
+            calls, problem = None, str(error)
+        if problem is None:
+            return calls
+        name = type(self.net).__name__
+        warnings.warn(f"{name} runs layer by layer, which is slower: {problem}", UserWarning, stacklevel=4)
+        return None
+
+    def _problem(self, calls: GraphModule) -> str | None:
+        """Why a list of calls does not compute what the layers do on one random batch; None if it does.
+
+        Its maps are channels-last, and a forward may ask how they lie (`as_strided`, `is_contiguous`).
+        """
+        x = torch.randn((2, *self.shape[1:]), generator=torch.Generator().manual_seed(0))
+        expected = dense_leaves(_seeded(self.net, x))
+        try:
+            got = dense_leaves(_seeded(calls, x.contiguous(memory_format=torch.channels_last)))
+        except RuntimeError as error:
+            return f"its list of calls fails ({one_line(error)})"
+        return None if agree(expected, got, TOLERANCE) else "its list of calls gives other outputs"
 
     def _fits(self, x: Any) -> bool:
         return (
@@ -99,3 +122,10 @@ class FrozenNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"
+
+
+def _seeded(net: nn.Module, x: Tensor) -> Any:
+    """The output, with the same random numbers at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return net(x)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavize.convert.trace import CONVOLUTIONS, Shape, dtype_of, explained, leaves, to_meta, without_devices
+from octavize.convert.inputs import Inputs, Shape, inputs_of
+from octavize.convert.trace import CONVOLUTIONS, dtype_of, explained, leaves, to_meta, without_devices
 from octavize.nn._torch_internals import BatchNorm, TorchDispatchMode, tree_leaves
 from octavize.nn.dispatch import unannounced
 from octavize.nn.tensor import OctTensor
@@ -91,7 +92,7 @@ class _Watch(TorchDispatchMode):
         self.inside.pop()
 
 
-def watch(model: nn.Module, shape: Shape) -> Seen:
+def watch(model: nn.Module, shape: Inputs | Shape) -> Seen:
     """Run a copy of a network, in evaluation mode and without values, on an input of this shape.
 
     Raises:
@@ -100,11 +101,11 @@ def watch(model: nn.Module, shape: Shape) -> Seen:
     return without_devices(lambda: _watch(model, shape))
 
 
-def _watch(model: nn.Module, shape: Shape) -> Seen:
+def _watch(model: nn.Module, shape: Inputs | Shape) -> Seen:
     meta = to_meta(model)
     run = _Watch(meta)
     with explained(model, shape), torch.no_grad(), unannounced(), run:
-        output = meta(torch.empty(shape, device="meta", dtype=dtype_of(model)))
+        output = inputs_of(shape, "meta", dtype_of(model)).call(meta)
     run.is_read([_halves(leaf) for leaf in leaves(output)], None)
     for norm, source in run.normed.items():
         if source.readers == {norm} and run.runs[norm] == run.runs[source.conv] == 1:

@@ -225,6 +225,12 @@ def mapping_from_tensors() -> MutableMapping[Tensor, Any]:
     return (_find("utils.weak.WeakTensorKeyDictionary") or dict)()
 
 
+def tracer_of(value: Any) -> Any:
+    """The torch.fx tracer that a value stands in for a tensor of; None if it is something else."""
+    proxy = _find("fx.Proxy")
+    return value.tracer if proxy is not None and isinstance(value, proxy) else None
+
+
 # ---- compiler ---------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ from octavize.errors import InputError
 from octavize.geometry import Geometry, OctaveSettings
 from octavize.nn._torch_internals import ConvNd
 from octavize.nn.channels import merge_channels, split_channels
+from octavize.nn.leaf import is_traced, recorded
 from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import border, halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
@@ -146,6 +147,8 @@ class OctConv(ConvNd):
         """
         octave = self.octave
         if not isinstance(input, OctTensor):
+            if is_traced(input):
+                return recorded(self, input)
             if octave.depthwise or octave.out_layout[1] == 0:
                 return super().forward(input)  # torch's own layer, bit for bit
             x = self._all_high(input)

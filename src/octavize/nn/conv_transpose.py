@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from octavize.errors import InputError
 from octavize.nn.channels import split_channels
 from octavize.nn.conv import OctConv, Size, add
+from octavize.nn.leaf import is_traced, recorded
 from octavize.nn.recompute import Made, call_keeping_sources, kept
-from octavize.nn.resample import upsample
+from octavize.nn.resample import crop, upsample
 from octavize.nn.tensor import OctTensor
 from octavize.split import check_alpha, low_size
 
@@ -78,6 +79,8 @@ class OctConvTranspose(OctConv):
             x = self._checked(input)
             if not octave.keeps_size:
                 return torch_layer.forward(x.to_dense(), output_size)
+        elif is_traced(input):
+            return recorded(self, input, output_size)
         elif octave.depthwise or octave.out_layout[1] == 0:
             return torch_layer.forward(input, output_size)
         else:
@@ -129,8 +132,7 @@ class OctConvTranspose(OctConv):
         if x.value.shape[1] == 0 or weight.shape[1] == 0:
             return None
         settings: Any = (self.stride, self.padding, self.output_padding, groups or self.groups, self.dilation)
-        y = call_keeping_sources(_CONV[len(size)], x, weight, bias, *settings)
-        return y if y.shape[2:] == size else y[(..., *(slice(n) for n in size))]
+        return crop(call_keeping_sources(_CONV[len(size)], x, weight, bias, *settings), size)
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the high output: stride · size along the octave axes, torch's along the others."""

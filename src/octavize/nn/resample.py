@@ -73,6 +73,18 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="nearest")
 
 
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The first pixels of a map, along each axis."""
+    if are_known((*x.shape, *size)) and x.shape[2:] == tuple(size):
+        return x
+    return x[(..., *(slice(n) for n in size))]
+
+
+def are_known(size: Sequence[int]) -> bool:
+    """Whether sizes are numbers. A symbol must not be asked for its parity: torch.export decides once."""
+    return not any(isinstance(n, torch.SymInt) for n in size)
+
+
 def fits(low: Sequence[int], high: Sequence[int], octave_dims: int) -> bool:
     """Whether `low` is the spatial size of the low half of a map of spatial size `high`."""
     return tuple(low) == low_size(high, octave_dims)

@@ -6,6 +6,7 @@ on it (see `dispatch.py`). A rule for each function (see `rules/`) says how it a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -256,7 +257,7 @@ class OctTensor(Octave):
 
     def numel(self) -> int:
         """Logical number of values; `stored_numel` counts the stored ones."""
-        return self.shape.numel()
+        return math.prod(self.shape)  # torch.Size.numel makes numbers of symbols
 
     def stored_numel(self) -> int:
         return self.high.numel() + self.low.numel()

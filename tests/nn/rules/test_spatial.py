@@ -177,6 +177,15 @@ def test_nearest_resize_of_a_line(factor: int) -> None:
         equal(dense_of(nn.Upsample(scale_factor=(factor,))(x)), expected, f"{size}")
 
 
+def test_nearest_resize_to_a_size_reads_the_pixels_that_the_dense_map_reads() -> None:
+    """At even pixels, which a low pixel stands for: also where the factor is no whole number."""
+    for old, new in product(range(1, 14), range(1, 30)):
+        x = make((1, 1), old)
+        dense, y = F.interpolate(dense_of(x), size=new), F.interpolate(x, size=new)
+        equal(y.high, dense[:, :1])
+        equal(y.low, dense[:, 1:, ::2], f"{old} to {new}")
+
+
 @pytest.mark.parametrize(
     "kwargs",
     [

@@ -5,6 +5,7 @@ All of them are exact, like those of `channels.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial, reduce
 from operator import add
@@ -76,10 +77,10 @@ def reshape_map(func: Function, x: OctTensor, *shape: Any) -> Any:
     if wanted == list(x.shape):
         return x
     if wanted is not None and len(wanted) == 2:
-        return func(x.to_dense(), *shape)
+        return x.to_dense().reshape(wanted)  # of its own memory, whose layout is nobody's but ours
     if wanted is None or len(wanted) != x.dim() + 1 or wanted[:1] + wanted[3:] != [x.shape[0], *x.shape[2:]]:
         return NotImplemented
-    return ChannelGrid(x, wanted[1], wanted[2])
+    return ChannelGrid(x, int(wanted[1]), int(wanted[2]))  # -1 is a symbol, but channels are numbers
 
 
 @oct_rule(*functions_named("unflatten"))
@@ -103,16 +104,19 @@ def flatten_grid(func: Function, x: ChannelGrid, start_dim: int = 0, end_dim: in
 
 
 def _wanted_shape(x: Any, shape: Sequence[Any]) -> list[int] | None:
-    """The shape that the arguments of `view` or `reshape` request, with -1 filled in."""
+    """The shape that the arguments of `view` or `reshape` request, with -1 filled in.
+
+    `torch.Size.numel` would make numbers of symbols, and an exported network would take one batch only.
+    """
     if len(shape) == 1 and isinstance(shape[0], Sequence):
         shape = tuple(shape[0])
     if not shape or any(isinstance(n, torch.dtype) for n in shape):
         return None
     wanted = list(shape)
     if -1 in wanted:
-        known = torch.Size(n for n in wanted if n != -1).numel()
-        wanted[wanted.index(-1)] = x.shape.numel() // max(known, 1)
-    return wanted if torch.Size(wanted).numel() == x.shape.numel() else None
+        known = math.prod([n for n in wanted if n != -1])
+        wanted[wanted.index(-1)] = math.prod(x.shape) // max(known, 1)
+    return wanted if math.prod(wanted) == math.prod(x.shape) else None
 
 
 @grid_rule(*functions_named("permute"))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from octavize.nn.channels import merge_channels
 from octavize.nn.dispatch import functions_named, oct_rule
-from octavize.nn.resample import pad_any
+from octavize.nn.resample import are_known, crop, pad_any
 from octavize.nn.rules.elementwise import Function
 from octavize.nn.tensor import OctTensor
 from octavize.split import low_size
@@ -61,7 +61,7 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
         reached = _pooled_size(x, low.shape[2:], low_kernel, kwargs, True)
     high = _on_half(x.high, size, lambda half: func(half, kernel_size, **kwargs))
     low = _on_half(low, wanted, lambda half: func(half, low_kernel, **{**kwargs, "ceil_mode": True}))
-    return x.like(high, low[(..., *(slice(n) for n in wanted))])
+    return x.like(high, crop(low, wanted))
 
 
 def _pooled_size(
@@ -102,15 +102,16 @@ def interpolate(
 ) -> OctTensor:
     """Resizing: the high half as requested, the low half to the matching ⌈size / 2⌉ in the same mode.
 
-    Exact for nearest by whole factors; in the other modes each half is interpolated at its own resolution.
-    By whole factors the low half keeps the factor, so that both halves lie where they lay: that of an odd map
-    is a little more than half, and is cropped.
+    Both halves stay where they lay if the low half keeps the factor of the high one, and is cropped: that of
+    an odd map is a little more than half. This is so for whole `scale_factor`, and for nearest to a `size`,
+    which is exact by whole factors. Elsewhere each half is interpolated at its own resolution.
     """
     kwargs = {**dict(zip(("mode", "align_corners"), args, strict=False)), **kwargs}
     if size is None and scale_factor is None:
         return func(x.high, **kwargs)  # torch's own error
+    factors = () if scale_factor is None else _windows(x, scale_factor)
     if size is None:  # torch scales each axis to int(n · factor)
-        reached = [int(n * f) for n, f in zip(x.shape[2:], _windows(x, scale_factor), strict=True)]
+        reached = [torch.sym_int(n * f) for n, f in zip(x.shape[2:], factors, strict=True)]
     else:
         reached = list(_windows(x, size))
     high = _on_half(x.high, reached, lambda half: func(half, size, scale_factor, **kwargs))
@@ -118,11 +119,23 @@ def interpolate(
     wanted = low_size(reached, x.octave_dims)
 
     def resized_low(low: Tensor) -> Tensor:
-        factors = [new // old if new % old == 0 else 0 for new, old in zip(reached, x.shape[2:], strict=True)]
-        kept = tuple(n * f for n, f in zip(low.shape[2:], factors, strict=True))
-        return func(low, size=kept if all(factors) else wanted, **kwargs)[(..., *(slice(n) for n in wanted))]
+        if factors and all(isinstance(f, (int, float)) and f == int(f) for f in factors):
+            return crop(func(low, scale_factor=tuple(float(f) for f in factors), **kwargs), wanted)
+        if size is not None and kwargs.get("mode", "nearest") == "nearest":
+            return _nearest(low, wanted, x.shape[2:], reached)
+        return func(low, size=wanted, **kwargs)
 
     return x.like(high, _on_half(x.low, wanted, resized_low))
+
+
+def _nearest(low: Tensor, wanted: Sequence[int], old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Pixel i is pixel ⌊i · old / new⌋: as in the high half, for sizes of any parity."""
+    sizes = list(zip(low.shape[2:], wanted, old, new, strict=True))
+    if are_known((*low.shape, *wanted)) and all(m * n == w * o for m, w, o, n in sizes):
+        return F.interpolate(low, wanted)  # the same, at once
+    for axis, (w, o, n) in enumerate(zip(wanted, old, new, strict=True), start=2):
+        low = low.index_select(axis, torch.arange(w, device=low.device) * o // n)
+    return low
 
 
 @oct_rule(F.pad)

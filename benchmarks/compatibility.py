@@ -1,0 +1,306 @@
+"""Which networks of public collections work: converted, trained, frozen, exported.
+
+    python benchmarks/compatibility.py                     # all that are missing, then docs/compatibility.md
+    python benchmarks/compatibility.py --only timm:dla     # measure again what begins so
+    python benchmarks/compatibility.py --tables | --check
+
+One network of each file of timm, torchvision's `models`, segmentation-models-pytorch (every decoder on a
+ResNet-18) and efficientnet-pytorch: the smallest of the file, with random weights, α = 0.5, each in a process
+of its own. What is tried, one after the other:
+
+- convert: a plan is made, and layers become octave; or the plan says why none does;
+- gradients: each parameter that gets one in the vanilla network gets a finite one in the octave network;
+- freeze: the frozen network computes the same to 1e-3 of the largest output;
+- export: the same for ONNX, whose file ONNX Runtime runs with another batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from octavize.bench.environment import environment
+from octavize.convert.octavize import octavize
+from octavize.convert.planner import plan
+from octavize.errors import one_line
+from octavize.files import read_json, write_json
+from octavize.nn._torch_internals import tree_leaves
+from octavize.text import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA, PAGE = ROOT / "docs/results/compatibility.json", ROOT / "docs/compatibility.md"
+ALPHA = 0.5
+SECONDS = 600
+"""After which a network is given up."""
+STAGES = ("convert", "gradients", "freeze", "export")
+NONE = "no layer becomes octave"
+Row = dict[str, Any]
+
+
+# ---- collections ------------------------------------------------------------------------------------------
+
+
+def names() -> Iterator[str]:
+    """`collection:file:network` of each network that is tried."""
+    import efficientnet_pytorch  # noqa: F401  (says that it is missing before hours of work)
+    import segmentation_models_pytorch as smp
+    from timm.models import list_models, list_modules
+    from torchvision import models as zoo
+
+    for file in sorted(list_modules()):
+        if found := list_models(module=file):
+            yield f"timm:{file}:{min(found, key=_parameters)}"
+    files: dict[str, list[str]] = {}
+    for name in zoo.list_models():
+        file = inspect.getmodule(zoo.get_model_builder(name)).__name__.removeprefix("torchvision.models.")
+        files.setdefault(file, []).append(name)
+    for file, found in sorted(files.items()):
+        yield f"torchvision:{file}:{found[0]}"
+    for name, kind in sorted(vars(smp).items()):
+        if inspect.isclass(kind) and issubclass(kind, nn.Module):
+            yield f"smp:{name.lower()}:{name}"
+    yield "efficientnet_pytorch:model:efficientnet-b0"
+
+
+def _parameters(name: str) -> int:
+    import timm
+
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in timm.create_model(name).parameters())
+    except Exception:  # some cannot be built without values: take another of the file
+        return sys.maxsize
+
+
+def build(name: str) -> nn.Module:
+    """The network with random weights."""
+    collection, _, rest = name.partition(":")
+    model = rest.partition(":")[2]
+    if collection == "timm":
+        import timm
+
+        return timm.create_model(model)
+    if collection == "torchvision":
+        from torchvision import models as zoo
+
+        builder = zoo.get_model_builder(model)
+        known = inspect.signature(builder).parameters
+        return builder(**{key: None for key in ("weights", "weights_backbone") if key in known})
+    if collection == "smp":
+        import segmentation_models_pytorch as smp
+
+        return getattr(smp, model)("resnet18", encoder_weights=None)
+    from efficientnet_pytorch import EfficientNet
+
+    return EfficientNet.from_name(model)
+
+
+# ---- one network ------------------------------------------------------------------------------------------
+
+
+def tried(name: str) -> Row:
+    """How far a network comes: of each stage "yes", or why not; the others need the first."""
+    torch.manual_seed(0)
+    row: Row = {"name": name}
+    try:
+        model = build(name).eval()
+        made = plan(model, ALPHA)
+    except Exception as error:
+        return row | {"convert": one_line(error, kind=True)}
+    layers = [d for d in made.decisions if d.alpha is not None]
+    row |= {"layers": len(made.decisions), "octave": sum(bool(d.alpha) for d in layers)}
+    row |= {"macs": made.macs_ratio, "fallbacks": dict(made.fallbacks or {})}
+    if not row["octave"]:
+        reasons = dict.fromkeys(d.reason.partition(":")[0] for d in made.decisions)
+        return row | {"convert": f"{NONE} ({', '.join(reasons)})"}
+    row["convert"] = "yes"
+    octave = octavize(model, made)
+    shape = tuple(made.input_shape)
+    stages: dict[str, Callable[[], str]] = {
+        "gradients": lambda: gradients(model, octave, shape),
+        "freeze": lambda: frozen(octave, shape),
+        "export": lambda: exported(octave, shape),
+    }
+    return row | {stage: _or_why_not(run) for stage, run in stages.items()}
+
+
+def _or_why_not(run: Callable[[], str]) -> str:
+    try:
+        return run()
+    except Exception as error:
+        return one_line(error, kind=True)
+
+
+def gradients(vanilla: nn.Module, octave: nn.Module, shape: tuple[int, ...]) -> str:
+    """Whether the same parameters get a gradient, and a finite one."""
+    found = {}
+    for kind, model in (("vanilla", vanilla), ("octave", octave)):
+        outputs = model.train()(torch.randn(2, *shape[1:]))
+        sum(z.square().mean() for z in _tensors(outputs) if z.requires_grad).backward()  # pyright: ignore
+        grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        bad = [key for key, g in grads.items() if not g.isfinite().all()]
+        if bad and kind == "octave":
+            return f"the gradient of {bad[0]} is not finite"
+        found[kind] = set(grads)
+        model.zero_grad(set_to_none=True)
+        model.eval()
+    lost = sorted(found["vanilla"] - found["octave"])
+    return f"no gradient for {len(lost)}, such as {lost[0]}" if lost else "yes"
+
+
+def frozen(octave: nn.Module, shape: tuple[int, ...]) -> str:
+    """Whether the frozen network computes the same."""
+    from octavize import freeze
+
+    x = torch.randn(shape)
+    with torch.no_grad():
+        pairs = zip(_tensors(octave(x)), _tensors(freeze(octave, shape)(x)), strict=True)
+        off = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in pairs)
+    return "yes" if off < 1e-3 else f"off by {off:.1e} of the largest output"
+
+
+def exported(octave: nn.Module, shape: tuple[int, ...]) -> str:
+    """Whether the ONNX file computes the same, which `export` checks, and another batch, too."""
+    from octavize import export, load_runtime
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        model = First(octave).eval()
+        export(model, path, shape)
+        x = torch.randn(3, *shape[1:])
+        with torch.no_grad():
+            wanted = model(x)
+        found = torch.as_tensor(load_runtime(path)(x))
+        off = float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    return "yes" if off < 1e-3 else f"batch 3: off by {off:.1e} of the largest output"
+
+
+class First(nn.Module):
+    """A network's first output alone: files have one."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _tensors(self.net(x))[0]
+
+
+def _tensors(outputs: Any) -> list[Any]:
+    return [z for z in tree_leaves(outputs) if isinstance(z, Tensor) and z.is_floating_point()]
+
+
+# ---- the page ---------------------------------------------------------------------------------------------
+
+HEAD = """# Compatibility
+
+<!-- Written by `python benchmarks/compatibility.py` from docs/results/compatibility.json. -->
+
+One network of each file of public model collections, converted at α = 0.5 without a change to its code:
+{versions}. "yes" means: layers become octave; the same parameters get a gradient as in the vanilla network;
+frozen, and exported to ONNX with a free batch, it computes the same. Networks without a convolution to make
+octave are counted apart.
+"""
+
+
+def page(results: Any) -> str:
+    """docs/compatibility.md."""
+    rows: list[Row] = results["rows"]
+    versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
+    parts = [HEAD.format(versions=versions)]
+    collections = list(dict.fromkeys(row["name"].partition(":")[0] for row in rows))
+    head = ("collection", "files", "nothing to convert", *STAGES, "without dense fallback")
+    lines = []
+    for collection in collections:
+        own = [row for row in rows if row["name"].startswith(f"{collection}:")]
+        none = [row for row in own if row["convert"].startswith(NONE)]
+        rest = [row for row in own if row not in none]
+        yes = [f"{sum(row.get(stage) == 'yes' for row in rest)} / {len(rest)}" for stage in STAGES]
+        clean = sum(row["convert"] == "yes" and not row["fallbacks"] for row in rest)
+        lines.append((collection, str(len(own)), str(len(none)), *yes, f"{clean} / {len(rest)}"))
+    parts.append(Table(head, lines, align="lr").markdown())
+    bad = [
+        (row["name"], stage, row[stage])
+        for row in rows
+        for stage in STAGES
+        if row.get(stage, "yes") != "yes" and not row[stage].startswith(NONE)
+    ]
+    parts.append("## What does not")
+    parts.append(Table(("network", "stage", "why"), bad, align="lll").markdown() if bad else "Nothing.")
+    dense = [
+        (r["name"], ", ".join(f"{k} {n}" for k, n in r["fallbacks"].items()))
+        for r in rows
+        if r.get("fallbacks")
+    ]
+    if dense:
+        parts += ["## Dense fallbacks", Table(("network", "calls a forward"), dense, align="ll").markdown()]
+    none = [(row["name"], row["convert"]) for row in rows if row["convert"].startswith(NONE)]
+    parts += ["## Nothing to convert", Table(("network", "why"), none, align="ll").markdown()]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def one_in_its_process(name: str) -> Row:
+    """`tried`, where neither a crash nor an endless run stops the others."""
+    command = [sys.executable, __file__, "--one", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return {"name": name, "convert": f"not done after {SECONDS} seconds"}
+    if done.returncode:
+        last = (done.stderr.strip() or "killed").splitlines()[-1]
+        return {"name": name, "convert": f"the process ended with {done.returncode}: {last}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(only: list[str]) -> None:
+    """Try what is missing, or begins with one of `only`."""
+    known: dict[str, Row] = {row["name"]: row for row in (read_json(DATA) or {"rows": []})["rows"]}
+    packages = ("timm", "torchvision", "segmentation_models_pytorch", "efficientnet_pytorch", "onnxruntime")
+    where = environment(*packages)
+    versions = {key: where[key] for key in ("octavize", "torch", *packages) if key in where}
+    for name in list(names()):
+        if name in known and not any(name.startswith(prefix) for prefix in only):
+            continue
+        known[name] = one_in_its_process(name)
+        write_json(DATA, {"versions": versions, "rows": list(known.values())})
+        print(json.dumps(known[name], ensure_ascii=False), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="PREFIX")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--tables", action="store_true", help="only write the page")
+    parser.add_argument("--check", action="store_true", help="only compare the page with the results")
+    given = parser.parse_args()
+    if given.one:
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)
+        print(json.dumps(tried(given.one), ensure_ascii=False))
+        return
+    if given.check:
+        if PAGE.read_text("utf-8") != page(read_json(DATA)):
+            sys.exit(
+                "docs/compatibility.md does not say what its results say: run benchmarks/compatibility.py"
+            )
+        return
+    if not given.tables:
+        measure(given.only)
+    PAGE.write_text(page(read_json(DATA)), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -387,7 +387,7 @@ def test_an_octave_layer_that_a_plan_leaves_vanilla_is_vanilla() -> None:
     vanilla = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
     vanilla.load_state_dict(net.state_dict())
     for octave in (octavize(net, 0.0, example=example), octavize(net, decided)):
-        assert octave[0].alpha == 0
+        assert type(octave[0]) is nn.Conv2d
         assert torch.equal(octave(example), vanilla(example))
     assert stem.alpha == 0.5
 
@@ -396,7 +396,8 @@ def test_null_undoes_an_octave_layer() -> None:
     net = nn.Sequential(*(nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8)), nn.Conv2d(8, 4, 1))
     decided = plan(net, 0.5, example=(1, 3, 16, 16))
     octave = octavize(octavize(net, decided), decided.with_alphas({"1": None}))
-    assert (octave[1].alpha, octave[2].alpha) == (0, 0.5)
+    assert type(octave[1]) is nn.Conv2d
+    assert octave[2].alpha == 0.5
 
 
 def test_a_plan_counts_from_the_vanilla_network() -> None:
@@ -698,3 +699,27 @@ def test_what_an_octave_network_was_told_is_kept_unless_told_anew() -> None:
     told = octavize(first, {"*": 0.25}, strict=False, exchange="none", downsample="pool", **ways).conv
     assert (told.strict, told.exchange, told.downsample) == (False, "none", "pool")
     assert not octavize(net, {"*": 0.5}, **ways).conv.strict
+
+
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_null_makes_an_octave_layer_vanilla_again(parametrized: bool) -> None:
+    """A depthwise octave layer keeps the split of its input; a vanilla one reads the dense map."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+    )
+    if parametrized:
+        nn.utils.parametrizations.weight_norm(net[2])
+    found = plan(net, {"*": 0.5}, example=(1, 3, 16, 16))
+    without = found.with_alphas({"2": None})
+    at_once, later = octavize(net, without), octavize(octavize(net, found), without)
+    x = torch.randn(2, 3, 16, 16)
+    assert not torch.equal(at_once(x), octavize(net, found)(x))
+    assert torch.equal(later(x), at_once(x))
+    assert isinstance(later[2], nn.Conv2d)
+    assert not isinstance(later[2], OctConv2d)
+    assert octavize(later, found)[2].alpha == 0.5

@@ -12,6 +12,7 @@ from torch import nn
 from octavize.convert.inputs import Example
 from octavize.convert.order import apply_order
 from octavize.convert.planner import Alpha, Planner, Way, check_plan, least_low
+from octavize.convert.restructuring import guard
 from octavize.convert.swap import swap
 from octavize.convert.trace import check_network, copied
 from octavize.deciding import DEFAULT_ALPHA
@@ -81,6 +82,7 @@ def octavize(
     if plan.permutation is not None:
         apply_order(model, plan.permutation)
     swap(model, plan.decisions, strict=strict)
+    guard(model)
     return model
 
 

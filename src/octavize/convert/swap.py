@@ -104,13 +104,30 @@ def _torch_layer(layer: Any, *, alpha: float, strict: bool, downsample: str, exc
     return layer
 
 
-def _parametrized(kind: type[nn.Module], octave: type[OctConv]) -> type[nn.Module]:
-    """The octave class of a layer with parametrizations (`torch.nn.utils.parametrizations`).
+def _parametrized(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
+    """The class of a layer with parametrizations (`torch.nn.utils.parametrizations`), with another base.
 
     torch gives such a layer a subclass of its own, whose properties compute the weights.
     """
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
-    return type(f"Oct{kind.__name__}", (octave,), own)
+    return type(f"Parametrized{base.__name__}", (base,), own)
+
+
+def _become_vanilla(name: str, layer: OctConv) -> None:
+    """The same object gets the class that it had, or would have, before it became octave."""
+    kind = type(layer).__bases__[0] if is_parametrized(layer) else type(layer)
+    vanilla = next((of for of, octave in _OCTAVE_CLASS.items() if octave is kind), None)
+    if vanilla is not None:
+        made: Any = _parametrized(type(layer), vanilla) if is_parametrized(layer) else vanilla
+        layer.__class__ = made
+        del layer.__dict__["_settings"], layer.__dict__["_stale"]
+    elif layer.octave.depthwise:
+        raise InputError(
+            f"plan: layer {name!r} is a depthwise {type(layer).__name__}, which keeps the split of its "
+            "input: start from the vanilla network to leave it vanilla"
+        )
+    else:
+        layer.become_octave(alpha=0.0)  # which computes as the vanilla layer
 
 
 def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool | None) -> None:
@@ -122,8 +139,8 @@ def swap(model: nn.Module, decisions: Iterable[Decision], *, strict: bool | None
     for d in decisions:
         name, layer = d.name, model.get_submodule(d.name)
         if d.alpha is None:
-            if isinstance(layer, OctConv) and layer.alpha:
-                layer.become_octave(alpha=0.0)  # which is the vanilla layer
+            if isinstance(layer, OctConv):
+                _become_vanilla(name, layer)
             continue
         handle = handler_of(layer)
         assert handle is not None  # a plan gives an alpha to such layers only

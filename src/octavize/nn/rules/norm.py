@@ -34,7 +34,9 @@ def batch_norm(
     Statistics are those of the pixels that a half stores, as in the official code. On even sizes, mean and
     (biased) variance equal those of the dense map; the running variance has the n/(n−1) of its smaller n.
     """
-    return _by_half(func, x, len(x), running_mean, running_var, weight, bias, training, momentum, eps)
+    return _by_half(
+        func, x, x.high.shape[0], running_mean, running_var, weight, bias, training, momentum, eps
+    )
 
 
 def _by_half(

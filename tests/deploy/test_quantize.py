@@ -38,7 +38,7 @@ def test_a_file_in_low_precision_agrees_with_its_network(suffix: str, precision:
     images = IMAGES[:32] if precision == "int8" else None
     error = export(net, path, SHAPE, precision=precision, calibration=images, metadata={"classes": ["a"]})
     assert error < 1e-5  # in float32, before
-    runner = load_runtime(path, threads=1)
+    runner = load_runtime(path, threads=1, trust=True)
     assert (runner.metadata["precision"], runner.metadata["classes"]) == (precision, ["a"])
     with torch.no_grad():
         wanted = net(IMAGES).numpy()

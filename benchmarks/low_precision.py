@@ -102,7 +102,7 @@ def one(
         path = Path(folder, "network").with_suffix(suffix)
         images = sample if precision == "int8" else None
         error = export(model, path, shape, precision=precision, calibration=images)
-        runner = load_runtime(path)
+        runner = load_runtime(path, trust=True)
         found = agreement(model, runner, others, labels)
     return {"images": found.images, "same": found.same, "before": found.before, "after": found.after} | {
         "error_in_float32": error

@@ -104,7 +104,9 @@ def score_exported(options: argparse.Namespace) -> None:
                     calibration=images if precision == "int8" else None,
                     dynamic_batch=False,
                 )  # fmt: skip
-                found[precision] = score(load_runtime(file, options.threads), arm, options.data, "test")
+                found[precision] = score(
+                    load_runtime(file, options.threads, trust=True), arm, options.data, "test"
+                )
                 print(f"{folder.name} {precision}: {found[precision]['whole']['mean']:.2%}", flush=True)
         write_json(folder / EXPORTED, found)
 

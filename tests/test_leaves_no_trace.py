@@ -112,7 +112,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "convert": lambda _: net(0.5),
     "freeze": lambda _: octavize.freeze(net(0.5), SHAPE)(torch.ones(SHAPE)),
     "coupling": lambda _: find_coupling(net().eval(), SHAPE),
-    "export": lambda folder: octavize.load_runtime(_pt2(folder), 3)(torch.ones(SHAPE)),
+    "export": lambda folder: octavize.load_runtime(_pt2(folder), 3, trust=True)(torch.ones(SHAPE)),
 }
 
 
@@ -136,7 +136,7 @@ def test_an_export_leaves_the_process_as_it_was(suffix: str, tmp_path: Path) -> 
     octavize.export(net(0.5), tmp_path / f"first.{suffix}", SHAPE)
     with unchanged():
         octavize.export(net(0.5), tmp_path / f"second.{suffix}", SHAPE)
-        octavize.load_runtime(tmp_path / f"second.{suffix}", 1)(torch.ones(SHAPE))
+        octavize.load_runtime(tmp_path / f"second.{suffix}", 1, trust=True)(torch.ones(SHAPE))
 
 
 def test_tuning_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

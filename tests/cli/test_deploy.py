@@ -65,7 +65,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runner = load_runtime(trained / "model.pt2")
+    runner = load_runtime(trained / "model.pt2", trust=True)
     kept = ("model", "alpha", "classes", "mean", "std", "size")
     assert {key: runner.metadata[key] for key in kept} == {key: FACTS[key] for key in kept}
     code, _, err = run(capsys, "export", trained / "best.safetensors", "--to", trained / "model.pt2")
@@ -88,7 +88,7 @@ def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert code == 0
     assert "parity: largest error" in out
     assert "any size" in out
-    assert load_runtime(trained / "model.pt2").metadata["input_shape"] == [1, 3, 17, 17]
+    assert load_runtime(trained / "model.pt2", trust=True).metadata["input_shape"] == [1, 3, 17, 17]
 
 
 @pytest.mark.skipif(find_spec("onnxruntime") is None, reason="not installed")
@@ -106,7 +106,7 @@ def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "quantized on 4 images" in out
     assert "compared on 8 others, same class first: " in out
     assert "accuracy: " in out
-    assert load_runtime("int8.onnx").metadata["precision"] == "int8"
+    assert load_runtime("int8.onnx", trust=True).metadata["precision"] == "int8"
     code, _, err = run(capsys, "export", trained, "--to", "f.onnx", "--calibration", tmp_path / "images")
     assert code == 2
     assert "float32 needs no images" in err
@@ -135,7 +135,7 @@ def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     Path("resnet18.old/runs").mkdir(parents=True)
     code, _, err = run(capsys, "export", "resnet18.old/runs", "--to", tmp_path / "no.pt2")
     assert "resnet18.old/runs is a folder without best.safetensors or network.json" in err
-    exported = load_runtime(to)
+    exported = load_runtime(to, trust=True)
     assert exported.metadata["alpha"] == 0.5
     assert exported(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
@@ -155,7 +155,7 @@ def test_export_of_a_function_follows_alpha_and_size(
         to = tmp_path / f"{alpha}.pt2"
         code, _, err = run(capsys, "export", "export_nets:build", "--alpha", alpha, "--size", 12, "--to", to)
         assert code == 0, err
-        outputs.append(load_runtime(to)(torch.ones(1, 1, 12, 12).tril()))
+        outputs.append(load_runtime(to, trust=True)(torch.ones(1, 1, 12, 12).tril()))
     assert outputs[0].shape == outputs[1].shape == (1, 2)
     assert not np.allclose(outputs[0], outputs[1], atol=1e-3)
 
@@ -191,7 +191,7 @@ def test_training_of_a_network_with_auxiliary_classifiers_is_timed(
 
 def test_predict(trained: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = trained / "model.pt2"
-    code, out, _ = run(capsys, "predict", model, image, image, "--top", 2, "--json")
+    code, out, _ = run(capsys, "predict", "--trust", model, image, image, "--top", 2, "--json")
     assert code == 0
     first, second = json.loads(out)
     assert first == second
@@ -199,15 +199,33 @@ def test_predict(trained: Path, image: Path, capsys: pytest.CaptureFixture[str])
     chances = [found["probability"] for found in first["predictions"]]
     assert chances == sorted(chances, reverse=True)
     with torch.no_grad():
-        x = prepare([image], load_runtime(model).metadata)
-        logits = torch.from_numpy(load_runtime(model)(x))[0]
+        x = prepare([image], load_runtime(model, trust=True).metadata)
+        logits = torch.from_numpy(load_runtime(model, trust=True)(x))[0]
     best = int(logits.argmax())
     assert first["predictions"][0]["class"] == FACTS["classes"][best]
     assert chances[0] == pytest.approx(float(logits.softmax(0)[best]), abs=1e-6)
-    code, out, _ = run(capsys, "predict", model, image)
+    code, out, _ = run(capsys, "predict", "--trust", model, image)
     assert code == 0
     assert all(name in out for name in FACTS["classes"])
     assert "%" in out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("no.png", "no.png does not exist"),
+        ("best.safetensors", "cannot be read as an image"),
+        (".", "is no file"),
+    ],
+)
+def test_wrong_images(wrong: str, words: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two lines: what a trusted file may do, and the mistake."""
+    code, _, err = run(capsys, "predict", "--trust", trained / "model.pt2", trained / wrong)
+    warning, error = err.splitlines()
+    assert code == 2
+    assert warning.endswith("model.pt2 may run code of whoever wrote it")
+    assert error.startswith("Error: ")
+    assert words in error
 
 
 @pytest.mark.parametrize(
@@ -219,11 +237,9 @@ def test_predict(trained: Path, image: Path, capsys: pytest.CaptureFixture[str])
         (("export", "RUN", "--to", "m.pt2", "--alpha", 0.5), ("--alpha is given",)),
         (("export", "no.safetensors", "--to", "m.pt2"), ("no.safetensors does not exist",)),
         (("predict", "no.pt2", "a.png"), ("no.pt2 does not exist",)),
-        (("predict", "RUN/model.pt2", "no.png"), ("no.png does not exist",)),
-        (("predict", "RUN/model.pt2", "RUN/best.safetensors"), ("cannot be read as an image",)),
+        (("predict", "RUN/model.pt2", "no.png"), ("may run code as it is read", "--trust", ".onnx")),
         (("bench", NAME, "--runtime", "tvm"), ("'tvm' is unknown",)),
         (("bench", "no-such"), ("'no-such' is unknown",)),
-        (("predict", "RUN/model.pt2", "RUN"), ("is no file",)),
         (("bench", NAME, "--out", "RUN/model.pt2"), ("--overwrite",)),
         (("bench", NAME, "--out", "no/b.json"), ("folder that does not exist",)),
         (("bench", NAME, "--figure", "b.xyz"), ("--figure is b.xyz", ".png, .svg, .pdf")),

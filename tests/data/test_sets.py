@@ -394,6 +394,46 @@ def test_class_without_images(tmp_path: Path) -> None:
         load_data("folder", data_dir=tmp_path)
 
 
+def test_folders_below_classes_are_read_as_torchvision_reads_them(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    make_folder(tmp_path / "set")
+    for split in ("train", "val", "test"):
+        paint(tmp_path / "set" / split / "a" / "sub" / "deep" / "1.png", (1, 2, 3))
+    paint(tmp_path / "elsewhere" / "2.png", (4, 5, 6))
+    (tmp_path / "set" / "train" / "b" / "linked").symlink_to(tmp_path / "elsewhere")
+    images = load_data("folder", data_dir=tmp_path / "set")
+    theirs = ImageFolder(str(tmp_path / "set" / "train"))
+    assert len(images.train) == len(theirs) == 12
+    assert images.train.labels.tolist() == sorted(theirs.targets)
+    ours = sorted(
+        (label, tuple(map(int, image[:, 0, 0])))
+        for image, label in zip(images.train.images, images.train.labels.tolist(), strict=True)
+    )
+    assert ours == sorted((label, image.getpixel((0, 0))) for image, label in theirs)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".avif", ".jp2", ".tga", ".pbm"])
+def test_further_suffixes(suffix: str, tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    kind = {".jfif": "jpeg", ".JPE": "jpeg", ".jp2": "jpeg2000", ".pbm": "ppm"}.get(suffix, suffix[1:])
+    try:
+        Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "train" / "a" / f"x{suffix}", format=kind)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow writes no {suffix}")
+    assert len(load_data("folder", data_dir=tmp_path, size=8).train) == 11
+
+
+def test_files_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    for name in ("a/notes.txt", "a/.hidden.png", "b/raw.npy", "b/.DS_Store", "list.csv"):
+        (tmp_path / "train" / name).write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match=r"train: 4 not read, .*: list\.csv, a.\.hidden\.png, a.notes\.txt and 1"
+    ):
+        assert len(load_data("folder", data_dir=tmp_path).train) == 10
+
+
 def test_classes_that_differ(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "test" / "b").rename(tmp_path / "test" / "z")

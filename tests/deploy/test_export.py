@@ -57,7 +57,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("suffix", formats(slow=False))
 def test_outputs_metadata_and_refusals(suffix: str, files: Any) -> None:
-    runner = load_runtime(files(suffix), threads=1)
+    runner = load_runtime(files(suffix), threads=1, trust=True)
     for batch in (1, 2, 5):
         x = torch.randn(batch, 3, 15, 18)
         with torch.no_grad():
@@ -84,7 +84,7 @@ def test_outputs_metadata_and_refusals(suffix: str, files: Any) -> None:
 def test_any_size(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"any{suffix}"
     octavize.export(octave(), path, (1, 3, 16, 16), dynamic_size=True)
-    runner = load_runtime(path)
+    runner = load_runtime(path, trust=True)
     for shape in ((1, 3, 16, 16), (2, 3, 17, 31), (4, 3, 40, 9)):
         x = torch.randn(shape)
         with torch.no_grad():
@@ -105,7 +105,7 @@ def test_the_network_is_left_alone(tmp_path: Path) -> None:
     octavize.export(model, tmp_path / "model.pt2", (2, 3, 8, 8), dynamic_batch=False)
     assert model.training
     assert next(model.parameters()).dtype == torch.float64
-    assert load_runtime(tmp_path / "model.pt2").metadata["dynamic_batch"] is False
+    assert load_runtime(tmp_path / "model.pt2", trust=True).metadata["dynamic_batch"] is False
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> No
     """A CIFAR ResNet halves twice, its octave layers once more."""
     model = octavize.create_model("oct_cifar_resnet20", alpha, num_classes=5, width=0.5).eval()
     octavize.export(model, tmp_path / "any.pt2", (1, 3, 20, 20), dynamic_size=True)
-    runner = load_runtime(tmp_path / "any.pt2")
+    runner = load_runtime(tmp_path / "any.pt2", trust=True)
     assert runner.metadata["smallest_size"] == least
     for size in ((least, least), (least, 33)):
         x = torch.randn(2, 3, *size)
@@ -216,7 +216,7 @@ def test_any_size_that_the_network_takes(up: str, step: int, alpha: float, tmp_p
     model = octavize.octavize(UNet(up), alpha, example=(1, 3, 24, 24), min_low=0).eval()
     assert e.size_step(model, (1, 3, 24, 24)) == step
     assert octavize.export(model, tmp_path / "net.pt2", (1, 3, 24, 24), dynamic_size=True) < 1e-5
-    runner = load_runtime(tmp_path / "net.pt2")
+    runner = load_runtime(tmp_path / "net.pt2", trust=True)
     assert runner.metadata["smallest_size"] % step == 0
     for height, width in ((6, 8), (7, 9), (5, 6)):
         x = torch.randn(2, 3, step * height, step * width)
@@ -237,7 +237,7 @@ def test_files_of_any_size(up: str, suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino not installed")
 def test_threads_do_not_mix_up_answers(files: Any) -> None:
-    runner = load_runtime(files(".xml"), threads=1)
+    runner = load_runtime(files(".xml"), threads=1, trust=True)
     inputs = [torch.randn(1, 3, 15, 18) for _ in range(8)]
     expected = [runner(x) for x in inputs]
     with ThreadPoolExecutor(4) as pool:
@@ -247,7 +247,7 @@ def test_threads_do_not_mix_up_answers(files: Any) -> None:
 
 
 def test_no_answer_of_another_batch(files: Any) -> None:
-    runner = load_runtime(files(".pt2"))
+    runner = load_runtime(files(".pt2"), trust=True)
     runner._run = lambda batch: np.zeros((2, 4), np.float32)
     with pytest.raises(InputError, match="made 2 outputs of 3 inputs"):
         runner(torch.randn(3, 3, 15, 18))
@@ -262,12 +262,12 @@ def test_users_settings_do_not_matter(tmp_path: Path) -> None:
             octavize.export(model, tmp_path / "model.pt2", (1, 3, 8, 8))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.5
+    assert load_runtime(tmp_path / "model.pt2", trust=True).metadata["alpha"] == 0.5
 
 
 def test_a_frozen_network_is_exported_with_its_alpha(tmp_path: Path) -> None:
     octavize.export(octavize.freeze(octave(0.25), (1, 3, 8, 8)), tmp_path / "model.pt2", (1, 3, 8, 8))
-    assert load_runtime(tmp_path / "model.pt2").metadata["alpha"] == 0.25
+    assert load_runtime(tmp_path / "model.pt2", trust=True).metadata["alpha"] == 0.25
 
 
 @pytest.mark.parametrize("about", ["no JSON", "{}", "[1]", "3"])
@@ -296,7 +296,7 @@ def test_files_that_are_none(name: str, text: str | None, words: str, tmp_path: 
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=words) as caught:
-        load_runtime(tmp_path / name)
+        load_runtime(tmp_path / name, trust=True)
     assert "\n" not in str(caught.value)
 
 
@@ -304,9 +304,9 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
     program = torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
     torch.export.save(program, tmp_path / "model.pt2")
     with pytest.raises(InputError, match="was not written by octavize"):
-        load_runtime(tmp_path / "model.pt2")
+        load_runtime(tmp_path / "model.pt2", trust=True)
 
 
 def test_threads_are_checked(files: Any) -> None:
     with pytest.raises(InputError, match="threads=0"):
-        load_runtime(files(".pt2"), threads=0)
+        load_runtime(files(".pt2"), threads=0, trust=True)

@@ -98,7 +98,7 @@ def test_the_formats_of_octavize() -> None:
 def test_a_file_in_the_folder_is_a_format(toy: Path) -> None:
     assert export(octave(), toy, SHAPE, metadata={"classes": list("abcd")}) < 1e-5
     assert {p.name for p in toy.parent.iterdir() if p.is_file()} == {"net.toy", "net.about"}
-    runner, x = load_runtime(toy), torch.randn(3, *SHAPE[1:])
+    runner, x = load_runtime(toy, trust=True), torch.randn(3, *SHAPE[1:])
     with torch.no_grad():
         np.testing.assert_allclose(runner(x), octave()(x).numpy(), rtol=1e-4, atol=1e-5)
     assert runner.metadata["classes"] == list("abcd")
@@ -138,7 +138,7 @@ def test_a_missing_module_of_it_is_named(toy: Path) -> None:
     text = TOY.replace('"json",', '"no_such_module",').replace("beside=", 'extra="toys", beside=')
     (toy.parent / "more_formats/toy.py").write_text(text)
     toy.touch()
-    for call in (lambda: export(octave(), toy, SHAPE), lambda: load_runtime(toy)):
+    for call in (lambda: export(octave(), toy, SHAPE), lambda: load_runtime(toy, trust=True)):
         with pytest.raises(InputError, match=r"no_such_module is not .* 'octavize\[toys\]'"):
             call()
 

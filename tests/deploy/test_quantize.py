@@ -38,7 +38,7 @@ def test_a_file_in_low_precision_agrees_with_its_network(suffix: str, precision:
     images = IMAGES[:32] if precision == "int8" else None
     error = export(net, path, SHAPE, precision=precision, calibration=images, metadata={"classes": ["a"]})
     assert error < 1e-5  # in float32, before
-    runner = load_runtime(path, threads=1)
+    runner = load_runtime(path, threads=1, trust=True)
     assert (runner.metadata["precision"], runner.metadata["classes"]) == (precision, ["a"])
     with torch.no_grad():
         wanted = net(IMAGES).numpy()
@@ -137,6 +137,13 @@ def test_folders_named_as_classes_are_labels(tmp_path: Path) -> None:
     assert find_images(images, ["dog", "cat", "eel"], 3).labels == [1, 1, 0, 0]
     assert find_images(images, None, 2).labels == [0, 0, 1, 1]  # as many as there are outputs
     assert find_images(images, ["x", "y", "z"], 3).labels is None
+    (images / "cat" / "sub").mkdir()
+    next((images / "cat").glob("*.*")).rename(images / "cat" / "sub" / "deep.jfif")
+    (images / "cat" / "notes.txt").write_text("")
+    with pytest.warns(UserWarning, match=r"1 not read, .*: cat.notes\.txt"):
+        assert find_images(images, ["dog", "cat", "eel"], 3).labels == [1, 1, 0, 0]
+    (images / "cat" / "notes.txt").unlink()
+    assert find_images(images, None, 2).labels == [0, 0, 1, 1]
     seen, unseen = spread_out(find_images(images, None, 2), 2)
     assert (seen.labels, unseen.labels) == ([0, 1], [0, 1])
     assert not set(seen.paths) & set(unseen.paths)

@@ -128,7 +128,7 @@ def _exported(kind: Format) -> Prepare:
                     calibration=noise,
                     dynamic_batch=False,
                 )
-        runner, batch = load_runtime(file, setting.threads), torch.randn(shape).numpy()
+        runner, batch = load_runtime(file, setting.threads, trust=True), torch.randn(shape).numpy()
         return lambda: runner(batch)
 
     return prepare

@@ -134,7 +134,7 @@ def _tell_agreement(console: Console, model: nn.Module, file: Path, images: Foun
     from octavize.deploy.runtime import load_runtime
 
     compared, _ = spread_out(images, COMPARED_ON)
-    runner = load_runtime(file)
+    runner = load_runtime(file, trust=True)  # written a moment ago
     found = agreement(model.eval(), runner, batches(compared.paths, runner.metadata), compared.labels)
     console.print(f"compared on {found.images} {which}, same class first: {found.same:.1%}")
     if found.before is None or found.after is None:
@@ -150,6 +150,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.")],
     top: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 5,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Read a .pt2 although it may run code of whoever wrote it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify images with an exported network.
@@ -164,7 +167,9 @@ def predict(
     from octavize.deploy.runtime import load_runtime
     from octavize.report.tables import show
 
-    answers = run(load_runtime(model, threads), images, top)
+    if trust and format_of("model", model).runs_code:
+        typer.echo(f"warning: {model} may run code of whoever wrote it", err=True)
+    answers = run(load_runtime(model, threads, trust=trust), images, top)
     if as_json:
         rows = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))

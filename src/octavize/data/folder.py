@@ -1,8 +1,13 @@
-"""A data set of one's own: a folder of `train/<class>/*` with `val/<class>/*` and/or `test/<class>/*`."""
+"""A data set of one's own: a folder of `train/<class>/**` with `val/<class>/**` and/or `test/<class>/**`.
+
+Images may lie in folders below their class, as torchvision's `ImageFolder` reads them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +17,12 @@ from octavize.data.decode import decode_all, open_rgb
 from octavize.data.images import AnySplit, Images, LazySplit, Split, assemble, hold_out, limit
 from octavize.errors import InputError, require_extra, whole
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".jp2"),
+        *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+    }
+)
 # A split that would take more bytes than this once decoded is decoded batch by batch instead.
 EAGER_BYTES = 4 * 2**30
 
@@ -85,17 +95,51 @@ def _list_files(folder: Path, classes: list[str]) -> _Files:
         _check_same_classes(folder, classes)
     paths: list[Path] = []
     labels: list[int] = []
+    left_out = [p for p in sorted(folder.iterdir()) if _is_left_out(p)]
     for label, name in enumerate(classes):
-        found = sorted(
-            p
-            for p in (folder / name).iterdir()
-            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-        )
+        found, others = images_below(folder / name)
         if not found:
             raise InputError(f"data_dir: {folder / name} holds no images: add some or remove the class")
         paths += found
         labels += [label] * len(found)
+        left_out += others
+    tell_left_out(folder, left_out)
     return _Files(paths, labels)
+
+
+def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All image files below a folder, also behind links, sorted; and the files that are not read.
+
+    Hidden folders and the hidden files of systems (.DS_Store) are neither.
+    """
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names]
+    images = sorted(p for p in found if _is_image(p) and not p.name.startswith("."))
+    return images, sorted(p for p in found if _is_left_out(p))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _is_left_out(path: Path) -> bool:
+    """Whether a user might miss a file: an image that is hidden, or something visible that is none."""
+    return path.is_file() and _is_image(path) == path.name.startswith(".")
+
+
+def tell_left_out(folder: Path, files: Sequence[Path]) -> None:
+    """Warn of the files in a folder that are not read: how many, and the first of them."""
+    if files:
+        named = ", ".join(str(file.relative_to(folder)) for file in files[:3])
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        warnings.warn(
+            f"{folder}: {len(files)} not read, since they are hidden or have no suffix of an image: "
+            f"{named}{more}",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _check_same_classes(folder: Path, classes: list[str]) -> None:

@@ -73,24 +73,39 @@ def find_images(folder: Path, classes: Sequence[str] | None, outputs: int | None
 
     Where they lie in folders of their own, the folders are taken for classes: those of the network's
     `classes`, or, if there are as many folders as the network has `outputs`, in the order of their names.
+    Further folders below those of the classes change nothing.
 
     Raises:
         InputError: there is no such folder, or no image in it.
     """
-    from octavize.data.folder import SUFFIXES
+    from octavize.data.folder import SUFFIXES, images_below, tell_left_out
 
     if not folder.is_dir():
         raise InputError(f"folder {folder} does not exist: give one that holds images")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths, left_out = images_below(folder)
     if not paths:
         raise InputError(
             f"folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}): give one that does"
         )
-    names = [p.parent.name for p in paths]
+    tell_left_out(folder, left_out)
+    return Found(paths, _labels([p.relative_to(folder.parent).parts[:-1] for p in paths], classes, outputs))
+
+
+def _labels(
+    folders: Sequence[Sequence[str]], classes: Sequence[str] | None, outputs: int | None
+) -> list[int] | None:
+    """The class of each image by the folders that it lies in, from outside; None if they do not tell."""
     known = list(classes or [])
-    if not set(names) <= set(known):
-        known = sorted(set(names)) if len(set(names)) == outputs else []
-    return Found(paths, [known.index(name) for name in names] if known else None)
+    named = [[name for name in names if name in known] for names in folders]
+    if known and all(named):
+        return [known.index(names[-1]) for names in named]
+    for names in (
+        [inside[-1] for inside in folders],
+        [inside[min(1, len(inside) - 1)] for inside in folders],
+    ):
+        if len(set(names)) == outputs:
+            return [sorted(set(names)).index(name) for name in names]
+    return None
 
 
 def spread_out(found: Found, count: int) -> tuple[Found, Found]:

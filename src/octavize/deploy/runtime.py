@@ -73,18 +73,20 @@ def _read(path: Path, about: str | None) -> dict[str, Any]:
     return metadata
 
 
-def load_runtime(path: str | Path, threads: int | None = None) -> Runner:
+def load_runtime(path: str | Path, threads: int | None = None, *, trust: bool = False) -> Runner:
     """Read an exported file.
 
     Args:
         path: .onnx (run by ONNX Runtime), .xml (OpenVINO) or .pt2 (PyTorch), each on the CPU.
         threads: for one call of the network; None leaves it to the runtime.
+        trust: also read a .pt2, which PyTorch unpickles: whoever wrote the file may run code here.
 
     Returns:
         A `Runner`: `runner(batch)` gives the output as a NumPy array, `runner.metadata` what the file knows.
 
     Raises:
-        InputError: missing, damaged, of another kind or not written by octavize; or its runtime is missing.
+        InputError: missing, damaged, of another kind or not written by octavize; not trusted; or its runtime
+            is missing.
     """
     path = Path(path)
     kind = format_of("model", path)
@@ -92,6 +94,11 @@ def load_runtime(path: str | Path, threads: int | None = None) -> Runner:
         raise InputError(f"model {path} does not exist: write it with `octavize export`")
     if threads is not None:
         whole("threads", threads, 1)
+    if kind.runs_code and not trust:
+        raise InputError(
+            f"model {path} may run code as it is read (pickle): if you know who wrote it, give --trust (in "
+            "Python trust=True); .onnx and .xml files run none"
+        )
     for module in kind.needed_to_load:
         require_extra(module, kind.extra)
     try:

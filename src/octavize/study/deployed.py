@@ -107,7 +107,7 @@ def _accuracy(folder: Path, recipe: Recipe, images: Images, runtime: str, precis
         path = Path(temporary) / f"network{timed_formats()[runtime].suffix}"
         shape = input_shape(recipe, images)
         export(model, path, shape, precision=precision, calibration=sample, dynamic_batch=False)
-        return accuracy_of(load_runtime(path), images, recipe)
+        return accuracy_of(load_runtime(path, trust=True), images, recipe)
 
 
 @contextmanager

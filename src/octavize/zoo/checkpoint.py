@@ -12,6 +12,7 @@ from torch import nn
 from octavize.errors import InputError
 from octavize.zoo.initialize import add_path_biases
 from octavize.zoo.models import create_model
+from octavize.zoo.trusted import arguments_of_file
 from octavize.zoo.weights import KEY, load_weights, read_metadata
 
 REMEDY = "delete it to train this run from the start"
@@ -32,15 +33,16 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     facts = read_metadata(path)
     try:
+        arguments = arguments_of_file(path, facts["arguments"])
         model = build_model(
-            facts["model"], facts["alpha"], len(facts["classes"]), facts["in_chans"], facts["arguments"]
+            facts["model"], facts["alpha"], len(facts["classes"]), facts["in_chans"], arguments
         )
     except KeyError as error:
         raise InputError(
             f"checkpoint {path} does not name its {error}: it was not written by octavize"
         ) from None
     load_weights(path, model)
-    return model.eval(), facts
+    return model.eval(), {**facts, "arguments": arguments}
 
 
 def build_model(

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from octavize.errors import InputError, one_line, require_extra
 from octavize.policies import exchange_of, policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
+from octavize.zoo.trusted import arguments_of_file
 from octavize.zoo.weights import load_state, read_metadata
 
 BEST = "best.safetensors"
@@ -176,6 +177,29 @@ def find_origin(name: str, *, num_classes: int | None = None, otherwise: str = "
     missing = [kind for kind in kinds if find_spec(kind) is None]
     install = f"; for {' and '.join(missing)}, `pip install 'octavize[models]'`" if missing else ""
     raise InputError(f"model {name!r} is unknown: {told} {allowed}{install}")
+
+
+def origin_of_file(path: str | Path, told: Any) -> Origin:
+    """Who builds the network of a file, by what the file tells; see `trusted.py`.
+
+    Raises:
+        InputError: a kind or a name that is not among those that `find_origin` knows, or other arguments.
+        TypeError: no origin at all.
+    """
+    origin = Origin(**told)
+    if origin.kind not in (*BUILDERS, "function"):
+        raise InputError(
+            f"file {path} wants a network of {origin.kind!r}: a file may name one of {', '.join(BUILDERS)}, "
+            "or a function; convert the network again"
+        )
+    if origin.kind in BUILDERS:
+        require_extra("timm" if origin.kind == "octavize" else origin.kind, "models")
+        if not (isinstance(origin.name, str) and _builds(origin.kind, origin.name)) or ":" in origin.name:
+            raise InputError(
+                f"file {path} wants {origin.kind} to build {origin.name!r}, which is none of its own names: "
+                "build the network in Python, and give it as model="
+            )
+    return replace(origin, arguments=arguments_of_file(path, origin.arguments))
 
 
 def is_name(name: str) -> bool:

@@ -21,7 +21,7 @@ from octavize.convert.order import mark_order, order_of
 from octavize.errors import InputError
 from octavize.files import write_json
 from octavize.plan import Plan
-from octavize.zoo.find import Origin
+from octavize.zoo.find import Origin, origin_of_file
 from octavize.zoo.weights import load_weights, save_weights
 
 PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
@@ -68,8 +68,8 @@ def read_about(folder: str | Path) -> dict[str, Any]:
         )
     try:
         about = json.loads(path.read_text("utf-8"))
-        Origin(**about["origin"])
-    except (ValueError, KeyError, TypeError):
+        _ = Origin(**about["origin"]), about.get("format")
+    except (AttributeError, ValueError, KeyError, TypeError):
         raise InputError(f"network {path} is damaged: convert the network again") from None
     if about.get("format") != FORMAT:
         raise InputError(f"network {path} has format {about.get('format')}: this version reads {FORMAT}")
@@ -93,8 +93,8 @@ def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.
     """
     folder = Path(folder)
     about = read_about(folder)
-    origin = Origin(**about["origin"])
     if model is None:
+        origin = origin_of_file(folder / NETWORK, about["origin"])
         if origin.kind == "function":
             raise InputError(
                 f"folder {folder} holds a network made by {origin.name}, which is not run unasked: give "

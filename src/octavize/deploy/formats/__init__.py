@@ -54,6 +54,8 @@ class Format:
     """By precision: (float32 file, images to quantize on, metadata as JSON) → nothing; replaces the file."""
     needed_to_lower: tuple[str, ...] = ()
     """Further modules that int8 needs; the extra `quantize` brings them."""
+    runs_code: bool = False
+    """Whether reading a file may run code that lies in it."""
     timed_as: str | None = None
     """Its runtime's name in `octavize bench` and `tune`; without, it is not timed."""
 

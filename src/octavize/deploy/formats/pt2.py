@@ -39,4 +39,4 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return run, found[KEY]
 
 
-FORMAT = Format(suffix=".pt2", runtime="PyTorch", write=_write, load=_load)
+FORMAT = Format(suffix=".pt2", runtime="PyTorch", write=_write, load=_load, runs_code=True)

@@ -63,7 +63,8 @@ def without(hidden: Sequence[str], program: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize(
-    "module", ["plan", "deciding", "reordering", "split", "geometry", "policies", "files", "errors"]
+    "module",
+    ["plan", "deciding", "planning", "reordering", "split", "geometry", "policies", "files", "errors"],
 )
 def test_below_the_line_no_framework_is_needed(module: str) -> None:
     program = f"""

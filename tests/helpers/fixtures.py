@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.helpers.training import make_folder
 
-from octavize.convert import planner
+from octavize import planning
 from octavize.deciding import DEFAULT_MIN_LOW
 from octavize.nn import dispatch
 
@@ -31,14 +31,14 @@ def _as_in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def _narrow_layers_become_octave() -> Iterator[None]:
     """The networks of the tests have few channels, for speed, and would stay vanilla."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planner, "DEFAULT_MIN_LOW", 0)
+        patch.setattr(planning, "DEFAULT_MIN_LOW", 0)
         yield
 
 
 @pytest.fixture(autouse=True)
 def _unless_marked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("usual_min_low") is not None:
-        monkeypatch.setattr(planner, "DEFAULT_MIN_LOW", DEFAULT_MIN_LOW)
+        monkeypatch.setattr(planning, "DEFAULT_MIN_LOW", DEFAULT_MIN_LOW)
 
 
 @pytest.fixture(scope="session")

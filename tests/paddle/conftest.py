@@ -12,7 +12,7 @@ if find_spec("paddle") is None:
 else:
     import paddle
 
-    from octavize import deciding
+    from octavize import planning
     from octavize.paddle import dispatch, enable
 
     enable()  # before tests name functions as their parameters
@@ -27,5 +27,5 @@ else:
     def _narrow_layers_become_octave() -> Iterator[None]:
         """The networks of the tests have few channels, for speed, and would stay vanilla."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(deciding, "DEFAULT_MIN_LOW", 0)
+            patch.setattr(planning, "DEFAULT_MIN_LOW", 0)
             yield

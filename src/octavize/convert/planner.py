@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from octavize import planning
 from octavize.convert.blocks import residual_blocks
 from octavize.convert.order import check_order
 from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
     CONVOLUTIONS,
-    Fallback,
-    Layer,
-    Trace,
-    TraceError,
     check_network,
     example_shape,
     to_meta,
     trace,
 )
-from octavize.deciding import DEFAULT_ALPHA, DEFAULT_MIN_LOW, LayerInfo, decide, merge, per_layer, settle
+from octavize.deciding import DEFAULT_ALPHA, LayerInfo
 from octavize.deciding import check_plan as check_decisions
-from octavize.errors import InputError, shown, whole
-from octavize.exchanging import by_layer, check_exchange_policy, needs_blocks, places_of
-from octavize.geometry import check_downsample
+from octavize.errors import InputError
+from octavize.exchanging import Block
 from octavize.nn.conv import OctConv, geometry_of
 from octavize.plan import Decision, Plan, fit_budget
-from octavize.split import check_alpha, default_octave_dims
+from octavize.planning import Layer, Trace, check_one_of, least_low
+from octavize.split import default_octave_dims
 
 Alpha = float | Mapping[str, float] | Callable[[str, nn.Module], float]
 """A share of low channels for all layers, by name pattern, or by a function of (name, module)."""
@@ -93,37 +89,8 @@ def plan(
     return planner.plan(DEFAULT_ALPHA if alpha is None else alpha)
 
 
-def check_one_of(alpha: Alpha | None, budget: float | None) -> None:
-    """Check that α and a budget are not both given, and that α is no plan.
-
-    Raises:
-        InputError: both are given, or α is a plan.
-    """
-    if isinstance(alpha, Plan):
-        raise InputError("alpha is an octavize.Plan: give it to octavize(model, plan), which applies it")
-    if alpha is not None and budget is not None:
-        raise InputError(
-            f"alpha={shown(alpha)} and budget={shown(budget)}: give one of them, a budget chooses alpha"
-        )
-
-
-def least_low(min_low: int | None, alpha: Alpha | None) -> int:
-    """Low channels that an octave layer has at least.
-
-    Args:
-        min_low: as given; None is the default.
-        alpha: as given; who names layers or decides on each wants them, however narrow they are.
-
-    Raises:
-        InputError: it is no whole number from 0 on.
-    """
-    if min_low is not None:
-        return whole("min_low", min_low, 0)
-    return 0 if isinstance(alpha, Mapping) or callable(alpha) else DEFAULT_MIN_LOW
-
-
-class Planner:
-    """Makes plans for one network, and traces the vanilla network once.
+class Planner(planning.Planner):
+    """Makes plans for one torch network, and traces the vanilla network once.
 
     Args, Raises:
         See `plan`; `least_low` gives `min_low` its default.
@@ -139,78 +106,22 @@ class Planner:
         example: Example | None = None,
     ) -> None:
         self.model = model
-        self.min_low = min_low
-        self.shape = example_shape(model, example)
-        self.modules = convolutions(model)
-        if not self.modules:
+        shape, modules = example_shape(model, example), convolutions(model)
+        if not modules:
             raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
-        vanilla = _as_vanilla(model)
-        self.before = trace(vanilla, self.shape)
-        self.layers = layer_infos(model, self.before)
-        exchanges = {name: layer.exchange for name, layer in self.layers.items()}
-        downsamples = {name: layer.downsample for name, layer in self.layers.items()}
-        meeting = per_layer("exchange", exchange, self.modules, check_exchange_policy, exchanges)
-        self.exchanges = by_layer(meeting, self._places(vanilla, meeting))
-        self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
+        self.vanilla = _as_vanilla(model)
+        before = trace(self.vanilla, shape)
+        ways: dict[str, Any] = {"exchange": exchange, "downsample": downsample, "min_low": min_low}
+        super().__init__(type(model).__name__, layer_infos(model, before), modules, before, shape, **ways)
 
-    def _places(self, vanilla: nn.Module, meeting: Mapping[str, str]) -> dict[str, str]:
-        """What each layer ends, a block or a stage, if any layer's exchange depends on it."""
-        asked = [exchange for exchange in meeting.values() if needs_blocks(exchange)]
-        blocks = residual_blocks(vanilla, self.shape) if asked else []
-        if asked and not blocks:
-            warnings.warn(
-                f"exchange={asked[0]!r}: {type(self.model).__name__} has no residual block that can be told, "
-                "so every layer exchanges as in the paper; name the layers that shall, such as "
-                "exchange={'*': 'none', 'features.8': 'both'}",
-                UserWarning,
-                stacklevel=4,
-            )
-        return places_of(blocks)
+    def blocks(self) -> list[Block]:
+        return residual_blocks(self.vanilla, self.shape)
 
-    def plan(self, alpha: Alpha) -> Plan:
-        """The plan for this α."""
-        default = dict.fromkeys(self.modules, DEFAULT_ALPHA)
-        alphas = per_layer("alpha", alpha, self.modules, check_alpha, default)
-        wanted = decide(self.layers.values(), alphas, self.exchanges, self.downsamples, self.min_low)
-        decisions, after = self._merge_where_dense(wanted)
-        macs_after = {layer.name: layer.macs for layer in after.layers}
-        dense = frozenset(layer.name for layer in after.layers if layer.input[1] is None)
-        return Plan(
-            settle(decisions, self.layers, macs_after, dense),
-            self.shape,
-            macs_before=self.before.macs,
-            macs_after=after.macs,
-            fallbacks=dict(Counter(fallback.function for fallback in after.fallbacks)),
-        )
-
-    def _merge_where_dense(self, decisions: list[Decision]) -> tuple[list[Decision], Trace]:
-        """Set α = 0 for layers whose output the octave network would make dense, and trace the result.
-
-        A layer with α = 0 may reveal the next one, such as along a chain of residual blocks: hence the loop.
-        It ends because each turn takes at least one layer.
-        """
-        while True:
-            after, fallbacks = self._run(decisions)
-            readers: dict[str, str] = {}
-            for fallback in fallbacks:
-                readers |= dict.fromkeys(fallback.sources, fallback.function)
-            merged = merge(decisions, readers)
-            if merged == decisions and isinstance(after, TraceError):
-                raise after
-            if merged == decisions and isinstance(after, Trace):
-                return decisions, after
-            decisions = merged
-
-    def _run(self, decisions: list[Decision]) -> tuple[Trace | TraceError, list[Fallback]]:
-        """Run the octave network: the trace or its error, and the calls that read dense maps."""
+    def run(self, decisions: Sequence[Decision]) -> Trace:
         octave = to_meta(self.model)  # a new copy: a handler's layer may have no handler
         with torch.device("meta"):  # for handlers that make new layers
             swap(octave, decisions, strict=False)
-        try:
-            after = trace(octave, self.shape)
-        except TraceError as failed:  # perhaps by an impossible fallback, such as a change in place
-            return failed, failed.fallbacks
-        return after, [*after.fallbacks, Fallback("the network's output", after.returned)]
+        return trace(octave, self.shape)
 
 
 def check_plan(plan: Plan, model: nn.Module) -> None:

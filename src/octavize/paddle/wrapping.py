@@ -66,6 +66,13 @@ def disable() -> None:
     _leave_alone_in_to_static(False)
 
 
+def hold_wrapped(holder: Any) -> None:
+    """Replace functions that an object holds as attributes, such as a layer's activation `F.relu`."""
+    for name, value in list(vars(holder).items()):
+        if id(value) in _replaced:
+            setattr(holder, name, _replaced[id(value)][1])
+
+
 def _looking(function: Function, name: str) -> Function:
     """The function, which first looks for octave values among its arguments."""
 

@@ -75,6 +75,26 @@ assert paddle.flatten(relu(y), 1).shape == [1, 144]
 """)
 
 
+def test_functions_that_layers_hold_are_found() -> None:
+    run("""
+from paddle import nn
+import octavize.paddle as op
+
+class Net(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2D(3, 8, 3, padding=1), nn.Conv2D(8, 8, 3, padding=1)
+        self.three, self.act = nn.Conv2D(8, 8, 1), relu
+
+    def forward(self, x):
+        return self.three(self.act(self.two(self.one(x)))).mean([2, 3])
+
+net = op.octavize(Net(), min_low=0, example=(1, 3, 8, 8), strict=True)
+assert net.two.alpha == 0.5
+assert net(paddle.ones([1, 3, 8, 8])).shape == [1, 8]
+""")
+
+
 def test_the_first_octave_value_enables() -> None:
     run("""
 import octavize.paddle as op

@@ -73,8 +73,10 @@ class _Run:
                 if not geometry_of(layer).depthwise:  # which has nothing to exchange
                     self.depths[name] = output.depth
 
-        layer.register_forward_pre_hook(starts)
-        layer.register_forward_post_hook(ends)
+        before: Any = starts
+        after: Any = ends
+        layer.register_forward_pre_hook(before)
+        layer.register_forward_post_hook(after)
 
     def note(self, name: str, depths: list[int], result: Any) -> None:
         """A function was called on maps of these depths."""

@@ -47,7 +47,7 @@ class OctConv(nn.Layer):
 
     _settings: OctaveSettings
     weight: Tensor
-    bias: Tensor | None
+    bias: Tensor  # None without one; Paddle declares it so
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import paddle
 
 from octavize.errors import DenseFallbackWarning, InputError
-from octavize.paddle.functions import OPERATORS, Function, function_named, method_named, names_of
+from octavize.paddle.functions import OPERATORS, VALUE, Function, function_named, method_named, names_of
 
 Rule = Callable[..., Any]
 
@@ -88,7 +88,7 @@ def _operator(name: str, reflected: bool = False) -> Callable[..., Any]:
 
 
 def _operands() -> tuple[type, ...]:
-    return (Octave, paddle.Tensor, paddle.pir.Value, Number)
+    return (Octave, paddle.Tensor, VALUE, Number)
 
 
 # Python looks up operators on the class, so `__getattr__` cannot provide them.

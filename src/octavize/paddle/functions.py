@@ -17,6 +17,8 @@ import paddle.nn.functional as F
 import paddle.vision.ops
 
 Function = Callable[..., Any]
+VALUE: Any = paddle.pir.Value  # pyright: ignore[reportPrivateImportUsage]
+"""The class of tensors of a program that is being built."""
 
 HOMES: tuple[ModuleType, ...] = (paddle, F, paddle.vision.ops)
 _READS_A_MAP = {

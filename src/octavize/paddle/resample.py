@@ -68,7 +68,7 @@ def border(padding: Sequence[int] | str, kernel_size: Sequence[int], dilation: S
     return [n for total in reversed(missing) for n in (total // 2, total - total // 2)]
 
 
-def pad_any(x: Tensor, pads: Sequence[int], mode: str) -> Tensor:
+def pad_any(x: Tensor, pads: Sequence[int], mode: Any) -> Tensor:
     """Padding by reflection, replication or wrapping, for maps of any size.
 
     Paddle refuses to reflect or wrap further than the map reaches, but the low half of a small map can be a

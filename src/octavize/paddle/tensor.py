@@ -70,12 +70,11 @@ class OctTensor(Octave):
             octave_dims = default_octave_dims(half.ndim - 2)
         counts = _channels(high), _channels(low)
         layout = counts if channel_layout is None else tuple(channel_layout)
-        if size is None:
-            if high is None:
-                raise InputError("size is not given, and there is no high half to read it from: give size=")
-            size = high.shape[2:]
-        _check(high, low, tuple(size), octave_dims, layout)
-        self._set(high, low, tuple(size), layout, octave_dims, strict)
+        if size is None and high is None:
+            raise InputError("size is not given, and there is no high half to read it from: give size=")
+        space = tuple(half.shape[2:]) if size is None else tuple(size)
+        _check(high, low, space, octave_dims, layout)
+        self._set(high, low, space, layout, octave_dims, strict)
 
     @classmethod
     def trusted(

@@ -17,7 +17,7 @@ import paddle
 import paddle.nn.functional as F
 
 from octavize.paddle.dispatch import OCTAVE_KINDS, apply_rule
-from octavize.paddle.functions import PUBLIC, Function
+from octavize.paddle.functions import PUBLIC, VALUE, Function
 
 _replaced: dict[
     int, tuple[Function, Function]
@@ -40,6 +40,9 @@ def enable() -> None:
     your `from paddle.nn.functional import relu`), operators that would raise an error instead of asking an
     OctTensor, and `nn.BatchNorm.forward`, which calls no function. `to_static` takes octavize's modules as
     they are. `disable()` undoes all of it.
+
+    Functions that a network's layers hold as attributes are found by `octavize()`. Those held elsewhere, in a
+    dict or as a default argument, are found if `enable()` was called before they were put there.
     """
     if _replaced:
         return
@@ -47,7 +50,7 @@ def enable() -> None:
         if id(function) not in _replaced:
             _replaced[id(function)] = function, _looking(function, name)
     _put_in_place({key: new for key, (_, new) in _replaced.items()})
-    for kind, names in ((paddle.Tensor, _REFUSED), (paddle.pir.Value, _OPERATORS)):
+    for kind, names in ((paddle.Tensor, _REFUSED), (VALUE, _OPERATORS)):
         for name in names:
             _wrap_method(kind, f"__{name}__", _asking)
     _wrap_method(paddle.nn.BatchNorm, "forward", _batch_norm)
@@ -86,8 +89,9 @@ def _looking(function: Function, name: str) -> Function:
                 return apply_rule(name, function, args, kwargs)
         return function(*args, **kwargs)
 
-    call.__wrapped_by_octavize__ = function  # pyright: ignore[reportFunctionMemberAccess]
-    return call
+    wrapped: Any = call
+    wrapped.__wrapped_by_octavize__ = function
+    return wrapped
 
 
 def _put_in_place(new: dict[int, Function]) -> None:

@@ -57,9 +57,10 @@ def get_item(func: Function, x: OctTensor, position: Any) -> Any:
 
     An index into space, or one that drops an axis, falls back to the dense map.
     """
-    batch, channels, *space = (
+    asked: tuple[Any, ...] = (
         (*position, *[slice(None)] * 2) if isinstance(position, tuple) else (position, ...)
     )
+    batch, channels, *space = asked
     if not _is_slice(batch) or (channels is Ellipsis and isinstance(position, tuple)):
         return NotImplemented
     if not all(s is Ellipsis or (isinstance(s, slice) and s == slice(None)) for s in space):

@@ -11,16 +11,15 @@ the docstring defines the result, always as *the function on each half at its ow
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any
 
 import paddle
 from paddle import Tensor, concat, full
 
 from octavize.paddle.dispatch import Octave, oct_rule
-from octavize.paddle.functions import Function
+from octavize.paddle.functions import VALUE, Function
 from octavize.paddle.tensor import OctTensor
-from octavize.split import common_layout, same_layout
+from octavize.split import ChannelLayout, common_layout, same_layout
 
 POINTWISE = """
     relu relu6 leaky_relu elu selu celu gelu silu swish mish hardswish hardsigmoid hardtanh hardshrink
@@ -50,7 +49,7 @@ def _is_map(value: Any) -> bool:
 
 def is_tensor(value: Any) -> bool:
     """Whether a value is a plain tensor, or that of a program that is being built."""
-    return isinstance(value, (Tensor, paddle.pir.Value))
+    return isinstance(value, (Tensor, VALUE))
 
 
 BINARY = """
@@ -92,7 +91,7 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
     return y
 
 
-def _common(maps: list[OctTensor]) -> Any:
+def _common(maps: list[OctTensor]) -> ChannelLayout | None:
     """The layout in which a channel is low where it is low in all maps; None if the maps do not fit."""
     first = maps[0]
     if any(
@@ -102,9 +101,11 @@ def _common(maps: list[OctTensor]) -> Any:
         for y in maps[1:]
     ):
         return None
-    return reduce(
-        lambda a, b: a if same_layout(a, b) else common_layout(a, b), [y.channel_layout for y in maps]
-    )
+    layout = first.channel_layout
+    for y in maps[1:]:
+        if not same_layout(layout, y.channel_layout):
+            layout = common_layout(layout, y.channel_layout)
+    return layout
 
 
 def operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:

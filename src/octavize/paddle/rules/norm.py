@@ -137,7 +137,7 @@ def group_norm(
         grouped = values.reshape([-1, num_groups, channels // num_groups])
         return grouped.mean(2, keepdim=True).expand_as(grouped).reshape([-1, channels, *[1] * len(space)])
 
-    y = x - of_groups(x.mean(space, keepdim=True))
+    y = x.subtract(of_groups(x.mean(space, keepdim=True)))
     scale = (of_groups((y * y).mean(space, keepdim=True)) + epsilon).rsqrt()
     per_channel = [channels, *[1] * len(space)]
     y = y * (scale if weight is None else scale * weight.reshape(per_channel))

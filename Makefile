@@ -1,14 +1,16 @@
 # make demo   virtual environment, installation, and the comparison on images that come with scikit-image: about 10 minutes
 # make test   virtual environment, installation, and the tests
+# make test-paddle   the tests of octavize.paddle, in a virtual environment with PaddlePaddle and without torch
 # make test-lowest   the same with the lowest torch and torchvision that pyproject.toml declares
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
+PADDLE ?= .venv-paddle
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-all lint types format clean
+.PHONY: help demo test test-lowest test-paddle test-all lint types types-paddle format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -38,6 +40,14 @@ $(LOWEST)/.installed: pyproject.toml
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(CORES) -m 'not slow'
 
+$(PADDLE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PADDLE)
+	$(PADDLE)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev-paddle]'
+	@touch $@
+
+test-paddle: $(PADDLE)/.installed
+	OMP_NUM_THREADS=1 $(PADDLE)/bin/pytest -n $(CORES) -m 'not slow' tests/paddle
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,9 +55,12 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+types-paddle: $(PADDLE)/.installed $(VENV)/.installed
+	$(BIN)/pyright --pythonpath $(PADDLE)/bin/python src/octavize/paddle
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) runs
+	rm -rf $(VENV) $(LOWEST) $(PADDLE) runs

@@ -63,7 +63,8 @@ def without(hidden: Sequence[str], program: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize(
-    "module", ["plan", "deciding", "reordering", "split", "geometry", "policies", "files", "errors"]
+    "module",
+    ["plan", "deciding", "planning", "reordering", "split", "geometry", "policies", "files", "errors"],
 )
 def test_below_the_line_no_framework_is_needed(module: str) -> None:
     program = f"""
@@ -90,7 +91,7 @@ for name in octavize.__all__:
     done = without(["torch"], program)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    below = {"Decision", "InputError", "Plan", "Reordering"}
+    below = {"Decision", "DenseFallbackWarning", "InputError", "Plan", "Reordering"}
     names = [name for name in octavize.__all__ if name not in below]
     assert lines == [f"octavize.{name} needs torch: run `pip install 'octavize[torch]'`" for name in names]
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from octavize._version import __version__ as __version__
+from octavize.errors import DenseFallbackWarning as DenseFallbackWarning
 from octavize.errors import InputError as InputError
 from octavize.plan import Decision as Decision
 from octavize.plan import Plan as Plan
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from octavize.nn.conv_transpose import OctConvTranspose1d as OctConvTranspose1d
     from octavize.nn.conv_transpose import OctConvTranspose2d as OctConvTranspose2d
     from octavize.nn.conv_transpose import OctConvTranspose3d as OctConvTranspose3d
-    from octavize.nn.dispatch import DenseFallbackWarning as DenseFallbackWarning
     from octavize.nn.dispatch import oct_rule as oct_rule
     from octavize.nn.tensor import OctTensor as OctTensor
     from octavize.zoo.models import create_model as create_model
@@ -40,7 +40,6 @@ _HOME = {
     "OctConvTranspose1d": "nn.conv_transpose",
     "OctConvTranspose2d": "nn.conv_transpose",
     "OctConvTranspose3d": "nn.conv_transpose",
-    "DenseFallbackWarning": "nn.dispatch",
     "OctTensor": "nn.tensor",
     "oct_rule": "nn.dispatch",
     "oct_handler": "convert.swap",
@@ -58,7 +57,7 @@ _HOME = {
     "load_runtime": "deploy.runtime",
 }
 
-__all__ = [*_HOME, "Decision", "InputError", "Plan", "Reordering"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_HOME, "Decision", "DenseFallbackWarning", "InputError", "Plan", "Reordering"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 del plan  # the module, now loaded: the name is the function's
 

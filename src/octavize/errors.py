@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can correct, and the checks that raise it."""
+"""The one exception for mistakes that a user can correct, the checks that raise it, and our warning."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ class InputError(ValueError):
     It is a `ValueError`, so library users catch it as usual; the command line prints it without a
     traceback and exits with code 2.
     """
+
+
+class DenseFallbackWarning(UserWarning):
+    """A function without an octave rule was computed on the dense feature map."""
 
 
 def one_line(error: BaseException, *, kind: bool = False) -> str:

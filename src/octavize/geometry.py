@@ -44,7 +44,8 @@ def check_exchange(exchange: str) -> str:
 class Geometry:
     """The numbers of a convolution; tuples have one number per spatial axis.
 
-    `padding` is a tuple, or "same" or "valid".
+    `padding` is a tuple, or "same" or "valid". `unsuited` is what else keeps the layer from being octave, for
+    the user to read, such as channels that come last.
     """
 
     in_channels: int
@@ -56,6 +57,7 @@ class Geometry:
     groups: int = 1
     transposed: bool = False
     output_padding: tuple[int, ...] = ()
+    unsuited: str = ""
 
     @property
     def depthwise(self) -> bool:
@@ -64,6 +66,8 @@ class Geometry:
 
     def problem(self, octave_dims: int) -> str | None:
         """Why such a layer cannot be octave along its last `octave_dims` axes, or None."""
+        if self.unsuited:
+            return self.unsuited
         axes = range(-octave_dims, 0)
         if self.transposed:
             return self._transposed_problem(axes)

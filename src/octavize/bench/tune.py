@@ -24,9 +24,10 @@ from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import EXPORTED, Setting, check_precisions, choose_runtimes
 from octavize.convert.inputs import Example
 from octavize.convert.octavize import octavize
-from octavize.convert.planner import Planner, Way, least_low
+from octavize.convert.planner import Planner, Way
 from octavize.errors import InputError, whole
 from octavize.plan import Plan, check_budget, fit_budget
+from octavize.planning import least_low
 
 RUNTIMES = (*EXPORTED, "compile")
 LEVELS = (0.25, 0.5, 0.75)

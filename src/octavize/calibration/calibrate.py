@@ -13,13 +13,13 @@ from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import MAX_IMAGES, Energies, Score, check_score, measure_energy
 from octavize.calibration.reorder import Channels, best_order
 from octavize.convert.inputs import Example
-from octavize.convert.octavize import check_alone
-from octavize.convert.planner import Alpha, Planner, Way, check_one_of, check_plan, least_low
+from octavize.convert.planner import Alpha, Planner, Way, check_plan
 from octavize.convert.trace import check_network
 from octavize.deciding import DEFAULT_ALPHA, LayerInfo
 from octavize.errors import InputError, shown
 from octavize.nn.conv import OctConv
 from octavize.plan import Plan, check_budget, fit_budget
+from octavize.planning import check_alone, check_one_of, least_low
 from octavize.split import low_channels
 
 

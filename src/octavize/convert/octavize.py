@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,13 +9,14 @@ from torch import nn
 
 from octavize.convert.inputs import Example
 from octavize.convert.order import apply_order
-from octavize.convert.planner import Alpha, Planner, Way, check_plan, least_low
+from octavize.convert.planner import Alpha, Planner, Way, check_plan
 from octavize.convert.restructuring import guard
 from octavize.convert.swap import swap
 from octavize.convert.trace import check_network, copied
 from octavize.deciding import DEFAULT_ALPHA
 from octavize.errors import InputError
 from octavize.plan import Plan
+from octavize.planning import check_alone, least_low, warn_if_nothing
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -78,33 +77,9 @@ def octavize(
         min_low = least_low(min_low, alpha_or_plan)
         planner = Planner(model, exchange=exchange, downsample=downsample, min_low=min_low, example=example)
         plan = planner.plan(alpha_or_plan)
-        _warn_if_nothing(model, plan, alpha_or_plan)
+        warn_if_nothing(type(model).__name__, plan, alpha_or_plan)
     if plan.permutation is not None:
         apply_order(model, plan.permutation)
     swap(model, plan.decisions, strict=strict)
     guard(model)
     return model
-
-
-def check_alone(**given: object) -> None:
-    """Check that no argument is given that the plan has itself.
-
-    Raises:
-        InputError: one is given.
-    """
-    for name, value in given.items():
-        if value is not None:
-            told = f"{name}={value!r}" if isinstance(value, (str, float)) else name
-            raise InputError(f"{told} and a plan are both given: leave it out, the plan has its own")
-
-
-def _warn_if_nothing(model: nn.Module, plan: Plan, alpha: Alpha) -> None:
-    wanted = alpha.values() if isinstance(alpha, Mapping) else [alpha]
-    if any(wanted) and plan.macs_after == plan.macs_before:
-        reasons = sorted({d.reason for d in plan.decisions if not d.alpha})
-        warnings.warn(
-            f"octavize changed no layer of {type(model).__name__}: "
-            f"{'; '.join(reasons) or f'alpha={alpha} is too small for any channel'}",
-            UserWarning,
-            stacklevel=3,
-        )

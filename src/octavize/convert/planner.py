@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from octavize import planning
 from octavize.convert.blocks import residual_blocks
 from octavize.convert.inputs import Example, Inputs
 from octavize.convert.order import check_order
@@ -16,23 +16,19 @@ from octavize.convert.recorded import Recorder
 from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
     CONVOLUTIONS,
-    Fallback,
-    Layer,
-    Trace,
-    TraceError,
     check_network,
     example_inputs,
     to_meta,
     trace,
 )
-from octavize.deciding import DEFAULT_ALPHA, DEFAULT_MIN_LOW, LayerInfo, decide, merge, per_layer, settle
+from octavize.deciding import DEFAULT_ALPHA, LayerInfo
 from octavize.deciding import check_plan as check_decisions
-from octavize.errors import InputError, shown, whole
-from octavize.exchanging import by_layer, check_exchange_policy, needs_blocks, places_of
-from octavize.geometry import check_downsample
+from octavize.errors import InputError
+from octavize.exchanging import Block
 from octavize.nn.conv import OctConv, geometry_of
 from octavize.plan import Decision, Plan, fit_budget
-from octavize.split import check_alpha, default_octave_dims
+from octavize.planning import Fallback, Layer, Trace, check_one_of, least_low
+from octavize.split import default_octave_dims
 
 Alpha = float | Mapping[str, float] | Callable[[str, nn.Module], float]
 """A share of low channels for all layers, by name pattern, or by a function of (name, module)."""
@@ -94,37 +90,8 @@ def plan(
     return planner.plan(DEFAULT_ALPHA if alpha is None else alpha)
 
 
-def check_one_of(alpha: Alpha | None, budget: float | None) -> None:
-    """Check that α and a budget are not both given, and that α is no plan.
-
-    Raises:
-        InputError: both are given, or α is a plan.
-    """
-    if isinstance(alpha, Plan):
-        raise InputError("alpha is an octavize.Plan: give it to octavize(model, plan), which applies it")
-    if alpha is not None and budget is not None:
-        raise InputError(
-            f"alpha={shown(alpha)} and budget={shown(budget)}: give one of them, a budget chooses alpha"
-        )
-
-
-def least_low(min_low: int | None, alpha: Alpha | None) -> int:
-    """Low channels that an octave layer has at least.
-
-    Args:
-        min_low: as given; None is the default.
-        alpha: as given; who names layers or decides on each wants them, however narrow they are.
-
-    Raises:
-        InputError: it is no whole number from 0 on.
-    """
-    if min_low is not None:
-        return whole("min_low", min_low, 0)
-    return 0 if isinstance(alpha, Mapping) or callable(alpha) else DEFAULT_MIN_LOW
-
-
-class Planner:
-    """Makes plans for one network, and traces the vanilla network once.
+class Planner(planning.Planner):
+    """Makes plans for one torch network, and traces the vanilla network once.
 
     Args, Raises:
         See `plan`; `least_low` gives `min_low` its default.
@@ -140,21 +107,16 @@ class Planner:
         example: Example | None = None,
     ) -> None:
         self.model = model
-        self.min_low = min_low
         self.inputs = example_inputs(model, example)
-        self.shape = self.inputs.shape if isinstance(self.inputs, Inputs) else self.inputs
-        self.modules = convolutions(model)
-        if not self.modules:
+        shape = self.inputs.shape if isinstance(self.inputs, Inputs) else self.inputs
+        modules = convolutions(model)
+        if not modules:
             raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
-        vanilla = _as_vanilla(model)
-        self.before = trace(vanilla, self.inputs)
-        self.recorder = Recorder(vanilla, self.inputs)
-        self.layers = layer_infos(model, self.before)
-        exchanges = {name: layer.exchange for name, layer in self.layers.items()}
-        downsamples = {name: layer.downsample for name, layer in self.layers.items()}
-        meeting = per_layer("exchange", exchange, self.modules, check_exchange_policy, exchanges)
-        self.exchanges = by_layer(meeting, self._places(vanilla, meeting))
-        self.downsamples = per_layer("downsample", downsample, self.modules, check_downsample, downsamples)
+        self.vanilla = _as_vanilla(model)
+        before = trace(self.vanilla, self.inputs)
+        self.recorder = Recorder(self.vanilla, self.inputs)
+        ways: dict[str, Any] = {"exchange": exchange, "downsample": downsample, "min_low": min_low}
+        super().__init__(type(model).__name__, layer_infos(model, before), modules, before, shape, **ways)
 
     def check_one_map(self, what: str) -> None:
         """Check that the network reads one tensor of numbers, as images are.
@@ -168,73 +130,21 @@ class Planner:
                 "give α to octavize instead"
             )
 
-    def _places(self, vanilla: nn.Module, meeting: Mapping[str, str]) -> dict[str, str]:
-        """What each layer ends, a block or a stage, if any layer's exchange depends on it."""
-        asked = [exchange for exchange in meeting.values() if needs_blocks(exchange)]
-        blocks = residual_blocks(vanilla, self.inputs) if asked else []
-        if asked and not blocks:
-            warnings.warn(
-                f"exchange={asked[0]!r}: {type(self.model).__name__} has no residual block that can be told, "
-                "so every layer exchanges as in the paper; name the layers that shall, such as "
-                "exchange={'*': 'none', 'features.8': 'both'}",
-                UserWarning,
-                stacklevel=4,
-            )
-        return places_of(blocks)
+    def blocks(self) -> list[Block]:
+        return residual_blocks(self.vanilla, self.inputs)
 
-    def plan(self, alpha: Alpha) -> Plan:
-        """The plan for this α."""
-        default = dict.fromkeys(self.modules, DEFAULT_ALPHA)
-        alphas = per_layer("alpha", alpha, self.modules, check_alpha, default)
-        wanted = decide(self.layers.values(), alphas, self.exchanges, self.downsamples, self.min_low)
-        decisions, after = self._merge_where_dense(wanted)
-        macs_after = {layer.name: layer.macs for layer in after.layers}
-        dense = frozenset(layer.name for layer in after.layers if layer.input[1] is None)
-        return Plan(
-            settle(decisions, self.layers, macs_after, dense),
-            self.shape,
-            macs_before=self.before.macs,
-            macs_after=after.macs,
-            fallbacks=dict(Counter(fallback.function for fallback in after.fallbacks)),
-        )
+    def run(self, decisions: Sequence[Decision]) -> Trace:
+        return trace(self._octave(decisions), self.inputs)
 
-    def _merge_where_dense(self, decisions: list[Decision]) -> tuple[list[Decision], Trace]:
-        """Set α = 0 for layers whose output the octave network would make dense, and trace the result.
+    def hidden(self, decisions: Sequence[Decision]) -> list[Fallback]:
+        return self.recorder.hidden(self._octave(decisions))
 
-        A layer with α = 0 may reveal the next one, such as along a chain of residual blocks: hence the loop.
-        It ends because each turn takes at least one layer.
-        """
-        while True:
-            octave = self._octave(decisions)
-            after, fallbacks = self._run(octave)
-            merged = merge(decisions, _reasons(fallbacks))
-            if merged == decisions and isinstance(after, TraceError):
-                raise after
-            if merged == decisions:
-                merged = merge(decisions, _reasons(self.recorder.hidden(octave)))
-            if merged == decisions and isinstance(after, Trace):
-                return decisions, after
-            decisions = merged
-
-    def _octave(self, decisions: list[Decision]) -> nn.Module:
+    def _octave(self, decisions: Sequence[Decision]) -> nn.Module:
         """The octave network without values."""
         octave = to_meta(self.model)  # a new copy: a handler's layer may have no handler
         with torch.device("meta"):  # for handlers that make new layers
             swap(octave, decisions, strict=False)
         return octave
-
-    def _run(self, octave: nn.Module) -> tuple[Trace | TraceError, list[Fallback]]:
-        """Run the octave network: the trace or its error, and the calls that read dense maps."""
-        try:
-            after = trace(octave, self.inputs)
-        except TraceError as failed:  # perhaps by an impossible fallback, such as a change in place
-            return failed, failed.fallbacks
-        return after, [*after.fallbacks, Fallback("the network's output", after.returned)]
-
-
-def _reasons(fallbacks: Iterable[Fallback]) -> dict[str, str]:
-    """Why layers have to write dense maps, by name."""
-    return {name: fallback.reason for fallback in fallbacks for name in fallback.sources}
 
 
 def check_plan(plan: Plan, model: nn.Module) -> None:
@@ -269,14 +179,13 @@ def layer_infos(model: nn.Module, run: Trace | None = None) -> dict[str, LayerIn
 
 def _info(name: str, module: nn.Module, ran: Layer | None) -> LayerInfo:
     assert isinstance(module, CONVOLUTIONS)
-    has_handler = handler_of(module) is not None
     octave = isinstance(module, OctConv)
     return LayerInfo(
         name,
         type(module).__name__,
         geometry_of(module),
         module.octave_dims if octave else default_octave_dims(len(module.kernel_size)),
-        has_handler=has_handler,
+        has_handler=handler_of(module) is not None,
         reached=ran is not None,
         reads_input=ran is not None and ran.reads_input,
         input_size=() if ran is None else ran.input[0][2:],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,58 +26,11 @@ from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.conv import OctConv
 from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
+from octavize.planning import Fallback, Layer, Trace, TraceError
 
 Result = TypeVar("Result")
 Module = TypeVar("Module", bound=nn.Module)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One convolution or fully connected layer as it ran.
-
-    Shapes are (high, low), where low is None for a plain tensor. A layer that runs several times has one
-    entry, with the shapes of its first run and the sum of its MACs.
-    """
-
-    name: str
-    kind: str
-    reads_input: bool  # it reads the network's input, or no convolution ran before it
-    input: tuple[Shape, Shape | None]
-    output: tuple[Shape, Shape | None]
-    params: int
-    macs: int
-
-
-@dataclass(frozen=True)
-class Fallback:
-    """A call that was computed on dense maps, and the octave layers that made the OctTensors it read."""
-
-    function: str
-    sources: frozenset[str]
-    line: str = ""  # of the network's code
-
-    @property
-    def reason(self) -> str:
-        """Why the maps have to be dense."""
-        return f"{self.function} needs the dense map{self.line and f', at {self.line}'}"
-
-
-class TraceError(InputError):
-    """The network does not run. `fallbacks` are those before the error."""
-
-    fallbacks: list[Fallback]
-
-
-@dataclass(frozen=True)
-class Trace:
-    layers: list[Layer]
-    macs: int  # of the whole network on one batch of the traced shape
-    fallbacks: list[Fallback]
-    returned: frozenset[str]  # the octave layers that made the OctTensors in the network's output
-
-    def __getitem__(self, name: str) -> Layer:
-        return next(layer for layer in self.layers if layer.name == name)
 
 
 class Sources:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from octavize.errors import InputError
+from octavize.errors import DenseFallbackWarning, InputError
 from octavize.nn._torch_internals import tree_leaves, tree_map
 
 Rule = Callable[..., Any]
@@ -27,10 +27,6 @@ RULES: dict[Any, Rule] = {}
 """The rules of an OctTensor, by torch function."""
 _announced: set[str] = set()
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
-
-
-class DenseFallbackWarning(UserWarning):
-    """A function without an octave rule was computed on the dense feature map."""
 
 
 class ChangeRefused(InputError):

@@ -376,14 +376,29 @@ def test_to_static_equals_dygraph(name: str, full_graph: bool) -> None:
     np.testing.assert_allclose(static(x).numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_training_through_to_static() -> None:
-    net = octavize(Residual(), example=SHAPE)
+class Joined(nn.Layer):
+    """Two octave maps joined over their channels, and normalized: their low channels do not lie together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2D(3, 8, 3, padding=1)
+        self.one, self.two = nn.Conv2D(8, 4, 3, padding=1), nn.Conv2D(8, 8, 1)
+        self.norm, self.last = nn.BatchNorm2D(12), nn.Conv2D(12, 4, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.stem(x)
+        return self.last(F.relu(self.norm(paddle.concat([self.one(x), self.two(x)], axis=1)))).mean([2, 3])
+
+
+@pytest.mark.parametrize("network", [Residual, Joined])
+def test_training_through_to_static(network: Any) -> None:
+    net = octavize(network(), example=SHAPE, strict=True)
     static = paddle.jit.to_static(copy.deepcopy(net), full_graph=True)
     x = paddle.randn([2, 3, 16, 16])
-    for network in (net, static):
-        network.train()
+    for each in (net, static):
+        each.train()
         for _ in range(2):
-            network(x).square().sum().backward()
+            each(x).square().sum().backward()
     for (name, ours), theirs in zip(static.named_parameters(), net.parameters(), strict=True):
         if theirs.grad is not None:
             np.testing.assert_allclose(

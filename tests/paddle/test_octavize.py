@@ -376,6 +376,14 @@ def test_to_static_equals_dygraph(name: str, full_graph: bool) -> None:
     np.testing.assert_allclose(static(x).numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_a_program_of_unknown_height_and_width_is_refused() -> None:
+    spec = [paddle.static.InputSpec([None, 3, None, None], "float32")]
+    net = octavize(Residual(), example=SHAPE)
+    static = paddle.jit.to_static(net, input_spec=spec, full_graph=True)
+    with pytest.raises(InputError, match="give an InputSpec with height and width"):
+        static(paddle.randn(SHAPE))
+
+
 class Joined(nn.Layer):
     """Two octave maps joined over their channels, and normalized: their low channels do not lie together."""
 

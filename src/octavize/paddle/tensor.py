@@ -315,6 +315,11 @@ def _check(
             f"high has shape {_shape(high)} and low {_shape(low)}, of a map of size {size}: both halves need "
             "the same 3 to 5 dimensions (N, C, …)"
         )
+    if min(size) < 0:
+        raise InputError(
+            f"the map has size {size}, of which a part is not known while the program is built: give an "
+            "InputSpec with height and width, such as InputSpec([None, 3, 224, 224])"
+        )
     if not 1 <= octave_dims <= spatial:
         raise InputError(
             f"octave_dims={octave_dims}: a map of {spatial} spatial axes has 1 to {spatial} to halve"

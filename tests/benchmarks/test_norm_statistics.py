@@ -80,7 +80,7 @@ def row(epoch: int, accuracy: float) -> dict[str, Any]:
 
 def test_tables_of_what_is_there_so_far(norm_statistics: Any) -> None:
     study_tables: Any = __import__("study_tables")
-    words = study_tables.WORDS["study.md"]
+    words = study_tables.WORDS["en"]
     where = {"torch": "2.9", "precision": "32-true", "threads": 1}
     about = {"model": MODEL, "study": "tiny", "setting": "s", "seed": 0, "environment": where}
     vanilla = {**about, "arm": "vanilla", "epochs": [row(1, 0.25), row(2, 0.5)]}

@@ -243,7 +243,7 @@ def test_convert_refits_on_a_folder_of_images(nets: str, capsys: pytest.CaptureF
     assert code == 0, err
     assert "fitted on 10 images" in out
     assert "1 epochs of gradient" in out
-    assert "measured on 10 images, ordered by damage" in out  # the channels are calibrated, too
+    assert "measured on 10 images, ordered by output" in out  # the channels are calibrated, too
     net, made = (
         load_converted("o", model=find_vanilla(f"{nets}:deep").model),
         load_file("o/weights.safetensors"),

@@ -128,7 +128,7 @@ def test_a_page_needs_what_is_published_alone(
     (copy,) = tmp_path.iterdir()
     found = sorted(file.relative_to(copy).as_posix() for file in copy.rglob("*") if file.is_file())
     assert found == ["costs.json", f"figures/differences-{MODEL}.svg", "results.json"]
-    words = study_tables.WORDS["study.md"]
+    words = study_tables.WORDS["en"]
     section = study_tables.section(copy, words)
     assert f"figures/differences-{MODEL}.svg" in section
     assert "thinner (" in section

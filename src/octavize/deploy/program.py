@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,14 @@ def _program(
     example = torch.zeros(max(shape[0], 2) if dynamic_batch else shape[0], *shape[1:], dtype=torch.float32)
     with torch.no_grad(), torch.autocast("cpu", enabled=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(frozen, (example,), dynamic_shapes=(axes or None,), strict=False)
+        return torch.export.export(frozen, (example,), dynamic_shapes=_open(frozen, axes), strict=False)
+
+
+def _open(frozen: nn.Module, axes: dict[int, Any]) -> Any:
+    """The axes of the input that stay open, as torch.export wants them told."""
+    parameters = inspect.signature(frozen.forward).parameters.values()
+    told = (axes or None,)
+    return (told,) if any(p.kind is p.VAR_POSITIONAL for p in parameters) else told
 
 
 def _remedy(frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool) -> str:

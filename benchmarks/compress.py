@@ -143,15 +143,14 @@ class Bench:
             refit_images=200,
         )
 
-    def student(self, arm: Arm, matched: Matched | None) -> nn.Module:
+    def student(self, arm: Arm, matched: Matched) -> nn.Module:
         """What is fine-tuned; it takes images of the task's size."""
         if arm.exchange is not None:
             return self.octave(arm)
         model = copy.deepcopy(self.source.model)
-        if arm.matched:
-            assert matched is not None
-            if arm.matched == "size":
-                return Smaller(model, matched.size)
+        if arm.matched == "size":
+            return Smaller(model, matched.size)
+        if arm.matched == "ratio":
             return pruned(model, self.shape, matched.ratio)
         return model
 

@@ -6,6 +6,7 @@ stride · size. Otherwise the halves drift apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -174,3 +175,16 @@ class OctaveSettings:
         """Whether the layer has this path, `low_to_high` or `high_to_low`, for these input channels."""
         # A layer that splits or merges would lose a half without the path.
         return self.exchange in ("both", path) or 0 in (high_in, low_in) or 0 in self.out_layout
+
+
+def border(padding: Sequence[int] | str, kernel_size: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """The padding of a convolution in pixels: (left, right) per axis, last axis first.
+
+    With `same`, an even kernel gets the odd pixel on the right.
+    """
+    if padding == "valid":
+        return [0] * (2 * len(kernel_size))
+    if not isinstance(padding, str):
+        return [n for n in reversed(padding) for _ in "lr"]
+    missing = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+    return [n for total in reversed(missing) for n in (total // 2, total - total // 2)]

@@ -20,12 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from octavize.calibration.coupling import stand_in
-from octavize.calibration.moves import Moves
+from octavize.calibration.moves import Moves, lost
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError, whole
-from octavize.nn.resample import halve, upsample
-from octavize.split import default_octave_dims
 
 Score = Literal["output", "damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -136,7 +134,7 @@ def _measure(
         zeros = torch.zeros(x.shape[-1 - spatial], dtype=torch.float64)
         found[name] = InputEnergy(_column_norms(conv), zeros, zeros.clone())
     energy = found[name]
-    energy.lost += _energy(x - upsample(halve(x, default_octave_dims(spatial)), x.shape[2:]))
+    energy.lost += _energy(lost(x, spatial))
     energy.total += _energy(x)
     energy.made += float(_energy(y).sum())
     energy.pixels_in += x.numel() // x.shape[1]

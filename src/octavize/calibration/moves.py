@@ -76,7 +76,9 @@ class Moves:
         gradients = torch.autograd.grad(target, maps, allow_unused=True)
         for (name, spatial, x), g in zip(self._read, gradients, strict=True):
             zero = torch.zeros(x.shape[-1 - spatial], dtype=torch.float64)
-            self.moved[name] = self.moved.get(name, zero) + (zero if g is None else _moved(x.detach(), g))
+            self.moved[name] = self.moved.get(name, zero) + (
+                zero if g is None else _moved(x.detach(), g, spatial)
+            )
 
     def _direction(self, z: Tensor) -> Tensor:
         """Random, of the length that makes outputs of different scale and number count alike."""
@@ -85,8 +87,12 @@ class Moves:
         return v / (z.detach().square().mean().sqrt().clamp_min(1e-12) * max(each, 1) ** 0.5)
 
 
-def _moved(x: Tensor, g: Tensor) -> Tensor:
+def lost(x: Tensor, spatial: int) -> Tensor:
+    """δ = x − U(P(x)) of a map (N, C, *size) with so many axes of space."""
+    return x - upsample(halve(x, default_octave_dims(spatial)), x.shape[2:])
+
+
+def _moved(x: Tensor, g: Tensor, spatial: int) -> Tensor:
     """‖J δ‖² + Σ (g δ)² of each channel of a map (N, C, *size) with gradient g, over images: (C,) float64."""
-    lost = x - upsample(halve(x, default_octave_dims(x.dim() - 2)), x.shape[2:])
-    product = (g * lost).flatten(2)
+    product = (g * lost(x, spatial)).flatten(2)
     return (product.sum(2).square() + product.square().sum(2)).double().sum(0).cpu()

@@ -73,9 +73,8 @@ class Place:
         """Put the weights of a half, as `weights` gives them, into the layer, and constants where they go."""
         weight, channels = self.layer.weight, half.channels.to(v.device)
         entries = v[:, :-1] if self.constant else v
-        flat = (
-            weight.flatten().clone()
-        )  # else a view of some weights, in another order where channels are last
+        # A view of some weights, whose order is another one where their channels are last: hence the copy.
+        flat = weight.flatten().clone()
         flat[half.places.to(v.device)] = entries.transpose(1, 2).to(flat)
         weight.copy_(flat.view_as(weight))
         if self.layer.bias is not None:

@@ -137,6 +137,8 @@ class Planner(planning.Planner):
         return trace(self._octave(decisions), self.inputs)
 
     def hidden(self, decisions: Sequence[Decision]) -> list[Fallback]:
+        if not self.recorder.functions:  # most networks have none, and are not built once more
+            return []
         return self.recorder.hidden(self._octave(decisions))
 
     def _octave(self, decisions: Sequence[Decision]) -> nn.Module:

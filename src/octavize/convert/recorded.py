@@ -57,8 +57,6 @@ class Recorder:
         Raises:
             InputError: there are such calls, and no layer that made the maps is known.
         """
-        if not self.functions:
-            return []
         run = _Run(octave, self.given, self.training)
         missing = self.functions - run.functions
         if not missing:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavize import geometry
 from octavize.split import low_size
 
 _AVG_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -95,12 +96,7 @@ def border(conv: Any) -> list[int]:
 
     With `padding="same"`, an even kernel gets the odd pixel on the right, as in torch.
     """
-    if conv.padding == "valid":
-        return [0] * (2 * len(conv.kernel_size))
-    if conv.padding != "same":
-        return [n for n in reversed(conv.padding) for _ in "lr"]
-    missing = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-    return [n for total in reversed(missing) for n in (total // 2, total - total // 2)]
+    return geometry.border(conv.padding, conv.kernel_size, conv.dilation)
 
 
 def pad_any(x: Tensor, pads: Sequence[int], mode: str) -> Tensor:

@@ -55,19 +55,6 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return _INTERPOLATE(x, size=list(size), mode="nearest")
 
 
-def border(padding: Sequence[int] | str, kernel_size: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """The padding of a convolution in pixels: (left, right) per axis, last axis first.
-
-    With `same`, an even kernel gets the odd pixel on the right.
-    """
-    if padding == "valid":
-        return [0] * (2 * len(kernel_size))
-    if not isinstance(padding, str):
-        return [n for n in reversed(padding) for _ in "lr"]
-    missing = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-    return [n for total in reversed(missing) for n in (total // 2, total - total // 2)]
-
-
 def pad_any(x: Tensor, pads: Sequence[int], mode: Any) -> Tensor:
     """Padding by reflection, replication or wrapping, for maps of any size.
 

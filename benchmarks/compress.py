@@ -42,6 +42,7 @@ from octavize.bench.profile import count_macs
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import Setting, choose_runtimes
 from octavize.deploy.export import export
+from octavize.deploy.formats import PRECISIONS
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
@@ -54,7 +55,6 @@ from octavize.training.recipe import Recipe, load_recipe
 from octavize.training.train import input_shape, load_images
 from octavize.zoo.find import Vanilla, find_vanilla
 
-PRECISIONS = ("float32", "bf16", "int8")
 QUANTIZED_ON = 300
 """Training images."""
 RESULT, MATCHED, TIMES = "result.json", "matched.json", "times.json"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import against_time
+from against_time import with_deviation
 from compress_arms import ARMS
+from octavize.deploy.formats import PRECISIONS
 from octavize.files import read_json
-from octavize.report.figures import WIDTH, color, marker_handle, styled, write_figure
-from octavize.study.analysis import minus, paired, summary
+from octavize.study.analysis import minus, paired
 from octavize.study.report import interval
 from octavize.text import Table
-from segment_tables import PRECISIONS, with_deviation
 
 RESULTS = Path(__file__).resolve().parent / "results/compress"
 PAGE = RESULTS / "tables.md"
@@ -101,24 +102,8 @@ def conditions(results: dict[str, Any]) -> str:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Accuracy against milliseconds, a panel a precision."""
-    from matplotlib.figure import Figure
-
-    with styled():
-        figure = Figure(figsize=(2 * WIDTH, 0.6 * WIDTH), layout="constrained")
-        for precision, axes in zip(PRECISIONS, figure.subplots(1, len(PRECISIONS), sharey=True), strict=True):
-            for number, arm in enumerate(ARMS):
-                values = accuracies(results, arm.name, precision)
-                time = milliseconds(results, arm.name, precision)
-                if values and time is not None:
-                    found = summary([100 * value for value in values.values()])
-                    axes.errorbar(
-                        time, found["mean"], yerr=found["std"], marker="o", capsize=3, color=color(number)
-                    )
-            axes.set_title(precision, fontsize=9)
-            axes.set_xlabel("ms an image")
-        figure.axes[0].set_ylabel("accuracy, %")
-        handles = [marker_handle("o", arm.name) for arm in ARMS]
-        for number, handle in enumerate(handles):
-            handle.set_color(color(number))
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(ARMS))
-        write_figure(figure, path)
+    panels = [
+        [(milliseconds(results, arm.name, name), accuracies(results, arm.name, name)) for arm in ARMS]
+        for name in PRECISIONS
+    ]
+    against_time.draw({"accuracy, %": panels}, [arm.name for arm in ARMS], "ms an image", path)

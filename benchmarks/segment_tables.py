@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import against_time
+from against_time import with_deviation
 from marked import check, write
+from octavize.deploy.formats import PRECISIONS
 from octavize.files import read_json, write_json
-from octavize.report.figures import WIDTH, color, marker_handle, styled, write_figure
-from octavize.study.analysis import minus, paired, summary
+from octavize.study.analysis import minus, paired
 from octavize.study.report import interval
 from octavize.text import Table
 from segment_networks import ARMS
@@ -18,8 +20,6 @@ from segment_scores import CLASSES, PLACES, REACH
 OUT = Path(__file__).resolve().parent / "results/segment"
 RESULTS, TABLES, FIGURE = "results.json", "tables.md", "milliseconds.svg"
 TITLES = {"whole": "whole image", "border": f"within {REACH} pixels of a border"}
-PRECISIONS = ("float32", "bf16", "int8")
-BySeed = dict[int, float]
 
 
 def write_results(runs: Sequence[dict[str, Any]], times: dict[str, Any] | None, out: Path = OUT) -> None:
@@ -45,9 +45,9 @@ def check_tables(out: Path = OUT) -> None:
 # ---- numbers -----------------------------------------------------------------------------------------------
 
 
-def scores(results: dict[str, Any], arm: str, precision: str, place: str) -> BySeed:
+def scores(results: dict[str, Any], arm: str, precision: str, place: str) -> dict[int, float]:
     """Mean IoU of an arm by seed; exported float32 is the network's own up to rounding."""
-    found: BySeed = {}
+    found: dict[int, float] = {}
     for run in results["runs"]:
         score = run["test"] if precision == "float32" else run.get("exported", {}).get(precision)
         if run["arm"] == arm and score is not None:
@@ -109,15 +109,6 @@ def cells(results: dict[str, Any], arm: str, precision: str, place: str) -> list
     ]
 
 
-def with_deviation(values: BySeed) -> str:
-    """A mean, and its deviation and n where there are several."""
-    if not values:
-        return "–"
-    found = summary(list(values.values()))
-    spread = "" if found["std"] is None else f" ± {100 * found['std']:.1f}"
-    return f"{100 * found['mean']:.1f}{spread} ({found['n']})"
-
-
 def by_class(results: dict[str, Any], place: str) -> str:
     """A row a class, a column an arm: means over seeds, float32."""
     names = arms_of(results)
@@ -160,33 +151,17 @@ def conditions(results: dict[str, Any]) -> str:
     return text
 
 
-# ---- figures -----------------------------------------------------------------------------------------------
-
-
 def draw(results: dict[str, Any], path: Path) -> None:
     """Mean IoU against milliseconds: a row a place, a column a precision."""
-    from matplotlib.figure import Figure
-
     names = arms_of(results)
-    with styled():
-        figure = Figure(figsize=(2 * WIDTH, WIDTH), layout="constrained")
-        grid = figure.subplots(len(PLACES), len(PRECISIONS), sharey="row", sharex="col")
-        for place, line in zip(PLACES, grid, strict=True):
-            for precision, axes in zip(PRECISIONS, line, strict=True):
-                for number, name in enumerate(names):
-                    values = list(scores(results, name, precision, place).values())
-                    time = milliseconds(results, name, precision)
-                    if values and time is not None:
-                        found = summary([100 * value for value in values])
-                        axes.errorbar(
-                            time, found["mean"], yerr=found["std"], marker="o", capsize=3, color=color(number)
-                        )
-                axes.set_title(f"{precision}, {TITLES[place]}", fontsize=9)
-            line[0].set_ylabel("mean IoU, %")
-        for axes in grid[-1]:
-            axes.set_xlabel("ms a scene")
-        handles = [marker_handle("o", name) for name in names]
-        for number, handle in enumerate(handles):
-            handle.set_color(color(number))
-        figure.legend(handles=handles, loc="outside upper center", ncols=3)
-        write_figure(figure, path)
+    rows = {
+        f"mean IoU, %, {TITLES[place]}": [
+            [
+                (milliseconds(results, name, precision), scores(results, name, precision, place))
+                for name in names
+            ]
+            for precision in PRECISIONS
+        ]
+        for place in PLACES
+    }
+    against_time.draw(rows, names, "ms a scene", path)

@@ -81,6 +81,13 @@ def test_merging_and_costs() -> None:
     assert settle(merged, layers, {"d": 1000}, frozenset())[1].alpha == 0.5
 
 
+def test_a_stem_is_octave_only_under_its_own_name() -> None:
+    stem = replace(LAYER, reads_input=True)
+    for named, expected in ((("a",), 0.5), (("*",), None)):
+        (decision,) = decide([stem], {"a": 0.5}, {"a": "both"}, {"a": "pool"}, 0, named)
+        assert decision.alpha == expected
+
+
 def test_a_plan_is_for_its_network() -> None:
     decisions = decide([LAYER], {"a": 0.5}, {"a": "both"}, {"a": "pool"}, 0)
     plan = Plan(decisions, (1, 16, 8, 8), 1000, 600)

@@ -15,6 +15,7 @@ SCRIPTS = (
     *(
         "convert_trained_report.py",
         "zoo.py",
+        "paper_tables.py",
         "refit.py",
         "pruned.py",
         "low_precision.py",

@@ -7,7 +7,7 @@ dense, and `settle` writes down what the layers cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -53,13 +53,13 @@ class LayerInfo:
         """Whether a map of this size has one pixel; in video, one pixel per frame."""
         return all(n == 1 for n in size[-self.octave_dims :])
 
-    def obstacle(self) -> str | None:
-        """Why the layer stays vanilla, or None."""
+    def obstacle(self, named: bool) -> str | None:
+        """Why the layer stays vanilla, or None. A stem that is `named` shall be octave."""
         if not self.has_handler:
             return f"{self.kind} is a layer of its own kind, without an @oct_handler"
         if not self.reached:
             return "not reached by the trace: give an example= that reaches it"
-        if self.reads_input:
+        if self.reads_input and not named:
             return "stem: reads the network's input"
         if self.is_pixel(self.input_size):
             return "sees a single pixel: there is no frequency to split"
@@ -116,19 +116,24 @@ def decide(
     exchanges: Mapping[str, str],
     downsamples: Mapping[str, str],
     min_low: int,
+    named: Container[str] = (),
 ) -> list[Decision]:
-    """What becomes of each of these layers, from the wanted values by name, see `per_layer`."""
+    """What becomes of each of these layers, from the wanted values by name, see `per_layer`.
+
+    Args:
+        named: layers whose α was given under their own full name, not by a pattern.
+    """
     decisions = []
     for layer in layers:
-        alpha, reason = _alpha_and_reason(layer, alphas[layer.name], min_low)
+        alpha, reason = _alpha_and_reason(layer, alphas[layer.name], min_low, layer.name in named)
         exchange, downsample = exchanges[layer.name], downsamples[layer.name]
         decision = Decision(layer.name, layer.kind, alpha, reason, exchange=exchange, downsample=downsample)
         decisions.append(decision)
     return decisions
 
 
-def _alpha_and_reason(layer: LayerInfo, alpha: float, min_low: int) -> tuple[float | None, str]:
-    obstacle, geometry = layer.obstacle(), layer.geometry
+def _alpha_and_reason(layer: LayerInfo, alpha: float, min_low: int, named: bool) -> tuple[float | None, str]:
+    obstacle, geometry = layer.obstacle(named), layer.geometry
     if obstacle is not None:
         return None, obstacle
     if geometry.depthwise:

@@ -204,7 +204,8 @@ class Planner(ABC):
         """The plan for this α."""
         default = dict.fromkeys(self.modules, DEFAULT_ALPHA)
         alphas = per_layer("alpha", alpha, self.modules, check_alpha, default)
-        wanted = decide(self.layers.values(), alphas, self.exchanges, self.downsamples, self.min_low)
+        named = alpha if isinstance(alpha, Mapping) else ()
+        wanted = decide(self.layers.values(), alphas, self.exchanges, self.downsamples, self.min_low, named)
         decisions, after = self._merge_where_dense(wanted)
         macs_after = {layer.name: layer.macs for layer in after.layers}
         dense = frozenset(layer.name for layer in after.layers if layer.input[1] is None)

@@ -1,6 +1,6 @@
 """Which layers of a named network are octave, and where its frequencies meet: by family, after the paper.
 
-To add a family, write its function of α and register it here; `zoo/models.py` then only has to build it.
+To add a family, write its function of α and register it here; `zoo/recipes.py` then only has to build it.
 """
 
 from __future__ import annotations
@@ -94,10 +94,35 @@ def exchange_of(name: str, exchange: str | None = None) -> str | dict[str, str]:
     return {"*": "none"} | dict.fromkeys(found.ends[where], paths or "both")
 
 
-@policy(*(f"oct_resnet{depth}" for depth in (26, 50, 101, 152, 200)), "oct_wide_resnet50_2")
+@policy(
+    *(f"oct_resnet{depth}" for depth in (26, 50, 101, 152, 200)),
+    *("oct_wide_resnet50_2", "oct_resnext*", "oct_seresnet*", "oct_c2d_resnet50", "oct_i3d_resnet50"),
+)
 def _bottleneck_resnet(alpha: float) -> dict[str, float]:
     """Octave from the first block on; the last stage is vanilla, and its first layers merge (paper §3.3)."""
     return {"*": alpha, "layer4.*": 0}
+
+
+@policy("oct_resnetv2_*")
+def _resnet_v2(alpha: float) -> dict[str, float]:
+    """As for those that activate afterwards (paper §3.3); the official ablation study used these."""
+    return {"*": alpha, "stages.3.*": 0}
+
+
+@policy(
+    "oct_densenet121",
+    ends={
+        "block": ("features.denseblock*.denselayer*.conv2", "features.transition[12].conv"),
+        "stage": ("features.transition[12].conv",),
+    },
+)
+def _densenet(alpha: float) -> dict[str, float]:
+    """The 7×7 stem is octave, too; the last dense block is vanilla, and the transition to it merges.
+
+    So it is in the official code; the paper does not say.
+    """
+    last = {"features.transition3.conv": 0, "features.denseblock4.*": 0}
+    return {"*": alpha, "features.conv0": alpha, **last}
 
 
 @policy("oct_resnet18", "oct_resnet34")
@@ -119,6 +144,12 @@ def _cifar_resnet(alpha: float) -> dict[str, float]:
     return {"*": alpha, "stages.0.*.conv2_kxk.*": 0}
 
 
+@policy("oct_wide_resnet28_10")
+def _wide_resnet28_10(alpha: float) -> dict[str, float]:
+    """As for the other networks for CIFAR: all three stages are octave; the first one's shortcut splits."""
+    return {"*": alpha}
+
+
 @policy(
     "oct_mobilenet_v1",
     ends={
@@ -138,3 +169,9 @@ def _mobilenet_v1(alpha: float) -> dict[str, float]:
 def _mobilenet_v2(alpha: float) -> dict[str, float]:
     """Blocks read and write dense maps and are octave inside, up to the last stage (paper §4.1)."""
     return {"*": 0, "blocks.[1-4].*.conv_pw": alpha, "blocks.[1-4].*.conv_dw": alpha}
+
+
+@policy("oct_mobilenet_v2_official")
+def _official_mobilenet_v2(alpha: float) -> dict[str, float]:
+    """The same, and its first block is octave inside, too, as in the official code."""
+    return {"*": 0, "blocks.[0-4].*.conv_pw": alpha, "blocks.[0-4].*.conv_dw": alpha}

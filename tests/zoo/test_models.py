@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models import efficientnet
-from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import nn
 
-from octavize import DenseFallbackWarning, InputError, OctConv2d, create_model, list_models, octavize
+from octavize import DenseFallbackWarning, InputError, OctConv2d, create_model, list_models
 from octavize.convert.trace import trace
+from octavize.zoo.models import usual_input
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
 
@@ -87,29 +86,44 @@ def test_mega_macs_of_mobilenet_v1() -> None:
     assert mega(0.375, width=0.75) == 211.4
 
 
-def official_mobilenet_v2() -> nn.Module:
-    """The network of the official code, whose first block has an expansion layer too; timm's has none."""
-    blocks = [
-        "ir_r1_k3_s1_e1_c16", "ir_r2_k3_s2_e6_c24", "ir_r3_k3_s2_e6_c32", "ir_r4_k3_s2_e6_c64",
-        "ir_r3_k3_s1_e6_c96", "ir_r3_k3_s2_e6_c160", "ir_r1_k3_s1_e6_c320",
-    ]  # fmt: skip
-    return efficientnet.EfficientNet(
-        decode_arch_def([[block] for block in blocks]),
-        num_features=1280,
-        stem_size=32,
-        round_chs_fn=round_channels,
-        act_layer=nn.ReLU6,
-    )
-
-
 @pytest.mark.parametrize(("alpha", "mega"), [(0, 313.6), (0.375, 254.0)])
 def test_mega_macs_of_the_official_mobilenet_v2(alpha: float, mega: float) -> None:
-    with torch.device("meta"):
-        vanilla = official_mobilenet_v2()
-    policy = {"*": 0, "blocks.[0-4].*.conv_pw": alpha, "blocks.[0-4].*.conv_dw": alpha}
-    octave = octavize(vanilla, policy, example=IMAGE, strict=True)
+    octave = on_meta("oct_mobilenet_v2_official", alpha)
     assert round(macs(octave) / 1e6, 1) == mega
-    assert parameters(octave) == parameters(vanilla)
+    expansion = 32 * 32 + 2 * 32  # of the first block, which the usual network has not
+    assert parameters(octave) == parameters(on_meta("oct_mobilenet_v2", 0)) + expansion
+
+
+def wide_resnet_parameters(depth: int, width: int, classes: int) -> int:
+    """Zagoruyko & Komodakis 2016, Table 1: stem, blocks of two 3×3 with a norm before each, shortcuts."""
+    total, into = 3 * 16 * 9, 16
+    for channels in (16 * width, 32 * width, 64 * width):
+        for block in range((depth - 4) // 6):
+            total += 2 * into + into * channels * 9 + 2 * channels + channels**2 * 9
+            total += into * channels if block == 0 else 0
+            into = channels
+    return total + 2 * into + into * classes + classes
+
+
+def test_wide_resnet_28_10() -> None:
+    model = on_meta("oct_wide_resnet28_10", 0.5, num_classes=10)
+    assert parameters(model) == wide_resnet_parameters(28, 10, 10)
+    assert round(parameters(model) / 1e6, 1) == 36.5
+
+
+def test_octave_halves_space_and_never_time() -> None:
+    layers = {layer.name: layer for layer in trace(on_meta("oct_i3d_resnet50"), (1, 3, 8, 224, 224)).layers}
+    assert layers["layer2.1.conv1.0"].output == ((1, 64, 4, 28, 28), (1, 64, 4, 14, 14))
+    frames = {name: layer.output[0][2] for name, layer in layers.items() if layer.name != "fc"}
+    assert set(frames.values()) == {8, 4}
+    assert frames["layer1.2.conv3.0"] == 8
+    assert frames["layer2.0.conv1.0"] == 4
+
+
+def test_stem_of_densenet_is_octave() -> None:
+    layers = {layer.name: layer for layer in trace(on_meta("oct_densenet121", 0.25), IMAGE).layers}
+    assert layers["features.conv0"].output == ((1, 48, 112, 112), (1, 16, 56, 56))
+    assert layers["features.transition3.conv"].output[1] is None
 
 
 def test_mobilenet_v2_of_the_registry() -> None:
@@ -164,16 +178,24 @@ def test_alpha_0_is_timms_network_bit_for_bit(name: str) -> None:
         assert torch.equal(octave(x), vanilla(x)), "its state dict, by way of an octave network"
 
 
+def small_input(name: str, side: int) -> tuple[int, ...]:
+    """An image, or a clip of four frames."""
+    return (3, *([4] if len(usual_input(name)) == 5 else []), side, side)
+
+
 # ---- every name -------------------------------------------------------------------------------------------
 
 
 def test_names() -> None:
     names = list_models()
     assert names == sorted(names)
-    families = ["mobilenet_v1", "mobilenet_v2", "wide_resnet50_2"]
+    families = ["mobilenet_v1", "mobilenet_v2", "mobilenet_v2_official", "wide_resnet50_2"]
     families += [f"resnet{n}" for n in (18, 26, 34, 50, 101, 152, 200)]
+    families += [f"resnetv2_{n}" for n in (26, 50, 101, 152, 200)]
+    families += ["resnext50_32x4d", "resnext101_32x4d", "seresnet50", "seresnet152"]
     with_small = {f"oct_{f}{small}" for f in families for small in ("", "_small")}
-    assert set(names) == with_small | {f"oct_cifar_resnet{n}" for n in (20, 26, 32, 44, 56)}
+    others = {"oct_densenet121", "oct_wide_resnet28_10", "oct_c2d_resnet50", "oct_i3d_resnet50"}
+    assert set(names) == with_small | others | {f"oct_cifar_resnet{n}" for n in (20, 26, 32, 44, 56)}
     assert list_models("oct_resnet5*") == ["oct_resnet50", "oct_resnet50_small"]
     assert list_models("nothing*") == []
 
@@ -183,13 +205,13 @@ def test_names() -> None:
     [
         (name, alpha)
         for name in list_models()
-        for alpha in ((0.5,) if "00" in name or "52" in name else (0.25, 1))
+        for alpha in ((0.5,) if any(deep in name for deep in ("00", "101", "52", "3d", "2d")) else (0.25, 1))
     ],
 )
 def test_every_network_runs_and_every_parameter_gets_a_gradient(name: str, alpha: float) -> None:
     """On the meta device, where even the deep ones take no time; strict, so no fallback is hidden."""
     model = on_meta(name, alpha, num_classes=5).train()
-    y = model(torch.empty(2, 3, 65, 65, device="meta"))
+    y = model(torch.empty(2, *small_input(name, 65), device="meta"))
     assert y.shape == (2, 5)
     y.sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
@@ -216,7 +238,7 @@ def test_networks_learn_on_small_images(name: str) -> None:
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_really_computes(name: str) -> None:
     model = create_model(name, 0.5, num_classes=5).train()
-    y = model(torch.randn(2, 3, 64, 64))
+    y = model(torch.randn(2, *small_input(name, 64)))
     y.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
 import shlex
 import sys
 import warnings
@@ -25,6 +24,7 @@ from octavize.cli import convert as cli_convert
 from octavize.cli import deploy as cli_deploy
 from octavize.cli import options as o
 from octavize.cli import study as cli_study
+from octavize.cli import zoo as cli_zoo
 from octavize.errors import InputError
 from octavize.text import Table
 
@@ -182,22 +182,6 @@ def bands(
 
 
 @command
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of lines.")] = False,
-) -> None:
-    """List the networks that octavize builds by name.
-
-    [bold]Example[/bold]
-
-    [cyan]octavize models[/cyan]
-    """
-    from octavize.zoo.models import list_models
-
-    names = list_models()
-    typer.echo(json.dumps(names) if as_json else "\n".join(names))
-
-
-@command
 def profile(
     names: Annotated[
         list[str],
@@ -262,6 +246,8 @@ def profile(
         shown.print(Console())
 
 
+command(cli_zoo.models)
+command(cli_zoo.tables)
 command(cli_study.study)
 command(cli_convert.convert)
 command(cli_convert.adapt)

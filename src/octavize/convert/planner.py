@@ -71,12 +71,12 @@ def plan(
 
     Returns:
         The plan. These layers stay vanilla, each with its reason: those that read the network's input (the
-        paper's stem), that see a map of one pixel (squeeze-and-excitation), that the trace does not reach,
-        whose geometry cannot keep the size of both halves, and subclasses without a handler. Layers whose
-        output would have to be made dense at once, because a function without an octave rule, a dense map or
-        the network's caller reads it, get α = 0: they merge the two frequencies themselves. So do layers that
-        write a map of one pixel. A depthwise layer keeps the split of its input, and gets α = 0 if that is
-        dense.
+        paper's stem; unless α is given under their full name, not by a pattern), that see a map of one pixel
+        (squeeze-and-excitation), that the trace does not reach, whose geometry cannot keep the size of both
+        halves, and subclasses without a handler. Layers whose output would have to be made dense at once,
+        because a function without an octave rule, a dense map or the network's caller reads it, get α = 0:
+        they merge the two frequencies themselves. So do layers that write a map of one pixel. A depthwise
+        layer keeps the split of its input, and gets α = 0 if that is dense.
 
     Raises:
         InputError: α and a budget are both given, α is outside [0, 1], exchange or downsample is unknown, a

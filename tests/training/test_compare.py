@@ -268,6 +268,7 @@ def test_other_images_are_refused(finished: Path, tmp_path: Path) -> None:
     ("changes", "parts"),
     [
         ({"models": ["oct_resnet51"]}, ("oct_resnet51", "unknown")),
+        ({"models": ["oct_i3d_resnet50"]}, ("reads clips", "in Python")),
         ({"optimizer": "sdg"}, ("optimizer", "'sdg'", "adamw")),
         ({"model_arguments": {"*": {"widht": 2}}}, ("widht",)),
     ],

@@ -27,7 +27,7 @@ from octavize.training.module import check_optimizer
 from octavize.training.recipe import Recipe, dump_recipe, read_recipe
 from octavize.training.results import DEFAULT_TIMING, Timing, write_results
 from octavize.training.train import Run, build_network, describe_data, load_images, read_result, train_run
-from octavize.zoo.models import list_models
+from octavize.zoo.models import list_models, usual_input
 
 GROWING = ("models", "alphas", "seeds")
 """Lists that a later call may lengthen: what is finished stays, the new runs are added."""
@@ -141,6 +141,11 @@ def check_settings(recipe: Recipe, hardware: Hardware) -> None:
     for model in recipe.models:
         if model not in known:
             raise InputError(f"model {model!r} is unknown: choose from {', '.join(known)}")
+        if len(usual_input(model)) != 4:
+            raise InputError(
+                f"model {model!r} reads clips, and training is of images: train it in Python, create_model"
+                f"({model!r}) makes it"
+            )
     check_optimizer(recipe.optimizer)
     check_hardware(hardware, recipe.precision)
 

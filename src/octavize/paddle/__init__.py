@@ -7,6 +7,8 @@ Paddle's functions take octave maps; `disable` undoes it.
 from octavize.errors import DenseFallbackWarning as DenseFallbackWarning
 from octavize.errors import InputError as InputError
 from octavize.paddle import rules as rules
+from octavize.paddle import weights as weights
+from octavize.paddle.article import from_article as from_article
 from octavize.paddle.conv import OctConv1D as OctConv1D
 from octavize.paddle.conv import OctConv2D as OctConv2D
 from octavize.paddle.conv import OctConv3D as OctConv3D
@@ -19,5 +21,7 @@ from octavize.paddle.planner import plan as plan
 from octavize.paddle.tensor import OctTensor as OctTensor
 from octavize.paddle.wrapping import disable as disable
 from octavize.paddle.wrapping import enable as enable
+from octavize.paddle.zoo import create_model as create_model
+from octavize.paddle.zoo import list_models as list_models
 from octavize.plan import Decision as Decision
 from octavize.plan import Plan as Plan

@@ -1,0 +1,208 @@
+"""Octave networks by name: `paddle.vision.models` builds each, `policies.py` says which layers are octave.
+
+No architecture is written here. `oct_resnet50` is Paddle's `resnet50`, converted; at α = 0 it is the vanilla
+network, bit for bit, so every baseline is the same code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import filter as match_names
+from fnmatch import fnmatchcase
+from typing import Any
+
+from paddle import nn
+from paddle.vision import models
+from paddle.vision.models.resnet import BasicBlock, BottleneckBlock
+
+from octavize.errors import InputError, number, whole
+from octavize.paddle.convert import octavize
+from octavize.paddle.planner import convolutions
+from octavize.paddle.torch_names import torch_name
+from octavize.policies import SMALL, exchange_of, policy_of
+from octavize.split import check_alpha
+
+Names = Callable[[nn.Layer], Callable[[str], str]]
+"""From a network to the function that translates its layers' names into those of `policies.py`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a named network is built: its builder, its stem for 32-pixel images, and its layers' names."""
+
+    build: Callable[..., nn.Layer]
+    small_stem: Callable[[Any], None]
+    names: Names = torch_name
+
+
+_REGISTRY: dict[str, Recipe] = {}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that `create_model` knows and that match `pattern` (`oct_resnet*`), sorted.
+
+    Names that begin with `oct_` follow the paper's policy; `…_small` is the same network with a stem for
+    images of 32 pixels. The others are those of `paddle.vision.models`.
+    """
+    names = [*_REGISTRY, *(f"{name}{SMALL}" for name in _REGISTRY), *_vision()]
+    return sorted(match_names(names, pattern))
+
+
+def create_model(
+    name: str,
+    alpha: float = 0.5,
+    *,
+    num_classes: int = 1000,
+    strict: bool = True,
+    exchange: str | None = None,
+    downsample: str | None = None,
+    **builder_arguments: Any,
+) -> nn.Layer:
+    """Build a named octave network.
+
+    Args:
+        name: one of `list_models()`. A network of `paddle.vision.models` without a policy of the paper is
+            converted as `octavize` does by itself.
+        alpha: share of low channels in the octave layers; 0 is the vanilla network.
+        num_classes: size of the classifier; 0 asks for features.
+        strict: refuse dense fallbacks; these networks have none.
+        exchange: where the frequencies meet, such as `block:high_to_low`, see `octavize.paddle.plan`.
+            Default: in `every` layer, as in the paper.
+        downsample: for its octave layers, see `OctConv2D`. Default: `pool`, as in the paper.
+        **builder_arguments: for Paddle's builder: `pretrained=True` (the vanilla weights), `with_pool=False`
+            …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its stem).
+
+    Returns:
+        A network from (N, 3, H, W) to (N, num_classes), with Paddle's own initial weights and names. Its
+        depthwise layers start small: Paddle takes their fan-in for that of an ordinary layer.
+
+    Raises:
+        InputError: the name, `downsample` or `exchange` is unknown, α is outside [0, 1], or the builder does
+            not take an argument.
+    """
+    alpha, base = check_alpha(alpha), name.removesuffix(SMALL)
+    if name not in list_models():
+        close = get_close_matches(name, list_models(), n=3) or list_models("oct_*")
+        raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
+    whole("num_classes", num_classes, 0)
+    ways: dict[str, Any] = {"downsample": downsample, "strict": strict, "inplace": True}
+    if name not in _REGISTRY and base not in _REGISTRY:
+        model = _built(name, getattr(models, name), num_classes=num_classes, **builder_arguments)
+        return octavize(model, alpha, exchange=exchange, **ways)
+    width = builder_arguments.get("width", 1)
+    number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
+    recipe = _REGISTRY[base]
+    model = _built(name, recipe.build, num_classes=num_classes, **builder_arguments)
+    if name != base:
+        recipe.small_stem(model)
+    where = exchange_of(name, exchange)
+    ways["exchange"] = where if isinstance(where, str) else _by_layer(where, model, recipe.names)
+    alphas = _by_layer(policy_of(name, alpha), model, recipe.names)
+    side = 32 if name != base else 64  # what becomes of a layer does not depend on it
+    return octavize(model, alphas, example=(1, 3, side, side), **ways)
+
+
+def _vision() -> list[str]:
+    return [name for name in models.__all__ if name.islower()]
+
+
+def _built(name: str, build: Callable[..., nn.Layer], **arguments: Any) -> nn.Layer:
+    try:
+        return build(**arguments)
+    except (TypeError, AssertionError) as error:
+        raise InputError(f"model {name!r} does not take these arguments: {error}") from error
+
+
+def _by_layer(patterns: Mapping[str, Any], model: nn.Layer, names: Names) -> dict[str, Any]:
+    """A mapping from name patterns of `policies.py`, of which the last that matches counts, by layer."""
+    rename = names(model)
+    return {
+        name: [v for pattern, v in patterns.items() if fnmatchcase(rename(name), pattern)][-1]
+        for name in convolutions(model)
+    }
+
+
+# ---- ResNets ---------------------------------------------------------------------------------------------
+
+
+def _resnet(block: Any, blocks: tuple[int, ...], function: str = "", base_width: int = 64) -> Recipe:
+    def build(num_classes: int, width: float = 1.0, pretrained: bool = False, **arguments: Any) -> nn.Layer:
+        if function and width == 1:
+            return getattr(models, function)(pretrained=pretrained, num_classes=num_classes, **arguments)
+        if pretrained:
+            raise InputError(
+                f"pretrained=True: Paddle has no such weights for {blocks} blocks, width={width}"
+            )
+        net: Any = models.ResNet(block, 50, base_width, num_classes, **arguments)
+        net.inplanes = 64  # Paddle's class knows five depths, so its stages are built anew
+        for stage, count in enumerate(blocks):
+            planes = _divisible(64 * 2**stage * width)
+            layer = net._make_layer(block, planes, count, stride=1 if stage == 0 else 2)
+            setattr(net, f"layer{stage + 1}", layer)
+        if num_classes:
+            net.fc = nn.Linear(net.inplanes, num_classes)
+        return net
+
+    return Recipe(build, _small_resnet)
+
+
+def _divisible(channels: float) -> int:
+    """Rounded to a multiple of 8, and by at most a tenth down, as in timm."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _small_resnet(model: Any) -> None:
+    """The usual stem for CIFAR: 3×3, stride 1, no max-pooling."""
+    model.conv1 = nn.Conv2D(3, model.conv1._out_channels, 3, padding=1, bias_attr=False)
+    model.maxpool = nn.Identity()
+
+
+for _depth, _block, _blocks in (
+    (18, BasicBlock, (2, 2, 2, 2)),
+    (34, BasicBlock, (3, 4, 6, 3)),
+    (26, BottleneckBlock, (2, 2, 2, 2)),
+    (50, BottleneckBlock, (3, 4, 6, 3)),
+    (101, BottleneckBlock, (3, 4, 23, 3)),
+    (152, BottleneckBlock, (3, 8, 36, 3)),
+    (200, BottleneckBlock, (3, 24, 36, 3)),
+):
+    _function = f"resnet{_depth}" if hasattr(models, f"resnet{_depth}") else ""
+    _REGISTRY[f"oct_resnet{_depth}"] = _resnet(_block, _blocks, _function)
+_REGISTRY["oct_wide_resnet50_2"] = _resnet(BottleneckBlock, (3, 4, 6, 3), "wide_resnet50_2", base_width=128)
+
+
+# ---- MobileNets ------------------------------------------------------------------------------------------
+
+
+def _timm_v2(model: nn.Layer) -> Callable[[str], str]:
+    """timm's names for MobileNetV2, which has its blocks by stages; Paddle's are torchvision's."""
+    stages = [(stage, i) for stage, count in enumerate((1, 2, 3, 4, 3, 3, 1)) for i in range(count)]
+    layers = {"0.0": "conv_pw", "1.0": "conv_dw", "2": "conv_pwl"}
+
+    def rename(name: str) -> str:
+        found = re.fullmatch(r"features\.(\d+)\.conv\.(\d(?:\.0)?)", name)
+        if not found or found[1] == "1" or found[2] not in layers:
+            return name
+        stage, i = stages[int(found[1]) - 1]
+        return f"blocks.{stage}.{i}.{layers[found[2]]}"
+
+    return rename
+
+
+def _mobilenet(function: str, stem: Callable[[Any], Any], names: Names) -> Recipe:
+    def build(num_classes: int, width: float = 1.0, **arguments: Any) -> nn.Layer:
+        return getattr(models, function)(scale=width, num_classes=num_classes, **arguments)
+
+    def small_stem(model: Any) -> None:
+        """The stem keeps the resolution: 32 pixels end as 2×2."""
+        stem(model)._stride = [1, 1]
+
+    return Recipe(build, small_stem, names)
+
+
+_REGISTRY["oct_mobilenet_v1"] = _mobilenet("mobilenet_v1", lambda net: net.conv1[0], torch_name)
+_REGISTRY["oct_mobilenet_v2"] = _mobilenet("mobilenet_v2", lambda net: net.features[0][0], _timm_v2)

@@ -16,7 +16,7 @@ from typing import Any
 
 from marked import add_options, make
 from octavize.bench.environment import environment
-from octavize.bench.published import PUBLISHED, cost_row, layer_rows, layer_table, network_row, network_tables
+from octavize.bench.paper import PUBLISHED, cost_row, layer_rows, layer_table, network_row, network_tables
 from octavize.files import read_json, write_json
 from octavize.text import Table
 

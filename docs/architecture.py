@@ -25,11 +25,12 @@ ROOMS = {
     "deploy": "networks that no longer train: frozen, exported, run elsewhere",
     "calibration": "which channels of a trained network become low, and what its weights become",
     "zoo": "networks by name, found, built and stored",
-    "paddle": "the same for PaddlePaddle: OctTensor, rules, layers, plans; imports only the foundation",
+    "paddle": "the same for PaddlePaddle: OctTensor, rules, layers, plans; imports no room but the last",
     "convert": "a network is traced, planned, and its layers swapped",
     "report": "templates, tables and figures of every report",
     "data": "images: sets by name, folders, decoding, augmentation",
     "nn": "OctTensor, the rules by which torch acts on it, and the layers",
+    "published": "octave networks that others published: their files and layouts, as arrays",
 }
 """From top to bottom: a room imports only from those below it. Whatever is none of them is foundation."""
 FOUNDATION = "foundation"

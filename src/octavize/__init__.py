@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from octavize.nn.tensor import OctTensor as OctTensor
     from octavize.zoo.models import create_model as create_model
     from octavize.zoo.models import list_models as list_models
+    from octavize.zoo.published import load_published as load_published
     from octavize.zoo.storage import load_converted as load_converted
 
 _HOME = {
@@ -52,6 +53,7 @@ _HOME = {
     "create_model": "zoo.models",
     "list_models": "zoo.models",
     "load_converted": "zoo.storage",
+    "load_published": "zoo.published",
     "freeze": "deploy.freeze",
     "export": "deploy.export",
     "load_runtime": "deploy.runtime",

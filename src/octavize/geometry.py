@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from octavize.errors import InputError, shown
 from octavize.split import ChannelLayout, check_alpha, default_octave_dims, low_channels
 
-Downsample = Literal["pool", "stride"]
+Downsample = Literal["pool", "stride", "pool_always"]
 Exchange = Literal["both", "low_to_high", "high_to_low", "none"]
 DOWNSAMPLE: tuple[str, ...] = get_args(Downsample)
 EXCHANGE: tuple[str, ...] = get_args(Exchange)
@@ -23,10 +23,12 @@ def check_downsample(downsample: str) -> str:
     """Return `downsample`.
 
     Raises:
-        InputError: it is neither `pool` nor `stride`.
+        InputError: it is not one of the three names.
     """
     if downsample not in DOWNSAMPLE:
-        raise InputError(f"downsample={shown(downsample)}: give 'pool' (the paper) or 'stride'")
+        raise InputError(
+            f"downsample={shown(downsample)}: give 'pool' (the paper), 'stride' or 'pool_always'"
+        )
     return downsample
 
 
@@ -120,6 +122,7 @@ class OctaveSettings:
     strided: bool  # some octave axis has a stride of 2
     halves: bool  # all octave axes have one
     one_resolution: bool  # both outputs read the input at the low resolution
+    pools_plain: bool  # a stride pools even where the layer reads and writes plain maps
     map_dims: int  # axes of a map: batch, channels, space
 
     @classmethod
@@ -167,7 +170,8 @@ class OctaveSettings:
             stride=(*along_others, *[1] * dims),
             strided=2 in along_octave,
             halves=halves,
-            one_resolution=halves and downsample == "pool" and geometry.groups == 1,
+            one_resolution=halves and downsample != "stride" and geometry.groups == 1,
+            pools_plain=2 in along_octave and downsample == "pool_always",
             map_dims=spatial + 2,
         )
 

@@ -16,7 +16,7 @@ from octavize.text import Table
 
 HEAD = """\
 # alpha: share of low output channels; null keeps a layer vanilla.
-# exchange: both, low_to_high, high_to_low or none. downsample: pool or stride.
+# exchange: both, low_to_high, high_to_low or none. downsample: pool, stride or pool_always.
 # permutation: the order of the channels, where there is one. All else is for the reader.
 """
 

@@ -103,6 +103,12 @@ def _bottleneck_resnet(alpha: float) -> dict[str, float]:
     return {"*": alpha, "layer4.*": 0}
 
 
+@policy("oct_resnet152_official", "oct_seresnet152_official")
+def _official_resnet152(alpha: float) -> dict[str, float]:
+    """The same; its stem has several layers and a block, all vanilla."""
+    return {"*": alpha, "conv1.*": 0, "maxpool.*": 0, "layer4.*": 0}
+
+
 @policy("oct_resnetv2_*")
 def _resnet_v2(alpha: float) -> dict[str, float]:
     """As for those that activate afterwards (paper §3.3); the official ablation study used these."""

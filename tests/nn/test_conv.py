@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.helpers.reference import dense, low_count, octave_convolve
 from tests.helpers.versions import needs_torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from octavize import InputError, OctConv1d, OctConv2d, OctConv3d, OctTensor, octavize
+from octavize import InputError, OctConv1d, OctConv2d, OctConv3d, OctTensor, freeze, octavize
 from octavize.convert.trace import trace
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
@@ -608,3 +609,17 @@ def test_trace_counts_a_layer_alike() -> None:
     assert octave["2"].input == ((1, 32, 56, 56), (1, 32, 28, 28))
     assert octave["0"].reads_input
     assert not octave["1"].reads_input
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_pool_always_averages_between_plain_maps_too(groups: int) -> None:
+    layer = OctConv2d(8, 8, 3, stride=2, padding=1, groups=groups, alpha=0, downsample="pool_always")
+    x = torch.randn(2, 8, 9, 10)
+    pooled = F.avg_pool2d(x, 2, ceil_mode=True)  # the last row of nine stands alone
+    expected = F.conv2d(pooled, layer.weight, layer.bias, padding=1, groups=groups)
+    torch.testing.assert_close(layer(x), expected)
+    frozen = freeze(nn.Sequential(layer), example=x)
+    torch.testing.assert_close(frozen(x), expected, rtol=1e-5, atol=1e-5)
+    strided = OctConv2d(8, 8, 3, stride=2, padding=1, groups=groups, alpha=0)
+    strided.load_state_dict(layer.state_dict())
+    assert not torch.allclose(strided(x), expected, atol=1e-2)

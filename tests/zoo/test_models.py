@@ -194,7 +194,14 @@ def test_names() -> None:
     families += [f"resnetv2_{n}" for n in (26, 50, 101, 152, 200)]
     families += ["resnext50_32x4d", "resnext101_32x4d", "seresnet50", "seresnet152"]
     with_small = {f"oct_{f}{small}" for f in families for small in ("", "_small")}
-    others = {"oct_densenet121", "oct_wide_resnet28_10", "oct_c2d_resnet50", "oct_i3d_resnet50"}
+    others = {
+        "oct_resnet152_official",
+        "oct_seresnet152_official",
+        "oct_densenet121",
+        "oct_wide_resnet28_10",
+        "oct_c2d_resnet50",
+        "oct_i3d_resnet50",
+    }
     assert set(names) == with_small | others | {f"oct_cifar_resnet{n}" for n in (20, 26, 32, 44, 56)}
     assert list_models("oct_resnet5*") == ["oct_resnet50", "oct_resnet50_small"]
     assert list_models("nothing*") == []

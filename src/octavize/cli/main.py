@@ -38,10 +38,17 @@ app = typer.Typer(
 )
 
 
+def name_of(function: Callable[..., None]) -> str:
+    """Of a command: its function's, which has an underscore more where Python keeps the word for itself."""
+    return function.__name__.rstrip("_")
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command; its docstring, lines joined to paragraphs, is its `--help`."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(p.split()) for p in paragraphs))(o.spelled_out(function))
+    app.command(name=name_of(function), help="\n\n".join(" ".join(p.split()) for p in paragraphs))(
+        o.spelled_out(function)
+    )
     return function
 
 
@@ -248,6 +255,7 @@ def profile(
 
 command(cli_zoo.models)
 command(cli_zoo.tables)
+command(cli_zoo.import_)
 command(cli_study.study)
 command(cli_convert.convert)
 command(cli_convert.adapt)
@@ -280,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not hasattr(error, "format_message"):
             raise
         message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        commands = [found.callback.__name__ for found in app.registered_commands if found.callback]
+        commands = [found.name for found in app.registered_commands]
         about = f"octavize {given[0]}" if given[:1] and given[0] in commands else "octavize"
         _fail(f"{message}; given: octavize {shlex.join(given)}; see {about} --help")
 

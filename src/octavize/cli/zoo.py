@@ -1,9 +1,10 @@
-"""`octavize models` and `octavize tables`: the named networks, and the paper's arithmetic beside theirs."""
+"""The named networks, the paper's arithmetic beside theirs, and what others published of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -47,7 +48,7 @@ def models(
     if not costs:
         typer.echo(json.dumps(names) if as_json else "\n".join(names))
         return
-    from octavize.bench.published import cost_row, cost_table
+    from octavize.bench.paper import cost_row, cost_table
 
     rows = [cost_row(name, 0.5 if alpha is None else alpha) for name in _with_bar(names)]
     _tell(as_json, rows, [cost_table(rows)])
@@ -64,11 +65,41 @@ def tables(
 
     [cyan]octavize tables[/cyan]
     """
-    from octavize.bench.published import PUBLISHED, layer_rows, layer_table, network_row, network_tables
+    from octavize.bench.paper import PUBLISHED, layer_rows, layer_table, network_row, network_tables
 
     layer = layer_rows()
     rows = [network_row(published) for published in _with_bar(PUBLISHED)]
     _tell(as_json, {"layer": layer, "networks": rows}, [layer_table(layer), *network_tables(rows)])
+
+
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".pth, .tar or .safetensors; .pdparams; MXNet's .params.")
+    ],
+    to: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Share of low channels. \\[default: that of the file's first octave layer]"),
+    ] = None,
+) -> None:
+    """Turn an octave network that others published into a checkpoint of octavize.
+
+    Read are files of d-li14's PyTorch code (ResNet-26/50/101/152/200, MobileNetV1), of the article's
+    PaddlePaddle code (the same), and of the paper's Gluon code (ResNet-50, ResNeXt-50, MobileNetV1). They are
+    recognized by the names of their arrays. Nothing in a file is executed. What is written computes what the
+    original does; `octavize export` and `octavize.zoo.checkpoint.load_checkpoint` take it.
+
+    [bold]Example[/bold]
+
+    [cyan]octavize import oct_resnet50_cosine.pth --to oct_resnet50.safetensors[/cyan]
+    """
+    from octavize.zoo.published import import_published
+
+    found = import_published(checkpoint, to, alpha)
+    typer.echo(
+        f"{found['published_by']}: {found['model']}, α = {found['alpha']:g}, {len(found['classes'])} "
+        f"classes; written to {to}"
+    )
 
 
 def _with_bar(many: Sequence[T]) -> Iterable[T]:

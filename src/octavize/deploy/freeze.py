@@ -18,7 +18,7 @@ from octavize.convert.swap import replace_module
 from octavize.convert.trace import clean_copy, example_inputs
 from octavize.deciding import per_layer
 from octavize.deploy.difference import difference
-from octavize.deploy.frozen import JOINS, FrozenOctConv, parameter, torch_layer
+from octavize.deploy.frozen import JOINS, FrozenOctConv, Pool, parameter, torch_layer
 from octavize.deploy.network import FrozenNetwork
 from octavize.deploy.packed import PackedConv2d
 from octavize.deploy.watch import Seen, watch
@@ -139,6 +139,9 @@ def _frozen(
     layer: OctConv, name: str, seen: Seen, weight: Tensor, bias: Tensor | None, join: str
 ) -> nn.Module:
     vanilla = name not in seen.octave and (layer.octave.depthwise or layer.octave.out_layout[1] == 0)
+    if vanilla and layer.octave.pools_plain:
+        settings = {"stride": layer.octave.stride}
+        return nn.Sequential(Pool(layer.octave.factors), torch_layer(layer, weight, bias, **settings))
     if vanilla or not layer.octave.keeps_size:
         return torch_layer(layer, weight, bias)  # of a map in two frequencies it reads the whole resolution
     (channel_layout,) = seen.layouts[name]

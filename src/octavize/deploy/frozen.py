@@ -240,6 +240,17 @@ def parameter(values: Tensor) -> nn.Parameter:
     return nn.Parameter(copied, requires_grad=False)
 
 
+class Pool(nn.Module):
+    """`octavize.resample.pool` as a layer."""
+
+    def __init__(self, factors: Sequence[int]) -> None:
+        super().__init__()
+        self.factors = tuple(factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pool(x, self.factors)
+
+
 class PadAny(nn.Module):
     """`octavize.resample.pad_any` as a layer."""
 

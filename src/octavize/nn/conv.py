@@ -16,7 +16,8 @@ resolution of Y_high already, so both outputs read all channels at one resolutio
     Y_high = P(X_high) * W_hh + X_low * W_lh            =  [P(X_high), X_low] * W_high
     Y_low  = P(P(X_high)) * W_hl + P(X_low) * W_ll      =  P([P(X_high), X_low]) * W_low
 
-`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. `exchange` can drop the
+`downsample="stride"` replaces P(X_high) * W_hh by the strided convolution of X_high. Between plain maps a
+layer is torch's own, strided; with `downsample="pool_always"` it is P(X) * W there. `exchange` can drop the
 path of W_lh, of W_hl, or of both (the paper's Table 3).
 """
 
@@ -150,7 +151,9 @@ class OctConv(ConvNd):
             if is_traced(input):
                 return recorded(self, input)
             if octave.depthwise or octave.out_layout[1] == 0:
-                return super().forward(input)  # torch's own layer, bit for bit
+                return (
+                    self._plain(input) if octave.pools_plain else super().forward(input)
+                )  # torch's own, bit for bit
             x = self._all_high(input)
         elif octave.keeps_size:
             x = self._checked(input)
@@ -159,6 +162,10 @@ class OctConv(ConvNd):
         return self._depthwise(x) if octave.depthwise else self._octave(x)
 
     # ---- the equations of the module's docstring ----------------------------------------------------
+
+    def _plain(self, x: Tensor) -> Any:
+        """Y = P(X) * W."""
+        return self._convolve(self._pool_by_stride(kept(x)), self.kernel(), self.bias)
 
     def _octave(self, x: OctTensor) -> OctTensor | Tensor:
         settings, layout, bias = self._settings, self._settings.out_layout, self.bias
@@ -397,7 +404,8 @@ class OctConv2d(OctConv, nn.Conv2d):
         octave_dims: how many trailing axes are halved; all by default.
         strict: maps made by this layer refuse functions without an octave rule.
         downsample: how the path from high to high takes a stride of 2: `pool` averages first (official
-            code), `stride` convolves with the layer's own stride, as the vanilla layer does.
+            code), `stride` convolves with the layer's own stride, as the vanilla layer does. `pool_always`
+            averages also where the layer reads and writes plain maps, as some published networks do.
         exchange: which paths exist between the frequencies: `both` (the paper), `low_to_high`,
             `high_to_low` or `none`. The weight keeps its shape; the part of a missing path is not used.
             Layers that read or write only one frequency keep their paths.

@@ -114,7 +114,9 @@ class OctConv(nn.Layer):
         octave = self._settings
         if not isinstance(x, OctTensor):
             if octave.depthwise or octave.out_layout[1] == 0:
-                return super().forward(x)  # Paddle's own layer, bit for bit
+                return (
+                    self._plain(x) if octave.pools_plain else super().forward(x)
+                )  # Paddle's own, bit for bit
             x = self._all_high(x)
         elif octave.keeps_size:
             x = self._checked(x)
@@ -123,6 +125,10 @@ class OctConv(nn.Layer):
         return self._depthwise(x) if octave.depthwise else self._octave(x)
 
     # ---- the equations of the module's docstring ----------------------------------------------------
+
+    def _plain(self, x: Tensor) -> Any:
+        """Y = P(X) * W."""
+        return self._convolve(self._pool_by_stride(x), self.kernel(), self.bias)
 
     def _octave(self, x: OctTensor) -> OctTensor | Tensor:
         settings, layout = self._settings, self._settings.out_layout
@@ -318,7 +324,8 @@ class OctConv2D(OctConv, nn.Conv2D):
         octave_dims: how many trailing axes are halved; all by default.
         strict: maps made by this layer refuse functions without an octave rule.
         downsample: how the path from high to high takes a stride of 2: `pool` averages first (official
-            code), `stride` convolves with the layer's own stride, as the vanilla layer does.
+            code), `stride` convolves with the layer's own stride, as the vanilla layer does. `pool_always`
+            averages also where the layer reads and writes plain maps, as some published networks do.
         exchange: which paths exist between the frequencies: `both` (the paper), `low_to_high`,
             `high_to_low` or `none`. The weight keeps its shape; the part of a missing path is not used.
             Layers that read or write only one frequency keep their paths.

@@ -57,7 +57,8 @@ def create_model(
         strict: refuse dense fallbacks; these networks have none.
         exchange: where the frequencies meet, such as `block:high_to_low`, see `octavize.plan`. Default: that
             of its family in `policies.py`: in `every` layer, as in the paper.
-        downsample: for its octave layers, see `OctConv2d`. Default: `pool`, as in the paper.
+        downsample: for its octave layers, see `OctConv2d`. Default: `pool`, as in the paper; in
+            the official ResNet-152 `pool_always`.
         **builder_arguments: for timm's builder: `in_chans=1`, `pretrained=True` (the vanilla weights),
             `drop_path_rate=0.1` …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its
             stem).
@@ -87,7 +88,7 @@ def create_model(
         model,
         policy_of(name, alpha),
         exchange=exchange_of(name, exchange),
-        downsample=downsample,
+        downsample=recipe.downsample if downsample is None else downsample,
         strict=strict,
         inplace=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,8 @@ class Recipe:
     small_stem: Callable[[nn.Module], None] | None  # None: its own stem is for small images, or for video
     input: tuple[int, ...] = IMAGE
     """(C, H, W) of an image, or (C, T, H, W) of a clip."""
+    downsample: str | Mapping[str, str] = "pool"
+    """See `octavize.plan`; where nothing else is said."""
 
 
 REGISTRY: dict[str, Recipe] = {}
@@ -62,6 +64,39 @@ for _depth in (18, 34, 26, 50, 101, 152, 200):
     REGISTRY[f"oct_resnet{_depth}"] = _resnet(f"resnet{_depth}")
 for _name in ("wide_resnet50_2", "resnext50_32x4d", "resnext101_32x4d", "seresnet50", "seresnet152"):
     REGISTRY[f"oct_{_name}"] = _resnet(_name)
+
+
+def _official_resnet152(use_se: bool) -> Recipe:
+    """The paper's own, `resnet152_v1f`: a stem of three 3×3, a residual block in the place of max-pooling,
+    and strides in the last 1×1 of a block. Wherever there is a stride, it averages first."""
+
+    def build(**arguments: Any) -> nn.Module:
+        import timm
+        from timm.models.resnet import Bottleneck, downsample_conv
+
+        if arguments.pop("pretrained", False):
+            raise InputError("pretrained=True: there are no weights for this ResNet-152; leave it out")
+        model: Any = timm.create_model("seresnet152" if use_se else "resnet152", **arguments)
+        widths, strides = (model.conv1.in_channels, 8, 32, 64), (1, 2, 1)
+        layers: list[nn.Module] = []
+        for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False):
+            layers += [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(True)]
+        model.conv1 = nn.Sequential(*layers[:-2])  # bn1 and act1 follow
+        for layer in model.conv1:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        shortcut = downsample_conv(64, 64, 1, stride=2)
+        model.maxpool = Bottleneck(64, 16, stride=2, downsample=shortcut, base_width=128)
+        for stage in (model.layer2, model.layer3, model.layer4):
+            stage[0].conv2.stride, stage[0].conv3.stride = (1, 1), (2, 2)
+        return model
+
+    # The stem is no octave layer: its strides are its own.
+    return Recipe(build, None, downsample={"*": "pool_always", "conv1.*": "pool", "maxpool.*": "pool"})
+
+
+REGISTRY["oct_resnet152_official"] = _official_resnet152(use_se=False)
+REGISTRY["oct_seresnet152_official"] = _official_resnet152(use_se=True)
 
 
 def _resnet_v2(depth: int, *layers: int) -> Recipe:

@@ -99,7 +99,7 @@ def load_state(model: nn.Module, path: str | Path) -> None:
         InputError: the file is missing, unreadable, or of another network.
     """
     path = Path(path)
-    state = _read_state(path)
+    state = read_state(path)
     own = model.state_dict()
     wrong = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
     if wrong:
@@ -113,7 +113,12 @@ def load_state(model: nn.Module, path: str | Path) -> None:
     mark_order(model, json.loads(said or "{}").get("order", ""))
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file of weights, without wrappers and prefix, see `load_state`.
+
+    Raises:
+        InputError: the file is missing, unreadable, or holds more than tensors.
+    """
     if not path.is_file():
         raise InputError(f"weights {path} do not exist: give the path of a .safetensors or .pth file")
     try:

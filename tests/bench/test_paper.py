@@ -7,11 +7,9 @@ import json
 import pytest
 from tests.helpers.cli import run
 
-from octavize.bench.published import PUBLISHED, Published, layer_rows, network_row
+from octavize.bench.paper import PUBLISHED, Published, layer_rows, network_row
 
 QUICK = [row for row in PUBLISHED if not any(deep in row.model for deep in ("101", "152", "3d", "2d"))]
-ELSEWHERE = ("official README",)
-"""A stem that is not published."""
 
 
 def test_table_1() -> None:
@@ -32,10 +30,10 @@ def test_networks_come_within_what_is_printed(published: Published) -> None:
     row = network_row(published)
     if published.table == "Table 8" and published.alpha > 0.1:
         assert row["difference"] > 0.05, "its note says that no such α gives so little"
-    elif published.table not in ELSEWHERE:
+    else:
         assert abs(row["difference"]) < 0.015
     if published.params is not None:
-        assert round(row["params_found"], 1) == published.params
+        assert row["params_found"] == pytest.approx(published.params, abs=0.06)
 
 
 def test_costs_of_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,8 +64,8 @@ PUBLISHED = (
     _medium("ResNet-50", "oct_resnet50", 0.5, 2.4, params=25.6, top1=77.3),
     _medium("ResNeXt-50 (32×4d)", "oct_resnext50_32x4d", 0.5, 2.4, params=25.0, top1=78.3),
     _medium("ResNeXt-101 (32×4d)", "oct_resnext101_32x4d", 0.5, 4.0, params=44.2, top1=78.9),
-    _official("ResNet-152", "oct_resnet152", 0.125, 10.9, params=60.2, top1=81.4),
-    _official("ResNet-152 + SE", "oct_seresnet152", 0.125, 10.9, params=66.8, top1=81.6),
+    _official("ResNet-152", "oct_resnet152_official", 0.125, 10.9, params=60.2, top1=81.4),
+    _official("ResNet-152 + SE", "oct_seresnet152_official", 0.125, 10.9, params=66.8, top1=81.6),
     _video("I3D", "oct_i3d_resnet50", 0, 28.1, top1=72.6),
     _video("I3D", "oct_i3d_resnet50", 0.1, 25.6, top1=73.6),
     _video("I3D", "oct_i3d_resnet50", 0.2, 22.1, top1=73.1),
@@ -85,8 +85,9 @@ NOTES = {
     ),
     "Table 6": "",
     "official README": (
-        "The paper replaces the 7 × 7 stem by three 3 × 3 and the max-pooling by a residual block (its "
-        "§4.3), which is not published; these have the usual stem. Parameters without it agree."
+        "The official code's `resnet152_v1f`: three 3 × 3 in the place of the 7 × 7 stem, a residual block "
+        "in that of max-pooling, strides in the last 1 × 1 of a block (the paper's §4.3). Without the batch "
+        "norms before its blocks that the official one with SE has."
     ),
     "Table 8": (
         "The paper gives neither frames nor kernels; 8 frames and the kernels of Wang et al. (CVPR 2018) "

@@ -20,7 +20,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) ->
     """Convert and write; input and output are called so, `about` lies in the file's metadata."""
     import torch
 
-    with quiet("torch.onnx"):
+    with quiet("torch.onnx", "onnxscript"):
         made = torch.onnx.export(
             program, dynamo=True, input_names=["input"], output_names=["output"], verbose=False
         )

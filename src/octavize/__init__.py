@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from octavize.nn.conv_transpose import OctConvTranspose3d as OctConvTranspose3d
     from octavize.nn.dispatch import oct_rule as oct_rule
     from octavize.nn.tensor import OctTensor as OctTensor
+    from octavize.zoo.hub import OctaveNetwork as OctaveNetwork
     from octavize.zoo.models import create_model as create_model
     from octavize.zoo.models import list_models as list_models
     from octavize.zoo.published import load_published as load_published
@@ -50,6 +51,7 @@ _HOME = {
     "calibrate": "calibration.calibrate",
     "refit": "calibration.refit",
     "reestimate_norms": "convert.norms",
+    "OctaveNetwork": "zoo.hub",
     "create_model": "zoo.models",
     "list_models": "zoo.models",
     "load_converted": "zoo.storage",

@@ -27,6 +27,8 @@ ALIGNED = {
     "alexnet": "Paddle's dropouts scale in evaluation",
     "squeezenet1_0": "Paddle's dropout scales in evaluation; its poolings round sizes down",
     "squeezenet1_1": "Paddle's dropout scales in evaluation; its poolings round down, and its stem pads",
+    "mobilenet_v3_small": "Paddle's hard sigmoid has the slope 0.1666667 instead of a sixth",
+    "mobilenet_v3_large": "Paddle's hard sigmoid has the slope 0.1666667 instead of a sixth",
     "inception_v3": "Paddle's dropout scales in evaluation, its batch norms have ε = 1e-5; no auxiliary head",
 }
 """Where the two libraries' networks differ, and torch's was made to compute what Paddle's does."""
@@ -61,6 +63,13 @@ class Pair:
         return ours, theirs
 
 
+class PaddleHardsigmoid(nn.Module):
+    """With the slope of Paddle's, which is a rounded sixth in float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * float(np.float32(0.1666667)) + 0.5).clamp(0, 1)
+
+
 def pairs() -> list[Pair]:
     """Every network that torchvision and `paddle.vision.models` have both, and timm's MobileNetV1."""
     shared = [name for name in paddle_models.__all__ if name.islower()]
@@ -93,6 +102,10 @@ def _torchvision(name: str) -> nn.Module:
         for module in net.modules():
             if isinstance(module, nn.MaxPool2d):
                 module.ceil_mode = False
+    if name.startswith("mobilenet_v3"):
+        for module in net.modules():
+            if hasattr(module, "scale_activation"):
+                module.scale_activation = PaddleHardsigmoid()
     if name == "squeezenet1_1":
         net.features[0].padding = (1, 1)
     return net

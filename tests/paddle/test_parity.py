@@ -44,7 +44,10 @@ def test_outputs_and_gradients_are_the_same_in_both(name: str) -> None:
     ours, theirs = octave(PAIRS[name])
     batch = parity.images(PAIRS[name].side)
     found = parity.errors(ours, theirs, batch, "float32", "eval")
-    assert max(found.values()) < 1e-5
+    assert found["output"] < 1e-5
+    # Elsewhere float32 itself is further from float64, as rounding takes units across a ReLU's bend.
+    limit = 1e-5 if name in QUICK else max(1e-5, 3 * max(parity.float32_alone(PAIRS[name])))
+    assert max(found.values()) < limit
     ours, theirs = ours.double(), theirs.to(dtype="float64")
     for mode in ("eval", "train"):
         found = parity.errors(ours, theirs, batch, "float64", mode)
@@ -80,7 +83,13 @@ def octave_alphas(net: Any) -> dict[str, float]:
 def test_the_page_shows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = {"output": 1e-6, "input_grad": 2e-6, "grad": 3e-6}
     modes = [f"{d}_{m}" for d in ("float32", "float64") for m in ("eval", "train")]
-    row = {"model": "net", "side": 64, "plan_differs": ["conv"], "aligned": "it pads"}
+    row = {
+        "model": "net",
+        "side": 64,
+        "plan_differs": ["conv"],
+        "aligned": "it pads",
+        "float32_alone": [1.0, 2.0],
+    }
     for kind in parity.KINDS:
         row |= {f"{kind}_{mode}": errors for mode in modes} | {f"{kind}_sgd": 0.0, f"{kind}_adam": 1.0}
     versions = dict.fromkeys(("octavize", "torch", "torchvision", "paddle"), "1")

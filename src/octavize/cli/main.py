@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,8 +25,8 @@ from octavize.cli import deploy as cli_deploy
 from octavize.cli import options as o
 from octavize.cli import study as cli_study
 from octavize.cli import zoo as cli_zoo
-from octavize.errors import InputError
-from octavize.text import Table
+from octavize.errors import InputError, require_extra
+from octavize.text import Table, to_csv
 
 app = typer.Typer(
     name="octavize",
@@ -211,6 +211,9 @@ def profile(
     rounds: Annotated[int, typer.Option(help="Timed calls per network, taking turns.", min=1)] = 20,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     layers: Annotated[bool, typer.Option("--layers", help="The layers of one network instead.")] = False,
+    backend: Annotated[
+        str, typer.Option(help="torch; or paddle, for parameters and multiply-accumulates of its networks.")
+    ] = "torch",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
@@ -226,11 +229,23 @@ def profile(
 
     [cyan]octavize profile timm:efficientnet_b0 mynets:build[/cyan]
     """
+    if as_json and as_csv:
+        raise InputError("--json and --csv are both given: choose one")
+    if backend not in ("torch", "paddle"):
+        raise InputError(f"--backend is {backend!r}: give torch or paddle")
+    if backend == "paddle":
+        if (batch, rounds, threads) != (1, 20, None):
+            raise InputError(
+                "--batch, --rounds and --threads are of times, which --backend paddle leaves out"
+            )
+        form = "json" if as_json else "csv" if as_csv else "text"
+        typer.echo(
+            _in_paddle(names, alpha, layers, form, size=size, num_classes=num_classes, exchange=exchange)
+        )
+        return
     from octavize.bench.profile import layer_table, profile_models
     from octavize.zoo.find import find_origin
 
-    if as_json and as_csv:
-        raise InputError("--json and --csv are both given: choose one")
     if layers:
         if len(names) > 1 or len(alpha or []) > 1:
             raise InputError(f"--layers shows one network, not {', '.join(names)}: give one name and one α")
@@ -251,6 +266,20 @@ def profile(
         typer.echo(shown.to_json() if as_json else shown.to_csv())
     else:
         shown.print(Console())
+
+
+def _in_paddle(names: list[str], alphas: list[float] | None, layers: bool, form: str, **chosen: Any) -> str:
+    """`profile` of Paddle's networks, without torch."""
+    require_extra("paddle", "paddle")
+    from octavize.paddle.profile import COLUMNS, layers_of, profile_rows, table
+
+    if not layers:
+        rows = profile_rows(names, alphas or [0.0, 0.5], **chosen)
+        made = {"json": lambda: json.dumps(rows, indent=2), "csv": lambda: to_csv(COLUMNS, rows)}
+        return made.get(form, lambda: str(table(rows)))()
+    if len(names) > 1 or len(alphas or []) > 1 or form != "text":
+        raise InputError("--layers shows one network at one α, as text: give one name and one α")
+    return str(layers_of(names[0], alphas[0] if alphas else 0.5, **chosen))
 
 
 command(cli_zoo.models)

@@ -16,8 +16,11 @@ from octavize.paddle.conv_transpose import OctConv1DTranspose as OctConv1DTransp
 from octavize.paddle.conv_transpose import OctConv2DTranspose as OctConv2DTranspose
 from octavize.paddle.conv_transpose import OctConv3DTranspose as OctConv3DTranspose
 from octavize.paddle.convert import octavize as octavize
+from octavize.paddle.costs import flops_ops as flops_ops
 from octavize.paddle.dispatch import oct_rule as oct_rule
 from octavize.paddle.planner import plan as plan
+from octavize.paddle.recomputing import recompute as recompute
+from octavize.paddle.swap import oct_handler as oct_handler
 from octavize.paddle.tensor import OctTensor as OctTensor
 from octavize.paddle.wrapping import disable as disable
 from octavize.paddle.wrapping import enable as enable

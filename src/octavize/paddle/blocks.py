@@ -6,7 +6,7 @@ of it (the shortcut). Modules of the same class count too: the strided blocks of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import paddle
@@ -15,27 +15,28 @@ from paddle import Tensor, nn
 from octavize.exchanging import Block
 from octavize.paddle.dispatch import Octave, dense, octave_values, unannounced
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
-from octavize.paddle.trace import clean_copy, example_input, explained
+from octavize.paddle.inputs import Inputs
+from octavize.paddle.trace import clean_copy, dtype_of, explained
 
 SUMS = frozenset({"add", "add_"})
 
 
-def residual_blocks(model: nn.Layer, shapes: Any) -> list[Block]:
+def residual_blocks(model: nn.Layer, inputs: Inputs) -> list[Block]:
     """The residual blocks of a vanilla network, in the order in which they run.
 
     A module that holds other residual blocks is none itself, and neither is the whole network.
 
     Raises:
-        TraceError: the network does not run on an input of these shapes.
+        TraceError: the network does not run on these inputs.
     """
     net = clean_copy(model)
     run = _Run()
     layers = dict(net.named_sublayers(include_self=True))
     for name, layer in layers.items():
         run.follow(name, layer)
-    given = example_input(net, shapes)
-    with explained(model, shapes), paddle.no_grad(), unannounced():
-        net({k: run.start(x) for k, x in given.items()} if isinstance(given, Mapping) else run.start(given))
+    given = inputs.made(dtype_of(net))
+    with explained(model, given), paddle.no_grad(), unannounced():
+        given.each(run.start).call(net)
     kinds = {type(layers[name]) for name in run.residual}
     of_a_kind = [name for name in run.sizes if type(layers[name]) in kinds]
     innermost = [name for name in of_a_kind if not any(n.startswith(f"{name}.") for n in of_a_kind)]
@@ -53,7 +54,7 @@ class _Run:
 
     def start(self, x: Any) -> Any:
         """An input of the network, which no convolution has made."""
-        return _Followed(x, None, self) if isinstance(x, Tensor) else x
+        return _Followed(x, None, self)
 
     def follow(self, name: str, layer: nn.Layer) -> None:
         """Follow a layer of the network that is about to run."""

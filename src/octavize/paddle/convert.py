@@ -10,9 +10,10 @@ from paddle import nn
 
 from octavize.deciding import DEFAULT_ALPHA
 from octavize.errors import InputError
+from octavize.paddle.inputs import Example
 from octavize.paddle.planner import Alpha, Planner, Way, check_plan
 from octavize.paddle.swap import swap
-from octavize.paddle.trace import Example, check_network
+from octavize.paddle.trace import check_network
 from octavize.plan import Plan
 from octavize.planning import check_alone, least_low, warn_if_nothing
 

@@ -1,10 +1,16 @@
-"""Multiply–accumulates of convolutions, in closed form from the maps they read and write."""
+"""Multiply–accumulates of convolutions, in closed form from the maps they read and write.
+
+And `flops_ops`, by which `paddle.flops` counts octave networks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
+
+from paddle import nn
+from paddle.hapi.dynamic_flops import register_hooks
 
 from octavize.geometry import Geometry
 from octavize.paddle.conv import OctConv
@@ -61,3 +67,58 @@ def _counts(x: Any, geometry: Geometry) -> tuple[int, int]:
 def _pixels(layer: OctConv, x: Any) -> tuple[int, int]:
     size = tuple(x.shape[2:])
     return prod(size), prod(low_size(size, layer.octave_dims))
+
+
+# ---- paddle.flops ---------------------------------------------------------------------------------------
+
+Count = Callable[[Any, tuple[Any, ...], Any], None]
+"""What `paddle.flops` calls after each layer, with the layer, its inputs and its output."""
+
+
+def flops_ops(model: nn.Layer) -> dict[type[nn.Layer], Count]:
+    """The `custom_ops` by which `paddle.flops` counts an octave network; without them it leaves layers out.
+
+    Octave convolutions count as Paddle counts its own: multiply–accumulates, and one operation a stored
+    output if there is a bias. Other layers count each half by itself, as Paddle counts that layer. For a
+    vanilla network the result is Paddle's.
+
+    Example:
+        >>> paddle.flops(net, (1, 3, 224, 224), custom_ops=flops_ops(net))
+    """
+    kinds = {type(layer) for layer in model.sublayers(include_self=True)}
+    octave = {kind: _count_octave for kind in kinds if issubclass(kind, OctConv)}
+    return octave | {kind: _by_half(register_hooks[kind]) for kind in kinds if kind in register_hooks}
+
+
+def _count_octave(layer: Any, read: tuple[Any, ...], written: Any) -> None:
+    x, geometry = read[0], layer._geometry
+    if isinstance(x, OctTensor) or isinstance(written, OctTensor):
+        count = octave_macs(layer, x, written)
+    else:
+        count = convolution_macs(geometry, x.shape, written.shape)
+    biases = 0 if layer.bias is None else sum(prod(half.shape) for half in _halves(written))
+    layer.total_ops += count + biases
+
+
+def _by_half(count: Count) -> Count:
+    """Paddle's way to count a layer, once for each half of an octave map that it reads."""
+
+    def of_halves(layer: Any, read: tuple[Any, ...], written: Any) -> None:
+        x = read[0]
+        if not isinstance(x, OctTensor):
+            return count(layer, read, written)
+        halves = _halves(x)
+        if isinstance(written, OctTensor):
+            parts = _halves(written)
+        else:  # it merged both
+            parts = [written[:, : half.shape[1]] for half in halves]
+        for half, part in zip(halves, parts, strict=True):
+            count(layer, (half,), part)
+
+    return of_halves
+
+
+def _halves(x: Any) -> list[Any]:
+    if not isinstance(x, OctTensor):
+        return [x]
+    return [half for half in (x.high, x.low) if half is not None]

@@ -15,8 +15,9 @@ from octavize.exchanging import Block
 from octavize.paddle.blocks import residual_blocks
 from octavize.paddle.conv import OctConv
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
-from octavize.paddle.swap import octave_class, swap
-from octavize.paddle.trace import Example, check_network, clean_copy, example_shapes, map_shape, trace
+from octavize.paddle.inputs import Example
+from octavize.paddle.swap import handler_of, swap
+from octavize.paddle.trace import check_network, clean_copy, example_inputs, trace
 from octavize.plan import Decision, Plan, fit_budget
 from octavize.planning import Layer, Trace, check_one_of, least_low
 from octavize.split import default_octave_dims
@@ -55,9 +56,10 @@ def plan(
             Default: that of a layer that is octave already, else `pool`, as in the paper.
         min_low: layers that would have fewer low channels stay dense. Default: 16, or 0 where α is given by
             name or by a function.
-        example: an input, or its shape (N, C, H, W), on which the network runs a few times; for a network
-            that takes a dict, a dict of them: `{"image": (1, 3, 224, 224)}`. Default: derived from the
-            network, see `octavize.paddle.trace.example_shapes`.
+        example: an input, or its shape (N, C, H, W), on which the network runs a few times; several of them,
+            `(a, b)`; or a mapping by name, `{"image": (1, 3, 224, 224)}`, for arguments of these names or for
+            a network that takes a dict. Default: derived from the network, see
+            `octavize.paddle.trace.example_inputs`.
 
     Returns:
         The plan; which layers stay vanilla or get α = 0, and why, is as in `octavize.plan`.
@@ -91,14 +93,14 @@ class Planner(planning.Planner):
         example: Example | None = None,
     ) -> None:
         self.model = model
-        self.inputs, modules = example_shapes(model, example), convolutions(model)
+        self.inputs, modules = example_inputs(model, example), convolutions(model)
         if not modules:
             raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
         self.vanilla = _as_vanilla(model)
         before = trace(self.vanilla, self.inputs)
         ways: dict[str, Any] = {"exchange": exchange, "downsample": downsample, "min_low": min_low}
         layers = layer_infos(model, before)
-        super().__init__(type(model).__name__, layers, modules, before, map_shape(self.inputs), **ways)
+        super().__init__(type(model).__name__, layers, modules, before, self.inputs.shape, **ways)
 
     def blocks(self) -> list[Block]:
         return residual_blocks(self.vanilla, self.inputs)
@@ -147,7 +149,7 @@ def _info(name: str, layer: Any, ran: Layer | None) -> LayerInfo:
         type(layer).__name__,
         geometry_of(layer),
         layer.octave_dims if octave else default_octave_dims(len(layer._kernel_size)),
-        has_handler=octave_class(layer) is not None,
+        has_handler=handler_of(layer) is not None,
         reached=ran is not None,
         reads_input=ran is not None and ran.reads_input,
         input_size=() if ran is None else ran.input[0][2:],

@@ -16,16 +16,14 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from octavize.errors import InputError, one_line, shown
+from octavize.errors import InputError, one_line
 from octavize.paddle.conv import OctConv
 from octavize.paddle.costs import convolution_macs, octave_macs
 from octavize.paddle.dispatch import Octave, observe_calls, octave_values, unannounced
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
+from octavize.paddle.inputs import Example, Inputs, inputs_of
 from octavize.paddle.tensor import OctTensor
 from octavize.planning import Fallback, Layer, Shape, Trace, TraceError
-
-Example = Tensor | Sequence[int] | Mapping[str, Any]
-"""An input of the network or its shape; or a dict of them, for networks that take one."""
 
 
 class _Sources:
@@ -62,8 +60,8 @@ def check_network(model: Any) -> None:
         raise InputError(f"model is {told}, no paddle.nn.Layer: build the network first, then give it")
 
 
-def example_shapes(model: nn.Layer, example: Example | None = None) -> Shape | dict[str, Any]:
-    """The input shape to run a network with, or the entries of its dict: tensors, and shapes of tensors.
+def example_inputs(model: nn.Layer, example: Example | Inputs | None = None) -> Inputs:
+    """The inputs to run a network with, as tensors or as shapes.
 
     Without an example it is (1, C, H, W), where C is that of the first convolution, and H and W are 224.
     Video networks get 8 frames of 112 pixels.
@@ -72,58 +70,15 @@ def example_shapes(model: nn.Layer, example: Example | None = None) -> Shape | d
         InputError: the network has no convolution, or is not a network; or `example` is not a shape.
     """
     check_network(model)
-    if isinstance(example, Mapping):
-        return {name: entry if _is_value(entry) else _shape(entry) for name, entry in example.items()}
     if example is not None:
-        return tuple(example.shape) if isinstance(example, Tensor) else _shape(example)
+        return inputs_of(model, example)
     first = next((m for m in model.sublayers(include_self=True) if isinstance(m, CONVOLUTIONS)), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
     geometry = geometry_of(first)
     axes = len(geometry.kernel_size)
     size = (8, 112, 112) if axes == 3 else (224,) * axes
-    return (1, geometry.in_channels, *size)
-
-
-def _is_value(entry: Any) -> bool:
-    return isinstance(entry, Tensor) or not isinstance(entry, Sequence) or isinstance(entry, str)
-
-
-def _shape(example: Any) -> Shape:
-    if isinstance(example, str) or not isinstance(example, Sequence):
-        raise InputError(
-            f"example={shown(example)} is neither an input nor its shape, such as (1, 3, 224, 224)"
-        )
-    if not all(isinstance(n, int) and n > 0 for n in example):
-        raise InputError(
-            f"example={tuple(example)} is no shape: give whole numbers above 0, as (1, 3, 96, 96)"
-        )
-    return tuple(example)
-
-
-def map_shape(shapes: Shape | Mapping[str, Any]) -> Shape:
-    """The shape of the input map: of a dict's entries, that of the first of at least three dimensions.
-
-    Raises:
-        InputError: no entry is a map.
-    """
-    if not isinstance(shapes, Mapping):
-        return shapes
-    for entry in shapes.values():
-        shape = tuple(entry.shape) if isinstance(entry, Tensor) else entry
-        if isinstance(shape, tuple) and len(shape) >= 3:
-            return shape
-    raise InputError("example: no entry of the dict is a map or its shape: give 'image': (1, 3, 224, 224)")
-
-
-def example_input(model: nn.Layer, shapes: Shape | Mapping[str, Any]) -> Any:
-    """An input of these shapes, of zeros."""
-    if isinstance(shapes, Mapping):
-        return {
-            name: paddle.zeros(entry, dtype_of(model)) if isinstance(entry, tuple) else entry
-            for name, entry in shapes.items()
-        }
-    return paddle.zeros(shapes, dtype_of(model))
+    return Inputs(((1, geometry.in_channels, *size),))
 
 
 def dtype_of(model: nn.Layer) -> Any:
@@ -150,22 +105,22 @@ def shapes_of(value: Any) -> tuple[Shape, Shape | None]:
     return high, (value.shape[0], 0) if low is None else tuple(low.shape)
 
 
-def trace(model: nn.Layer, shapes: Shape | Mapping[str, Any]) -> Trace:
+def trace(model: nn.Layer, example: Example | Inputs) -> Trace:
     """Run a copy of a network and record its convolutions and fully connected layers.
 
     Args:
-        shapes: shape of the input, (N, C, H, W); or the entries of its dict.
+        example: an input, its shape (N, C, H, W), or several inputs, see `inputs_of`.
 
     Raises:
         TraceError: the network does not run on such an input.
     """
     net = clean_copy(model)
-    x = example_input(net, shapes)
-    recorder = _Recorder(net, x)
+    inputs = inputs_of(model, example).made(dtype_of(net))
+    recorder = _Recorder(net, inputs)
     sources = recorder.sources
     try:
-        with explained(model, shapes), paddle.no_grad(), unannounced(), observe_calls(sources.watch):
-            output = net(x)
+        with explained(model, inputs), paddle.no_grad(), unannounced(), observe_calls(sources.watch):
+            output = inputs.call(net)
     except TraceError as failed:
         failed.fallbacks = sources.fallbacks
         raise
@@ -176,9 +131,9 @@ def trace(model: nn.Layer, shapes: Shape | Mapping[str, Any]) -> Trace:
 class _Recorder:
     """What the hooks of a run write down."""
 
-    def __init__(self, net: nn.Layer, x: Any) -> None:
+    def __init__(self, net: nn.Layer, inputs: Inputs) -> None:
         self.sources, self.found = _Sources(), dict[str, Layer]()
-        self._inputs = list(x.values()) if isinstance(x, Mapping) else [x]
+        self._inputs = inputs.tensors
         for name, layer in net.named_sublayers(include_self=True):
             if isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
                 self._follow(name, layer)
@@ -223,15 +178,15 @@ def _macs(layer: Any, value: Any, output: Any) -> int:
 @contextmanager
 def explained(
     model: nn.Layer,
-    shapes: Any,
-    remedy: str = "give an example it runs on, or a dict of them if it takes one",
+    inputs: Inputs,
+    remedy: str = "give an example it runs on, several inputs (a, b), or inputs by name",
 ) -> Iterator[None]:
     """Turn an error of a network's forward into a `TraceError` that names the shape of its input."""
     try:
         yield
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} does not run on an input of shape {shown(shapes)}: {remedy} "
+            f"{type(model).__name__} does not run on an input of shape {inputs}: {remedy} "
             f"({one_line(error, kind=True)})"
         ) from error
 

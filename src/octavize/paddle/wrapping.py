@@ -38,8 +38,8 @@ def enable() -> None:
 
     Wrapped are the public functions that take a map, wherever a loaded module holds them (`paddle.concat`,
     your `from paddle.nn.functional import relu`), operators that would raise an error instead of asking an
-    OctTensor, and `nn.BatchNorm.forward`, which calls no function. `to_static` takes octavize's modules as
-    they are. `disable()` undoes all of it.
+    OctTensor, and the `forward` of `nn.BatchNorm` and `nn.SyncBatchNorm`, which call no function. `to_static`
+    takes octavize's modules as they are. `disable()` undoes all of it.
 
     Functions that a network's layers hold as attributes are found by `octavize()`. Those held elsewhere, in a
     dict or as a default argument, are found if `enable()` was called before they were put there.
@@ -54,6 +54,7 @@ def enable() -> None:
         for name in names:
             _wrap_method(kind, f"__{name}__", _asking)
     _wrap_method(paddle.nn.BatchNorm, "forward", _batch_norm)
+    _wrap_method(paddle.nn.SyncBatchNorm, "forward", _sync_batch_norm)
     _leave_alone_in_to_static(True)
 
 
@@ -137,6 +138,27 @@ def _batch_norm(original: Function) -> Function:
         statistics = (self._mean, self._variance, self.weight, self.bias)
         y = apply_rule("batch_norm", _own("batch_norm"), (input, *statistics), settings)
         return y if self._act is None else apply_rule(self._act, _own(self._act), (y,), {})
+
+    return forward
+
+
+def _sync_batch_norm(original: Function) -> Function:
+    """`nn.SyncBatchNorm.forward`: the rule of `batch_norm`, with the operator that asks all devices."""
+
+    def normalize(
+        half: Any, mean: Any, variance: Any, weight: Any, bias: Any, training: bool,
+        momentum: float, epsilon: float, data_format: str, use_global_stats: Any,
+    ) -> Any:  # fmt: skip
+        settings = (not training, momentum, epsilon, data_format, False, False)
+        return paddle._C_ops.sync_batch_norm_(half, mean, variance, weight, bias, *settings)[0]
+
+    @wraps(original)
+    def forward(self: Any, x: Any) -> Any:
+        if type(x) not in OCTAVE_KINDS:
+            return original(self, x)
+        statistics = (self._mean, self._variance, self.weight, self.bias)
+        settings = (self.training, self._momentum, self._epsilon)
+        return apply_rule("batch_norm", normalize, (x, *statistics, *settings), {})
 
     return forward
 

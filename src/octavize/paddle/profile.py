@@ -1,0 +1,73 @@
+"""What Paddle networks cost: parameters and multiply–accumulates by name and α, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paddle import nn
+
+from octavize.errors import InputError
+from octavize.paddle.planner import plan
+from octavize.paddle.trace import trace
+from octavize.paddle.zoo import create_model
+from octavize.plan import Plan
+from octavize.text import Table
+
+COLUMNS = ("model", "alpha", "params", "macs", "macs_ratio")
+
+
+def profile_rows(
+    names: Sequence[str],
+    alphas: Sequence[float],
+    *,
+    size: int,
+    num_classes: int | None = None,
+    exchange: str | None = None,
+) -> list[dict[str, Any]]:
+    """One row a network and α: parameters without running statistics, and MACs of one image.
+
+    Args:
+        names: of `octavize.paddle.list_models()`.
+        alphas: shares of low channels; ratios are to the first.
+        size: side of the image in pixels.
+
+    Raises:
+        InputError: see `create_model`; or the network does not run on such an image.
+    """
+    rows = []
+    for name in names:
+        first = 0
+        for alpha in alphas:
+            net = _built(name, alpha, num_classes, exchange)
+            macs = trace(net, (1, 3, size, size)).macs
+            first = first or macs
+            statistics = {id(value) for value in net.buffers()}
+            learned = [p for p in net.parameters() if id(p) not in statistics and not p.stop_gradient]
+            params = sum(int(p.size) for p in learned)
+            rows.append(dict(zip(COLUMNS, (name, alpha, params, macs, macs / first), strict=True)))
+    return rows
+
+
+def layers_of(name: str, alpha: float, *, size: int, num_classes: int | None, exchange: str | None) -> Plan:
+    """The plan of a named network: what became of each layer, and what it costs."""
+    net = _built(name, alpha, num_classes, exchange)
+    alphas = {n: layer.alpha for n, layer in net.named_sublayers() if hasattr(layer, "alpha")}
+    if not alphas:
+        raise InputError(f"{name} has no layer that can be octave: give another network")
+    return plan(net, {"*": 0.0, **alphas}, example=(1, 3, size, size))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows in words."""
+    head = ("network", "α", "parameters", "MACs", "ratio")
+    cells = [
+        (r["model"], f"{r['alpha']:g}", f"{r['params'] / 1e6:.2f} M", f"{r['macs'] / 1e9:.3f} G",
+         f"{r['macs_ratio']:.3f}") for r in rows
+    ]  # fmt: skip
+    return Table(head, cells)
+
+
+def _built(name: str, alpha: float, num_classes: int | None, exchange: str | None) -> nn.Layer:
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    return create_model(name, alpha, exchange=exchange, **arguments)

@@ -15,7 +15,10 @@ from octavize.paddle.conv_transpose import OctConv2DTranspose as OctConv2DTransp
 from octavize.paddle.conv_transpose import OctConv3DTranspose as OctConv3DTranspose
 from octavize.paddle.convert import octavize as octavize
 from octavize.paddle.dispatch import oct_rule as oct_rule
+from octavize.paddle.freezing import freeze as freeze
 from octavize.paddle.planner import plan as plan
+from octavize.paddle.predictor import predictor_config as predictor_config
+from octavize.paddle.saving import save as save
 from octavize.paddle.tensor import OctTensor as OctTensor
 from octavize.paddle.wrapping import disable as disable
 from octavize.paddle.wrapping import enable as enable

@@ -93,7 +93,7 @@ class OctConvTranspose(OctConv):
         multiplier = self._geometry.out_channels // self._geometry.in_channels
         layout = tuple(count * multiplier for count in x.channel_layout)
         weights = split_channels(self.kernel(), x.channel_layout)
-        biases = (None, None) if self.bias is None else split_channels(self.bias, layout)
+        biases = self._biases(layout)
         size = self._out_size(x.spatial_shape)
         y_high = self._transposed(x.high, weights[0], biases[0], size, x.counts[0])
         half_size = low_size(size, self._settings.octave_dims)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import gcd
 from typing import Any
 
 import paddle
@@ -11,6 +14,23 @@ from paddle import Tensor
 
 _AVG_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _INTERPOLATE: Callable[..., Tensor] = F.interpolate
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {2: F.conv2d_transpose, 3: F.conv3d_transpose}
+_CHANNELS_A_GROUP = 8
+_for_onednn: ContextVar[bool] = ContextVar("for_onednn", default=False)
+
+
+@contextmanager
+def laid_out_for_onednn() -> Iterator[None]:
+    """Inside, programs up-sample by a transposed convolution with ones.
+
+    Paddle Inference with oneDNN fails on every nearest interpolation (Paddle 3.3.1). It takes this, and stays
+    in its own order of values, where repeated pixels (`tile`) would be brought into Paddle's order and back.
+    """
+    before = _for_onednn.set(True)
+    try:
+        yield
+    finally:
+        _for_onednn.reset(before)
 
 
 def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
@@ -52,7 +72,20 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     # Nearest interpolation from ⌈n/2⌉ to n reads pixel i // 2 for every i: repetition and crop in one step.
     if len(size) == 1:  # Paddle has it for images and volumes
         return upsample(x.unsqueeze(2), [1, *size]).squeeze(2)
+    if _for_onednn.get() and not paddle.in_dynamic_mode():
+        return _spread(x, size)
     return _INTERPOLATE(x, size=list(size), mode="nearest")
+
+
+def _spread(x: Tensor, size: Sequence[int]) -> Tensor:
+    """U as a transposed convolution in groups of some channels; oneDNN has none for single channels."""
+    factors = [1 if n == have else 2 for n, have in zip(size, x.shape[2:], strict=True)]
+    channels = x.shape[1]
+    width = gcd(channels, _CHANNELS_A_GROUP)
+    own = paddle.eye(width, dtype=x.dtype).tile([channels // width, 1])
+    ones = own.reshape([channels, width, *[1] * len(factors)]).tile([1, 1, *factors])
+    y = _TRANSPOSED[len(factors)](x, ones, stride=factors, groups=channels // width)
+    return y[(slice(None), slice(None), *(slice(0, n) for n in size))]
 
 
 def pad_any(x: Tensor, pads: Sequence[int], mode: Any) -> Tensor:

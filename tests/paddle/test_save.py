@@ -195,6 +195,12 @@ def test_several_outputs_are_refused(tmp_path: Path) -> None:
         save(Two(), tmp_path / "net", SHAPE)
 
 
+@needs_onnx
+@pytest.mark.xfail(strict=True, raises=InputError, reason="Paddle2ONNX 2.1: if this passes, say so in `save`")
+def test_a_network_that_interpolates_by_a_factor_becomes_onnx(tmp_path: Path) -> None:
+    save(Article(), tmp_path / "net.onnx", (1, 8, 8, 8), target="onnx")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_25", "squeezenet1_1"])
 def test_known_networks(tmp_path: Path, name: str) -> None:

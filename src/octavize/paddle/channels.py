@@ -48,10 +48,14 @@ def take_channels(values: Tensor | None, index: Sequence[int], dim: int) -> Tens
         if paddle.in_dynamic_mode():
             return index_select(values, paddle.to_tensor(index, "int64"), dim)
         # OpenVINO 2026.4 computes wrong numbers for a gather over channels in front of a convolution.
-        return concat([take_channels(values, stretch, dim) for stretch in _stretches(index)], dim)
+        return concat([_part(values, stretch[0], len(stretch), dim) for stretch in _stretches(index)], dim)
     if start == 0 and end == values.shape[dim]:
         return values
-    return values[(*[slice(None)] * dim, slice(start, end))]
+    return _part(values, start, len(index), dim)
+
+
+def _part(values: Tensor, start: int, length: int, dim: int) -> Tensor:
+    return values[(*[slice(None)] * dim, slice(start, start + length))]
 
 
 def _stretches(index: Sequence[int]) -> list[list[int]]:

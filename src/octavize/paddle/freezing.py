@@ -49,12 +49,12 @@ def freeze(model: nn.Layer, example: Example | None = None) -> nn.Layer:
     Example:
         >>> net = octavize.paddle.freeze(octavize.paddle.octavize(paddle.vision.models.resnet50()))
     """
-    shapes, problem = example_shapes(model, example), None
+    shapes, problem = example_shapes(model, example), ""
     seen = _watch(model, shapes)
     with paddle.no_grad():
         for folding in (True, False):
             frozen = clean_copy(model)
-            layers = dict(frozen.named_sublayers(include_self=True))
+            layers: dict[str, Any] = dict(frozen.named_sublayers(include_self=True))
             for norm, conv in seen.norms.items() if folding else ():
                 _replace(frozen, layers[norm], _fold(layers[conv], layers[norm]))
             for name, layouts in seen.layouts.items():
@@ -156,10 +156,9 @@ def _splits(layer: Any, layout: ChannelLayout) -> bool:
 
 def _fold(conv: Any, norm: Any) -> nn.Layer:
     """Bring a batch norm into a convolution, in float64; what is left of the norm takes its place."""
-    weight, bias, mean, variance, scale, shift = (
-        None if p is None else p.astype("float64")
-        for p in (conv.weight, conv.bias, norm._mean, norm._variance, norm.weight, norm.bias)
-    )
+    parameters = (conv.weight, conv.bias, norm._mean, norm._variance, norm.weight, norm.bias)
+    doubled: Any = (None if p is None else p.astype("float64") for p in parameters)
+    weight, bias, mean, variance, scale, shift = doubled
     factor = (variance + norm._epsilon).rsqrt()
     factor = factor if scale is None else factor * scale
     moved = -mean if bias is None else bias - mean

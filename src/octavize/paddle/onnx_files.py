@@ -40,7 +40,7 @@ def write_onnx(program: Path, path: Path, about: str) -> None:
                 opset_version=_OPSET,
                 optimize_tool="None",
             )
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # it ends the program
         known = [line for line in said.getvalue().splitlines() if "Failed to convert" in line]
         told = known[-1].partition("Failed to convert")[2] if known else one_line(error)
         raise InputError(
@@ -95,4 +95,4 @@ def onnx_runner(path: Path) -> Callable[[Any], list[Any]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"input": x})
+    return lambda x: list(session.run(None, {"input": x}))

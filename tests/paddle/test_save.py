@@ -162,6 +162,41 @@ def test_onnx_runtime_runs_what_was_saved(tmp_path: Path, shape: Any) -> None:
     assert bool(sizes) is (shape != SHAPE)  # ONNX Runtime only keeps whole factors in its own order
 
 
+class Decoder(nn.Layer):
+    """Maps pooled by a window, brought back to the size of an earlier one, and joined to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2D(3, 8, 3, padding=1), nn.Conv2D(8, 8, 3, padding=1)
+        self.third, self.last = nn.Conv2D(8, 8, 3, padding=1), nn.Conv2D(16, 4, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.second(self.first(x))
+        y = self.third(F.max_pool2d(x, 3, 2, 1))
+        y = F.interpolate(y, size=x.shape[2:], mode="nearest")
+        return F.relu(self.last(paddle.concat([x, y], 1))).mean([2, 3])
+
+
+@pytest.mark.parametrize("target", ["paddle", pytest.param("onnx", marks=needs_onnx)])
+@pytest.mark.parametrize("network", [Residual, Decoder])
+def test_files_that_take_any_size(tmp_path: Path, network: Any, target: str) -> None:
+    net = octavize(trained(network()), example=SHAPE)
+    path = tmp_path / ("net.onnx" if target == "onnx" else "net")
+    assert save(net, path, SHAPE, target=target, dynamic_size=True) < 1e-5  # on four sizes, odd ones too
+
+
+def test_a_network_that_decides_by_the_size_of_its_images_is_saved_for_one(tmp_path: Path) -> None:
+    class Deciding(Residual):
+        def forward(self, x: Any) -> Any:
+            x = self.first(self.stem(x))
+            return F.pad(x, [1, 2, 1, 2]).mean([2, 3])
+
+    net = octavize(Deciding(), example=SHAPE)
+    assert save(net, tmp_path / "net", SHAPE) < 1e-5
+    with pytest.raises(InputError, match="decides by the height or width of its images"):
+        save(net, tmp_path / "net", SHAPE, dynamic_size=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -205,8 +240,10 @@ def test_a_network_that_interpolates_by_a_factor_becomes_onnx(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_25", "squeezenet1_1"])
 def test_known_networks(tmp_path: Path, name: str) -> None:
     net = octavize(getattr(models, name)(num_classes=10), example=(1, 3, 64, 64))
-    assert save(net, tmp_path / "net", (1, 3, 64, 64)) < 1e-5
-    assert save(net, tmp_path / "net.onnx", (1, 3, 64, 64), target="onnx") < 1e-5
+    dynamic = name not in ("shufflenet_v2_x0_25", "squeezenet1_1")  # Paddle fails on the vanilla ones
+    for size in {False, dynamic}:
+        assert save(net, tmp_path / "net", (1, 3, 64, 64), dynamic_size=size) < 1e-5
+        assert save(net, tmp_path / "net.onnx", (1, 3, 64, 64), target="onnx", dynamic_size=size) < 1e-5
 
 
 # ---- the faults of others: a test that passes against its mark says that one is mended ---------------------

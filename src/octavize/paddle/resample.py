@@ -12,6 +12,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from octavize.errors import InputError
+from octavize.paddle.dispatch import dense
+from octavize.paddle.sizes import Unknown, crop
+
 _AVG_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _INTERPOLATE: Callable[..., Tensor] = F.interpolate
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {2: F.conv2d_transpose, 3: F.conv3d_transpose}
@@ -74,18 +78,20 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
         return upsample(x.unsqueeze(2), [1, *size]).squeeze(2)
     if _for_onednn.get() and not paddle.in_dynamic_mode():
         return _spread(x, size)
-    return _INTERPOLATE(x, size=list(size), mode="nearest")
+    return _INTERPOLATE(x, size=list(map(dense, size)), mode="nearest")
 
 
 def _spread(x: Tensor, size: Sequence[int]) -> Tensor:
     """U as a transposed convolution in groups of some channels; oneDNN has none for single channels."""
+    if len(size) == 3 and isinstance(size[0], Unknown):
+        raise InputError("frames: save a network of videos for one number of them")
     factors = [1 if n == have else 2 for n, have in zip(size, x.shape[2:], strict=True)]
     channels = x.shape[1]
     width = gcd(channels, _CHANNELS_A_GROUP)
     own = paddle.eye(width, dtype=x.dtype).tile([channels // width, 1])
     ones = own.reshape([channels, width, *[1] * len(factors)]).tile([1, 1, *factors])
     y = _TRANSPOSED[len(factors)](x, ones, stride=factors, groups=channels // width)
-    return y[(slice(None), slice(None), *(slice(0, n) for n in size))]
+    return crop(y, size)
 
 
 def pad_any(x: Tensor, pads: Sequence[int], mode: Any) -> Tensor:

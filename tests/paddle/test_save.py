@@ -162,6 +162,31 @@ def test_onnx_runtime_runs_what_was_saved(tmp_path: Path, shape: Any) -> None:
     assert bool(sizes) is (shape != SHAPE)  # ONNX Runtime only keeps whole factors in its own order
 
 
+@needs_onnx
+@pytest.mark.parametrize("name", ["int8.onnx", "net.xml"])
+def test_onnx_files_are_lowered_for_other_runtimes_without_torch(tmp_path: Path, name: str) -> None:
+    from octavize import load_runtime
+    from octavize.deploy.lowering import lower
+
+    if name.endswith(".xml"):
+        pytest.importorskip("openvino")
+    net, x = octave(), paddle.randn([16, 3, 16, 16])
+    save(net, tmp_path / "net.onnx", SHAPE, target="onnx")
+    wanted = net(x).numpy()
+    np.testing.assert_allclose(load_runtime(tmp_path / "net.onnx")(x), wanted, rtol=1e-3, atol=1e-4)
+    precision: Any = (
+        {"precision": "int8", "calibration": x} if name == "int8.onnx" else {"precision": "float32"}
+    )
+    lower(tmp_path / "net.onnx", tmp_path / name, **precision)
+    runner = load_runtime(tmp_path / name)
+    assert runner.metadata["precision"] == precision["precision"]
+    error = np.abs(runner(x) - wanted).max() / np.abs(wanted).max()
+    assert (1e-4 < error < 0.1) if name == "int8.onnx" else error < 1e-4
+    with pytest.raises(InputError, match="calibration"):
+        lower(tmp_path / "net.onnx", tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
+
+
 class Decoder(nn.Layer):
     """Maps pooled by a window, brought back to the size of an earlier one, and joined to it."""
 

@@ -54,7 +54,8 @@ def save(
         example: an input (N, C, H, W) or its shape; by default derived from the network. N only counts where
             the batch is not dynamic.
         target: `paddle`, for Paddle Inference, with oneDNN or without (`paddle.jit.load` reads it too); or
-            `onnx`, for ONNX Runtime and OpenVINO, through Paddle2ONNX.
+            `onnx`, for ONNX Runtime and OpenVINO, through Paddle2ONNX: `octavize.load_runtime` runs the file,
+            and `octavize.deploy.lowering.lower` makes one for OpenVINO, or in int8, of it.
         dynamic_batch: the file takes any number of images.
         dynamic_size: the file takes images of any size, odd ones included.
         metadata: anything JSON can hold, such as `classes`, `mean`, `std`. Kept with the shape and the

@@ -171,7 +171,8 @@ def test_onnx_files_are_lowered_for_other_runtimes_without_torch(tmp_path: Path,
     if name.endswith(".xml"):
         pytest.importorskip("openvino")
     net, x = octave(), paddle.randn([16, 3, 16, 16])
-    save(net, tmp_path / "net.onnx", SHAPE, target="onnx")
+    save(net, tmp_path / "net.onnx", SHAPE, target="onnx", for_int8=True)
+    assert b"AveragePool" not in (tmp_path / "net.onnx").read_bytes()
     wanted = net(x).numpy()
     np.testing.assert_allclose(load_runtime(tmp_path / "net.onnx")(x), wanted, rtol=1e-3, atol=1e-4)
     precision: Any = (
@@ -227,6 +228,7 @@ def test_a_network_that_decides_by_the_size_of_its_images_is_saved_for_one(tmp_p
     [
         ({"target": "tensorrt"}, "target='tensorrt': give paddle or onnx"),
         ({"target": "onnx"}, "does not fit"),
+        ({"for_int8": True}, "lower a file of target='onnx'"),
         ({"example": {"image": SHAPE}}, "takes a dict"),
         ({"metadata": {"a": object()}}, "metadata"),
     ],

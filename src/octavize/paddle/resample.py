@@ -21,6 +21,21 @@ _INTERPOLATE: Callable[..., Tensor] = F.interpolate
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {2: F.conv2d_transpose, 3: F.conv3d_transpose}
 _CHANNELS_A_GROUP = 8
 _for_onednn: ContextVar[bool] = ContextVar("for_onednn", default=False)
+_for_int8: ContextVar[bool] = ContextVar("for_int8", default=False)
+
+
+@contextmanager
+def laid_out_for_int8() -> Iterator[None]:
+    """Inside, programs average 2 × 2 pixels by a convolution with a quarter, on maps of even size.
+
+    Runtimes have integer convolutions, with the scale of their output included, but take the average of
+    integers in float32 and quantize it again.
+    """
+    before = _for_int8.set(True)
+    try:
+        yield
+    finally:
+        _for_int8.reset(before)
 
 
 @contextmanager
@@ -52,6 +67,9 @@ def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
     if 1 in size:  # a single pixel is its own average
         factors = [min(factor, n) if n > 0 else factor for factor, n in zip(factors, size, strict=True)]
     window = list(factors)
+    if _for_int8.get() and window == [2, 2] and all(n > 0 and n % 2 == 0 for n in size):
+        quarter = paddle.full([x.shape[1], 1, 2, 2], 0.25, x.dtype)
+        return F.conv2d(x, quarter, stride=2, groups=x.shape[1])
     return _AVG_POOL[len(size)](x, window, window, ceil_mode=True, exclusive=True)
 
 

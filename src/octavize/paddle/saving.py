@@ -23,7 +23,7 @@ from octavize.paddle.dispatch import unannounced
 from octavize.paddle.freezing import freeze
 from octavize.paddle.onnx_files import onnx_runner, write_onnx
 from octavize.paddle.predictor import predictor_config
-from octavize.paddle.resample import laid_out_for_onednn
+from octavize.paddle.resample import laid_out_for_int8, laid_out_for_onednn
 from octavize.paddle.trace import Example, clean_copy, example_shapes, explained
 from octavize.planning import Shape
 
@@ -41,6 +41,7 @@ def save(
     target: str = "paddle",
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
+    for_int8: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> float:
     """Write a network for inference, see `octavize.paddle.freeze`, and compare the files with the network.
@@ -50,7 +51,8 @@ def save(
     Args:
         model: the network, octave or not; only read. It is written in evaluation mode and in float32.
         path: of the files. For `paddle` as in `paddle.jit.save`: `net` becomes `net.json`, `net.pdiparams`
-            and, with the metadata, `net.octavize`. For `onnx` the file itself, `net.onnx`.
+            and, with the metadata, `net.octavize`. For `onnx` the file itself, `net.onnx`. Its folder is
+            made where it is missing.
         example: an input (N, C, H, W) or its shape; by default derived from the network. N only counts where
             the batch is not dynamic.
         target: `paddle`, for Paddle Inference, with oneDNN or without (`paddle.jit.load` reads it too); or
@@ -58,6 +60,8 @@ def save(
             and `octavize.deploy.lowering.lower` makes one for OpenVINO, or in int8, of it.
         dynamic_batch: the file takes any number of images.
         dynamic_size: the file takes images of any size, odd ones included.
+        for_int8: the file will be lowered to int8: averages of 2 × 2 pixels become convolutions, which
+            runtimes compute in integers. For `onnx` only.
         metadata: anything JSON can hold, such as `classes`, `mean`, `std`. Kept with the shape and the
             version of octavize.
 
@@ -67,15 +71,15 @@ def save(
 
     Raises:
         InputError: the network does not run on `example` or cannot be written; it takes a dict, or returns
-            more than one tensor; the error exceeds 1e-4, and no file is written; the target is unknown, the
-            path ends in another name or its folder is missing; a package is missing.
+            more than one tensor; the error exceeds 1e-4, and no file is written; the target is unknown, or
+            the path ends in another name; a package is missing.
 
     Example:
         >>> octavize.paddle.save(net, "oct_resnet50", (1, 3, 224, 224))
         >>> predictor = paddle.inference.create_predictor(octavize.paddle.predictor_config("oct_resnet50"))
     """
     path, shape = Path(path), example_shapes(model, example)
-    _check(path, target)
+    _check(path, target, for_int8)
     if isinstance(shape, Mapping):
         raise InputError(f"{type(model).__name__} takes a dict: save a layer around it that takes one image")
     about = {"input_shape": list(shape), "dynamic_batch": dynamic_batch, "dynamic_size": dynamic_size}
@@ -88,7 +92,8 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".save-") as folder:
         written = Path(folder) / path.name
-        run = _WRITERS[target](frozen, written, spec, _as_json(about))
+        with laid_out_for_int8() if for_int8 else nullcontext():
+            run = _WRITERS[target](frozen, written, spec, _as_json(about))
         error = _parity(net, run, _shapes_to_try(shape, dynamic_batch, dynamic_size))
         if not error <= TOLERANCE:  # not a number fails too
             raise InputError(
@@ -100,9 +105,11 @@ def save(
     return error
 
 
-def _check(path: Path, target: str) -> None:
+def _check(path: Path, target: str, for_int8: bool) -> None:
     if target not in TARGETS:
         raise InputError(f"target={shown(target)}: give {' or '.join(TARGETS)}")
+    if for_int8 and target != "onnx":
+        raise InputError(f"for_int8=True does not fit target={target!r}: lower a file of target='onnx'")
     if (path.suffix == ".onnx") != (target == "onnx"):
         wanted = "a name that ends in .onnx" if target == "onnx" else "a name without .onnx, or target='onnx'"
         raise InputError(f"path {path} does not fit target={target!r}: give {wanted}")

@@ -408,3 +408,21 @@ def test_openvino_gathers_channels_before_a_convolution(tmp_path: Path) -> None:
     got = core.compile_model(core.read_model(tmp_path / "g.onnx"), "CPU", hint)(x)[0]
     wanted = np.einsum("oc,nchw->nohw", weight[:, :, 0, 0], np.maximum(x, 0)[:, index])
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+class Lengths(nn.Layer):
+    """Lengths that are computed with, and read afterwards, as those of octave maps are."""
+
+    def forward(self, x: Any) -> Any:
+        h, w = paddle.shape(x)[2], paddle.shape(x)[3]
+        small = F.avg_pool2d(x, 2, 2)
+        y = F.interpolate(small, size=[h, w], mode="nearest").mean([2, 3])
+        y = y + F.interpolate(small, size=[(h + 1) // 2, (w + 1) // 2], mode="nearest").mean([2, 3])
+        return y + x[:, :, :h, :w].sum([2, 3])
+
+
+@pytest.mark.xfail(strict=True, reason="Paddle 3.3.1: if this passes, Unknown need not copy its number")
+def test_paddle_keeps_a_number_that_is_read_later(tmp_path: Path) -> None:
+    paddle.jit.save(Lengths(), str(tmp_path / "net"), [InputSpec([None, 8, None, None], "float32")])
+    net, x = paddle.jit.load(str(tmp_path / "net")), paddle.randn([2, 8, 8, 8])
+    np.testing.assert_allclose(net(x).numpy(), Lengths()(x).numpy(), rtol=1e-4, atol=1e-4)

@@ -86,6 +86,19 @@ def _scale_by_numbers(model: onnx.ModelProto) -> None:
         factors = [1.0, 1.0, *(float(m // n) for n, m in zip(have, wanted, strict=True))]
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(factors, np.float32), name))
         node.input[:] = [node.input[0], "", name]
+    _without_unread(model.graph)
+
+
+def _without_unread(graph: onnx.GraphProto) -> None:
+    """Take out what nothing reads, which ONNX Runtime would compute."""
+    read = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            kept.append(node)
+            read.update(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
 
 
 def onnx_runner(path: Path) -> Callable[[Any], list[Any]]:

@@ -56,7 +56,7 @@ types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 types-paddle: $(PADDLE)/.installed $(VENV)/.installed
-	$(BIN)/pyright --pythonpath $(PADDLE)/bin/python src/octavize/paddle
+	$(BIN)/pyright --pythonpath $(PADDLE)/bin/python --project pyright-paddle.json
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

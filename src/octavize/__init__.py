@@ -61,6 +61,8 @@ _HOME = {
     "load_runtime": "deploy.runtime",
 }
 
+_WITHOUT_TORCH = ("load_runtime",)
+
 __all__ = [*_HOME, "Decision", "DenseFallbackWarning", "InputError", "Plan", "Reordering"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 del plan  # the module, now loaded: the name is the function's
@@ -74,7 +76,7 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOME:
         raise AttributeError(f"module 'octavize' has no attribute {name!r}")
-    if not _has_torch():
+    if name not in _WITHOUT_TORCH and not _has_torch():
         raise ImportError(f"octavize.{name} needs torch: run `pip install 'octavize[torch]'`")
     globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
     return globals()[name]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from octavize import InputError, export, load_runtime, octavize
 from octavize.deploy.images import find_images, spread_out
-from octavize.deploy.quantize import PoolsAsConvolutions, agreement, batches_of, outputs_of
+from octavize.deploy.lowering import batches_of
+from octavize.deploy.quantize import PoolsAsConvolutions, agreement, outputs_of
 
 SHAPE = (1, 3, 16, 16)
 IMAGES = torch.randn(48, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -376,12 +376,14 @@ def test_to_static_equals_dygraph(name: str, full_graph: bool) -> None:
     np.testing.assert_allclose(static(x).numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_program_of_unknown_height_and_width_is_refused() -> None:
+@pytest.mark.parametrize("size", [(16, 16), (17, 20), (9, 11)])
+def test_a_program_of_unknown_height_and_width(size: tuple[int, int]) -> None:
     spec = [paddle.static.InputSpec([None, 3, None, None], "float32")]
     net = octavize(Residual(), example=SHAPE)
-    static = paddle.jit.to_static(net, input_spec=spec, full_graph=True)
-    with pytest.raises(InputError, match="give an InputSpec with height and width"):
-        static(paddle.randn(SHAPE))
+    net.eval()
+    static = paddle.jit.to_static(copy.deepcopy(net), input_spec=spec, full_graph=True)
+    x = paddle.randn([2, 3, *size])
+    np.testing.assert_allclose(static(x).numpy(), net(x).numpy(), rtol=1e-4, atol=1e-5)
 
 
 class Joined(nn.Layer):

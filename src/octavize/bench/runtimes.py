@@ -17,7 +17,7 @@ from octavize.convert.trace import copied
 from octavize.deploy.export import export
 from octavize.deploy.formats import Format, timed_formats
 from octavize.deploy.freeze import freeze
-from octavize.deploy.quantize import check_precision
+from octavize.deploy.lowering import check_precision
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
 from octavize.nn._torch_internals import constant_weights

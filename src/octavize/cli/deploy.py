@@ -86,7 +86,8 @@ def export(
     """
     from octavize.deploy.export import export as run
     from octavize.deploy.images import batches, find_images, spread_out
-    from octavize.deploy.quantize import check_precision, outputs_of
+    from octavize.deploy.lowering import check_precision
+    from octavize.deploy.quantize import outputs_of
     from octavize.deploy.source import find_network
 
     for written in format_of("--to", to).files(to):

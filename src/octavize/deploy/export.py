@@ -12,17 +12,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from octavize._version import __version__
 from octavize.convert.trace import TraceError, clean_copy, runs, trace
-from octavize.deploy.formats import Array, Format, format_of
+from octavize.deploy.formats import Format, format_of
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
+from octavize.deploy.lowering import Calibration, batches_of, check_finite, check_precision
 from octavize.deploy.program import export_program
-from octavize.deploy.quantize import Calibration, PoolsAsConvolutions, batches_of, check_precision
+from octavize.deploy.quantize import PoolsAsConvolutions
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
 from octavize.nn.conv import OctConv
@@ -115,7 +115,7 @@ def export(
                 )
             if precision != "float32":
                 kind.lower[precision](written, quantized_on, _as_json(about | {"precision": precision}))
-                _check_finite(written, quantized_on)
+                check_finite(written, quantized_on)
             for file in reversed(files):  # weights before the description that needs them
                 os.replace(file, path.parent / file.name)
     return error
@@ -216,15 +216,6 @@ def parity(model: nn.Module, path: Path, shapes: Sequence[tuple[int, ...]]) -> f
         error = (got - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
         worst = max(worst, float(error)) if error == error else float("nan")
     return worst
-
-
-def _check_finite(path: Path, images: Sequence[Array]) -> None:
-    runner = load_runtime(path, trust=True)
-    if not all(np.isfinite(runner(batch)).all() for batch in images):
-        raise InputError(
-            f"path {path.name} is not written: in {runner.metadata['precision']} its outputs are not finite; "
-            "export it in float32, and report the network"
-        )
 
 
 def _check_writable(path: Path, kind: Format) -> None:

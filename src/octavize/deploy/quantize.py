@@ -1,65 +1,19 @@
-"""Files in low precision: on which images they are quantized, and how well they agree with their network."""
+"""Files in low precision: how a network is written for them, and how well they agree with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from octavize.deploy.formats import Array, Format
 from octavize.deploy.runtime import Runner
-from octavize.errors import InputError, require_extra, shown
+from octavize.errors import InputError
 from octavize.nn.tensor import OctTensor
-
-Calibration: TypeAlias = "Tensor | Array | Iterable[Any]"
-"""Images as the network takes them: (N, C, H, W), or batches of these, or of (images, labels)."""
-
-
-def check_precision(precision: str, kind: Format) -> None:
-    """Check that a format has files of this precision.
-
-    Raises:
-        InputError: it has none, or a package is missing that makes them.
-    """
-    if precision not in kind.precisions:
-        known = ", ".join(kind.precisions)
-        raise InputError(f"precision={shown(precision)}: {kind.suffix} ({kind.runtime}) has {known}")
-    for module in kind.needed_to_lower if precision == "int8" else ():
-        require_extra(module, "quantize")
-
-
-def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int = 300) -> list[Array]:
-    """The images to quantize on, as batches of `shape`, at most `most` images.
-
-    Raises:
-        InputError: there are none, or they have another shape.
-    """
-    if calibration is None:
-        raise InputError(
-            "calibration is not given: int8 needs images, a tensor (N, C, H, W) or batches of them"
-        )
-    given = [calibration] if isinstance(calibration, (Tensor, np.ndarray)) else calibration
-    images: list[Array] = []
-    for batch in given:
-        values = batch[0] if isinstance(batch, (tuple, list)) else batch
-        if not isinstance(values, (Tensor, np.ndarray)) or tuple(values.shape[1:]) != tuple(shape[1:]):
-            told = tuple(values.shape) if isinstance(values, (Tensor, np.ndarray)) else shown(values)
-            raise InputError(f"calibration has {told}: give images of (N, {', '.join(map(str, shape[1:]))})")
-        array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-        images += islice(np.asarray(array, np.float32), most - len(images))
-        if len(images) >= most:
-            break
-    if len(images) < shape[0]:
-        raise InputError(f"calibration has {len(images)} images: give at least {shape[0]}, better a hundred")
-    starts = range(0, len(images) - shape[0] + 1, shape[0])
-    return [np.ascontiguousarray(np.stack(images[start : start + shape[0]])) for start in starts]
 
 
 def outputs_of(model: nn.Module, shape: Sequence[int]) -> int | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from octavize.deploy.formats import Array, Run, format_of
 from octavize.errors import InputError, one_line, require_extra, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Runner:
@@ -31,10 +33,10 @@ class Runner:
         Raises:
             InputError: the shape is not one that the file was exported for, or the runtime fails on it.
         """
-        values = batch.detach().float().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
+        values = as_float32(batch)
         self._check(values.shape)
         try:
-            output = self._run(np.ascontiguousarray(values, dtype=np.float32))
+            output = self._run(np.ascontiguousarray(values))
         except Exception as error:  # each runtime has its own kinds
             raise InputError(
                 f"model {self.path} fails on a batch of shape {values.shape} ({one_line(error)})"
@@ -59,6 +61,14 @@ class Runner:
         least = self.metadata.get("smallest_size", 1)
         if self.metadata["dynamic_size"] and min(shape[2:]) < least:
             raise InputError(f"batch has shape {shape}, but {self.path} takes sizes from {least} pixels on")
+
+
+def as_float32(values: Any) -> Array:
+    """An array, or a tensor of either framework, as an array of float32."""
+    if hasattr(values, "detach"):
+        values = values.detach().astype("float32") if hasattr(values, "astype") else values.detach().float()
+        values = values.cpu().numpy()
+    return np.asarray(values, np.float32)
 
 
 def _read(path: Path, about: str | None) -> dict[str, Any]:

@@ -18,8 +18,11 @@ from octavize.paddle.conv_transpose import OctConv3DTranspose as OctConv3DTransp
 from octavize.paddle.convert import octavize as octavize
 from octavize.paddle.costs import flops_ops as flops_ops
 from octavize.paddle.dispatch import oct_rule as oct_rule
+from octavize.paddle.freezing import freeze as freeze
 from octavize.paddle.planner import plan as plan
+from octavize.paddle.predictor import predictor_config as predictor_config
 from octavize.paddle.recomputing import recompute as recompute
+from octavize.paddle.saving import save as save
 from octavize.paddle.swap import oct_handler as oct_handler
 from octavize.paddle.tensor import OctTensor as OctTensor
 from octavize.paddle.wrapping import disable as disable

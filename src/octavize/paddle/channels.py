@@ -45,7 +45,25 @@ def take_channels(values: Tensor | None, index: Sequence[int], dim: int) -> Tens
     dim %= values.ndim
     start, end = index[0], index[0] + len(index)
     if tuple(index) != tuple(range(start, end)):
-        return index_select(values, paddle.to_tensor(index, "int64"), dim)
+        if paddle.in_dynamic_mode():
+            return index_select(values, paddle.to_tensor(index, "int64"), dim)
+        # OpenVINO 2026.4 computes wrong numbers for a gather over channels in front of a convolution.
+        return concat([_part(values, stretch[0], len(stretch), dim) for stretch in _stretches(index)], dim)
     if start == 0 and end == values.shape[dim]:
         return values
-    return values[(*[slice(None)] * dim, slice(start, end))]
+    return _part(values, start, len(index), dim)
+
+
+def _part(values: Tensor, start: int, length: int, dim: int) -> Tensor:
+    return values[(*[slice(None)] * dim, slice(start, start + length))]
+
+
+def _stretches(index: Sequence[int]) -> list[list[int]]:
+    """The index in pieces of neighbors."""
+    pieces: list[list[int]] = []
+    for i in index:
+        if pieces and pieces[-1][-1] + 1 == i:
+            pieces[-1].append(i)
+        else:
+            pieces.append([i])
+    return pieces

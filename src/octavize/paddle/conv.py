@@ -134,8 +134,8 @@ class OctConv(nn.Layer):
         settings, layout = self._settings, self._settings.out_layout
         if self._geometry.groups > 1:  # every path has all groups (official code)
             x = x.with_layout(with_low_divisible(x.channel_layout, self._geometry.groups))
-        w_high, w_low = split_channels(self.kernel(), settings.weight_layout, settings.weight_dim)
-        b_high, b_low = (None, None) if self.bias is None else split_channels(self.bias, layout)
+        w_high, w_low = self._weights(settings.weight_layout, settings.weight_dim)
+        b_high, b_low = self._biases(layout)
         y_high = None if w_high is None else self._to_high(x, w_high, b_high)
         if w_low is None:
             assert y_high is not None  # every layer has output channels
@@ -147,7 +147,7 @@ class OctConv(nn.Layer):
         exchanges = self._settings.exchanges("low_to_high", *x.counts)
         if exchanges and self._settings.one_resolution:
             return self._convolve(x.at_low_resolution(), weight, bias)
-        w_hh, w_lh = split_channels(weight, self._columns(x), dim=1)
+        w_hh, w_lh = self._by_source(weight, x)
         high, stride = self._high(x)
         y_high = self._convolve(high, w_hh, bias, stride)
         if not exchanges:
@@ -161,7 +161,7 @@ class OctConv(nn.Layer):
         exchanges = self._settings.exchanges("high_to_low", *x.counts)
         if exchanges and self._geometry.groups == 1:
             return self._convolve(self._pool_by_stride(x.at_low_resolution()), weight, bias)
-        w_hl, w_ll = split_channels(weight, self._columns(x), dim=1)
+        w_hl, w_ll = self._by_source(weight, x)
         y_low = self._convolve(self._pool_by_stride(x.low), w_ll, bias)
         if not exchanges:
             return y_low
@@ -173,8 +173,8 @@ class OctConv(nn.Layer):
         geometry = self._geometry
         multiplier = geometry.out_channels // geometry.in_channels
         layout = tuple(count * multiplier for count in x.channel_layout)
-        w_high, w_low = split_channels(self.kernel(), layout)
-        b_high, b_low = (None, None) if self.bias is None else split_channels(self.bias, layout)
+        w_high, w_low = self._weights(layout)
+        b_high, b_low = self._biases(layout)
         high, stride = self._high(x)
         y_high = self._convolve(high, w_high, b_high, stride, groups=x.counts[0])
         y_low = self._convolve(self._pool_by_stride(x.low), w_low, b_low, groups=x.counts[1])
@@ -210,6 +210,18 @@ class OctConv(nn.Layer):
         """The output map."""
         octave, size = self._settings, self._out_size(x.spatial_shape)
         return OctTensor.trusted(y_high, y_low, size, layout, octave.octave_dims, octave.strict or x.strict)
+
+    def _weights(self, layout: ChannelLayout, dim: int = 0) -> tuple[Any, Any]:
+        """The parts of the weight that make the high and the low output."""
+        return split_channels(self.kernel(), layout, dim)
+
+    def _biases(self, layout: ChannelLayout) -> tuple[Any, Any]:
+        """The parts of the bias likewise."""
+        return (None, None) if self.bias is None else split_channels(self.bias, layout)
+
+    def _by_source(self, weight: Any, x: OctTensor) -> tuple[Any, Any]:
+        """The columns of a part of the weight that read the high and the low half."""
+        return split_channels(weight, self._columns(x), dim=1)
 
     def _columns(self, x: OctTensor) -> ChannelLayout:
         """Which columns of the weight read the high half, and which the low half."""

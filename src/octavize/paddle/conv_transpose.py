@@ -20,6 +20,7 @@ from octavize.errors import InputError
 from octavize.paddle.channels import split_channels
 from octavize.paddle.conv import OctConv, add
 from octavize.paddle.resample import upsample
+from octavize.paddle.sizes import crop
 from octavize.paddle.tensor import OctTensor
 from octavize.split import low_size
 
@@ -93,7 +94,7 @@ class OctConvTranspose(OctConv):
         multiplier = self._geometry.out_channels // self._geometry.in_channels
         layout = tuple(count * multiplier for count in x.channel_layout)
         weights = split_channels(self.kernel(), x.channel_layout)
-        biases = (None, None) if self.bias is None else split_channels(self.bias, layout)
+        biases = self._biases(layout)
         size = self._out_size(x.spatial_shape)
         y_high = self._transposed(x.high, weights[0], biases[0], size, x.counts[0])
         half_size = low_size(size, self._settings.octave_dims)
@@ -122,9 +123,7 @@ class OctConvTranspose(OctConv):
             dilation=list(geometry.dilation),
             groups=groups or geometry.groups,
         )
-        if tuple(y.shape[2:]) == tuple(size):
-            return y
-        return y[(slice(None), slice(None), *(slice(0, n) for n in size))]
+        return crop(y, size)
 
     def _out_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the high output: stride · size along the octave axes, Paddle's along the others."""

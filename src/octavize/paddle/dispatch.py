@@ -151,7 +151,9 @@ def apply_rule(name: str, func: Function, args: tuple[Any, ...], kwargs: dict[st
 
 def _rules_for(values: Sequence[Any]) -> dict[str, Rule]:
     """The rules of the first value that is not an OctTensor, else those of an OctTensor."""
-    return next((x.rules for x in octave_values(values) if x.rules is not RULES), RULES)
+    given = [x.rules for x in octave_values(values)]
+    maps = [rules for rules in given if type(rules) is dict] or given  # a length has rules of its own kind
+    return next((rules for rules in maps if rules is not RULES), RULES)
 
 
 def _by_rule(rule: Rule, name: str, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

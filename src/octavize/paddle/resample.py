@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import gcd
 from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from octavize.errors import InputError
+from octavize.paddle.dispatch import dense
+from octavize.paddle.sizes import Unknown, crop
+
 _AVG_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _INTERPOLATE: Callable[..., Tensor] = F.interpolate
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {2: F.conv2d_transpose, 3: F.conv3d_transpose}
+_CHANNELS_A_GROUP = 8
+_for_onednn: ContextVar[bool] = ContextVar("for_onednn", default=False)
+_for_int8: ContextVar[bool] = ContextVar("for_int8", default=False)
+
+
+@contextmanager
+def laid_out_for_int8() -> Iterator[None]:
+    """Inside, programs average 2 × 2 pixels by a convolution with a quarter, on maps of even size.
+
+    Runtimes have integer convolutions, with the scale of their output included, but take the average of
+    integers in float32 and quantize it again.
+    """
+    before = _for_int8.set(True)
+    try:
+        yield
+    finally:
+        _for_int8.reset(before)
+
+
+@contextmanager
+def laid_out_for_onednn() -> Iterator[None]:
+    """Inside, programs up-sample by a transposed convolution with ones.
+
+    Paddle Inference with oneDNN fails on every nearest interpolation (Paddle 3.3.1). It takes this, and stays
+    in its own order of values, where repeated pixels (`tile`) would be brought into Paddle's order and back.
+    """
+    before = _for_onednn.set(True)
+    try:
+        yield
+    finally:
+        _for_onednn.reset(before)
 
 
 def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
@@ -28,6 +67,9 @@ def pool(x: Tensor, factors: Sequence[int]) -> Tensor:
     if 1 in size:  # a single pixel is its own average
         factors = [min(factor, n) if n > 0 else factor for factor, n in zip(factors, size, strict=True)]
     window = list(factors)
+    if _for_int8.get() and window == [2, 2] and all(n > 0 and n % 2 == 0 for n in size):
+        quarter = paddle.full([x.shape[1], 1, 2, 2], 0.25, x.dtype)
+        return F.conv2d(x, quarter, stride=2, groups=x.shape[1])
     return _AVG_POOL[len(size)](x, window, window, ceil_mode=True, exclusive=True)
 
 
@@ -52,7 +94,22 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     # Nearest interpolation from ⌈n/2⌉ to n reads pixel i // 2 for every i: repetition and crop in one step.
     if len(size) == 1:  # Paddle has it for images and volumes
         return upsample(x.unsqueeze(2), [1, *size]).squeeze(2)
-    return _INTERPOLATE(x, size=list(size), mode="nearest")
+    if _for_onednn.get() and not paddle.in_dynamic_mode():
+        return _spread(x, size)
+    return _INTERPOLATE(x, size=list(map(dense, size)), mode="nearest")
+
+
+def _spread(x: Tensor, size: Sequence[int]) -> Tensor:
+    """U as a transposed convolution in groups of some channels; oneDNN has none for single channels."""
+    if len(size) == 3 and isinstance(size[0], Unknown):
+        raise InputError("frames: save a network of videos for one number of them")
+    factors = [1 if n == have else 2 for n, have in zip(size, x.shape[2:], strict=True)]
+    channels = x.shape[1]
+    width = gcd(channels, _CHANNELS_A_GROUP)
+    own = paddle.eye(width, dtype=x.dtype).tile([channels // width, 1])
+    ones = own.reshape([channels, width, *[1] * len(factors)]).tile([1, 1, *factors])
+    y = _TRANSPOSED[len(factors)](x, ones, stride=factors, groups=channels // width)
+    return crop(y, size)
 
 
 def pad_any(x: Tensor, pads: Sequence[int], mode: Any) -> Tensor:

@@ -17,6 +17,7 @@ from octavize.errors import InputError
 from octavize.paddle.channels import merge_channels, split_channels, take_channels
 from octavize.paddle.dispatch import RULES, Octave
 from octavize.paddle.resample import halve, upsample
+from octavize.paddle.sizes import differ, size_of
 from octavize.paddle.wrapping import enable
 from octavize.split import (
     ChannelLayout,
@@ -72,7 +73,7 @@ class OctTensor(Octave):
         layout = counts if channel_layout is None else tuple(channel_layout)
         if size is None and high is None:
             raise InputError("size is not given, and there is no high half to read it from: give size=")
-        space = tuple(half.shape[2:]) if size is None else tuple(size)
+        space = size_of(half) if size is None else tuple(size)
         _check(high, low, space, octave_dims, layout)
         self._set(high, low, space, layout, octave_dims, strict)
 
@@ -128,7 +129,7 @@ class OctTensor(Octave):
             octave_dims = default_octave_dims(x.ndim - 2)
         high, low = split_channels(x, (x.shape[1] - n_low, n_low), dim=1)
         low = None if low is None else halve(low, octave_dims)
-        return cls(high, low, size=x.shape[2:], octave_dims=octave_dims, strict=strict)
+        return cls(high, low, size=size_of(x), octave_dims=octave_dims, strict=strict)
 
     @classmethod
     def all_high(cls, x: Tensor, *, octave_dims: int | None = None, strict: bool = False) -> OctTensor:
@@ -315,21 +316,16 @@ def _check(
             f"high has shape {_shape(high)} and low {_shape(low)}, of a map of size {size}: both halves need "
             "the same 3 to 5 dimensions (N, C, …)"
         )
-    if min(size) < 0:
-        raise InputError(
-            f"the map has size {size}, of which a part is not known while the program is built: give an "
-            "InputSpec with height and width, such as InputSpec([None, 3, 224, 224])"
-        )
     if not 1 <= octave_dims <= spatial:
         raise InputError(
             f"octave_dims={octave_dims}: a map of {spatial} spatial axes has 1 to {spatial} to halve"
         )
-    if low is not None and tuple(low.shape[2:]) != low_size(size, octave_dims):
+    if low is not None and differ(size_of(low), low_size(size, octave_dims)):
         raise InputError(
             f"low has shape {_shape(low)} but the map has size {size}: low must be of size "
             f"{low_size(size, octave_dims)}"
         )
-    if high is not None and tuple(high.shape[2:]) != size:
+    if high is not None and differ(size_of(high), size):
         raise InputError(f"high has shape {_shape(high)} but size={size}: give one size")
     if high is not None and low is not None and (high.shape[0], high.dtype) != (low.shape[0], low.dtype):
         raise InputError(

@@ -26,6 +26,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 Run: TypeAlias = "Callable[[Array], Array]"
 Write: TypeAlias = "Callable[[torch.export.ExportedProgram, Path, str], None]"
 Load: TypeAlias = "Callable[[Path, int | None], tuple[Run, str | None]]"
+FromOnnx: TypeAlias = "Callable[[Path, Path, str], object]"
 Lower: TypeAlias = "Callable[[Path, Sequence[Array], str], None]"
 PRECISIONS = ("float32", "bf16", "int8")
 """In which files compute. Weights and maps of bf16 are rounded, those of int8 are quantized."""
@@ -50,6 +51,8 @@ class Format:
     """The extra of octavize that brings these modules."""
     beside: tuple[str, ...] = ()
     """Suffixes of further files that are written under the same name."""
+    from_onnx: FromOnnx | None = None
+    """(float32 ONNX file, path, metadata as JSON) → nothing: writes the same network."""
     lower: Mapping[str, Lower] = field(default_factory=dict)
     """By precision: (float32 file, images to quantize on, metadata as JSON) → nothing; replaces the file."""
     needed_to_lower: tuple[str, ...] = ()

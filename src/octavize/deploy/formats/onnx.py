@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,10 @@ def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
     onnx.save(model, path)
 
 
+def _copy(own: Path, path: Path, about: str) -> None:
+    shutil.copyfile(own, path)
+
+
 def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
     import numpy as np
     import onnxruntime
@@ -105,6 +110,7 @@ FORMAT = Format(
     load=_load,
     needed_to_write=NEEDED_TO_WRITE,
     needed_to_load=("onnxruntime",),
+    from_onnx=_copy,
     lower={"int8": _quantize},
     timed_as="onnxruntime",
 )

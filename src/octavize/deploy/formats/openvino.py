@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 
 def _write(program: torch.export.ExportedProgram, path: Path, about: str) -> None:
-    import openvino
-
     through = path.with_suffix(".onnx")
     write_onnx(program, through, about)
-    _save(openvino.convert_model(through), path, about)
+    _from_onnx(through, path, about)
     through.unlink()
+
+
+def _from_onnx(through: Path, path: Path, about: str) -> None:
+    import openvino
+
+    _save(openvino.convert_model(through), path, about)
 
 
 def _save(model: Any, path: Path, about: str) -> None:
@@ -89,6 +93,7 @@ FORMAT = Format(
     needed_to_write=NEEDED_TO_WRITE,
     needed_to_load=("openvino",),
     beside=(".bin",),
+    from_onnx=_from_onnx,
     lower={"bf16": _round, "int8": _quantize},
     needed_to_lower=("nncf",),
     timed_as="openvino",

@@ -13,6 +13,7 @@ from typing import Any
 from octavize.paddle.dispatch import oct_rule
 from octavize.paddle.functions import Function
 from octavize.paddle.rules.elementwise import is_tensor
+from octavize.paddle.sizes import differ
 from octavize.paddle.tensor import OctTensor
 from octavize.split import join_layouts, same_layout
 
@@ -32,7 +33,7 @@ def concatenate(func: Function, tensors: Sequence[Any], axis: Any = 0, name: Any
         x if isinstance(x, OctTensor) else OctTensor.all_high(x, octave_dims=first.octave_dims)
         for x in tensors
     ]
-    if any(x.octave_dims != first.octave_dims or x.spatial_shape != first.spatial_shape for x in maps):
+    if any(x.octave_dims != first.octave_dims or differ(x.spatial_shape, first.spatial_shape) for x in maps):
         return NotImplemented
     axis %= first.ndim
     if axis == 1:

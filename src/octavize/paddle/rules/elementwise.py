@@ -18,6 +18,7 @@ from paddle import Tensor, concat, full
 
 from octavize.paddle.dispatch import Octave, oct_rule
 from octavize.paddle.functions import VALUE, Function
+from octavize.paddle.sizes import differ
 from octavize.paddle.tensor import OctTensor
 from octavize.split import ChannelLayout, common_layout, same_layout
 
@@ -95,7 +96,7 @@ def _common(maps: list[OctTensor]) -> ChannelLayout | None:
     """The layout in which a channel is low where it is low in all maps; None if the maps do not fit."""
     first = maps[0]
     if any(
-        y.spatial_shape != first.spatial_shape
+        differ(y.spatial_shape, first.spatial_shape)
         or y.octave_dims != first.octave_dims
         or sum(y.channel_layout) != sum(first.channel_layout)
         for y in maps[1:]
@@ -154,7 +155,7 @@ def ask_a_half(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
 def logical_shape(func: Function, x: OctTensor) -> Any:
     """The logical shape as a tensor, of a size that may not be known while a program is built."""
     known = x.shape
-    if all(n >= 0 for n in known):
+    if all(isinstance(n, int) and n >= 0 for n in known):
         return paddle.to_tensor(known, "int32")
     if x.high is None:
         return NotImplemented

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 from paddle import Tensor, concat, reshape
 
-from octavize.paddle.dispatch import RULES, Octave, Rule, apply_rule, oct_rule, register
+from octavize.paddle.dispatch import RULES, Octave, Rule, apply_rule, dense, oct_rule, register
 from octavize.paddle.functions import Function
 from octavize.paddle.rules.elementwise import combine, is_tensor, pointwise
+from octavize.paddle.sizes import size_of
 from octavize.paddle.tensor import OctTensor
 from octavize.split import common_layout
 
@@ -53,7 +54,7 @@ class ChannelGrid(Octave):
 
     def as_grid(self, x: Tensor) -> Tensor:
         """A plain (N, rows · columns, …) with its channels laid out as in this grid."""
-        return reshape(x, [-1, self.rows, self.columns, *x.shape[2:]])
+        return reshape(x, [-1, self.rows, self.columns, *map(dense, size_of(x))])
 
     def transposed(self) -> ChannelGrid:
         """Rows become columns."""

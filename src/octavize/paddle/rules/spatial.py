@@ -16,10 +16,11 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from octavize.paddle.channels import merge_channels
-from octavize.paddle.dispatch import oct_rule
+from octavize.paddle.dispatch import dense, oct_rule
 from octavize.paddle.functions import Function
 from octavize.paddle.resample import default_format, pad_any
 from octavize.paddle.rules.elementwise import is_tensor
+from octavize.paddle.sizes import Unknown, crop, is_unknown
 from octavize.paddle.tensor import OctTensor
 from octavize.split import low_size
 
@@ -52,6 +53,8 @@ def pool_by_window(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> A
     if settings.get("data_format", "NCHW")[1] != "C":
         return NotImplemented
     pads = _windows(x, padding)
+    if is_unknown(x.spatial_shape):
+        return _pool_unknown(func, x, (window, step, pads, ceil), settings)
     size = _pooled_size(x.spatial_shape, window, step, pads, ceil)
     wanted, low_window, axes = low_size(size, x.octave_dims), window, x.octave_dims
     if window[-axes:] == x.spatial_shape[-axes:] and not any(pads):
@@ -69,7 +72,33 @@ def pool_by_window(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> A
     missing = [max(want - have, 0) * s for want, have, s in zip(wanted, reached, step, strict=True)]
     of_half = ((window, low_window), (ceil, True), ([0] * len(size), missing))
     y = x.each_half(pooled, *of_half, size=size)
-    return y.like(y.high, _cropped(y.low, wanted))
+    return y.like(y.high, crop(y.low, wanted))
+
+
+def _pool_unknown(func: Function, x: OctTensor, how: Any, settings: dict[str, Any]) -> Any:
+    """The same for a map of any size: the low half keeps a partial cell (ceil mode) and is cropped.
+
+    It is refused where the low half of some size would need more pixels than the window reaches.
+    """
+    window, step, pads, ceil = how
+    for n in range(8 * max(window), 8 * max(window) + 4 * max(step)):  # all remainders that occur
+        size = (n,) * len(window)
+        wanted = low_size(_pooled_size(size, window, step, pads, ceil), x.octave_dims)
+        reached = _pooled_size(low_size(size, x.octave_dims), window, step, pads, True)
+        if any(have < want for have, want in zip(reached, wanted, strict=True)):
+            return NotImplemented
+    size = tuple(
+        (n + (2 * p - k + (s - 1 if ceil else 0))) // s + 1
+        for n, k, s, p in zip(x.spatial_shape, window, step, pads, strict=True)
+    )
+    if ceil and any(pads):
+        return NotImplemented  # Paddle drops a cell of some sizes
+
+    def pooled(half: Tensor, ceil: bool) -> Tensor:
+        return func(half, list(window), list(step), list(pads), ceil_mode=ceil, **settings)
+
+    y = x.each_half(pooled, (ceil, True), size=size)
+    return y.like(y.high, crop(y.low, low_size(size, x.octave_dims)))
 
 
 def _pooled_size(
@@ -83,12 +112,6 @@ def _pooled_size(
         # Paddle drops a last cell that would start in the padding.
         pooled.append(cells - 1 if ceil and (cells - 1) * s >= n + p else cells)
     return tuple(pooled)
-
-
-def _cropped(half: Tensor | None, size: Sequence[int]) -> Tensor | None:
-    if half is None or tuple(half.shape[2:]) == tuple(size):
-        return half
-    return half[(slice(None), slice(None), *(slice(0, n) for n in size))]
 
 
 @oct_rule("interpolate", "upsample")
@@ -108,17 +131,32 @@ def interpolate(
         return NotImplemented  # Paddle's own error
     if scale_factor is not None:
         scales = zip(x.spatial_shape, _windows(x, scale_factor), strict=True)
-        reached = tuple(int(n * f) for n, f in scales)
+        reached = tuple(_whole(n * f) for n, f in scales)
     else:
-        reached = tuple(int(n) for n in _windows(x, size))
+        reached = tuple(map(_whole, _windows(x, size)))
     wanted, low_space = low_size(reached, x.octave_dims), low_size(x.spatial_shape, x.octave_dims)
-    factors = [new // old if new % old == 0 else 0 for new, old in zip(reached, x.spatial_shape, strict=True)]
+    factors = [_factor(new, old) for new, old in zip(reached, x.spatial_shape, strict=True)]
     kept = tuple(n * f for n, f in zip(low_space, factors, strict=True)) if all(factors) else wanted
     kwargs.pop("recompute_scale_factor", None)
     y = x.each_half(
-        lambda half, to: func(half, list(to), None, *args, **kwargs), (reached, kept), size=reached
+        lambda half, to: func(half, list(map(dense, to)), None, *args, **kwargs),
+        (reached, kept),
+        size=reached,
     )
-    return y.like(y.high, _cropped(y.low, wanted))
+    return y.like(y.high, crop(y.low, wanted))
+
+
+def _whole(n: Any) -> Any:
+    return n if isinstance(n, Unknown) else int(n)
+
+
+def _factor(new: Any, old: Any) -> int:
+    """By which whole number a length grew; 0 if by none."""
+    if isinstance(new, Unknown):
+        name, *rest = new.key
+        known = name == "mul" and rest[0] == old and isinstance(rest[1], int)
+        return rest[1] if known else int(new == old)
+    return new // old if isinstance(old, int) and new % old == 0 else 0
 
 
 @oct_rule("pad")

@@ -1,0 +1,91 @@
+"""Whether another form of a network still computes what the network does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from octavize.errors import one_line
+from octavize.paddle.dispatch import unannounced
+from octavize.paddle.tensor import OctTensor
+from octavize.paddle.trace import clean_copy, dtype_of
+
+TOLERANCE = 1e-3
+"""Relative to the largest output: folding rounds the weights."""
+TOLERANCE_HALF = 0.1
+"""The same for networks in float16 or bfloat16."""
+
+
+def difference(model: nn.Layer, other: nn.Layer, shapes: Any) -> str | None:
+    """How the outputs of two networks differ on one random input, in words; None if they do not.
+
+    Where they do in their own dtype, float64 decides: networks may blow rounding up. A network that gives two
+    answers to one input cannot be compared.
+    """
+    dtype = dtype_of(model)
+    tolerance = TOLERANCE_HALF if dtype in (paddle.float16, paddle.bfloat16) else TOLERANCE
+    problem = None
+    for wanted in (dtype, paddle.float64):
+        first, second = (_as(net, wanted) for net in (model, other))
+        given = random_input(shapes, wanted)
+        with paddle.no_grad(), unannounced():
+            try:
+                expected = outputs_of(first(given))
+            except Exception:  # this processor may lack the dtype
+                continue
+            try:
+                got = outputs_of(second(given))
+            except Exception as error:  # a network may raise anything
+                return f"it fails ({one_line(error, kind=True)})"
+            if error_of(expected, got) <= tolerance:
+                return None
+            if not error_of(expected, outputs_of(first(given))) <= tolerance:
+                return "it cannot be compared, for the network gives two answers to one input"
+        problem = "its outputs are others"
+    return problem
+
+
+def _as(net: nn.Layer, dtype: Any) -> nn.Layer:
+    return net if net.training is False and dtype_of(net) == dtype else clean_copy(net).to(dtype=dtype)
+
+
+def random_input(shapes: Any, dtype: Any, seed: int = 0) -> Any:
+    """Normal random numbers in these shapes, always the same; entries of a dict that are values stay."""
+    random = np.random.default_rng(seed)
+
+    def made(entry: Any) -> Any:
+        return paddle.to_tensor(random.standard_normal(entry)).astype(dtype)
+
+    if isinstance(shapes, Mapping):
+        return {name: made(entry) if isinstance(entry, tuple) else entry for name, entry in shapes.items()}
+    return made(shapes)
+
+
+def outputs_of(output: Any) -> list[np.ndarray[Any, Any]]:
+    """All tensors that a network returned, dense, in float64."""
+    if isinstance(output, OctTensor):
+        output = output.to_dense()
+    if isinstance(output, Tensor):
+        return [output.astype("float64").numpy()]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    return [y for part in output for y in outputs_of(part)] if isinstance(output, (list, tuple)) else []
+
+
+def error_of(expected: Sequence[Any], got: Sequence[Any]) -> float:
+    """The largest difference relative to the largest value of its output; infinite where shapes differ."""
+    if len(expected) != len(got) or any(a.shape != b.shape for a, b in zip(expected, got, strict=True)):
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(expected, got, strict=True):
+        largest = np.max(np.abs(a[np.isfinite(a)]), initial=1e-12)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        error = np.where(same, 0.0, np.abs(a - b)).max(initial=0.0) / largest
+        worst = max(worst, float(error)) if error == error else float("nan")
+        if worst != worst:
+            return worst
+    return worst

@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 
 from octavize.errors import one_line
 from octavize.paddle.dispatch import unannounced
+from octavize.paddle.inputs import Inputs
 from octavize.paddle.tensor import OctTensor
 from octavize.paddle.trace import clean_copy, dtype_of
 
@@ -20,7 +21,7 @@ TOLERANCE_HALF = 0.1
 """The same for networks in float16 or bfloat16."""
 
 
-def difference(model: nn.Layer, other: nn.Layer, shapes: Any) -> str | None:
+def difference(model: nn.Layer, other: nn.Layer, inputs: Inputs) -> str | None:
     """How the outputs of two networks differ on one random input, in words; None if they do not.
 
     Where they do in their own dtype, float64 decides: networks may blow rounding up. A network that gives two
@@ -31,19 +32,19 @@ def difference(model: nn.Layer, other: nn.Layer, shapes: Any) -> str | None:
     problem = None
     for wanted in (dtype, paddle.float64):
         first, second = (_as(net, wanted) for net in (model, other))
-        given = random_input(shapes, wanted)
+        given = random_input(inputs, wanted)
         with paddle.no_grad(), unannounced():
             try:
-                expected = outputs_of(first(given))
+                expected = outputs_of(given.call(first))
             except Exception:  # this processor may lack the dtype
                 continue
             try:
-                got = outputs_of(second(given))
+                got = outputs_of(given.call(second))
             except Exception as error:  # a network may raise anything
                 return f"it fails ({one_line(error, kind=True)})"
             if error_of(expected, got) <= tolerance:
                 return None
-            if not error_of(expected, outputs_of(first(given))) <= tolerance:
+            if not error_of(expected, outputs_of(given.call(first))) <= tolerance:
                 return "it cannot be compared, for the network gives two answers to one input"
         problem = "its outputs are others"
     return problem
@@ -53,16 +54,19 @@ def _as(net: nn.Layer, dtype: Any) -> nn.Layer:
     return net if net.training is False and dtype_of(net) == dtype else clean_copy(net).to(dtype=dtype)
 
 
-def random_input(shapes: Any, dtype: Any, seed: int = 0) -> Any:
-    """Normal random numbers in these shapes, always the same; entries of a dict that are values stay."""
+def random_input(inputs: Inputs, dtype: Any, seed: int = 0) -> Inputs:
+    """Normal random numbers in the shapes among these, always the same; tensors that were given stay.
+
+    Those of real numbers get the dtype.
+    """
     random = np.random.default_rng(seed)
 
     def made(entry: Any) -> Any:
+        if isinstance(entry, Tensor):
+            return entry.astype(dtype) if entry.is_floating_point() else entry
         return paddle.to_tensor(random.standard_normal(entry)).astype(dtype)
 
-    if isinstance(shapes, Mapping):
-        return {name: made(entry) if isinstance(entry, tuple) else entry for name, entry in shapes.items()}
-    return made(shapes)
+    return inputs.each(made)
 
 
 def outputs_of(output: Any) -> list[np.ndarray[Any, Any]]:

@@ -14,15 +14,16 @@ from octavize.paddle.conv import OctConv
 from octavize.paddle.conv_transpose import OctConvTranspose
 from octavize.paddle.dispatch import unannounced
 from octavize.paddle.frozen import split_once
+from octavize.paddle.inputs import Example, Inputs
 from octavize.paddle.tensor import OctTensor
-from octavize.paddle.trace import Example, clean_copy, example_input, example_shapes, explained
+from octavize.paddle.trace import clean_copy, dtype_of, example_inputs, explained
 from octavize.split import ChannelLayout
 
 CONVOLUTIONS = (nn.Conv1D, nn.Conv2D, nn.Conv3D)
 _NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.BatchNorm)
 
 
-def freeze(model: nn.Layer, example: Example | None = None) -> nn.Layer:
+def freeze(model: nn.Layer, example: Example | Inputs | None = None) -> nn.Layer:
     """A copy of a network that only infers: the same function, in fewer steps.
 
     * A batch norm that reads a convolution's output is folded into the convolution's weight and bias. Paddle
@@ -49,8 +50,8 @@ def freeze(model: nn.Layer, example: Example | None = None) -> nn.Layer:
     Example:
         >>> net = octavize.paddle.freeze(octavize.paddle.octavize(paddle.vision.models.resnet50()))
     """
-    shapes, problem = example_shapes(model, example), ""
-    seen = _watch(model, shapes)
+    inputs, problem = example_inputs(model, example), ""
+    seen = _watch(model, inputs)
     with paddle.no_grad():
         for folding in (True, False):
             frozen = clean_copy(model)
@@ -62,7 +63,7 @@ def freeze(model: nn.Layer, example: Example | None = None) -> nn.Layer:
                     split_once(layers[name], *layouts)
             for parameter in frozen.parameters():
                 parameter.stop_gradient = True
-            problem = difference(model, frozen, shapes)
+            problem = difference(model, frozen, inputs)
             if problem is None:
                 return frozen
     raise InputError(f"model {type(model).__name__} cannot be frozen: frozen, {problem}")
@@ -111,15 +112,15 @@ class _Seen:
         self._made.clear()
 
 
-def _watch(model: nn.Layer, shapes: Any) -> _Seen:
+def _watch(model: nn.Layer, inputs: Inputs) -> _Seen:
     net, seen = clean_copy(model), _Seen()
     for name, layer in net.named_sublayers(include_self=True):
         if _is_plain(layer):
             layer.register_forward_post_hook(seen.convolution(name))
         elif _can_fold(layer):
             layer.register_forward_pre_hook(seen.norm(name))
-    with explained(model, shapes), paddle.no_grad(), unannounced():
-        net(example_input(net, shapes))
+    with explained(model, inputs), paddle.no_grad(), unannounced():
+        inputs.made(dtype_of(net)).call(net)
     seen.keep_single()
     return seen
 

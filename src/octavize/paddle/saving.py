@@ -21,10 +21,11 @@ from octavize.paddle.comparing import error_of, outputs_of, random_input
 from octavize.paddle.conv import OctConv
 from octavize.paddle.dispatch import unannounced
 from octavize.paddle.freezing import freeze
+from octavize.paddle.inputs import Example, Inputs
 from octavize.paddle.onnx_files import onnx_runner, write_onnx
 from octavize.paddle.predictor import predictor_config
 from octavize.paddle.resample import laid_out_for_int8, laid_out_for_onednn
-from octavize.paddle.trace import Example, clean_copy, example_shapes, explained
+from octavize.paddle.trace import clean_copy, example_inputs, explained
 from octavize.planning import Shape
 
 TARGETS = ("paddle", "onnx")
@@ -78,15 +79,18 @@ def save(
         >>> octavize.paddle.save(net, "oct_resnet50", (1, 3, 224, 224))
         >>> predictor = paddle.inference.create_predictor(octavize.paddle.predictor_config("oct_resnet50"))
     """
-    path, shape = Path(path), example_shapes(model, example)
+    path, inputs = Path(path), example_inputs(model, example)
     _check(path, target, for_int8)
-    if isinstance(shape, Mapping):
-        raise InputError(f"{type(model).__name__} takes a dict: save a layer around it that takes one image")
+    if len(inputs.args) != 1 or inputs.kwargs or isinstance(inputs.args[0], Mapping):
+        raise InputError(
+            f"{type(model).__name__} takes several inputs: save a layer around it that takes one image"
+        )
+    shape = inputs.shape
     about = {"input_shape": list(shape), "dynamic_batch": dynamic_batch, "dynamic_size": dynamic_size}
     about = {"alpha": _alpha_of(model), **(metadata or {}), **about}
     about |= {"octavize": __version__, "precision": "float32"}
     net = clean_copy(model).to(dtype="float32")
-    frozen = freeze(net, shape)
+    frozen = freeze(net, inputs)
     spec = [None if dynamic_batch else shape[0], shape[1]]
     spec += [None if dynamic_size else n for n in shape[2:]]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +164,7 @@ _WRITERS = {"paddle": _write_paddle, "onnx": _write_onnx}
 
 def _write_program(net: nn.Layer, path: Path, spec: Sequence[int | None], *, for_onednn: bool) -> None:
     layout = laid_out_for_onednn() if for_onednn else nullcontext()
-    with layout, unannounced(), explained(net, tuple(spec), "it cannot be saved as a program"):
+    with layout, unannounced(), explained(net, Inputs((tuple(spec),)), "it cannot be saved as a program"):
         paddle.jit.save(net, str(path), input_spec=[InputSpec(spec, "float32", "input")])
 
 
@@ -178,7 +182,7 @@ def _parity(model: nn.Layer, run: Run, shapes: Sequence[Shape]) -> float:
     """Largest error of a file against its network on random inputs, relative to the largest output."""
     worst = 0.0
     for shape in shapes:
-        x = random_input(shape, "float32")
+        (x,) = random_input(Inputs((shape,)), "float32").args
         with paddle.no_grad(), unannounced():
             expected = outputs_of(model(x))
         if len(expected) != 1:

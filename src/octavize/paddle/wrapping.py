@@ -150,7 +150,7 @@ def _sync_batch_norm(original: Function) -> Function:
         momentum: float, epsilon: float, data_format: str, use_global_stats: Any,
     ) -> Any:  # fmt: skip
         settings = (not training, momentum, epsilon, data_format, False, False)
-        return paddle._C_ops.sync_batch_norm_(half, mean, variance, weight, bias, *settings)[0]
+        return paddle._C_ops.sync_batch_norm_(half, mean, variance, weight, bias, *settings)[0]  # pyright: ignore[reportAttributeAccessIssue]
 
     @wraps(original)
     def forward(self: Any, x: Any) -> Any:

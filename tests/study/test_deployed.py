@@ -36,9 +36,12 @@ def deployed_study(folder: Path, **entries: Any) -> Study:
     return tiny_study(folder, epochs=1, **{"deploy": DEPLOY, **entries})
 
 
+EXPORTED = ["float32", "int8"]
+
+
 def exported_study(folder: Path) -> Study:
     """The one that is really exported: few runs, since each takes seconds in each precision."""
-    return deployed_study(folder, seeds=[0])
+    return deployed_study(folder, seeds=[0], deploy={**DEPLOY, "precisions": EXPORTED})
 
 
 def again(study: Study, out: Path, data_dir: Path) -> dict[str, Any]:
@@ -66,10 +69,10 @@ def costs_of(out: Path) -> dict[str, Any]:
 @needs_openvino
 def test_accuracy_and_time_of_every_network_in_every_precision(once: Path) -> None:
     results = results_of(once)
-    assert results["deploy"] == {"runtime": "openvino", "precisions": PRECISIONS}
+    assert results["deploy"] == {"runtime": "openvino", "precisions": EXPORTED}
     assert results["undeployed"] == []
     for run in results["runs"]:
-        assert list(run["deployed"]) == PRECISIONS
+        assert list(run["deployed"]) == EXPORTED
         assert run["deployed"]["float32"] == pytest.approx(run["test_accuracy"])  # the same weights
         assert all(value * 12 == pytest.approx(round(value * 12)) for value in run["deployed"].values())
     for net in results["networks"]:
@@ -85,7 +88,7 @@ def test_accuracy_and_time_of_every_network_in_every_precision(once: Path) -> No
     assert {"openvino", "nncf"} <= timed["environment"].keys()
     assert timed["networks"].keys() == costs["networks"].keys()
     for times in timed["networks"].values():
-        assert {name: list(own) for name, own in times.items()} == {key: ["1", "8"] for key in PRECISIONS}
+        assert {name: list(own) for name, own in times.items()} == {key: ["1", "8"] for key in EXPORTED}
         assert all(ms > 0 for own in times.values() for ms in own.values())
 
 
@@ -94,7 +97,7 @@ def test_the_report_shows_each_precision(once: Path) -> None:
     page = (once / "report.html").read_text("utf-8")
     assert "Deployed: accuracy against time" in page
     assert "missing" not in page
-    for precision in PRECISIONS:
+    for precision in EXPORTED:
         assert (once / f"figures/deployed-{MODEL}-{precision}.svg").is_file()
         assert f"Test accuracy against time, {MODEL}, {precision}" in page
 
@@ -121,6 +124,12 @@ def test_nothing_is_tested_or_timed_twice(out: Path, data_dir: Path, monkeypatch
 
 
 # ---- what may go wrong: nothing is exported here ----------------------------------------------------------
+
+
+@pytest.fixture
+def numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are not drawn, which takes seconds each."""
+    monkeypatch.setattr("octavize.study.report.write_report", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +191,7 @@ def test_a_precision_that_fails_leaves_the_others(
     assert costs["deployed"]["precisions"] == PRECISIONS
 
 
+@pytest.mark.usefixtures("numbers_alone")
 def test_killed_between_two_precisions(
     untested: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +245,7 @@ def test_times_that_were_not_measured_are_missing(
     assert "missing" not in (untested / "report.html").read_text("utf-8")
 
 
+@pytest.mark.usefixtures("numbers_alone")
 def test_times_are_of_the_runtime_that_is_asked_for(
     untested: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -297,7 +297,7 @@ def leaves(output: Any) -> list[Any]:
 
 def _plain(output: Any) -> Any:
     """The output of a network; a dataclass becomes a mapping."""
-    return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict)) else output
+    return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict, Octave)) else output
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,14 +31,20 @@ from octavize.split import (
     same_layout,
 )
 
+_Shared = dict[str, tuple[Any, Tensor]] | None
+"""Cached tensors by name, each with the state that it is from."""
 # Properties that both halves share.
 _SHARED_PROPERTIES = frozenset(
     {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
 )
 
 
+@dataclass(init=False, repr=False, eq=False)
 class OctTensor(Octave):
     """A feature map in two frequencies.
+
+    It is a dataclass for those who look for the tensors in what modules read and return, as torch's parallel
+    training does (FSDP, DDP): they find both halves, and can put others in their place.
 
     Args:
         high: (N, C_high, *size).
@@ -57,7 +64,7 @@ class OctTensor(Octave):
     low: Tensor
     channel_layout: ChannelLayout
     octave_dims: int
-    _shared: dict[str, tuple[Any, Tensor]] | None  # cached tensors by name, each with the state it is from
+    strict: bool
 
     def __init__(
         self,
@@ -79,7 +86,8 @@ class OctTensor(Octave):
         layout = (high.shape[1], low.shape[1]) if channel_layout is None else tuple(channel_layout)
         _check(high, low, octave_dims, layout)
         self.high, self.low, self.channel_layout = high, low, layout
-        self.octave_dims, self.strict, self._shared = octave_dims, strict, None
+        self.octave_dims, self.strict = octave_dims, strict
+        self._shared: _Shared = None
 
     @classmethod
     def trusted(

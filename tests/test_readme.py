@@ -20,6 +20,7 @@ SCRIPTS = (
         "low_precision.py",
         "narrow.py",
         "compile_time.py",
+        "counters.py",
     ),
 )
 

@@ -22,6 +22,7 @@ KEPT = "own_padding"
 """Attribute of an octave layer: the padding of the layer that it was."""
 _TORCH: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NAMES = ("conv1d", "conv2d", "conv3d")
+_OF_TORCH = frozenset([*vars(nn.Conv2d(1, 1, 1)), "weight", "bias"])
 _SETTINGS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -66,18 +67,48 @@ def _found(conv: nn.Module) -> list[Padding]:
 
 
 def _pads_of_call(conv: Any, size: Sequence[int]) -> tuple[int, ...] | None:
-    """The zeros that a call puts around a map of this size; None if it does anything else."""
-    layer = object.__new__(type(conv))
-    layer.__dict__.update({name: dict(v) if isinstance(v, dict) else v for name, v in vars(conv).items()})
-    seen, x = _Call(layer), torch.empty(1, conv.in_channels, *size, device="meta")
+    """The zeros that a call puts around a map of this size; None if it does, or may do, anything else."""
+    layer, read = _observed(conv)
+    before, x = dict(vars(layer)), torch.empty(1, conv.in_channels, *size, device="meta")
+    seen = _Call(layer)
     try:
         with torch.no_grad(), seen:
             output = type(conv).forward(layer, x)
     except Exception:  # a forward that cannot be tried is one that is not known
         return None
-    if seen.other or seen.output is None or output is not seen.output:
+    keeps = vars(layer).keys() == before.keys() and all(vars(layer)[k] is v for k, v in before.items())
+    if seen.other or seen.output is None or output is not seen.output or not keeps:
         return None
-    return tuple(seen.pads)
+    return tuple(seen.pads) if all(_is_fixed(conv, name) for name in read) else None
+
+
+def _observed(conv: nn.Module) -> tuple[Any, set[str]]:
+    """A shallow copy of a layer, and the names of its attributes that have been read."""
+    read: set[str] = set()
+
+    def note(self: Any, name: str) -> Any:
+        read.add(name)
+        return super(watching, self).__getattribute__(name)
+
+    watching = type(type(conv).__name__, (type(conv),), {"__getattribute__": note})
+    layer = object.__new__(watching)
+    layer.__dict__.update({name: dict(v) if isinstance(v, dict) else v for name, v in vars(conv).items()})
+    read.clear()
+    return layer, read
+
+
+def _is_fixed(conv: nn.Module, name: str) -> bool:
+    """Whether an attribute that a forward reads makes it do the same later on.
+
+    A flag, a mask that is still None, and whether the layer trains may make it do something else.
+    """
+    if name in _OF_TORCH:
+        return name != "training"
+    value = getattr(conv, name, None)
+    if isinstance(value, (tuple, list)):
+        return all(isinstance(n, (int, str)) for n in value)
+    number = isinstance(value, (int, str)) and not isinstance(value, bool)
+    return number or callable(value) or name.startswith("__")
 
 
 class _Call(TorchFunctionMode):

@@ -154,18 +154,64 @@ class Causal(nn.Conv1d):
         return super().forward(F.pad(input, (2, 0)))
 
 
+class Noisy(Dynamic):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input + torch.randn_like(input) if self.training else input)
+
+
+class Masked(Dynamic):
+    mask: Any = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input if self.mask is None else input * self.mask)
+
+
+class Flagged(Dynamic):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.twice = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input * 2 if self.twice else input)
+
+
+class Keeping(Dynamic):
+    def forward(self, input: Tensor) -> Tensor:
+        self.seen = input
+        return super().forward(input)
+
+
+class Plain(nn.Conv2d):
+    """Its forward adds nothing."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)
+
+
 class Quiet(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         super().forward(F.pad(input, [1] * 4))
         return input
 
 
-@pytest.mark.parametrize("kind", [Standardized, Scaled, Doubled, Reflected, Quiet])
+MAY = [Noisy, Masked, Flagged, Keeping]
+"""What does more only later."""
+
+
+@pytest.mark.parametrize("kind", [Standardized, Scaled, Doubled, Reflected, Quiet, *MAY])
 def test_a_layer_that_does_more_stays_vanilla(kind: Any) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), kind(8, 8, 3), nn.Conv2d(8, 8, 1))
     found = plan(net, {"*": 0.5}, example=(1, 3, 16, 16))
     assert found.decisions[2].alpha is None
     assert found.decisions[2].reason == f"{kind.__name__} is a layer of its own kind, without an @oct_handler"
+
+
+def test_a_forward_that_adds_nothing_is_torch_s() -> None:
+    net = of_other_packages(Plain(8, 8, 3, stride=2, padding=1), downsample="stride")
+    torchs = of_other_packages(nn.Conv2d(8, 8, 3, stride=2, padding=1), downsample="stride")
+    torchs.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
+    torch.testing.assert_close(net(x), torchs(x))
 
 
 def test_what_is_no_zeros_on_both_sides_is_not_known() -> None:

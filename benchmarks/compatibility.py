@@ -24,7 +24,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +36,7 @@ from octavize.bench.environment import environment
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import plan
 from octavize.convert.trace import example_shape, runs, to_meta
-from octavize.errors import one_line
+from octavize.errors import one_line, shortened
 from octavize.files import read_json, write_json
 from octavize.nn._torch_internals import tree_leaves
 from octavize.text import Table
@@ -48,6 +48,8 @@ SECONDS = 600
 """After which a network is given up."""
 SIZES = (96, 64)
 """Pixels of the images, the first that a network takes; else those that it is made for."""
+SHAPES = {"mvit_v2_s": (1, 3, 16, 224, 224), "s3d": (1, 3, 16, 224, 224)}
+"""Of networks that take neither, nor what octavize derives from them."""
 STAGES = ("convert", "gradients", "freeze", "export")
 NONE = "no layer becomes octave"
 Row = dict[str, Any]
@@ -56,33 +58,27 @@ Row = dict[str, Any]
 # ---- collections ------------------------------------------------------------------------------------------
 
 
-def names(known: Iterable[str] = ()) -> Iterator[str]:
-    """`collection:file:network` of each network that is tried.
-
-    Args:
-        known: such names, whose files are not searched again for their smallest network.
-    """
+def files() -> dict[str, list[str]]:
+    """The networks of each `collection:file`."""
     import efficientnet_pytorch  # noqa: F401  (says that it is missing before hours of work)
     import segmentation_models_pytorch as smp
     from timm.models import list_models, list_modules
     from torchvision import models as zoo
 
-    chosen = {name.rpartition(":")[0]: name for name in known}
-    files: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name in zoo.list_models():
         file = zoo.get_model_builder(name).__module__.removeprefix("torchvision.models.")
-        files.setdefault(f"torchvision:{file}", []).append(name)
+        found.setdefault(f"torchvision:{file}", []).append(name)
     for name, kind in vars(smp).items():
         if inspect.isclass(kind) and issubclass(kind, nn.Module):
-            files[f"smp:{name.lower()}"] = [name]
-    files["efficientnet_pytorch:model"] = ["efficientnet-b0"]
-    files |= {f"timm:{module}": list_models(module=module) for module in sorted(list_modules())}
-    for file, found in files.items():
-        if found:
-            yield chosen.get(file) or min((f"{file}:{name}" for name in found), key=_parameters)
+            found[f"smp:{name.lower()}"] = [name]
+    found["efficientnet_pytorch:model"] = ["efficientnet-b0"]
+    found |= {f"timm:{module}": list_models(module=module) for module in sorted(list_modules())}
+    return {file: networks for file, networks in found.items() if networks}
 
 
 def _parameters(name: str) -> int:
+    """Of `collection:file:network`, which orders the networks of a file by size."""
     try:
         with torch.device("meta"):
             return sum(p.numel() for p in build(name).parameters())
@@ -122,7 +118,7 @@ def tried(name: str) -> Row:
     row: Row = {"name": name}
     try:
         model = build(name).eval()
-        made = plan(model, ALPHA, example=example(model))
+        made = plan(model, ALPHA, example=SHAPES.get(name.rpartition(":")[2]) or example(model))
     except Exception as error:
         return row | {"convert": one_line(error, kind=True)}
     layers = [d for d in made.decisions if d.alpha is not None]
@@ -230,10 +226,12 @@ HEAD = """# Compatibility
 
 <!-- Written by `python benchmarks/compatibility.py` from docs/results/compatibility.json. -->
 
-One network of each file of public model collections, converted at α = 0.5 without a change to its code:
-{versions}. "yes" means: layers become octave; the same parameters get a gradient as in the vanilla network;
-frozen, and exported to ONNX with a free batch, it computes the same. Networks without a convolution to make
-octave are counted apart.
+One network of each file of public model collections, converted at α = 0.5 without a change to its code.
+{tried} of {files} files are tried so far. "yes" means: layers become octave; the same parameters get a gradient
+as in the vanilla network; frozen, and exported to ONNX with a free batch, it computes the same. Networks
+without a convolution to make octave are counted apart.
+
+{versions}.
 """
 
 
@@ -241,7 +239,7 @@ def page(results: Any) -> str:
     """docs/compatibility.md."""
     rows: list[Row] = results["rows"]
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
-    parts = [HEAD.format(versions=versions)]
+    parts = [HEAD.format(versions=versions, tried=len(rows), files=results["files"])]
     collections = list(dict.fromkeys(row["name"].partition(":")[0] for row in rows))
     head = ("collection", "files", "nothing to convert", *STAGES, "without dense fallback")
     lines = []
@@ -254,7 +252,7 @@ def page(results: Any) -> str:
         lines.append((collection, str(len(own)), str(len(none)), *yes, f"{clean} / {len(rest)}"))
     parts.append(Table(head, lines, align="lr").markdown())
     bad = [
-        (row["name"], stage, row[stage])
+        (row["name"], stage, shortened(row[stage]))
         for row in rows
         for stage in STAGES
         if row.get(stage, "yes") != "yes" and not row[stage].startswith(NONE)
@@ -268,6 +266,14 @@ def page(results: Any) -> str:
     ]
     if dense:
         parts += ["## Dense fallbacks", Table(("network", "calls a forward"), dense, align="ll").markdown()]
+    kinds = [
+        (r["name"], ", ".join(f"{k} {n}" for k, n in r["unhandled"].items()))
+        for r in rows
+        if r.get("unhandled")
+    ]
+    if kinds:
+        parts += ["## Layers that stay vanilla for want of a handler"]
+        parts += [Table(("network", "layers of a kind"), kinds, align="ll").markdown()]
     none = [(row["name"], row["convert"]) for row in rows if row["convert"].startswith(NONE)]
     parts += ["## Nothing to convert", Table(("network", "why"), none, align="ll").markdown()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -292,11 +298,14 @@ def measure(only: list[str]) -> None:
     packages = ("timm", "torchvision", "segmentation_models_pytorch", "efficientnet_pytorch", "onnxruntime")
     where = environment(*packages)
     versions = {key: where[key] for key in ("octavize", "torch", *packages) if key in where}
-    for name in names(known):
+    every = files()
+    chosen = {name.rpartition(":")[0]: name for name in known}
+    for file, networks in every.items():
+        name = chosen.get(file) or min((f"{file}:{network}" for network in networks), key=_parameters)
         if name in known and not any(name.startswith(prefix) for prefix in only):
             continue
         known[name] = one_in_its_process(name)
-        write_json(DATA, {"versions": versions, "rows": list(known.values())})
+        write_json(DATA, {"versions": versions, "files": len(every), "rows": list(known.values())})
         print(json.dumps(known[name], ensure_ascii=False), flush=True)
 
 

@@ -21,6 +21,7 @@ SCRIPTS = (
         "narrow.py",
         "compile_time.py",
         "counters.py",
+        "compatibility.py",
     ),
 )
 

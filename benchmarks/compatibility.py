@@ -4,9 +4,10 @@
     python benchmarks/compatibility.py --only timm:dla     # measure again what begins so
     python benchmarks/compatibility.py --tables | --check
 
-One network of each file of timm, torchvision's `models`, segmentation-models-pytorch (every decoder on a
-ResNet-18) and efficientnet-pytorch: the smallest of the file, with random weights, α = 0.5, each in a process
-of its own. What is tried, one after the other:
+One network of each file of torchvision's `models`, segmentation-models-pytorch (every decoder on a
+ResNet-18), efficientnet-pytorch and timm: the smallest of the file, with random weights, α = 0.5, each in a
+process of its own, on images of 96 or 64 pixels where it takes them. A run that was stopped goes on with what
+is missing. What is tried, one after the other:
 
 - convert: a plan is made, and layers become octave; or the plan says why none does;
 - gradients: each parameter that gets one in the vanilla network gets a finite one in the octave network;
@@ -22,7 +23,8 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +35,8 @@ from torch import Tensor, nn
 from octavize.bench.environment import environment
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import plan
-from octavize.errors import one_line
+from octavize.convert.trace import example_shape, runs, to_meta
+from octavize.errors import one_line, shortened
 from octavize.files import read_json, write_json
 from octavize.nn._torch_internals import tree_leaves
 from octavize.text import Table
@@ -43,6 +46,10 @@ DATA, PAGE = ROOT / "docs/results/compatibility.json", ROOT / "docs/compatibilit
 ALPHA = 0.5
 SECONDS = 600
 """After which a network is given up."""
+SIZES = (96, 64)
+"""Pixels of the images, the first that a network takes; else those that it is made for."""
+SHAPES = {"mvit_v2_s": (1, 3, 16, 224, 224), "s3d": (1, 3, 16, 224, 224)}
+"""Of networks that take neither, nor what octavize derives from them."""
 STAGES = ("convert", "gradients", "freeze", "export")
 NONE = "no layer becomes octave"
 Row = dict[str, Any]
@@ -51,34 +58,30 @@ Row = dict[str, Any]
 # ---- collections ------------------------------------------------------------------------------------------
 
 
-def names() -> Iterator[str]:
-    """`collection:file:network` of each network that is tried."""
+def files() -> dict[str, list[str]]:
+    """The networks of each `collection:file`."""
     import efficientnet_pytorch  # noqa: F401  (says that it is missing before hours of work)
     import segmentation_models_pytorch as smp
     from timm.models import list_models, list_modules
     from torchvision import models as zoo
 
-    for file in sorted(list_modules()):
-        if found := list_models(module=file):
-            yield f"timm:{file}:{min(found, key=_parameters)}"
-    files: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for name in zoo.list_models():
-        file = inspect.getmodule(zoo.get_model_builder(name)).__name__.removeprefix("torchvision.models.")
-        files.setdefault(file, []).append(name)
-    for file, found in sorted(files.items()):
-        yield f"torchvision:{file}:{found[0]}"
-    for name, kind in sorted(vars(smp).items()):
+        file = zoo.get_model_builder(name).__module__.removeprefix("torchvision.models.")
+        found.setdefault(f"torchvision:{file}", []).append(name)
+    for name, kind in vars(smp).items():
         if inspect.isclass(kind) and issubclass(kind, nn.Module):
-            yield f"smp:{name.lower()}:{name}"
-    yield "efficientnet_pytorch:model:efficientnet-b0"
+            found[f"smp:{name.lower()}"] = [name]
+    found["efficientnet_pytorch:model"] = ["efficientnet-b0"]
+    found |= {f"timm:{module}": list_models(module=module) for module in sorted(list_modules())}
+    return {file: networks for file, networks in found.items() if networks}
 
 
 def _parameters(name: str) -> int:
-    import timm
-
+    """Of `collection:file:network`, which orders the networks of a file by size."""
     try:
         with torch.device("meta"):
-            return sum(p.numel() for p in timm.create_model(name).parameters())
+            return sum(p.numel() for p in build(name).parameters())
     except Exception:  # some cannot be built without values: take another of the file
         return sys.maxsize
 
@@ -115,12 +118,13 @@ def tried(name: str) -> Row:
     row: Row = {"name": name}
     try:
         model = build(name).eval()
-        made = plan(model, ALPHA)
+        made = plan(model, ALPHA, example=SHAPES.get(name.rpartition(":")[2]) or example(model))
     except Exception as error:
         return row | {"convert": one_line(error, kind=True)}
     layers = [d for d in made.decisions if d.alpha is not None]
     row |= {"layers": len(made.decisions), "octave": sum(bool(d.alpha) for d in layers)}
-    row |= {"macs": made.macs_ratio, "fallbacks": dict(made.fallbacks or {})}
+    row |= {"size": list(made.input_shape), "macs": made.macs_ratio, "fallbacks": dict(made.fallbacks or {})}
+    row["unhandled"] = dict(Counter(d.kind for d in made.decisions if "@oct_handler" in d.reason))
     if not row["octave"]:
         reasons = dict.fromkeys(d.reason.partition(":")[0] for d in made.decisions)
         return row | {"convert": f"{NONE} ({', '.join(reasons)})"}
@@ -133,6 +137,21 @@ def tried(name: str) -> Row:
         "export": lambda: exported(octave, shape),
     }
     return row | {stage: _or_why_not(run) for stage, run in stages.items()}
+
+
+def example(model: nn.Module) -> tuple[int, ...] | None:
+    """The shape of a small image that the network takes; None if it takes none of `SIZES`."""
+    shape = example_shape(model)
+    smaller = [(*shape[:2], size, size) for size in SIZES if len(shape) == 4]
+    return next((given for given in smaller if runs(model, given) and _trains(model, given)), None)
+
+
+def _trains(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    try:
+        to_meta(model).train()(torch.empty(2, *shape[1:], device="meta"))
+    except Exception:  # such as that of an auxiliary classifier, whose maps become too small
+        return False
+    return True
 
 
 def _or_why_not(run: Callable[[], str]) -> str:
@@ -207,10 +226,12 @@ HEAD = """# Compatibility
 
 <!-- Written by `python benchmarks/compatibility.py` from docs/results/compatibility.json. -->
 
-One network of each file of public model collections, converted at α = 0.5 without a change to its code:
-{versions}. "yes" means: layers become octave; the same parameters get a gradient as in the vanilla network;
-frozen, and exported to ONNX with a free batch, it computes the same. Networks without a convolution to make
-octave are counted apart.
+One network of each file of public model collections, converted at α = 0.5 without a change to its code.
+{tried} of {files} files are tried so far. "yes" means: layers become octave; the same parameters get a
+gradient as in the vanilla network; frozen, and exported to ONNX with a free batch, it computes the same.
+Networks without a convolution to make octave are counted apart.
+
+{versions}.
 """
 
 
@@ -218,7 +239,7 @@ def page(results: Any) -> str:
     """docs/compatibility.md."""
     rows: list[Row] = results["rows"]
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
-    parts = [HEAD.format(versions=versions)]
+    parts = [HEAD.format(versions=versions, tried=len(rows), files=results["files"])]
     collections = list(dict.fromkeys(row["name"].partition(":")[0] for row in rows))
     head = ("collection", "files", "nothing to convert", *STAGES, "without dense fallback")
     lines = []
@@ -231,7 +252,7 @@ def page(results: Any) -> str:
         lines.append((collection, str(len(own)), str(len(none)), *yes, f"{clean} / {len(rest)}"))
     parts.append(Table(head, lines, align="lr").markdown())
     bad = [
-        (row["name"], stage, row[stage])
+        (row["name"], stage, shortened(row[stage]))
         for row in rows
         for stage in STAGES
         if row.get(stage, "yes") != "yes" and not row[stage].startswith(NONE)
@@ -245,6 +266,14 @@ def page(results: Any) -> str:
     ]
     if dense:
         parts += ["## Dense fallbacks", Table(("network", "calls a forward"), dense, align="ll").markdown()]
+    kinds = [
+        (r["name"], ", ".join(f"{k} {n}" for k, n in r["unhandled"].items()))
+        for r in rows
+        if r.get("unhandled")
+    ]
+    if kinds:
+        parts += ["## Layers that stay vanilla for want of a handler"]
+        parts += [Table(("network", "layers of a kind"), kinds, align="ll").markdown()]
     none = [(row["name"], row["convert"]) for row in rows if row["convert"].startswith(NONE)]
     parts += ["## Nothing to convert", Table(("network", "why"), none, align="ll").markdown()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -269,11 +298,14 @@ def measure(only: list[str]) -> None:
     packages = ("timm", "torchvision", "segmentation_models_pytorch", "efficientnet_pytorch", "onnxruntime")
     where = environment(*packages)
     versions = {key: where[key] for key in ("octavize", "torch", *packages) if key in where}
-    for name in list(names()):
+    every = files()
+    chosen = {name.rpartition(":")[0]: name for name in known}
+    for file, networks in every.items():
+        name = chosen.get(file) or min((f"{file}:{network}" for network in networks), key=_parameters)
         if name in known and not any(name.startswith(prefix) for prefix in only):
             continue
         known[name] = one_in_its_process(name)
-        write_json(DATA, {"versions": versions, "rows": list(known.values())})
+        write_json(DATA, {"versions": versions, "files": len(every), "rows": list(known.values())})
         print(json.dumps(known[name], ensure_ascii=False), flush=True)
 
 

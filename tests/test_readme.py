@@ -21,6 +21,8 @@ SCRIPTS = (
         "low_precision.py",
         "narrow.py",
         "compile_time.py",
+        "counters.py",
+        "compatibility.py",
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,14 @@ class Order:
     """A new order of channels, and the tensors that it applies to.
 
     Channel `places[i]` moves to place i along each of `axes`. An axis is the name of a parameter or
-    buffer, and one of its dimensions.
+    buffer, and one of its dimensions. `sizes` tell how large the weights of each channel were before, as
+    whole numbers up to 255: weights that are in the new order already, trained further or not, are known by
+    them. Without them nothing is known.
     """
 
     places: tuple[int, ...]
     axes: tuple[tuple[str, int], ...]
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Permutation:
         """A name for the resulting order: the same orders on the same base have the same key."""
         if not self.orders:
             return self.base
-        return hashlib.sha256(repr((self.base, self.orders)).encode()).hexdigest()[:16]
+        moves = [(order.places, order.axes) for order in self.orders]
+        return hashlib.sha256(repr((self.base, moves)).encode()).hexdigest()[:16]
 
     def check(self) -> None:
         """Check values that came from a file.
@@ -54,11 +58,17 @@ class Permutation:
                 raise InputError(
                     f"the order of {first} has axes that are no (name, dimension): leave it alone"
                 )
+            if len(order.sizes) not in (0, len(order.places)):
+                raise InputError(f"the order of {first} does not list each channel's size: leave it alone")
 
     def as_dict(self) -> dict[str, Any]:
         """A form that YAML can hold: an order is one line of numbers."""
         orders = [
-            {"places": " ".join(map(str, order.places)), "axes": [list(axis) for axis in order.axes]}
+            {
+                "places": _line(order.places),
+                "sizes": _line(order.sizes),
+                "axes": [list(a) for a in order.axes],
+            }
             for order in self.orders
         ]
         return {"base": self.base, "orders": orders}
@@ -77,10 +87,14 @@ class Permutation:
 
 def _order(entry: Mapping[str, Any]) -> Order:
     try:
-        places = tuple(int(place) for place in str(entry["places"]).split())
+        places, sizes = (tuple(map(int, str(entry[name]).split())) for name in ("places", "sizes"))
     except ValueError as error:
         raise InputError(f"an order of channels holds what is no number ({error}): leave it alone") from None
-    return Order(places, tuple((name, dim) for name, dim in entry["axes"]))
+    return Order(places, tuple((name, dim) for name, dim in entry["axes"]), sizes)
+
+
+def _line(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 @dataclass(frozen=True)

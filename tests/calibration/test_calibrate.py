@@ -371,6 +371,36 @@ def test_other_weights_are_in_no_known_order(again):
     assert order_of(ordered) == ""
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_weights_in_the_plan_s_order_are_not_put_in_order_again(trained, tmp_path):
+    """They come from a file, and nothing but their sizes tells."""
+    model = small_resnet()
+    made = calibrate(model, smooth_and_sharp(), 0.5, example=EXAMPLE)
+    made.save(tmp_path / "plan.yaml")
+    octave = octavize(model, made)
+    if trained:
+        with torch.no_grad():
+            for p in octave.parameters():
+                p.add_(0.03 * p.std() * torch.randn_like(p) if p.dim() > 1 else 0.1 * torch.randn_like(p))
+    fresh = small_resnet()
+    fresh.load_state_dict(octave.state_dict())
+    octave.load_state_dict(octave.state_dict())
+    before = copy.deepcopy(fresh.state_dict())
+    for net in (fresh, octave):
+        with pytest.raises(InputError, match=r"in the plan's order of channels already") as error:
+            octavize(net, Plan.load(tmp_path / "plan.yaml"), inplace=True)
+        assert "\n" not in str(error.value)
+    assert all(torch.equal(before[k], v) for k, v in fresh.state_dict().items())
+    # First the plan, then the weights: right, whatever the network held before.
+    torch.manual_seed(1)
+    for p in fresh.parameters():
+        nn.init.normal_(p)
+    planned = octavize(fresh, made)
+    planned.load_state_dict(octave.state_dict())
+    x = smooth_and_sharp()[0]
+    assert torch.equal(planned(x), octave(x))
+
+
 def test_an_order_of_another_network_is_refused():
     made = calibrate(small_resnet(), smooth_and_sharp(), 0.5, example=EXAMPLE)
     other = small_resnet()
@@ -386,6 +416,7 @@ def test_an_order_of_another_network_is_refused():
     [
         (lambda text: text.replace("places: ", "places: 0 ", 1), "does not list each channel once"),
         (lambda text: text.replace("places: ", "places: x ", 1), "holds what is no number"),
+        (lambda text: text.replace("sizes: ", "sizes: 7 ", 1), "does not list each channel's size"),
         (lambda text: text.replace("orders:", "order:", 1), "lacks 'orders'"),
     ],
 )

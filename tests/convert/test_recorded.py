@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from octavize import InputError, octavize, plan
+from octavize import InputError, Plan, octavize, plan
 
 EXAMPLE = (1, 3, 16, 16)
 
@@ -114,6 +116,42 @@ def test_maps_are_merged_before_functions_that_autograd_runs_itself(name: str) -
     same.load_state_dict(octave.state_dict())
     for own, expected in zip(gradients(octave), gradients(same), strict=True):
         torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize("name", BY_FUNCTION)
+def test_a_plan_is_checked_when_it_is_applied_too(name: str, tmp_path: Path) -> None:
+    """A hand may have raised an α, or the network may have another forward since."""
+    hides, plain = BY_FUNCTION[name]
+    net = Net(hides)
+    made = plan(net, 0.5, min_low=0, example=EXAMPLE)
+    octavize(net, made)
+    made.with_alphas({"a": 0.25}).save(tmp_path / "edited.yaml")
+    edited = Plan.load(tmp_path / "edited.yaml")
+    for model in (net, octavize(net, made)):
+        with pytest.raises(
+            InputError, match=r"layer 'a' has alpha=0.25, but .* needs the dense map, at"
+        ) as e:
+            octavize(model, edited)
+        assert "test_recorded.py:" in str(e.value)
+        assert "\n" not in str(e.value)
+    other = plan(Net(plain), 0.5, min_low=0, example=EXAMPLE)
+    with pytest.raises(InputError, match=r"layer 'a' has alpha=0.5"):
+        octavize(net, other)
+    assert octavize(Net(plain), edited)(torch.randn(EXAMPLE)).shape == (1, 8)
+
+
+def test_a_plan_by_hand_for_two_inputs_cannot_be_checked() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore
+            return super().forward(x + y)
+
+    x, net = torch.randn(EXAMPLE), Two(torch.relu)
+    made = plan(net, 0.5, min_low=0, example=(x, x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        octavize(net, made)
+    with pytest.warns(UserWarning, match="alpha of layer 'b' was given by hand"):
+        octavize(net, made.with_alphas({"b": 0.25}))
 
 
 def test_a_function_that_does_nothing_to_the_map_is_refused() -> None:

@@ -194,6 +194,10 @@ class UNet(nn.Module):
     def larger(self, x: Any, skip: Any) -> Any:
         if self.how == "deconvolution":
             return self.grow(x)
+        if self.how == "padded":
+            x = self.grow(x)
+            rest = [n - m for n, m in zip(skip.shape[:1:-1], x.shape[:1:-1], strict=True)]  # or too much
+            return F.pad(x, [part for n in rest for part in (n // 2, n - n // 2)])
         if self.how == "factor":
             return F.interpolate(x, scale_factor=2, mode="bilinear")
         return F.interpolate(x, size=skip.shape[2:], mode=self.how)
@@ -208,7 +212,7 @@ class UNet(nn.Module):
 
 @pytest.mark.parametrize("alpha", [0, 0.5])
 @pytest.mark.parametrize(
-    ("up", "step"), [("nearest", 1), ("bilinear", 1), ("factor", 4), ("deconvolution", 4)]
+    ("up", "step"), [("nearest", 1), ("bilinear", 1), ("factor", 4), ("deconvolution", 4), ("padded", 1)]
 )
 def test_any_size_that_the_network_takes(up: str, step: int, alpha: float, tmp_path: Path) -> None:
     """No call depends on the parity of a size, and only sizes that the network takes are tried."""
@@ -223,6 +227,15 @@ def test_any_size_that_the_network_takes(up: str, step: int, alpha: float, tmp_p
         if min(x.shape[2:]) >= runner.metadata["smallest_size"]:
             with torch.no_grad():
                 np.testing.assert_allclose(runner(x), model(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_crops_at_odd_sizes_stays_octave() -> None:
+    torch.manual_seed(0)
+    model = octavize.octavize(UNet("padded"), 0.5, example=(1, 3, 24, 24), min_low=0, strict=True).eval()
+    frozen = octavize.freeze(model, (1, 3, 24, 24))
+    for size in ((24, 24), (23, 25), (22, 21), (9, 11)):
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(frozen(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

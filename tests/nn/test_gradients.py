@@ -15,7 +15,7 @@ import torchvision
 from tests.helpers.maps import MAPS, equal, map_named
 from torch import Tensor, nn
 
-from octavize import InputError, OctTensor, octavize
+from octavize import InputError, OctTensor, octavize, plan
 from octavize.nn.resample import halve
 
 SIZES = [(16, 16), (15, 13)]
@@ -212,3 +212,27 @@ def test_grad_cam_of_an_octave_layer() -> None:
     assert torch.equal(activation.to_dense(), dense)
     torch.testing.assert_close(gradient, dense.grad)
     assert gradient.any()
+
+
+def test_a_forward_that_puts_hooks_on_its_map_is_planned_with_gradients() -> None:
+    """As in tutorials on Grad-CAM: without autograd torch refuses the hook, in the vanilla network too."""
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.b = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+            self.seen: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(self.stem(x))
+            x.register_hook(self.seen.append)
+            return self.b(x).mean((2, 3))
+
+    net = Watching()
+    made = plan(net, 0.5, min_low=0, example=(1, 3, 8, 8), exchange="every")
+    assert made.alphas["a"] == 0.5
+    octave = octavize(net, made)
+    octave(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert [tuple(x.shape) for x in octave.seen] == [(2, 8, 8, 8)]
+    with pytest.raises(RuntimeError, match="doesn't require gradient"), torch.no_grad():
+        octave(torch.randn(2, 3, 8, 8))

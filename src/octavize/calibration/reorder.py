@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from octavize.calibration.coupling import Coupling, example_input
 from octavize.calibration.energy import TINY, Energies, Score
 from octavize.convert.inputs import Shape
-from octavize.convert.order import apply_order, order_of
+from octavize.convert.order import apply_order, order_of, sizes, tensors_of
 from octavize.convert.trace import clean_copy
 from octavize.nn._torch_internals import tree_leaves
 from octavize.reordering import Order, Permutation, Reordered, Reordering
@@ -57,14 +57,16 @@ def permutation_of(model: nn.Module, coupling: Coupling, source: Tensor) -> Perm
         source: the label that comes to the place of each label, (labels,).
     """
     found: dict[tuple[int, ...], list[tuple[str, int]]] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    tensors = tensors_of(model)
+    for name, tensor in tensors.items():
         for axis in ((name, dim) for dim in range(tensor.dim())):
             if axis in coupling.axes:
                 labels = coupling.axes[axis]  # consecutive numbers
                 if not torch.equal(source[labels], labels):
                     places = tuple((source[labels] - labels[0]).tolist())
                     found.setdefault(places, []).append(axis)
-    return Permutation(tuple(Order(p, tuple(axes)) for p, axes in found.items()), order_of(model))
+    orders = (Order(places, tuple(axes), sizes(tensors, axes)) for places, axes in found.items())
+    return Permutation(tuple(orders), order_of(model))
 
 
 class Channels:

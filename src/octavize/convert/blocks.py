@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from octavize.convert.inputs import Inputs, Shape, inputs_of
-from octavize.convert.trace import CONVOLUTIONS, dtype_of, explained, to_meta, without_devices
+from octavize.convert.trace import CONVOLUTIONS, dtype_of, explained, to_meta, with_gradients_if_asked
 from octavize.exchanging import Block
 from octavize.nn._torch_internals import tree_leaves
 from octavize.nn.conv import geometry_of
@@ -29,15 +29,15 @@ def residual_blocks(model: nn.Module, shape: Inputs | Shape) -> list[Block]:
     Raises:
         TraceError: the network does not run on an input of this shape.
     """
-    return without_devices(lambda: _residual_blocks(model, shape))
+    return with_gradients_if_asked(lambda grad: _residual_blocks(model, shape, grad))
 
 
-def _residual_blocks(model: nn.Module, shape: Inputs | Shape) -> list[Block]:
+def _residual_blocks(model: nn.Module, shape: Inputs | Shape, grad: bool) -> list[Block]:
     meta = to_meta(model)
     run = _Run()
     for name, module in meta.named_modules():
         run.follow(name, module)
-    with explained(model, shape), torch.no_grad(), run:
+    with explained(model, shape), torch.set_grad_enabled(grad), run:
         inputs_of(shape, "meta", dtype_of(model)).call(meta)
     kinds = {type(meta.get_submodule(name)) for name in run.residual}
     of_a_kind = [name for name in run.sizes if type(meta.get_submodule(name)) in kinds]

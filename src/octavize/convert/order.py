@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +39,8 @@ def check_order(model: nn.Module, permutation: Permutation) -> None:
     """Check that a plan's permutation can be applied to this network, or was applied already.
 
     Raises:
-        InputError: the network carries another order, or has other parameters.
+        InputError: the network carries another order, has other parameters, or its weights are in this order
+            though it does not know.
     """
     kind, carried = type(model).__name__, order_of(model)
     if carried == permutation.key:
@@ -46,7 +50,7 @@ def check_order(model: nn.Module, permutation: Permutation) -> None:
             f"plan: it is for another order of channels than this {kind} is in, "
             f"{carried or 'its first'}: calibrate this network anew"
         )
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     for order in permutation.orders:
         for name, dim in order.axes:
             shape = tuple(tensors[name].shape) if name in tensors else ()
@@ -55,6 +59,11 @@ def check_order(model: nn.Module, permutation: Permutation) -> None:
                     f"plan: it is for another network: it puts {len(order.places)} channels of {name!r} in "
                     f"order, dimension {dim}, and this {kind} has {shape or 'none'}; calibrate this network"
                 )
+    if _is_ordered(tensors, permutation):
+        raise InputError(
+            f"plan: the weights of this {kind} are in the plan's order of channels already, which would be "
+            "applied twice: call octavize(model, plan) first, then load them"
+        )
 
 
 @torch.no_grad()
@@ -70,7 +79,7 @@ def apply_order(model: nn.Module, permutation: Permutation) -> None:
     check_order(model, permutation)
     if order_of(model) == permutation.key:
         return
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     for order in permutation.orders:
         for name, dim in order.axes:
             places = torch.tensor(order.places, device=tensors[name].device)
@@ -78,5 +87,47 @@ def apply_order(model: nn.Module, permutation: Permutation) -> None:
     mark_order(model, permutation.key)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def sizes(tensors: Mapping[str, Tensor], axes: Iterable[tuple[str, int]]) -> tuple[int, ...]:
+    """How large the weights of each channel are along the axes of an order: whole numbers up to 255.
+
+    Weights of convolutions count, where there are any: those of norms begin alike.
+    """
+    found = list(axes)
+    total: Tensor | int = 0
+    for name, dim in [axis for axis in found if tensors[axis[0]].dim() > 1] or found:
+        values = tensors[name].detach().double().movedim(dim, 0)
+        norms = values.reshape(len(values), -1).norm(dim=1).cpu()
+        total = total + norms / norms.mean().clamp_min(1e-30)
+    assert isinstance(total, Tensor)  # an order has axes
+    return tuple((255 * total / total.max().clamp_min(1e-30)).nan_to_num(0).round().int().tolist())
+
+
+CHANCE = 4.0
+"""Standard deviations beyond which sizes of channels do not resemble others by chance."""
+
+
+def _is_ordered(tensors: Mapping[str, Tensor], permutation: Permutation) -> bool:
+    """Whether the sizes of channels are those of the new order, or resemble them, and the old ones less.
+
+    Training changes a channel's size a little, and the sizes of random weights resemble nothing.
+    """
+    known = [o for o in permutation.orders if o.sizes and not any(tensors[n].is_meta for n, _ in o.axes)]
+    now = [sizes(tensors, order.axes) for order in known]
+    then = [order.sizes for order in known]
+    new = [tuple(order.sizes[place] for place in order.places) for order in known]
+    if now == new != then:
+        return True
+    return _alike(now, new) > max(_alike(now, then), CHANCE)
+
+
+def _alike(a: Sequence[Sequence[int]], b: Sequence[Sequence[int]]) -> float:
+    """How much some lists of numbers resemble others: correlations, in standard deviations of chance."""
+    total = 0.0
+    for one, other in zip(a, b, strict=True):
+        x, y = (torch.tensor(v, dtype=torch.float64) - sum(v) / len(v) for v in (one, other))
+        total += float((x * y).sum() / (x.norm() * y.norm()).clamp_min(1e-30)) * math.sqrt(len(one))
+    return total / math.sqrt(max(len(a), 1))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return dict([*model.named_parameters(), *model.named_buffers()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -134,32 +135,49 @@ class Planner(planning.Planner):
         return residual_blocks(self.vanilla, self.inputs)
 
     def run(self, decisions: Sequence[Decision]) -> Trace:
-        return trace(self._octave(decisions), self.inputs)
+        return trace(_octave(self.model, decisions), self.inputs)
 
     def hidden(self, decisions: Sequence[Decision]) -> list[Fallback]:
         if not self.recorder.functions:  # most networks have none, and are not built once more
             return []
-        return self.recorder.hidden(self._octave(decisions))
-
-    def _octave(self, decisions: Sequence[Decision]) -> nn.Module:
-        """The octave network without values."""
-        octave = to_meta(self.model)  # a new copy: a handler's layer may have no handler
-        with torch.device("meta"):  # for handlers that make new layers
-            swap(octave, decisions, strict=False)
-        return octave
+        return self.recorder.hidden(_octave(self.model, decisions))
 
 
 def check_plan(plan: Plan, model: nn.Module) -> None:
     """Check that a plan is for this model.
 
     Raises:
-        InputError: the model lacks a layer of the plan, or has it with another kind or geometry; or the
-            plan's order of channels is not for this model.
+        InputError: the model lacks a layer of the plan, or has it with another kind or geometry; the plan's
+            order of channels is not for this model; or an α, perhaps raised by hand, would lose gradients.
     """
     check_network(model)
     check_decisions(plan, layer_infos(model), type(model).__name__)
     if plan.permutation is not None:
         check_order(model, plan.permutation)
+    _check_gradients(plan, model)
+
+
+def _check_gradients(plan: Plan, model: nn.Module) -> None:
+    """Check what planning checks, too: that autograd sees all that it sees in the vanilla network."""
+    recorder = Recorder(_as_vanilla(model), plan.input_shape)
+    by_hand = [
+        d.name for d in plan.decisions if d.alpha and (d.reason == "as given" or "merges:" in d.reason)
+    ]
+    if recorder.failed and by_hand:
+        warnings.warn(
+            f"plan: alpha of layer {by_hand[0]!r} was given by hand, and whether that loses gradients cannot "
+            f"be told: {recorder.failed}",
+            UserWarning,
+            stacklevel=4,
+        )
+    if not recorder.functions:
+        return
+    for call in recorder.hidden(_octave(model, plan.decisions)):
+        name = min(call.sources)
+        raise InputError(
+            f"plan: layer {name!r} has alpha={plan.alphas[name]:g}, but {call.reason}, or layers get no "
+            "gradient: set it to 0"
+        )
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Module]:
@@ -196,6 +214,14 @@ def _info(name: str, module: nn.Module, ran: Layer | None) -> LayerInfo:
         exchange=module.exchange if octave else "both",
         downsample=module.downsample if octave else "pool",
     )
+
+
+def _octave(model: nn.Module, decisions: Sequence[Decision]) -> nn.Module:
+    """The octave network without values."""
+    octave = to_meta(model)  # a new copy: a handler's layer may have no handler
+    with torch.device("meta"):  # for handlers that make new layers
+        swap(octave, decisions, strict=False)
+    return octave
 
 
 def _as_vanilla(model: nn.Module) -> nn.Module:

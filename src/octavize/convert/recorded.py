@@ -44,9 +44,11 @@ class Recorder:
 
     def __init__(self, vanilla: nn.Module, given: Inputs | Shape) -> None:
         self.functions: Counter[str] = Counter()
-        several = given if isinstance(given, Inputs) else (max(given[0], 2), *given[1:])
+        self.failed: TraceError | None = None
+        several = given if isinstance(given, Inputs) else (max((*given[:1], 2)), *given[1:])
         for self.training, self.given in ((True, several), (False, given)):
             run = _Run(vanilla, self.given, self.training)
+            self.failed = run.failed
             if run.failed is None:
                 self.functions = run.functions
                 return

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -14,7 +12,9 @@ from octavize.errors import InputError
 from octavize.nn._torch_internals import computes_as
 from octavize.nn.activation import TRACEABLE
 from octavize.nn.conv import OctConv, OctConv1d, OctConv2d, OctConv3d
+from octavize.nn.conv_padded import OctConvSame, become_same, vanilla_of
 from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
+from octavize.nn.own_padding import KEPT, pads_by_itself
 from octavize.plan import Decision
 
 
@@ -67,26 +67,12 @@ def oct_handler(*kinds: type[nn.Module]) -> Callable[[Registered], Registered]:
     return register
 
 
-def octave_class(kind: type[nn.Module]) -> Callable[[type[OctConv]], type[OctConv]]:
-    """Register the octave class of a class of convolutions: their layers change nothing but their class."""
-
-    def register(octave: type[OctConv]) -> type[OctConv]:
-        _OCTAVE_CLASS[kind] = octave
-        oct_handler(kind, octave)(_torch_layer)
-        return octave
-
-    return register
-
-
 def handler_of(layer: nn.Module) -> Handler | None:
-    """The handler of a layer's class, or of the nearest class that computes the same."""
-    if "timm.layers" in sys.modules:
-        import_module("octavize.convert.timm_layers")  # registers what it has
-    for kind in type(layer).__mro__:
-        if kind in _HANDLERS:
-            same = kind is type(layer) or computes_as(type(layer), kind)
-            return _HANDLERS[kind] if same else None
-    return None
+    """The handler of a layer's class, or of the nearest class that computes the same but for its padding."""
+    nearest = next((kind for kind in type(layer).__mro__ if kind in _HANDLERS), None)
+    if nearest is not None and (nearest is type(layer) or computes_as(type(layer), nearest)):
+        return _HANDLERS[nearest]
+    return _torch_layer if nearest is not None and pads_by_itself(layer) else None
 
 
 @oct_handler(*_OCTAVE_CLASS, *_OCTAVE_CLASS.values())
@@ -95,6 +81,8 @@ def _torch_layer(layer: Any, *, alpha: float, strict: bool, downsample: str, exc
     octave_dims = None
     if isinstance(layer, OctConv):
         octave_dims = layer.octave_dims
+    elif pads_by_itself(layer):
+        become_same(layer)
     else:
         octave = next(_OCTAVE_CLASS[kind] for kind in type(layer).__mro__ if kind in _OCTAVE_CLASS)
         layer.__class__ = _parametrized(type(layer), octave) if is_parametrized(layer) else octave
@@ -117,10 +105,13 @@ def _become_vanilla(name: str, layer: OctConv) -> None:
     """The same object gets the class that it had, or would have, before it became octave."""
     kind = type(layer).__bases__[0] if is_parametrized(layer) else type(layer)
     vanilla = next((of for of, octave in _OCTAVE_CLASS.items() if octave is kind), None)
+    if isinstance(layer, OctConvSame):
+        vanilla = vanilla_of(type(layer))
     if vanilla is not None:
         made: Any = _parametrized(type(layer), vanilla) if is_parametrized(layer) else vanilla
         layer.__class__ = made
-        del layer.__dict__["_settings"], layer.__dict__["_stale"]
+        for setting in ("_settings", "_stale", KEPT):
+            layer.__dict__.pop(setting, None)
     elif layer.octave.depthwise:
         raise InputError(
             f"plan: layer {name!r} is a depthwise {type(layer).__name__}, which keeps the split of its "

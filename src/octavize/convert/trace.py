@@ -193,7 +193,24 @@ def trace(model: nn.Module, shape: Inputs | Shape) -> Trace:
     Raises:
         TraceError: the network does not run on such an input.
     """
-    return without_devices(lambda: _trace(model, shape))
+    return with_gradients_if_asked(lambda grad: _trace(model, shape, grad))
+
+
+def with_gradients_if_asked(run: Callable[[bool], Result]) -> Result:
+    """Run without autograd, or with it where the network asks for gradients, as by hooks in its forward.
+
+    Raises:
+        TraceError: both runs fail; the error is that of the first.
+    """
+    try:
+        return without_devices(lambda: run(False))
+    except TraceError as error:
+        if "require" not in str(error) or "grad" not in str(error):
+            raise
+        try:
+            return without_devices(lambda: run(True))
+        except TraceError:
+            raise error from error.__cause__
 
 
 def without_devices(run: Callable[[], Result]) -> Result:
@@ -212,7 +229,7 @@ def without_devices(run: Callable[[], Result]) -> Result:
             raise error from error.__cause__
 
 
-def _trace(model: nn.Module, shape: Inputs | Shape) -> Trace:
+def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
     meta = to_meta(model)
     inputs = inputs_of(shape, "meta", dtype_of(model))
     names = {module: name for name, module in meta.named_modules()}
@@ -252,7 +269,13 @@ def _trace(model: nn.Module, shape: Inputs | Shape) -> Trace:
             module.register_forward_pre_hook(before, with_kwargs=True)
             module.register_forward_hook(after, with_kwargs=True)
     try:
-        with explained(model, shape), torch.no_grad(), unannounced(), observe_calls(sources.watch), counter:
+        with (
+            explained(model, shape),
+            torch.set_grad_enabled(grad),
+            unannounced(),
+            observe_calls(sources.watch),
+            counter,
+        ):
             output = inputs.call(meta)
     except TraceError as failed:
         failed.fallbacks = [*sources.fallbacks, *_failed_on(failed.__cause__, sources)]
@@ -297,7 +320,7 @@ def leaves(output: Any) -> list[Any]:
 
 def _plain(output: Any) -> Any:
     """The output of a network; a dataclass becomes a mapping."""
-    return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict)) else output
+    return vars(output) if is_dataclass(output) and not isinstance(output, (type, dict, Octave)) else output
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

@@ -84,6 +84,13 @@ def version_of(tensor: Tensor) -> Any:
     return tensor._version if counts_changes() else object()
 
 
+def is_view(tensor: Tensor, base: Tensor) -> bool:
+    """Whether a change of `tensor` in place changes `base`. True if torch does not tell."""
+    if _found("Tensor._base") is None:
+        return True
+    return tensor is base or tensor._base is base
+
+
 def counts_changes() -> bool:
     """Whether torch counts changes in place. If not, autograd keeps everything that layers read."""
     return _found("Tensor._version") is not None

@@ -40,9 +40,10 @@ def merge_channels(high: Tensor, low: Tensor, layout: ChannelLayout, dim: int = 
     return torch.cat(parts, dim)
 
 
-def take_channels(values: Tensor, index: Sequence[int], dim: int) -> Tensor:
-    """The entries of `values` at `index` along `dim`: a view where they are neighbors."""
+def take_channels(values: Tensor, index: Sequence[int], dim: int, *, copy: bool = False) -> Tensor:
+    """The entries of `values` at `index` along `dim`: a view where they are neighbors, unless `copy`."""
     start = index[0] if index else 0
     if tuple(index) == tuple(range(start, start + len(index))):
-        return values.narrow(dim, start, len(index))
+        part = values.narrow(dim, start, len(index))
+        return part.clone() if copy else part
     return values.index_select(dim, torch.tensor(index, dtype=torch.long, device=values.device))

@@ -37,6 +37,7 @@ from octavize.geometry import Geometry, OctaveSettings
 from octavize.nn._torch_internals import ConvNd
 from octavize.nn.channels import merge_channels, split_channels
 from octavize.nn.leaf import is_traced, recorded
+from octavize.nn.own_padding import pads_by_itself
 from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import border, halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
@@ -48,11 +49,9 @@ from octavize.split import (
     with_low_divisible,
 )
 
-_CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Size = int | tuple[int, ...]
 _SETTINGS = ("alpha", "octave_dims", "strict", "downsample", "exchange")
-PADS_SAME: list[type[nn.Module]] = []
-"""Classes of convolutions whose forward pads to ⌈size / stride⌉, whatever their `padding` says."""
 _GEOMETRY = frozenset(field.name for field in fields(Geometry))
 
 
@@ -245,7 +244,7 @@ class OctConv(ConvNd):
         if self.padding_mode != "zeros":
             x, padding = kept(pad_any(x.value, border(self), self.padding_mode)), 0
         settings = (stride or self._settings.stride, padding, self.dilation, groups or self.groups)
-        return call_keeping_sources(_CONV[len(self.kernel_size)], x, weight, bias, *settings)
+        return call_keeping_sources(CONV[len(self.kernel_size)], x, weight, bias, *settings)
 
     def _map(
         self, y_high: Tensor | None, y_low: Tensor | None, layout: ChannelLayout, x: OctTensor
@@ -375,7 +374,7 @@ def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def geometry_of(conv: ConvNd) -> Geometry:
     """The geometry of one of torch's convolutions."""
     padding = conv.padding if isinstance(conv.padding, str) else tuple(int(n) for n in conv.padding)
-    padding = "same" if isinstance(conv, tuple(PADS_SAME)) else padding
+    padding = "same" if pads_by_itself(conv) else padding
     return Geometry(
         conv.in_channels,
         conv.out_channels,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from octavize.errors import DenseFallbackWarning, InputError
-from octavize.nn._torch_internals import tree_leaves, tree_map
+from octavize.nn._torch_internals import is_view, tree_leaves, tree_map
 
 Rule = Callable[..., Any]
 
@@ -42,6 +42,9 @@ class Octave:
     def to_dense(self) -> Tensor:
         """The ordinary tensor that this value stands for."""
         raise NotImplementedError
+
+    def watch(self, copies: Iterable[Tensor], *, changed: bool = False) -> None:
+        """Notice when one of these copies is changed, which torch's code takes for views of this value."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -86,6 +89,7 @@ _OPERANDS = (Octave, Tensor, Number, torch.SymInt, torch.SymFloat)
 _OPERATORS = """
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__
     __itruediv__ __floordiv__ __rfloordiv__ __mod__ __rmod__ __pow__ __rpow__ __and__ __or__ __xor__
+    __ipow__ __ifloordiv__ __imod__ __iand__ __ior__ __ixor__
     __neg__ __abs__ __invert__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __getitem__ __setitem__
 """
 for _name in _OPERATORS.split():
@@ -295,8 +299,27 @@ def _dense_fallback(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         )
     if not torch.compiler.is_compiling():
         _announce_fallback(name)
-    args, kwargs = tree_map(lambda x: x.to_dense() if isinstance(x, Octave) else x, (args, kwargs))
-    return func(*args, **kwargs)
+    return on_dense(func, args, kwargs)
+
+
+def on_dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call `func` on the dense maps. Where it returns views of them, the octave values watch for changes."""
+    copies: list[tuple[Octave, Tensor]] = []
+
+    def copied(x: Any) -> Any:
+        if not isinstance(x, Octave):
+            return x
+        copies.append((x, x.to_dense()))
+        return copies[-1][1]
+
+    args, kwargs = tree_map(copied, (args, kwargs))
+    result = func(*args, **kwargs)
+    if not torch.compiler.is_compiling():
+        views = [y for y in tree_leaves(result) if isinstance(y, Tensor)]
+        for x, copy in copies:
+            if any(is_view(view, copy) for view in views):
+                x.watch([copy])
+    return result
 
 
 @contextmanager

@@ -7,7 +7,10 @@ on it (see `dispatch.py`). A rule for each function (see `rules/`) says how it a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,14 +33,21 @@ from octavize.split import (
     same_layout,
 )
 
+_Shared = dict[str, tuple[Any, Tensor]] | None
+"""Cached tensors by name, each with the state that it is from."""
+_OF_ITS_LIFE = ("_copies", "_wholes")
 # Properties that both halves share.
 _SHARED_PROPERTIES = frozenset(
     {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
 )
 
 
+@dataclass(init=False, repr=False, eq=False)
 class OctTensor(Octave):
     """A feature map in two frequencies.
+
+    It is a dataclass for those who look for the tensors in what modules read and return, as torch's parallel
+    training does (FSDP, DDP): they find both halves, and can put others in their place.
 
     Args:
         high: (N, C_high, *size).
@@ -57,7 +67,7 @@ class OctTensor(Octave):
     low: Tensor
     channel_layout: ChannelLayout
     octave_dims: int
-    _shared: dict[str, tuple[Any, Tensor]] | None  # cached tensors by name, each with the state it is from
+    strict: bool
 
     def __init__(
         self,
@@ -79,7 +89,8 @@ class OctTensor(Octave):
         layout = (high.shape[1], low.shape[1]) if channel_layout is None else tuple(channel_layout)
         _check(high, low, octave_dims, layout)
         self.high, self.low, self.channel_layout = high, low, layout
-        self.octave_dims, self.strict, self._shared = octave_dims, strict, None
+        self.octave_dims, self.strict = octave_dims, strict
+        self._shared: _Shared = None
 
     @classmethod
     def trusted(
@@ -182,6 +193,24 @@ class OctTensor(Octave):
         self._shared = None
         return self
 
+    def watch(self, copies: Iterable[Tensor], *, changed: bool = False) -> None:
+        """Refuse to be used once one of these copies was changed: torch would have given views of this map.
+
+        Args:
+            changed: they are already.
+        """
+        if torch.compiler.is_compiling():
+            return
+        own = (self.high, self.low)
+        known = [
+            (c, None if changed else version_of(c))
+            for c in copies
+            if changed or (not c.is_inference() and all(c is not x for x in own))
+        ]
+        if known:
+            self.__dict__.setdefault("_copies", []).extend(known)
+            self.__class__ = Watched  # pyright: ignore[reportAttributeAccessIssue]
+
     def split_channels(self, values: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
         """Split per-channel `values` (C entries along `dim`) into those of high and of low channels."""
         return split_channels(values, self.channel_layout, dim)
@@ -198,13 +227,17 @@ class OctTensor(Octave):
         low = take_channels(self.low, low_indices_kept(self.channel_layout, channel_layout), dim=1)
         return self.trusted(high, low, channel_layout, self.octave_dims, self.strict)
 
-    def channels(self, channels: Sequence[int]) -> OctTensor | Tensor:
-        """A map of some of the channels, in the order given; a plain tensor if none of them is low."""
+    def channels(self, channels: Sequence[int], *, copy: bool = False) -> OctTensor | Tensor:
+        """A map of some of the channels, in the order given; a plain tensor if none of them is low.
+
+        Neighbors are views of this map, unless `copy`.
+        """
         high, low, layout = locate_channels(self.channel_layout, tuple(channels))
         if not low:
-            return take_channels(self.high, high, dim=1)
-        halves = take_channels(self.high, high, dim=1), take_channels(self.low, low, dim=1)
-        return self.trusted(*halves, layout, self.octave_dims, self.strict)
+            return take_channels(self.high, high, dim=1, copy=copy)
+        high_half = take_channels(self.high, high, dim=1, copy=copy)
+        low_half = take_channels(self.low, low, dim=1, copy=copy)
+        return self.trusted(high_half, low_half, layout, self.octave_dims, self.strict)
 
     def gradient(self, high: Tensor | None, low: Tensor | None) -> Tensor | None:
         """The gradient of the dense map (N, C, *size) from those of the halves; None if both are.
@@ -222,15 +255,31 @@ class OctTensor(Octave):
         """The gradient of the dense map, if autograd keeps that of the halves; see `gradient`."""
         return self.gradient(self.high.grad, self.low.grad)
 
+    def as_part(self, whole: OctTensor) -> OctTensor:
+        """This map, known as a slice of another: its halves are views of the other's."""
+        if not torch.compiler.is_compiling():
+            self.__dict__["_wholes"] = [*whole.__dict__.get("_wholes", ()), weakref.ref(whole)]
+        return self
+
     def become(self, other: OctTensor | Tensor) -> OctTensor:
-        """Take over values and layout of a map of the same shape, cast to the dtype of this map."""
+        """Take over values and layout of a map of the same shape, cast to the dtype of this map.
+
+        A map that this one is a slice of cannot be used any more: it has missed the change.
+        """
         if not isinstance(other, OctTensor):
             other = OctTensor.all_high(other, octave_dims=self.octave_dims)
         if other.shape != self.shape:
             raise RuntimeError(f"a result of shape {tuple(other.shape)} does not fit into {self!r}")
         self.high, self.low = other.high.to(self.dtype), other.low.to(self.dtype)
         self.channel_layout = other.channel_layout
+        if not torch.compiler.is_compiling():
+            self._spoil_wholes()
         return self.invalidate()
+
+    def _spoil_wholes(self) -> None:
+        for whole in self.__dict__.get("_wholes", ()):
+            if (x := whole()) is not None:
+                x.watch([self.high.detach()], changed=True)
 
     # ---- properties of a tensor ---------------------------------------------------------------------
 
@@ -300,7 +349,7 @@ class OctTensor(Octave):
         return getattr(self.high, name) if name in _SHARED_PROPERTIES else super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shared": None}
+        return {**{k: v for k, v in self.__dict__.items() if k not in _OF_ITS_LIFE}, "_shared": None}
 
     def __repr__(self) -> str:
         order = "" if len(self.channel_layout) == 2 else f", channel_layout={self.channel_layout}"
@@ -308,6 +357,26 @@ class OctTensor(Octave):
             f"OctTensor(shape={tuple(self.shape)}, alpha={self.alpha:.4g}, high={tuple(self.high.shape)}, "
             f"low={tuple(self.low.shape)}{order}, dtype={self.dtype}, device={self.device})"
         )
+
+
+class Watched(OctTensor):
+    """A map that gave away copies where torch gives views, see `OctTensor.watch`: each use looks at them."""
+
+    def _half(self, name: str) -> Tensor:
+        for copy, version in self.__dict__.get("_copies", ()):
+            if version_of(copy) != version:
+                raise ChangeRefused(
+                    "an octave map was changed in place through a view or a slice of it (x.flatten(2), "
+                    "x[:, ::2]), which cannot reach the map: change the map itself, or give alpha=0 to the "
+                    "layer before"
+                )
+        return self.__dict__[name]
+
+    def _set_half(self, value: Tensor, name: str) -> None:
+        self.__dict__[name] = value
+
+    high = property(partial(_half, name="high"), partial(_set_half, name="high"))  # pyright: ignore
+    low = property(partial(_half, name="low"), partial(_set_half, name="low"))  # pyright: ignore
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

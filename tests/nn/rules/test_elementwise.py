@@ -7,6 +7,7 @@ new rule without a case fails.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -140,6 +141,9 @@ OF_TWO_MASKS = {
 }  # fmt: skip
 NO_CASE_NEEDED = RANDOM | IN_PLACE_RANDOM | NEEDS_HARDWARE | FLAGS | SPATIAL | set(QUESTIONS)
 NO_CASE_NEEDED |= OF_ONE_MASK | OF_TWO_MASKS | {"bitwise_not_"}
+NO_CASE_NEEDED |= {"__ifloordiv__", "__imod__", "__iand__", "__ior__", "__ixor__"}
+# Tested in test_views.py.
+NO_CASE_NEEDED |= {"__setitem__"}
 # Tested in test_gradients.py.
 NO_CASE_NEEDED |= {"backward", "register_hook", "retain_grad", "grad"}
 OF_WHOLE_NUMBERS = {"gcd", "lcm", "bitwise_left_shift", "bitwise_right_shift"}
@@ -459,16 +463,35 @@ def test_binary_in_place(func: Function) -> None:
             equal(dense_of(x), expected, f"{name} with {kind} on {where}")
 
 
-def test_augmented_assignment_of_other_splits_makes_a_new_map() -> None:
+def test_augmented_assignment_of_other_splits_changes_the_map() -> None:
+    """Whoever holds the map sees it, as a skip connection does."""
     x = map_named("odd")
     other = other_split(x)
-    y = x
+    y, before = x, dense_of(x)
     y += other
-    equal(dense_of(y), dense_of(x) + dense_of(other))
+    assert y is x
+    equal(dense_of(x), before + dense_of(other))
     d = dense_of(x)
     with pytest.warns(DenseFallbackWarning, match="add"):
         d += x
     equal(d, 2 * dense_of(x))
+
+
+def test_every_augmented_assignment_changes_the_map() -> None:
+    other = other_split(map_named("odd"))
+    dispatch_module._announced |= {"__pow__", "pow", "__floordiv__", "__mod__", "__truediv__", "remainder"}
+    for change in (operator.ipow, operator.ifloordiv, operator.imod, operator.itruediv):
+        x = map_named("odd").abs() + 1
+        y, expected, dense = x, change(dense_of(x).clone(), 2.0), dense_of(other).abs() + 1
+        assert change(x, 2.0) is y
+        equal(dense_of(y), expected)
+        change(x, dense)
+        equal(dense_of(y), change(expected, dense))
+    mask, bits = map_named("odd") > 0, map_named("odd") > 0.5
+    for change in (operator.iand, operator.ior, operator.ixor):
+        y, expected = mask.clone(), change(dense_of(mask).clone(), dense_of(bits))
+        assert change(y, bits) is y
+        equal(dense_of(y), expected)
 
 
 def test_gradient_of_a_gate() -> None:

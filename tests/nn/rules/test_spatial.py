@@ -266,12 +266,41 @@ def test_padding_of_each_half(mode: str, layout: tuple[int, ...]) -> None:
             equal(inside, x.low)
 
 
-@pytest.mark.parametrize("pads", [(-1, 0), (0, 0, -1, 1), (0, 0, 0, 0, 1, 1), (0, 0, 0, 0, 0, 0, 1, 0)])
-def test_padding_of_channels_and_cropping_fall_back(pads: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("pads", [(0, -1), (-2, 0), (-2, -1, 0, -3), (0, 0, -2, -1), (-4, 0, -2, -1)])
+@pytest.mark.parametrize("layout", [(2, 1), (0, 2), (2, 0), (1, 1, 1, 1)])
+def test_cropping_whole_cells_in_front_is_exact(layout: tuple[int, ...], pads: tuple[int, ...]) -> None:
+    for size in ((7, 9), (8, 6), (5, 5)):
+        x = make(layout, *size)
+        equal(dense_of(F.pad(x, pads)), F.pad(dense_of(x), pads))
+
+
+def test_cropping_half_a_cell_in_front() -> None:
+    """As with padding by an odd number, the low half then lies a pixel off; nothing else is lost or added."""
+    for n, pads, kept in [
+        (5, (-1, 0), [0, 1]),
+        (4, (-1, 0), [0, 1]),
+        (2, (-1, 0), [0]),
+        (6, (-3, 0), [1, 2]),
+    ]:
+        x = make((1, 1), n, n)
+        y = F.pad(x, pads)
+        equal(y.high, F.pad(x.high, pads))
+        equal(y.low, x.low[..., kept])
+    x = make((1, 1), 5, 5)
+    equal(F.pad(x, (-1, 1)).low, x.low)
+    with pytest.raises(RuntimeError, match="non-negative"):
+        F.pad(x, (-3, -3))
+
+
+@pytest.mark.parametrize(
+    ("pads", "mode"),
+    [((-1, 0, 0, 1), "replicate"), ((0, 0, 0, 0, 1, 1), "constant"), ((0, 0, 0, 0, 0, 0, 1, 0), "constant")],
+)
+def test_padding_of_channels_and_cropping_by_other_modes_fall_back(pads: tuple[int, ...], mode: str) -> None:
     x = map_named("odd")
     with pytest.warns(DenseFallbackWarning, match="pad"):
-        y = F.pad(x, pads)
-    equal(y, F.pad(dense_of(x), pads))
+        y = F.pad(x, pads, mode=mode)
+    equal(y, F.pad(dense_of(x), pads, mode=mode))
 
 
 def test_padding_of_video() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from octavize.nn.dispatch import apply_rule, functions_named, oct_rule
-from octavize.nn.rules.elementwise import Function
+from octavize.nn.dispatch import Octave, apply_rule, functions_named, oct_rule
+from octavize.nn.rules.elementwise import Function, operand_halves
 from octavize.nn.tensor import OctTensor
 from octavize.split import join_layouts, same_layout
 
@@ -62,14 +62,51 @@ def get_item(func: Function, x: OctTensor, position: Any) -> Any:
     if not all(s is Ellipsis or (isinstance(s, slice) and s == slice(None)) for s in space):
         return NotImplemented
     if batch != slice(None):
-        x = x.trusted_like(func(x.high, batch), func(x.low, batch))
+        x = x.trusted_like(func(x.high, batch), func(x.low, batch)).as_part(x)
     if channels is Ellipsis:
         return x
     if isinstance(channels, slice):
-        return x if channels == slice(None) else x.channels(range(x.shape[1])[channels])
+        return x if channels == slice(None) else _sliced(x, channels)
     if isinstance(channels, list) and all(type(c) is int for c in channels):
-        return x.channels([range(x.shape[1])[c] for c in channels])
+        return x.channels([range(x.shape[1])[c] for c in channels], copy=True)  # as torch's
     return NotImplemented
+
+
+@oct_rule(torch.Tensor.__setitem__)
+def set_item(func: Function, x: Any, position: Any, value: Any) -> Any:
+    """`x[a:b] = y` and `x[:, a:b] = y`, and so `x[:, a:b] += y`. Exact.
+
+    The value is a number, one value per image or channel, or a map of the same split.
+    """
+    if not isinstance(x, OctTensor) or any(
+        isinstance(p, list) or (isinstance(p, slice) and p.step not in (None, 1))
+        for p in (position if isinstance(position, tuple) else (position,))
+    ):
+        return NotImplemented
+    part = get_item(torch.Tensor.__getitem__, x, slice(None) if position is Ellipsis else position)
+    if isinstance(part, Tensor):
+        if isinstance(value, Octave):
+            return NotImplemented
+        func(part, ..., value)
+    else:
+        halves = None if part is NotImplemented else operand_halves(value, part)
+        if halves is None:
+            return NotImplemented
+        func(part.high, ..., halves[0])
+        func(part.low, ..., halves[1])
+    x.invalidate()
+    return None
+
+
+def _sliced(x: OctTensor, channels: slice) -> OctTensor | Tensor:
+    y = x.channels(range(x.shape[1])[channels])
+    if channels.step not in (None, 1):  # each half is a copy then, and torch's slice is a view
+        x.watch([y.high, y.low] if isinstance(y, OctTensor) else [y])
+    return _part(y, x)
+
+
+def _part(y: OctTensor | Tensor, whole: OctTensor) -> OctTensor | Tensor:
+    return y.as_part(whole) if isinstance(y, OctTensor) else y
 
 
 @oct_rule(*functions_named("split split_with_sizes chunk tensor_split"))
@@ -78,7 +115,7 @@ def split(func: Function, x: OctTensor, sizes: Any, dim: int = 0) -> Any:
     dim %= x.dim()
     if dim == 0:
         parts = zip(func(x.high, sizes), func(x.low, sizes), strict=True)
-        return tuple(x.trusted_like(high, low) for high, low in parts)
+        return tuple(_part(x.trusted_like(high, low), x) for high, low in parts)
     if dim != 1 or isinstance(sizes, Tensor):
         return NotImplemented
     total = x.shape[1]
@@ -86,14 +123,14 @@ def split(func: Function, x: OctTensor, sizes: Any, dim: int = 0) -> Any:
         if isinstance(sizes, int):  # the first parts are the larger ones
             sizes = [i * (total // sizes) + min(i, total % sizes) for i in range(1, sizes)]
         ends = zip([None, *sizes], [*sizes, None], strict=True)
-        return tuple(x.channels(range(total)[start:end]) for start, end in ends)
+        return tuple(_part(x.channels(range(total)[start:end]), x) for start, end in ends)
     if isinstance(sizes, int):
         step = -(-total // sizes) if func in functions_named("chunk") else sizes
         sizes = [min(step, total - start) for start in range(0, total, step)]
     if sum(sizes) != total:
         return func(x.to_dense(), sizes, dim=1)  # torch's error, or its empty parts
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return tuple(x.channels(range(end - size, end)) for size, end in zip(sizes, ends, strict=True))
+    return tuple(_part(x.channels(range(end - n, end)), x) for n, end in zip(sizes, ends, strict=True))
 
 
 @oct_rule(*functions_named("narrow"))
@@ -106,8 +143,8 @@ def narrow(func: Function, x: OctTensor, dim: int, start: Any, length: int) -> A
         return func(x.to_dense(), dim, start, length)  # torch's own error
     start %= max(x.shape[dim], 1)
     if dim == 1:
-        return x.channels(range(start, start + length))
-    return x.trusted_like(func(x.high, 0, start, length), func(x.low, 0, start, length))
+        return _part(x.channels(range(start, start + length)), x)
+    return _part(x.trusted_like(func(x.high, 0, start, length), func(x.low, 0, start, length)), x)
 
 
 @oct_rule(*functions_named("glu"))

@@ -25,6 +25,7 @@ from octavize.nn.dispatch import (
     functions_named,
     in_place_functions_named,
     oct_rule,
+    on_dense,
 )
 from octavize.nn.tensor import OctTensor
 from octavize.split import common_layout, same_layout
@@ -88,8 +89,8 @@ def _arguments_of_halves(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
     """The further arguments for the high and for the low half; None if they need the dense map."""
     if not isinstance(x, OctTensor):
         return None
-    by_place: list[Any] = [_operand_halves(arg, x) for arg in args]
-    by_name: dict[str, Any] = {name: _operand_halves(arg, x) for name, arg in kwargs.items()}
+    by_place: list[Any] = [operand_halves(arg, x) for arg in args]
+    by_name: dict[str, Any] = {name: operand_halves(arg, x) for name, arg in kwargs.items()}
     if any(pair is None for pair in [*by_place, *by_name.values()]):
         return None
     return [([pair[i] for pair in by_place], {k: pair[i] for k, pair in by_name.items()}) for i in (0, 1)]
@@ -158,7 +159,7 @@ def combine(func: Function, *operands: Any, **kwargs: Any) -> Any:
             return NotImplemented
         values = [value.with_layout(layout) if isinstance(value, OctTensor) else value for value in values]
         x = next(value for value in values if isinstance(value, OctTensor))
-    halves = [_operand_halves(value, x) for value in values]
+    halves = [operand_halves(value, x) for value in values]
     results = []
     for half in (0, 1):
         parts = [pair[half] for pair in halves if pair is not None]
@@ -189,15 +190,18 @@ def _agree(x: Any, y: Any) -> bool:
     )
 
 
-IN_PLACE = "add sub mul div true_divide pow"
+IN_PLACE = "add sub mul div true_divide truediv pow floordiv mod and or xor"
 
 
 @oct_rule(*in_place_functions_named(IN_PLACE))
 def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
-    """The same in place: `x` keeps its halves, or gets new ones if the operand has another layout."""
+    """The same in place: `x` keeps its halves, or gets new ones if the operand has another layout.
+
+    So does `x += y`: whoever else holds the map sees the change, as a skip connection does.
+    """
     if not isinstance(x, OctTensor):
         return NotImplemented
-    halves = _operand_halves(other, x)
+    halves = operand_halves(other, x)
     if halves is None:
         return x.become(apply_rule(_OUT_OF_PLACE[func], (x, other, *args), kwargs))
     func(x.high, halves[0], *args, **kwargs)
@@ -205,32 +209,24 @@ def binary_in_place(func: Function, x: Any, other: Any, *args: Any, **kwargs: An
     return x.invalidate()
 
 
-@oct_rule(*functions_named("__iadd__ __isub__ __imul__ __itruediv__"))
-def augmented_assignment(func: Function, x: Any, other: Any) -> Any:
-    """`x += y`: in place where the layouts agree, otherwise as `x = x + y`, which Python allows."""
-    if isinstance(x, OctTensor) and _operand_halves(other, x) is None:
-        return apply_rule(_OUT_OF_PLACE[func], (x, other), {})
-    return binary_in_place(func, x, other)
-
-
 _OUT_OF_PLACE = {
     getattr(torch.Tensor, in_place): getattr(torch.Tensor, plain)
     for name in IN_PLACE.split()
     for in_place, plain in ((f"{name}_", name), (f"__i{name}__", f"__{name}__"))
     if hasattr(torch.Tensor, in_place)
-} | {torch.Tensor.__itruediv__: torch.Tensor.__truediv__}
+}
 
 
 @oct_rule(torch.Tensor.expand_as)
 def expand_as(func: Function, x: Any, other: Any) -> Any:
     """One value per channel, repeated over a map, in the layout of that map. Exact."""
-    halves = _operand_halves(x, other) if isinstance(other, OctTensor) else None
+    halves = operand_halves(x, other) if isinstance(other, OctTensor) else None
     if halves is None or not isinstance(x, (Tensor, OctTensor)):
         return NotImplemented
     return other.trusted_like(func(halves[0], other.high), func(halves[1], other.low))
 
 
-def _operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
+def operand_halves(value: Any, x: OctTensor) -> tuple[Any, Any] | None:
     """The operand for each half of `x`; None if the operand needs the dense map."""
     if isinstance(value, OctTensor):
         same = (
@@ -267,7 +263,7 @@ def leave_octave(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
     """
     if not isinstance(x, OctTensor):
         return NotImplemented
-    return func(x.to_dense(), *args, **kwargs)
+    return on_dense(func, (x, *args), kwargs)
 
 
 @oct_rule(

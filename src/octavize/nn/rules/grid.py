@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from octavize.nn.dispatch import Octave, Rule, apply_rule, functions_named, oct_rule, register
+from octavize.nn.dispatch import Octave, Rule, apply_rule, functions_named, oct_rule, on_dense, register
 from octavize.nn.rules.elementwise import Function, combine, pointwise
 from octavize.nn.tensor import OctTensor
 from octavize.split import common_layout
@@ -35,6 +35,7 @@ class ChannelGrid(Octave):
     def __init__(self, map: OctTensor, rows: int, columns: int) -> None:
         self.map, self.rows, self.columns = map, rows, columns
         self.strict = map.strict
+        self.origin: OctTensor | None = None  # of whose channels this is a copy in another order
 
     @property
     def shape(self) -> torch.Size:
@@ -53,13 +54,17 @@ class ChannelGrid(Octave):
     def transposed(self) -> ChannelGrid:
         """Rows become columns."""
         turned = [row * self.columns + column for column in range(self.columns) for row in range(self.rows)]
-        map = self.map.channels(turned)
+        map = self.map.channels(turned, copy=True)  # for what torch copies, once it is reshaped
         if not isinstance(map, OctTensor):
             map = OctTensor.all_high(map, octave_dims=self.map.octave_dims)
-        return ChannelGrid(map, self.columns, self.rows)
+        turned_grid = ChannelGrid(map, self.columns, self.rows)
+        turned_grid.origin = self.map
+        return turned_grid
 
     def row(self, i: int) -> Any:
         """Path i: an OctTensor (N, columns, *size), or a plain tensor if none of its channels is low."""
+        if self.origin is not None:  # torch's row would be a view of it
+            self.origin.watch((self.map.high, self.map.low))
         return self.map.channels(range(i * self.columns, (i + 1) * self.columns))
 
 
@@ -77,7 +82,7 @@ def reshape_map(func: Function, x: OctTensor, *shape: Any) -> Any:
     if wanted == list(x.shape):
         return x
     if wanted is not None and len(wanted) == 2:
-        return x.to_dense().reshape(wanted)  # of its own memory, whose layout is nobody's but ours
+        return on_dense(torch.reshape, (x, wanted), {})  # of our memory, whose layout nobody else knows
     if wanted is None or len(wanted) != x.dim() + 1 or wanted[:1] + wanted[3:] != [x.shape[0], *x.shape[2:]]:
         return NotImplemented
     return ChannelGrid(x, int(wanted[1]), int(wanted[2]))  # -1 is a symbol, but channels are numbers

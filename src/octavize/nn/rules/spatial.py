@@ -142,22 +142,28 @@ def _nearest(low: Tensor, wanted: Sequence[int], old: Sequence[int], new: Sequen
 def pad(func: Function, x: OctTensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
     """Padding of space: (left, right) pixels on the high half, about half as many on the low half.
 
-    The low half gets left // 2 pixels in front, and behind as many as ⌈size / 2⌉ needs. Exact for even
-    padding of even sizes. Padding of channels or of the batch, and cropping, fall back to the dense map.
+    The low half gets half of left in front, without a rest, and behind as many as ⌈size / 2⌉ needs. Pixels
+    are cropped where a number is below 0, as U-Nets do at odd sizes. Exact for even padding of even sizes,
+    and for cropping of whole cells in front. Padding of channels or of the batch, and cropping with another
+    mode than zeros or a value, fall back to the dense map.
     """
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
-    if len(pairs) > x.dim() - 2 or min(pad, default=0) < 0:
+    if len(pairs) > x.dim() - 2 or (mode != "constant" and min(pad, default=0) < 0):
         return NotImplemented
     size = list(x.shape[2:])
     for axis, pair in enumerate(pairs, start=1):  # F.pad lists the last axis first
         size[-axis] += sum(pair)
+    if are_known(size) and min(size) < 1:
+        return func(x.to_dense(), pad, mode, value)  # torch's own error, or an empty map
     wanted = low_size(size, x.octave_dims)
-    low_pad: list[int] = []
+    low_pad: list[Any] = []
     for axis, (left, _) in enumerate(pairs, start=1):
-        front = left // 2 if axis <= x.octave_dims else left
+        front = left
+        if axis <= x.octave_dims:
+            front = (
+                torch.sym_max(left, 0) // 2 - torch.sym_max(-left, 0) // 2
+            )  # no branch: it may be a symbol
         low_pad += [front, wanted[-axis] - x.low.shape[-axis] - front]
-    if min(low_pad) < 0:
-        return NotImplemented
 
     def padded(half: Tensor, pads: Sequence[int]) -> Tensor:
         return func(half, pads, mode, value) if mode == "constant" else pad_any(half, pads, mode)

@@ -231,7 +231,7 @@ def test_a_network_that_decides_by_the_size_of_its_images_is_saved_for_one(tmp_p
         ({"target": "tensorrt"}, "target='tensorrt': give paddle or onnx"),
         ({"target": "onnx"}, "does not fit"),
         ({"for_int8": True}, "lower a file of target='onnx'"),
-        ({"example": {"image": SHAPE}}, "takes a dict"),
+        ({"example": {"image": SHAPE}}, "takes several inputs"),
         ({"metadata": {"a": object()}}, "metadata"),
     ],
 )

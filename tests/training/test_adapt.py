@@ -259,7 +259,7 @@ def test_a_network_without_anything_to_convert(data_dir: Path, tmp_path: Path) -
         ({"refit_images": 1}, "refit_images is 1: give 2"),
         ({"alpha": None, "budget": -1}, "budget is -1: give a number above 0 to 1"),
         ({"alpha": None, "budget": math.inf}, "budget is inf: give a number above 0 to 1"),
-        ({"downsample": "skip"}, "downsample is 'skip': choose from 'pool' or 'stride'"),
+        ({"downsample": "skip"}, "downsample is 'skip': choose from 'pool', 'stride' or 'pool_always'"),
         ({"calibration_images": 0.5}, r"calibration_images is 0\.5: give a whole number of at least 1"),
         ({"budget": 0.6}, "alpha is 0.5 and budget is 0.6: give one"),
     ],

@@ -102,8 +102,8 @@ def create_model(
     ways["exchange"] = where if isinstance(where, str) else _by_layer(where, model, recipe.names)
     alphas = _by_layer(policy_of(name, alpha), model, recipe.names)
     side = 32 if name != base else 64  # what becomes of a layer does not depend on it
-    # A function, since a stem that is named in a mapping would become octave.
-    return octavize(model, lambda name, _: alphas[name], example=(1, 3, side, side), **ways)
+    del alphas[next(iter(alphas))]  # the stem: under its own name it would become octave
+    return octavize(model, alphas, example=(1, 3, side, side), **ways)
 
 
 def _vision() -> list[str]:

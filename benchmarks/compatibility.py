@@ -103,7 +103,8 @@ def build(name: str) -> nn.Module:
     if collection == "smp":
         import segmentation_models_pytorch as smp
 
-        return getattr(smp, model)("resnet18", encoder_weights=None)
+        encoder = () if model == "DPT" else ("resnet18",)  # DPT reads vision transformers alone
+        return getattr(smp, model)(*encoder, encoder_weights=None)
     from efficientnet_pytorch import EfficientNet
 
     return EfficientNet.from_name(model)

@@ -160,7 +160,8 @@ def apply_rule(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = RULES
 ) -> Any:
     """Call `func` on octave values: by its rule, or on the dense maps without one."""
-    rule, result = rules.get(func), NotImplemented
+    rule = _rule_of_operator(func, rules) if torch.compiler.is_compiling() else None
+    rule, result = rule or rules.get(func), NotImplemented
     try:
         if rule is not None:
             result = _by_rule(rule, func, args, kwargs)
@@ -174,6 +175,18 @@ def apply_rule(
     if _observed and not torch.compiler.is_compiling():
         _tell_observers(func, args, kwargs, result, dense)
     return result
+
+
+_IN_PYTHON = "__rsub__ __rdiv__ __rtruediv__ __pow__ __rpow__ __floordiv__ __rfloordiv__ __rmod__"
+_OPERATORS_IN_PYTHON = tuple(getattr(Tensor, name) for name in _IN_PYTHON.split())
+"""Operators that torch wrote in Python: its compiler does not find them in a dict (torch 2.14)."""
+
+
+def _rule_of_operator(func: Any, rules: dict[Any, Rule]) -> Rule | None:
+    for operator in _OPERATORS_IN_PYTHON:
+        if func is operator:
+            return rules.get(operator)
+    return None
 
 
 def _by_rule(rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

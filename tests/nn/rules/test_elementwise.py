@@ -494,6 +494,28 @@ def test_every_augmented_assignment_changes_the_map() -> None:
         equal(dense_of(y), expected)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, y: (1 - x, x - 1, x - y, y - x),
+        lambda x, y: (2 / x, x / 2, x / y, y / x),
+        lambda x, y: (x**2, 2**x, x**y, y**x),
+        lambda x, y: (x // 2, x % 2, 7 // x, 7 % x, -x, abs(x)),
+    ],
+)
+def test_operators_compiled(call: Callable[[Any, Any], tuple[Any, ...]]) -> None:
+    """Some of torch's are written in Python, and its compiler looks them up in its own way."""
+    x, gate = map_named("even").abs() + 1, torch.rand(2, 4, 1, 1, dtype=torch.float64) + 1
+
+    def run(high: Tensor, low: Tensor) -> tuple[Any, ...]:
+        return tuple(y.to_dense() for y in call(OctTensor(high, low), gate))
+
+    torch._dynamo.reset()
+    found = torch.compile(run, backend="eager", fullgraph=True)(x.high, x.low)
+    for own, expected in zip(found, call(dense_of(x), gate), strict=True):
+        equal(own, expected)
+
+
 def test_gradient_of_a_gate() -> None:
     x = make((1, 1, 2, 2), 5, 5)
     gate = torch.rand(2, 6, 1, 1, dtype=torch.float64, requires_grad=True)

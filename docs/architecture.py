@@ -25,7 +25,7 @@ ROOMS = {
     "deploy": "networks that no longer train: frozen, exported, run elsewhere",
     "calibration": "which channels of a trained network become low, and what its weights become",
     "zoo": "networks by name, found, built and stored",
-    "paddle": "the same for PaddlePaddle: OctTensor, rules, layers, plans; imports no room but the last",
+    "paddle": "the same for PaddlePaddle: OctTensor, rules, layers, plans, files",
     "convert": "a network is traced, planned, and its layers swapped",
     "report": "templates, tables and figures of every report",
     "data": "images: sets by name, folders, decoding, augmentation",

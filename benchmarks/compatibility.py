@@ -121,7 +121,8 @@ def tried(name: str) -> Row:
         model = build(name).eval()
         made = plan(model, ALPHA, example=SHAPES.get(name.rpartition(":")[2]) or example(model))
     except Exception as error:
-        return row | {"convert": one_line(error, kind=True)}
+        none = "has no convolution" in str(error)
+        return row | {"convert": f"{NONE} (it has no convolution)" if none else one_line(error, kind=True)}
     layers = [d for d in made.decisions if d.alpha is not None]
     row |= {"layers": len(made.decisions), "octave": sum(bool(d.alpha) for d in layers)}
     row |= {"size": list(made.input_shape), "macs": made.macs_ratio, "fallbacks": dict(made.fallbacks or {})}

@@ -121,12 +121,14 @@ def tried(name: str) -> Row:
         model = build(name).eval()
         made = plan(model, ALPHA, example=SHAPES.get(name.rpartition(":")[2]) or example(model))
     except Exception as error:
-        return row | {"convert": one_line(error, kind=True)}
+        none = "has no convolution" in str(error)
+        return row | {"convert": f"{NONE} (it has no convolution)" if none else one_line(error, kind=True)}
     layers = [d for d in made.decisions if d.alpha is not None]
     row |= {"layers": len(made.decisions), "octave": sum(bool(d.alpha) for d in layers)}
     row |= {"size": list(made.input_shape), "macs": made.macs_ratio, "fallbacks": dict(made.fallbacks or {})}
     row["unhandled"] = dict(Counter(d.kind for d in made.decisions if "@oct_handler" in d.reason))
-    if not row["octave"]:
+    if made.macs_after == made.macs_before:
+        row["octave"] = 0  # some have an α, and too few channels for it
         reasons = dict.fromkeys(d.reason.partition(":")[0] for d in made.decisions)
         return row | {"convert": f"{NONE} ({', '.join(reasons)})"}
     row["convert"] = "yes"

@@ -436,3 +436,19 @@ def test_a_dataclass_that_the_network_returns_holds_dense_maps() -> None:
 
     net = Net(*chain(), nn.Conv2d(4, 8, 1))
     assert type(octavize(net, 0.5, example=EXAMPLE)(torch.randn(1, 3, 8, 8)).map) is Tensor
+
+
+def test_a_module_that_gets_a_parameter() -> None:
+    """As class tokens in timm's CaiT: torch's counter of arithmetic fails at such a one without autograd."""
+
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.ones(1, 16, 1, 1))
+            self.stem, self.a, self.b = (nn.Conv2d(n, 16, 3, padding=1) for n in (3, 16, 16))
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(self.stem(x)) * self.act(self.token)).mean((2, 3))
+
+    assert plan(Token(), 0.5, min_low=0, example=(1, 3, 16, 16)).alphas["a"] == 0.5

@@ -154,6 +154,35 @@ def test_a_plan_by_hand_for_two_inputs_cannot_be_checked() -> None:
         octavize(net, made.with_alphas({"b": 0.25}))
 
 
+@pytest.mark.parametrize("name", BY_FUNCTION)
+def test_what_is_switched_on_after_planning_is_refused_in_training(name: str) -> None:
+    """As gradient checkpointing is, often."""
+    hides, _ = BY_FUNCTION[name]
+    octave = octavize(Net(torch.relu), 0.5, min_low=0, example=EXAMPLE)
+    octave.between = hides
+    x = torch.randn(EXAMPLE)
+    with pytest.raises(InputError, match=r"\.apply gets an octave map, .* would get no gradient") as error:
+        octave(x)
+    assert "\n" not in str(error.value)
+    with torch.no_grad():
+        octave(x)
+    for p in octave.parameters():
+        p.requires_grad_(False)
+    octave(x)
+
+
+def test_maps_without_autograd_are_not_refused() -> None:
+    octave = octavize(Net(lambda x: x), 0.5, min_low=0, example=EXAMPLE)
+
+    def stopped(x: Any) -> Any:
+        with torch.no_grad():
+            return x / x.abs().mean((2, 3), keepdim=True)
+
+    octave.between = lambda x: x + stopped(x)
+    octave(torch.randn(EXAMPLE)).sum().backward()
+    assert octave.a.weight.grad is not None
+
+
 def test_a_function_that_does_nothing_to_the_map_is_refused() -> None:
     """Autograd would follow the map itself, and never reach the function's backward."""
     with pytest.raises(InputError, match="autograd does not see Untouched on octave maps"):

@@ -239,6 +239,19 @@ def test_a_network_that_crops_at_odd_sizes_stays_octave() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime not installed")
+@pytest.mark.parametrize("size", [23, 24])
+def test_windows_with_gaps(size: int, tmp_path: Path) -> None:
+    """As in NASNet: pooling by every other pixel."""
+    body = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)),
+        *(nn.AvgPool2d(1, 2), nn.Conv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1)),
+    )
+    model = octavize.octavize(body, 0.5, example=(1, 3, size, size), min_low=0).eval()
+    assert octavize.export(model, tmp_path / "net.onnx", (1, 3, size, size)) < 1e-5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 @pytest.mark.parametrize("up", ["nearest", "factor"])
 def test_files_of_any_size(up: str, suffix: str, tmp_path: Path) -> None:

@@ -221,6 +221,26 @@ class Layout(nn.Module):
         return self.conv(x).as_strided((4 * 64,), (1,))
 
 
+class Shuffled(nn.Module):
+    """Channels in an order that is the same at every call of the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        return self.conv(x)[:, torch.randperm(8, generator=torch.Generator().manual_seed(0))]
+
+
+def test_a_list_that_computes_the_same_only_once_is_not_used() -> None:
+    model, x = Shuffled().eval(), torch.randn(1, 3, 8, 8)
+    frozen = octavize.freeze(model, (1, 3, 8, 8))
+    with pytest.warns(UserWarning, match="Shuffled runs layer by layer"):
+        frozen(x)
+    for _ in range(3):
+        torch.testing.assert_close(frozen(x), model(x))
+
+
 def test_a_list_that_computes_something_else_is_not_used() -> None:
     """Maps in the list are channels-last; layers keep torch's order where the network needs it."""
     model = Layout().eval()

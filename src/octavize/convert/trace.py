@@ -230,7 +230,8 @@ def without_devices(run: Callable[[], Result]) -> Result:
 
 
 def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
-    meta = to_meta(model)
+    # Without autograd, torch's counter fails at a module that gets a parameter that requires a gradient.
+    meta = to_meta(model) if grad else to_meta(model).requires_grad_(False)
     inputs = inputs_of(shape, "meta", dtype_of(model))
     names = {module: name for name, module in meta.named_modules()}
     found: dict[str, Layer] = {}

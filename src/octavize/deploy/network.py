@@ -85,17 +85,22 @@ class FrozenNetwork(nn.Module):
         return None
 
     def _problem(self, calls: GraphModule) -> str | None:
-        """Why a list of calls does not compute what the layers do on one random batch; None if it does.
+        """Why a list of calls does not compute what the layers do on random batches; None if it does.
 
-        Its maps are channels-last, and a forward may ask how they lie (`as_strided`, `is_contiguous`).
+        Its maps are channels-last, and a forward may ask how they lie (`as_strided`, `is_contiguous`). Two
+        batches, since what the forward makes at every call, such as a generator, the list makes only once.
         """
-        x = torch.randn((2, *self.shape[1:]), generator=torch.Generator().manual_seed(0))
-        expected = dense_leaves(_seeded(self.net, x))
-        try:
-            got = dense_leaves(_seeded(calls, x.contiguous(memory_format=torch.channels_last)))
-        except RuntimeError as error:
-            return f"its list of calls fails ({one_line(error)})"
-        return None if agree(expected, got, TOLERANCE) else "its list of calls gives other outputs"
+        generator = torch.Generator().manual_seed(0)
+        for batch in (2, 1):
+            x = torch.randn((batch, *self.shape[1:]), generator=generator)
+            expected = dense_leaves(_seeded(self.net, x))
+            try:
+                got = dense_leaves(_seeded(calls, x.contiguous(memory_format=torch.channels_last)))
+            except RuntimeError as error:
+                return f"its list of calls fails ({one_line(error)})"
+            if not agree(expected, got, TOLERANCE):
+                return "its list of calls gives other outputs"
+        return None
 
     def _fits(self, x: Any) -> bool:
         return (

@@ -6,6 +6,7 @@ substitute: a missing one costs memory or speed, but never changes a result. The
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -120,6 +121,24 @@ def in_transform() -> bool:
         return False
     peek = _found("_C._functorch.peek_interpreter_stack")
     return peek is None or peek() is not None
+
+
+def own_function() -> str:
+    """The autograd function in whose forward this is, such as a reentrant checkpoint's; empty if in none.
+
+    Such a forward runs without autograd. What made its inputs gets a gradient by the function's backward
+    only, and only for inputs that torch knows as tensors.
+    """
+    kinds, names = [torch.autograd.Function], {}
+    for kind in kinds:  # which grows
+        kinds += kind.__subclasses__()
+        names[getattr(kind.forward, "__code__", None)] = kind.__name__
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in names:
+            return names[frame.f_code]
+        frame = frame.f_back
+    return ""
 
 
 def in_forward_derivative() -> bool:

@@ -36,6 +36,7 @@ from octavize.errors import InputError
 from octavize.geometry import Geometry, OctaveSettings
 from octavize.nn._torch_internals import ConvNd
 from octavize.nn.channels import merge_channels, split_channels
+from octavize.nn.dispatch import check_seen
 from octavize.nn.leaf import is_traced, recorded
 from octavize.nn.own_padding import pads_by_itself
 from octavize.nn.recompute import Made, call_keeping_sources, kept
@@ -338,6 +339,8 @@ class OctConv(ConvNd):
         return OctTensor.all_high(x, octave_dims=self.octave_dims, strict=self.strict)
 
     def _checked(self, x: OctTensor) -> OctTensor:
+        if not torch.is_grad_enabled():
+            check_seen((x,))
         if sum(x.channel_layout) != self.in_channels or x.high.dim() != self._settings.map_dims:
             raise InputError(
                 f"input has {x.high.shape[1]} high and {x.low.shape[1]} low channels (high "

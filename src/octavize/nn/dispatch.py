@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from octavize.errors import DenseFallbackWarning, InputError
-from octavize.nn._torch_internals import is_view, tree_leaves, tree_map
+from octavize.nn._torch_internals import is_view, own_function, tree_leaves, tree_map
 
 Rule = Callable[..., Any]
 
@@ -160,6 +160,8 @@ def apply_rule(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = RULES
 ) -> Any:
     """Call `func` on octave values: by its rule, or on the dense maps without one."""
+    if not torch.is_grad_enabled():
+        check_seen(args)
     rule = _rule_of_operator(func, rules) if torch.compiler.is_compiling() else None
     rule, result = rule or rules.get(func), NotImplemented
     try:
@@ -175,6 +177,25 @@ def apply_rule(
     if _observed and not torch.compiler.is_compiling():
         _tell_observers(func, args, kwargs, result, dense)
     return result
+
+
+def check_seen(values: Sequence[Any]) -> None:
+    """Check that it was no function of autograd's that switched autograd off, for these values.
+
+    Such a function asks its arguments whether they are tensors of torch's. Planning merges the maps before
+    it; but it may have been switched on since, as reentrant checkpoints are.
+
+    Raises:
+        InputError: values that require a gradient are in the forward of such a function.
+    """
+    if torch.compiler.is_compiling():
+        return
+    learning = any(isinstance(x, Octave) and getattr(x, "requires_grad", False) for x in values)
+    if learning and not any(getattr(x, "is_meta", False) for x in values) and (name := own_function()):
+        raise InputError(
+            f"{name}.apply gets an octave map, and what made it would get no gradient: switch it on before "
+            "octavize, which then merges the map, or use checkpoint(use_reentrant=False)"
+        )
 
 
 _IN_PYTHON = "__rsub__ __rdiv__ __rtruediv__ __pow__ __rpow__ __floordiv__ __rfloordiv__ __rmod__"

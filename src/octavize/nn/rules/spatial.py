@@ -59,8 +59,13 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
     if max(missing) > 0 and low.shape[1] > 0:
         low = pad_any(low, [pad for n in reversed(missing) for pad in (0, max(n, 0))], "replicate")
         reached = _pooled_size(x, low.shape[2:], low_kernel, kwargs, True)
+    full = _pooled_size(x, low.shape[2:], low_kernel, kwargs, False)
+    # Ceil mode only where a cell would be missing: ONNX counts cells otherwise where windows have gaps.
+    ceil = not are_known((*full, *wanted)) or any(
+        have < want for want, have in zip(wanted, full, strict=True)
+    )
     high = _on_half(x.high, size, lambda half: func(half, kernel_size, **kwargs))
-    low = _on_half(low, wanted, lambda half: func(half, low_kernel, **{**kwargs, "ceil_mode": True}))
+    low = _on_half(low, wanted, lambda half: func(half, low_kernel, **{**kwargs, "ceil_mode": ceil}))
     return x.like(high, crop(low, wanted))
 
 

@@ -18,6 +18,7 @@ LAST = {
     "detection": "exported: backbone.onnx",
     "segmentation": "exported: unet.onnx",
     "super_resolution": "exported: enlarge.onnx",
+    "three_bands": "0.499 of vanilla's",
     "video": "exported: video.onnx",
 }
 """What ends each one's last line, or begins it."""

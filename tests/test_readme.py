@@ -23,6 +23,7 @@ SCRIPTS = (
         "compile_time.py",
         "counters.py",
         "compatibility.py",
+        "bands.py",
     ),
 )
 

@@ -24,6 +24,7 @@ SCRIPTS = (
         "counters.py",
         "compatibility.py",
         "bands.py",
+        "large_kernels.py",
     ),
 )
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -36,6 +37,7 @@ from octavize.text import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs/results/bands.json"
+TRAINED = ROOT / "docs/results/bands-training.json"
 PAGE = ROOT / "docs/bands.md"
 RUNTIMES = ("openvino", "onnxruntime")
 ALPHAS = (0.25, 0.5, 0.75)
@@ -164,6 +166,7 @@ def page(text: str) -> str:
         "shares": shares_table(),
         "networks": networks_table(results),
         "times": times_table(results),
+        "training": training_table(read_json(TRAINED)),
     }
     for name, part in parts.items():
         start = f"<!-- {name}: written by benchmarks/bands.py -->\n"
@@ -230,6 +233,26 @@ def times_table(results: dict[str, Any]) -> str:
         "`python benchmarks/bands.py`."
     )
     return f"{Table(('shape', 'network', 'MACs', *runtimes), lines, align='llr').markdown()}\n\n{note}"
+
+
+def training_table(results: dict[str, Any] | None) -> str:
+    """Test accuracy of each arm of `bands_training.py`: mean, lowest and highest of the seeds."""
+    if results is None:
+        return "Not trained yet: `python benchmarks/bands_training.py` with a folder of images."
+    runs = results["runs"]
+    macs = {run["arm"]: run["macs"] for run in runs}
+    lines = []
+    for arm in macs:
+        found = [run["test_accuracy"] for run in runs if run["arm"] == arm]
+        cells = [f"{macs[arm] / 1e6:,.0f}", f"{mean(found):.2%}", f"{min(found):.2%} to {max(found):.2%}"]
+        lines.append([arm, *cells, str(len(found))])
+    where = runs[0]["environment"]
+    note = (
+        f"{results['model']}, {results['data']} at {results['size']} pixels, {results['epochs']} epochs, "
+        f"torch {where['torch']}, {where['precision']}; `python benchmarks/bands_training.py`."
+    )
+    head = ("network", "million MACs", "test accuracy", "lowest to highest", "seeds")
+    return f"{Table(head, lines).markdown()}\n\n{note}"
 
 
 def main() -> None:

@@ -65,8 +65,10 @@ class ThreeBandConv2d(nn.Conv2d):
             An octave map whose low half is an octave map. Without channels at a quarter of the resolution, an
             octave map; without those at half of it either, a plain tensor.
         """
-        x = input if isinstance(input, OctTensor) else OctTensor.all_high(input)
         rows, n_low = self.counts[0], sum(self.counts[1:])
+        if n_low == 0 and not isinstance(input, OctTensor):
+            return super().forward(input)  # between plain maps it is torch's own
+        x = input if isinstance(input, OctTensor) else OctTensor.all_high(input)
         (w_high, w_low), (b_high, b_low) = self.weight.split([rows, n_low]), (None, None)
         if self.bias is not None:
             b_high, b_low = self.bias.split([rows, n_low])

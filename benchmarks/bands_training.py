@@ -31,7 +31,7 @@ from octavize.files import read_json, write_json
 from octavize.training import train
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import Recipe, load_recipe
-from octavize.training.train import Run, build_network, input_shape, load_images, read_result, train_run
+from octavize.training.train import Run, build_network, load_images, read_result, train_run
 
 MODEL, ALPHA = "oct_resnet26", 0.5
 SETTINGS = {"data": "folder", "size": 128, "epochs": 16, "batch_size": 64, "crop_padding": 16}
@@ -55,13 +55,19 @@ class Arm:
         return net if self.shares is None else three_bands_of(net, self.shares)
 
 
+def shape_of(recipe: Recipe, images: Images) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of an image as networks see it."""
+    side = recipe.size or images.size
+    return 1, images.channels, side, side
+
+
 def arms_of(recipe: Recipe, images: Images) -> list[Arm]:
     """Vanilla, two bands, and three of the same arithmetic."""
 
     def two(alpha: float) -> nn.Module:
         return build_network(recipe, images, MODEL, alpha)
 
-    shares = matching(two, ALPHA, input_shape(recipe, images))
+    shares = matching(two, ALPHA, shape_of(recipe, images))
     return [Arm("vanilla", 0.0), Arm("two bands", ALPHA), Arm("three bands", ALPHA, shares)]
 
 
@@ -74,7 +80,7 @@ def train_arm(
         result = read_result(folder) or train_run(
             run, recipe, images, folder, hardware=hardware, console=Console()
         )
-        macs = count_macs(arm.build(recipe, images, MODEL, arm.alpha), input_shape(recipe, images))
+        macs = count_macs(arm.build(recipe, images, MODEL, arm.alpha), shape_of(recipe, images))
     kept = {key: result[key] for key in ("test_accuracy", "test_loss", "best_epoch", "environment")}
     return {"arm": arm.name, "alpha": arm.alpha, "shares": arm.shares, "seed": seed, "macs": macs, **kept}
 

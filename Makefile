@@ -2,17 +2,19 @@
 # make test   virtual environment, installation, and the tests
 # make test-paddle   the tests of octavize.paddle, in a virtual environment with PaddlePaddle and without torch
 # make test-lowest   the same with the lowest torch and torchvision that pyproject.toml declares
+# make site   the documentation as a site, in site/; to read and search it: python3 -m http.server -d site
 # make dist   wheel and source archive in dist/; the wheel is installed in a new virtual environment and run
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 PADDLE ?= .venv-paddle
 DIST ?= .venv-dist
+DOCS ?= .venv-docs
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-paddle test-all lint types types-paddle format dist clean
+.PHONY: help demo test test-lowest test-paddle test-all lint types types-paddle format dist site clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -72,5 +74,13 @@ dist: $(VENV)/.installed
 	$(DIST)/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[cli,models]"
 	octavize="$(abspath $(DIST))/bin/octavize" && cd / && $$octavize --version && $$octavize models
 
+$(DOCS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev-docs]'
+	@touch $@
+
+site: $(DOCS)/.installed
+	PATH="$(abspath $(DOCS))/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) $(LOWEST) $(PADDLE) $(DIST) dist runs
+	rm -rf $(VENV) $(LOWEST) $(PADDLE) $(DIST) $(DOCS) dist site runs

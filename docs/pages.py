@@ -26,6 +26,8 @@ TABLES = "benchmarks/results/**/*.md"
 # Code comes first, so that what looks like a link in it stays as it is.
 CODE = r"^```.*?^```|`[^`\n]*`"
 COMMENT = r"<!--.*?-->"
+# A line that ends between two Chinese characters: browsers would show a space.
+BREAK = r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])"
 IMAGE = r"!\[[^\]]*\]\([^)]*\)"
 FLAGS = re.DOTALL | re.MULTILINE
 LINK = re.compile(rf"({CODE})|(!?)\[((?:{IMAGE}|[^\[\]])*)\]\(([^)\s]+)\)", FLAGS)
@@ -42,6 +44,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """The page with links as the site needs them, and without comments, which tables cannot follow."""
+    markdown = re.sub(rf"({CODE})|{COMMENT}|({BREAK})", _without, markdown, flags=FLAGS)
     here = page.file.src_uri
     name = next((name for name, made in OUTSIDE.items() if made == here), None)
     folder = posixpath.dirname(name or _in_repository(here))
@@ -57,11 +60,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         path = posixpath.normpath(posixpath.join(folder, target))
         return text if path in text else f"{text} (`{path}`)"
 
-    return LINK.sub(mend, re.sub(rf"({CODE})|{COMMENT}", _without, markdown, flags=FLAGS))
+    return LINK.sub(mend, markdown)
 
 
 def _without(match: re.Match[str]) -> str:
-    return match[1] or "\n"
+    code, line_break = match.groups()
+    return code or ("" if line_break else "\n")
 
 
 def _in_repository(page: str) -> str:

@@ -64,7 +64,7 @@ class OctaveNetwork(
         about: what is known of it: `model`, `alpha`, and of its images `mean`, `std`, `size` (pixels) and
             `classes`.
 
-    Example:
+    Examples:
         >>> OctaveNetwork.load("runs/r50").push_to_hub("me/oct-resnet50")
         >>> net = OctaveNetwork.from_pretrained("me/oct-resnet50")
     """

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,10 +23,11 @@ from octavize.bench.process import settle_process
 from octavize.cli import convert as cli_convert
 from octavize.cli import deploy as cli_deploy
 from octavize.cli import options as o
+from octavize.cli import paddle as cli_paddle
 from octavize.cli import study as cli_study
 from octavize.cli import zoo as cli_zoo
-from octavize.errors import InputError, require_extra
-from octavize.text import Table, to_csv
+from octavize.errors import InputError
+from octavize.text import Table
 
 app = typer.Typer(
     name="octavize",
@@ -232,16 +232,16 @@ def profile(
     """
     if as_json and as_csv:
         raise InputError("--json and --csv are both given: choose one")
-    if backend not in ("torch", "paddle"):
-        raise InputError(f"--backend is {backend!r}: give torch or paddle")
-    if backend == "paddle":
+    if cli_paddle.is_paddle(backend):
         if (batch, rounds, threads) != (1, 20, None):
             raise InputError(
                 "--batch, --rounds and --threads are of times, which --backend paddle leaves out"
             )
         form = "json" if as_json else "csv" if as_csv else "text"
         typer.echo(
-            _in_paddle(names, alpha, layers, form, size=size, num_classes=num_classes, exchange=exchange)
+            cli_paddle.profile(
+                names, alpha, layers, form, size=size, num_classes=num_classes, exchange=exchange
+            )
         )
         return
     from octavize.bench.profile import layer_table, profile_models
@@ -267,20 +267,6 @@ def profile(
         typer.echo(shown.to_json() if as_json else shown.to_csv())
     else:
         shown.print(Console())
-
-
-def _in_paddle(names: list[str], alphas: list[float] | None, layers: bool, form: str, **chosen: Any) -> str:
-    """`profile` of Paddle's networks, without torch."""
-    require_extra("paddle", "paddle")
-    from octavize.paddle.profile import COLUMNS, layers_of, profile_rows, table
-
-    if not layers:
-        rows = profile_rows(names, alphas or [0.0, 0.5], **chosen)
-        made = {"json": lambda: json.dumps(rows, indent=2), "csv": lambda: to_csv(COLUMNS, rows)}
-        return made.get(form, lambda: str(table(rows)))()
-    if len(names) > 1 or len(alphas or []) > 1 or form != "text":
-        raise InputError("--layers shows one network at one α, as text: give one name and one α")
-    return str(layers_of(names[0], alphas[0] if alphas else 0.5, **chosen))
 
 
 command(cli_zoo.models)

@@ -83,27 +83,54 @@ def create_model(
         InputError: the name, `downsample` or `exchange` is unknown, α is outside [0, 1], or the builder does
             not take an argument.
     """
-    alpha, base = check_alpha(alpha), name.removesuffix(SMALL)
+    alpha = check_alpha(alpha)
+    model = build_vanilla(name, num_classes=num_classes, **builder_arguments)
+    ways: dict[str, Any] = {"downsample": downsample, "strict": strict, "inplace": True}
+    if _recipe_of(name) is not None:
+        side = 32 if name.endswith(SMALL) else 64  # what becomes of a layer does not depend on it
+        ways["example"] = (1, 3, side, side)
+    alphas = alphas_of(name, model, alpha)
+    return octavize(model, alphas, exchange=exchanges_of(name, model, exchange), **ways)
+
+
+def build_vanilla(name: str, *, num_classes: int = 1000, **builder_arguments: Any) -> nn.Layer:
+    """The vanilla network of a name; see `create_model`."""
     if name not in list_models():
         close = get_close_matches(name, list_models(), n=3) or list_models("oct_*")
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
     whole("num_classes", num_classes, 0)
-    ways: dict[str, Any] = {"downsample": downsample, "strict": strict, "inplace": True}
-    if name not in _REGISTRY and base not in _REGISTRY:
-        model = _built(name, getattr(models, name), num_classes=num_classes, **builder_arguments)
-        return octavize(model, alpha, exchange=exchange, **ways)
+    recipe = _recipe_of(name)
+    if recipe is None:
+        return _built(name, getattr(models, name), num_classes=num_classes, **builder_arguments)
     width = builder_arguments.get("width", 1)
     number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
-    recipe = _REGISTRY[base]
     model = _built(name, recipe.build, num_classes=num_classes, **builder_arguments)
-    if name != base:
+    if name.endswith(SMALL):
         recipe.small_stem(model)
-    where = exchange_of(name, exchange)
-    ways["exchange"] = where if isinstance(where, str) else _by_layer(where, model, recipe.names)
+    return model
+
+
+def alphas_of(name: str, model: nn.Layer, alpha: float) -> float | dict[str, float]:
+    """A share of low channels as `octavize` takes it: by the paper's policy for networks that have one."""
+    recipe = _recipe_of(name)
+    if recipe is None:
+        return alpha
     alphas = _by_layer(policy_of(name, alpha), model, recipe.names)
-    side = 32 if name != base else 64  # what becomes of a layer does not depend on it
     del alphas[next(iter(alphas))]  # the stem: under its own name it would become octave
-    return octavize(model, alphas, example=(1, 3, side, side), **ways)
+    return alphas
+
+
+def exchanges_of(name: str, model: nn.Layer, exchange: str | None) -> str | dict[str, str] | None:
+    """Where the frequencies meet, as `octavize` takes it: by the family's policy where there is one."""
+    recipe = _recipe_of(name)
+    if recipe is None:
+        return exchange
+    where = exchange_of(name, exchange)
+    return where if isinstance(where, str) else _by_layer(where, model, recipe.names)
+
+
+def _recipe_of(name: str) -> Recipe | None:
+    return _REGISTRY.get(name.removesuffix(SMALL))
 
 
 def _vision() -> list[str]:

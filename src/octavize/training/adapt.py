@@ -23,7 +23,7 @@ from torch import nn
 
 from octavize.convert.order import order_of
 from octavize.data.images import Images
-from octavize.files import json_text, read_json, write_json
+from octavize.files import NETWORK, PLAN, WEIGHTS, json_text, read_json, write_json
 from octavize.report.tables import show
 from octavize.training.adapt_report import stage_name, table, write_report
 from octavize.training.distil import Distiller, EpochTests
@@ -51,7 +51,7 @@ from octavize.training.prepare import (
 from octavize.training.recipe import Recipe
 from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_images, teller
 from octavize.zoo.find import Vanilla
-from octavize.zoo.storage import NETWORK, PLAN, WEIGHTS, save_converted
+from octavize.zoo.storage import save_converted
 
 ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"
 OUTPUTS = (

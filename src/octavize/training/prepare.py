@@ -21,7 +21,7 @@ from octavize.convert.trace import copied, to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
 from octavize.errors import InputError, one_line
-from octavize.files import read_json, write_json
+from octavize.files import PLAN, read_json, write_json
 from octavize.geometry import Downsample
 from octavize.plan import Plan
 from octavize.training.checking import tells_mistakes
@@ -31,7 +31,7 @@ from octavize.training.module import Classifier, finite_or_none
 from octavize.training.recipe import EXACTLY, NUMBER, Count, Meeting, Rate, Recipe, Share, Switch, Whole
 from octavize.training.train import describe_input, input_shape
 from octavize.zoo.find import Origin, Vanilla
-from octavize.zoo.storage import PLAN, load_converted, save_converted
+from octavize.zoo.storage import load_converted, save_converted
 
 Stage = dict[str, Any]
 """`stage`, `epoch`, `test_accuracy`, `test_loss`, `val_accuracy`; accuracies 0 … 1."""

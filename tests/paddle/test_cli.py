@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
+from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import paddle
 import pytest
 from paddle import nn
 
+from octavize import load_runtime
 from octavize.cli.main import main
 from octavize.errors import InputError
 from octavize.files import read_about
@@ -124,3 +127,19 @@ def test_what_cannot_be_converted(
     told = capsys.readouterr().err
     assert message in told
     assert not (tmp_path / "out").exists()
+
+
+# ---- what is missing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("missing", "extra"), [({"onnxruntime"}, "deploy"), ({"torch"}, "paddle-deploy")])
+def test_a_missing_runtime_is_brought_by_the_framework_at_hand(
+    missing: set[str], extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {*missing, "onnxruntime"}
+    found = {name: object() for name in ("torch", "paddle")}
+    hidden = dict.fromkeys(missing)
+    monkeypatch.setattr(util, "find_spec", lambda name: (found | hidden).get(name))
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match=re.escape(f"'octavize[{extra}]'")):
+        load_runtime(tmp_path / "net.onnx")

@@ -27,14 +27,8 @@ from octavize.files import NETWORK, PLAN, WEIGHTS, json_text, read_json, write_j
 from octavize.report.tables import show
 from octavize.training.adapt_report import stage_name, table, write_report
 from octavize.training.distil import Distiller, EpochTests
-from octavize.training.folder import claim
-from octavize.training.hardware import (
-    HERE,
-    Hardware,
-    check_hardware,
-    is_first_process,
-    lent,
-)
+from octavize.training.folder import claim, is_first_process
+from octavize.training.hardware import HERE, Hardware, check_hardware, lent
 from octavize.training.journal import Journal
 from octavize.training.module import check_optimizer
 from octavize.training.prepare import (
@@ -49,7 +43,8 @@ from octavize.training.prepare import (
     with_facts,
 )
 from octavize.training.recipe import Recipe
-from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_images, teller
+from octavize.training.runs import Run, describe_data, fingerprint, teller
+from octavize.training.train import fit_and_test, load_images
 from octavize.zoo.find import Vanilla
 from octavize.zoo.storage import save_converted
 

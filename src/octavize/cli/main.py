@@ -85,6 +85,7 @@ def compare(
     exchange: o.ExchangeName = None,
     seed: o.Seeds = None,
     restart: o.Restart = False,
+    backend: o.Backend = "torch",
     training: o.TrainingOptions,
     machine: o.MachineOptions,
 ) -> None:
@@ -93,6 +94,10 @@ def compare(
     Every network is trained at every α and every seed under one recipe. The run folder gets report.html,
     results.csv, results.json, figures and TensorBoard logs. Call it again with the same arguments: finished
     runs are skipped, an interrupted one goes on from its last epoch.
+
+    With `--backend paddle` PaddlePaddle trains, without torch; live curves are VisualDL's. It has textures
+    and CIFAR, one device, and the optimizers sgd, momentum, adam and adamw; whatever else a recipe asks for
+    is refused by name.
 
     [bold]Examples[/bold]
 
@@ -103,7 +108,12 @@ def compare(
     [cyan]octavize compare --model oct_resnet18_small --alpha 0 0.25 0.5 --epochs 20 --out runs/r18[/cyan]
 
     [cyan]octavize compare --recipe article --devices 4 --strategy ddp --precision bf16-mixed[/cyan]
+
+    [cyan]octavize compare --backend paddle --model oct_resnet18_small --threads 4 --out runs/paddle[/cyan]
     """
+    if cli_paddle.is_paddle(backend):
+        given = {"models": model, "alphas": alpha, "exchange": exchange, "seeds": seed}
+        return cli_paddle.compare(recipe, out, given, training, machine, restart)
     o.require_experiment()
     from octavize.training.compare import compare as run
     from octavize.training.recipe import load_recipe

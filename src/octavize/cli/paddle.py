@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from octavize.cli import options as o
 from octavize.errors import InputError, require_extra
 from octavize.text import to_csv
 
@@ -102,3 +104,34 @@ def convert(
     facts |= {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1]}
     save_converted(out, net, decided, origin, facts)
     console.print(f"weights: {weights}; network written to [bold]{out}[/bold]")
+
+
+EXPERIMENT = ("pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors")
+"""What `compare` needs beside Paddle."""
+
+
+def compare(
+    recipe: str,
+    out: Path | None,
+    given: Mapping[str, Any],
+    training: o.TrainingOptions,
+    machine: o.MachineOptions,
+    restart: bool,
+) -> None:
+    """`octavize compare` in Paddle."""
+    for module in EXPERIMENT:
+        require_extra(module, "paddle-experiment")
+    one = "one process trains, on one device"
+    refuse({"--devices": machine.devices if machine.devices not in ("auto", "1") else None}, one)
+    refuse({"--nodes": machine.nodes if machine.nodes > 1 else None}, one)
+    refuse({"--strategy": machine.strategy if machine.strategy != "auto" else None}, one)
+    if machine.threads is not None:  # Paddle reads it once, when it is imported
+        os.environ["OMP_NUM_THREADS"] = str(machine.threads)
+    from octavize.training.paddle.compare import choose_device
+    from octavize.training.paddle.compare import compare as run
+    from octavize.training.recipe import load_recipe
+
+    choose_device(machine.accelerator)
+    chosen = load_recipe(recipe, **training.overrides(), **given)
+    with o.resumable():
+        run(chosen, out or Path("runs") / chosen.name, data_dir=training.data_dir, restart=restart)

@@ -56,6 +56,7 @@ def create_model(
     alpha: float = 0.5,
     *,
     num_classes: int = 1000,
+    in_chans: int = 3,
     strict: bool = True,
     exchange: str | None = None,
     downsample: str | None = None,
@@ -68,6 +69,7 @@ def create_model(
             converted as `octavize` does by itself.
         alpha: share of low channels in the octave layers; 0 is the vanilla network.
         num_classes: size of the classifier; 0 asks for features.
+        in_chans: channels of its images.
         strict: refuse dense fallbacks; these networks have none.
         exchange: where the frequencies meet, such as `block:high_to_low`, see `octavize.paddle.plan`.
             Default: in `every` layer, as in the paper.
@@ -76,37 +78,61 @@ def create_model(
             …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its stem).
 
     Returns:
-        A network from (N, 3, H, W) to (N, num_classes), with Paddle's own initial weights and names. Its
-        depthwise layers start small: Paddle takes their fan-in for that of an ordinary layer.
+        A network from (N, in_chans, H, W) to (N, num_classes), with Paddle's own initial weights and names.
+        Its depthwise layers start small: Paddle takes their fan-in for that of an ordinary layer.
 
     Raises:
         InputError: the name, `downsample` or `exchange` is unknown, α is outside [0, 1], or the builder does
             not take an argument.
     """
     alpha = check_alpha(alpha)
-    model = build_vanilla(name, num_classes=num_classes, **builder_arguments)
+    model = build_vanilla(name, num_classes=num_classes, in_chans=in_chans, **builder_arguments)
     ways: dict[str, Any] = {"downsample": downsample, "strict": strict, "inplace": True}
     if _recipe_of(name) is not None:
         side = 32 if name.endswith(SMALL) else 64  # what becomes of a layer does not depend on it
-        ways["example"] = (1, 3, side, side)
+        ways["example"] = (1, in_chans, side, side)
     alphas = alphas_of(name, model, alpha)
     return octavize(model, alphas, exchange=exchanges_of(name, model, exchange), **ways)
 
 
-def build_vanilla(name: str, *, num_classes: int = 1000, **builder_arguments: Any) -> nn.Layer:
+def build_vanilla(
+    name: str, *, num_classes: int = 1000, in_chans: int = 3, **builder_arguments: Any
+) -> nn.Layer:
     """The vanilla network of a name; see `create_model`."""
     if name not in list_models():
         close = get_close_matches(name, list_models(), n=3) or list_models("oct_*")
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
     whole("num_classes", num_classes, 0)
+    whole("in_chans", in_chans, 1)
     recipe = _recipe_of(name)
     if recipe is None:
-        return _built(name, getattr(models, name), num_classes=num_classes, **builder_arguments)
+        model = _built(name, getattr(models, name), num_classes=num_classes, **builder_arguments)
+        return _reading(model, in_chans, builder_arguments)
     width = builder_arguments.get("width", 1)
     number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
     model = _built(name, recipe.build, num_classes=num_classes, **builder_arguments)
     if name.endswith(SMALL):
         recipe.small_stem(model)
+    return _reading(model, in_chans, builder_arguments)
+
+
+def _reading(model: nn.Layer, in_chans: int, arguments: Mapping[str, Any]) -> nn.Layer:
+    """The network with a first convolution for images of so many channels."""
+    if in_chans == 3:
+        return model
+    if arguments.get("pretrained"):
+        raise InputError(f"pretrained=True: Paddle has no such weights for in_chans={in_chans}")
+    name, old = next(iter(convolutions(model).items()))
+    old: Any
+    fresh = type(old)(
+        in_chans, old._out_channels, old._kernel_size, stride=old._stride, padding=old._padding,
+        dilation=old._dilation, weight_attr=old._param_attr, bias_attr=old._bias_attr,
+    )  # fmt: skip
+    *path, leaf = name.split(".")
+    parent = model
+    for part in path:
+        parent = parent._sub_layers[part]
+    parent._sub_layers[leaf] = fresh
     return model
 
 

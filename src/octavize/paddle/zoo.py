@@ -19,6 +19,7 @@ from paddle.vision import models
 from paddle.vision.models.resnet import BasicBlock, BottleneckBlock
 
 from octavize.errors import InputError, number, whole
+from octavize.paddle.cifar_resnet import CifarResNet
 from octavize.paddle.convert import octavize
 from octavize.paddle.planner import convolutions
 from octavize.paddle.torch_names import torch_name
@@ -31,10 +32,11 @@ Names = Callable[[nn.Layer], Callable[[str], str]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a named network is built: its builder, its stem for 32-pixel images, and its layers' names."""
+    """How a named network is built: its builder, its stem for 32-pixel images unless its own is for them, and its
+    layers' names."""
 
     build: Callable[..., nn.Layer]
-    small_stem: Callable[[Any], None]
+    small_stem: Callable[[Any], None] | None
     names: Names = torch_name
 
 
@@ -47,7 +49,8 @@ def list_models(pattern: str = "*") -> list[str]:
     Names that begin with `oct_` follow the paper's policy; `…_small` is the same network with a stem for
     images of 32 pixels. The others are those of `paddle.vision.models`.
     """
-    names = [*_REGISTRY, *(f"{name}{SMALL}" for name in _REGISTRY), *_vision()]
+    small = (f"{name}{SMALL}" for name, recipe in _REGISTRY.items() if recipe.small_stem)
+    names = [*_REGISTRY, *small, *_vision()]
     return sorted(match_names(names, pattern))
 
 
@@ -111,7 +114,7 @@ def build_vanilla(
     width = builder_arguments.get("width", 1)
     number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
     model = _built(name, recipe.build, num_classes=num_classes, **builder_arguments)
-    if name.endswith(SMALL):
+    if name.endswith(SMALL) and recipe.small_stem:
         recipe.small_stem(model)
     return _reading(model, in_chans, builder_arguments)
 
@@ -227,6 +230,21 @@ for _depth, _block, _blocks in (
     _function = f"resnet{_depth}" if hasattr(models, f"resnet{_depth}") else ""
     _REGISTRY[f"oct_resnet{_depth}"] = _resnet(_block, _blocks, _function)
 _REGISTRY["oct_wide_resnet50_2"] = _resnet(BottleneckBlock, (3, 4, 6, 3), "wide_resnet50_2", base_width=128)
+
+
+def _cifar_resnet(depth: int) -> Recipe:
+    def build(num_classes: int, width: float = 1.0, pretrained: bool = False) -> nn.Layer:
+        if pretrained:
+            raise InputError(
+                f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
+            )
+        return CifarResNet(depth, num_classes, width)
+
+    return Recipe(build, None)
+
+
+for _depth in (20, 26, 32, 44, 56):
+    _REGISTRY[f"oct_cifar_resnet{_depth}"] = _cifar_resnet(_depth)
 
 
 # ---- MobileNets ------------------------------------------------------------------------------------------

@@ -300,6 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
+            warnings.filterwarnings("ignore", "No ccache found")  # Paddle's remark on compiling extensions
+            warnings.filterwarnings("ignore", "When training, we now always track global mean")
             sys.exit(app(o.spread(given or ["--help"]), prog_name="octavize", standalone_mode=False))
     except InputError as error:
         _fail(str(error))

@@ -130,15 +130,11 @@ def _cifar_resnet(model: nn.Layer) -> Iterable[Rule]:
     yield r"bn1", "stem.bn"
     yield r"fc", "head.fc"
 
-    kinds = {
-        "conv1": "conv1_kxk.conv",
-        "bn1": "conv1_kxk.bn",
-        "conv2": "conv2_kxk.conv",
-        "bn2": "conv2_kxk.bn",
-    }
+    kinds = {f"{kind}{i}": f"conv{i}_kxk.{kind}" for kind in ("conv", "bn") for i in (1, 2)}
     kinds |= {r"downsample\.0": "shortcut.conv", r"downsample\.1": "shortcut.bn"}
-    for ours, theirs in kinds.items():
-        yield rf"layer(\d)\.(\d+)\.{ours}", lambda m, theirs=theirs: f"stages.{int(m[1]) - 1}.{m[2]}.{theirs}"
+    for stage in range(3):
+        for ours, theirs in kinds.items():
+            yield rf"layer{stage + 1}\.(\d+)\.{ours}", rf"stages.{stage}.\1.{theirs}"
 
 
 _FAMILIES: dict[type[nn.Layer], Callable[[nn.Layer], Iterable[Rule]]] = {

@@ -32,8 +32,10 @@ Names = Callable[[nn.Layer], Callable[[str], str]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a named network is built: its builder, its stem for 32-pixel images unless its own is for them, and its
-    layers' names."""
+    """How a named network is built: its builder, its stem for 32-pixel images, and its layers' names.
+
+    The stem is None where the network's own is for such images.
+    """
 
     build: Callable[..., nn.Layer]
     small_stem: Callable[[Any], None] | None

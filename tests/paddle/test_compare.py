@@ -85,6 +85,11 @@ def test_the_run_folder_and_its_report(tmp_path: Path) -> None:
     assert (folder / "result.json").read_text("utf-8") == before
     with pytest.raises(InputError, match=re.escape("another recipe (lr was 0.02, now 0.01)")):
         run(out, epochs=1, lr=0.01)
+    result = json.loads(before)
+    del result["framework"]  # as torch writes it
+    (folder / "result.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match="not trained in PaddlePaddle"):
+        run(out, epochs=1)
 
 
 def test_an_interrupted_run_is_the_run_left_in_peace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

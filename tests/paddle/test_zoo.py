@@ -108,7 +108,7 @@ def test_a_network_of_paddle_without_a_policy() -> None:
         ({"name": "oct_resnet51"}, "model 'oct_resnet51' is unknown: did you mean oct_resnet50"),
         ({"name": "oct_resnet26", "alpha": 2}, "alpha=2"),
         ({"name": "oct_resnet26", "pretrained": True}, "pretrained=True: Paddle has no such weights"),
-        ({"name": "oct_resnet18", "in_chans": 1}, "does not take these arguments"),
+        ({"name": "oct_resnet18", "no_such": 1}, "does not take these arguments"),
         ({"name": "oct_resnet18", "width": 0}, "width=0"),
         ({"name": "oct_resnet18", "exchange": "h2l"}, "exchange='h2l'"),
         ({"name": "oct_resnet18", "num_classes": -1}, "num_classes=-1"),

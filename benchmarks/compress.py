@@ -52,7 +52,8 @@ from octavize.training.hardware import HERE
 from octavize.training.inputs import TrainingInputs
 from octavize.training.prepare import Adaptation, as_trained, evaluate, prepare_in, with_facts
 from octavize.training.recipe import Recipe, load_recipe
-from octavize.training.train import input_shape, load_images
+from octavize.training.runs import input_shape
+from octavize.training.train import load_images
 from octavize.zoo.find import Vanilla, find_vanilla
 
 QUANTIZED_ON = 300

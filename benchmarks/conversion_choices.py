@@ -21,7 +21,8 @@ from convert_trained import Rows, jobs, write_environment
 from octavize import calibrate, octavize, plan, reestimate_norms
 from octavize.training.hardware import prepare_process
 from octavize.training.inputs import TrainingInputs
-from octavize.training.prepare import Adaptation, evaluate, input_shape
+from octavize.training.prepare import Adaptation, evaluate
+from octavize.training.runs import input_shape
 
 CHANNELS = ("arbitrary", "share", "damage", "damage by budget", "output", "output by budget")
 STRIDES = ("pool", "stride")

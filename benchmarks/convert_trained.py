@@ -31,9 +31,10 @@ from octavize.errors import InputError
 from octavize.files import read_json, write_json
 from octavize.training.adapt import fine_tune, fine_tuning_recipe
 from octavize.training.hardware import Hardware, prepare_process
-from octavize.training.prepare import Adaptation, as_trained, evaluate, input_shape, prepare_in, with_facts
+from octavize.training.prepare import Adaptation, as_trained, evaluate, prepare_in, with_facts
 from octavize.training.recipe import Recipe, read_recipe
-from octavize.training.train import Run, load_images, read_result, train_run
+from octavize.training.runs import Run, input_shape, read_result
+from octavize.training.train import load_images, train_run
 from octavize.zoo.find import Vanilla, find_vanilla
 
 ROWS = "rows.jsonl"

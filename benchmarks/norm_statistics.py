@@ -32,7 +32,8 @@ from octavize.study.work import ended
 from octavize.training.hardware import Hardware
 from octavize.training.inputs import CHUNK, TrainingInputs
 from octavize.training.module import Classifier, Meter
-from octavize.training.train import load_images, read_result, train_run
+from octavize.training.runs import read_result
+from octavize.training.train import load_images, train_run
 
 NORMS = "norms.jsonl"
 IMAGES = 4096

@@ -250,7 +250,6 @@ def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
 def section(folder: Path, words: Words) -> str:
     """One study: its tables, network by network, and its conditions."""
     results = read(folder / "results.json")
-    where, data = results["environment"], results["data"]
     parts = [f"### `{results['study']}`"]
     for model in dict.fromkeys(net["model"] for net in results["networks"]):
         costs = read(folder / "costs.json", {})
@@ -264,12 +263,17 @@ def section(folder: Path, words: Words) -> str:
         )
         parts += [f"**{pretty(model)}**", *(text for text in found if text)]
     parts.append(f"[{words['numbers']}](results/{folder.name}/results.json)")
-    about = words["about"].format(
+    return "\n\n".join([*parts, conditions(results, words)])
+
+
+def conditions(results: dict[str, Any], words: Words) -> str:
+    """What a study was trained on: images, runs, seeds, machine."""
+    where, data = results["environment"], results["data"]
+    return words["about"].format(
         train=data["train"], val=data["val"], test=data["test"], done=results["done"],
         planned=results["planned"], failed=len(results["failed"]),
         seeds=", ".join(map(str, results["seeds"])), **where,
     )  # fmt: skip
-    return "\n\n".join([*parts, about])
 
 
 def answer(folders: list[Path], words: Words) -> str:

@@ -36,7 +36,7 @@ def test_tables_are_those_of_the_results(script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

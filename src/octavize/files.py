@@ -1,13 +1,16 @@
-"""Text, JSON and YAML; files that are written whole or not at all; folders that a command may write to."""
+"""Text, JSON and YAML; files that are written whole or not at all; folders of commands; users' code."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from octavize._version import __version__
 from octavize.errors import InputError, one_line, require_extra
 
 LEFT = (".part", ".lock")
@@ -109,3 +112,87 @@ def check_folder(
         raise InputError(
             f"out is {folder}, which holds other files: give a new or an empty folder with --out"
         )
+
+
+# ---- folders of converted networks -----------------------------------------------------------------------
+
+PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
+"""The files of such a folder: α of every layer; the state dict; how the vanilla network is built."""
+FORMAT = 1
+FACTS = ("classes", "mean", "std", "normalize", "size", "in_chans")
+"""What may be known of a network's input."""
+
+
+def about_network(origin: Mapping[str, Any], facts: Mapping[str, Any], order: str = "") -> dict[str, Any]:
+    """What `network.json` holds.
+
+    Args:
+        origin: how the vanilla network is built: `kind`, `name`, `arguments`.
+        facts: what is known of its input; what is none of `FACTS` is left out.
+        order: of its channels, see `octavize.convert.order`.
+    """
+    return {
+        "format": FORMAT,
+        "origin": dict(origin),
+        "input": {key: facts[key] for key in FACTS if key in facts},
+        "order": order,
+        "version": __version__,
+    }
+
+
+def read_about(folder: str | Path) -> dict[str, Any]:
+    """What `network.json` holds: `origin`, `input` (`mean`, `std`, `size` in pixels, `classes`), `version`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = Path(folder) / NETWORK
+    if not path.is_file():
+        raise InputError(
+            f"folder {folder} has no {NETWORK}: give one that `octavize convert` or `adapt` wrote"
+        )
+    about: dict[str, Any] = {}
+    try:
+        about = json.loads(path.read_text("utf-8"))
+        complete = {"kind", "name"} <= about["origin"].keys() <= {"kind", "name", "arguments"}
+        _ = about.get("format")
+    except (AttributeError, ValueError, KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise InputError(f"network {path} is damaged: convert the network again")
+    if about.get("format") != FORMAT:
+        raise InputError(f"network {path} has format {about.get('format')}: this version reads {FORMAT}")
+    return about
+
+
+# ---- code of the user's own ------------------------------------------------------------------------------
+
+
+def call_named(name: str, kind: type) -> Any:
+    """The network that `module:function` returns; the current folder counts as the last place of modules.
+
+    So a file there that is called like an installed module hides nothing.
+
+    Args:
+        kind: of networks, such as `torch.nn.Module`.
+
+    Raises:
+        InputError: the name leads to no network.
+    """
+    module_name, _, attribute = name.partition(":")
+    before = list(sys.path)
+    sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+        model = found if isinstance(found, kind) else found()
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        raise InputError(
+            f"model {name} could not be made ({one_line(error, kind=True)}): give module:function of a "
+            "function that takes no arguments and returns the network"
+        ) from error
+    finally:
+        sys.path[:] = before
+    if not isinstance(model, kind):
+        told = f"{kind.__module__.partition('.')[0]}.nn.{kind.__name__}"
+        raise InputError(f"model {name} returned a {type(model).__name__}: return a {told}")
+    return model

@@ -10,8 +10,9 @@ import pytest
 from tests.helpers.study import silent, write_study
 from tests.helpers.training import MODEL, make_folder, tiny
 
-from octavize.training.journal import read_metrics
-from octavize.training.train import Run, load_images, train_run
+from octavize.training.metrics import read_metrics
+from octavize.training.runs import Run
+from octavize.training.train import load_images, train_run
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from octavize.study.run import Prepared, analyze_study, check, prepare
 from octavize.study.work import ended, train
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import dump_recipe
-from octavize.training.results import Timing
+from octavize.training.summary import Timing
 
 ARMS: dict[str, Any] = {"vanilla": {"alpha": 0}, "octave": {"alpha": 0.5}}
 FAST = Timing(batch=2, rounds=1)

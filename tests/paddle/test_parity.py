@@ -14,6 +14,8 @@ pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import paddle  # noqa: E402
+
 import octavize  # noqa: E402
 import octavize.paddle as octavize_paddle  # noqa: E402
 import paddle_paired as paired  # noqa: E402
@@ -73,6 +75,19 @@ def test_policies_give_both_the_same_network() -> None:
         right = octavize_paddle.plan(theirs, octave_alphas(theirs), example=shapes)
         assert left.macs_after == right.macs_after
         assert [d.alpha for d in left.decisions] == [d.alpha for d in right.decisions]
+
+
+def test_cifar_resnets_are_the_same_in_both() -> None:
+    ours = octavize.create_model("oct_cifar_resnet20", num_classes=7, in_chans=1)
+    theirs = octavize_paddle.create_model("oct_cifar_resnet20", num_classes=7, in_chans=1)
+    state = {key: value.numpy() for key, value in ours.state_dict().items()}
+    octavize_paddle.weights.from_torch(theirs, state)
+    x = np.random.default_rng(0).standard_normal((2, 1, 32, 32)).astype("float32")
+    expected = ours.eval()(torch.from_numpy(x)).detach().numpy()
+    theirs.eval()
+    np.testing.assert_allclose(theirs(paddle.to_tensor(x)).numpy(), expected, atol=1e-5)
+    rename = torch_name(theirs)
+    assert {rename(n): a for n, a in octave_alphas(theirs).items()} == octave_alphas(ours)
 
 
 def octave_alphas(net: Any) -> dict[str, float]:

@@ -130,3 +130,12 @@ def test_disable_and_enable_in_one_process() -> None:
     assert hasattr(paddle.concat, "__wrapped_by_octavize__")
     y = OctConv2D(4, 4, 1)(paddle.ones([1, 4, 2, 2]))
     assert isinstance(F.relu(y), OctTensor)
+
+
+def test_a_plan_by_blocks_needs_no_octave_layer_before_it() -> None:
+    program = """
+from octavize.paddle import create_model
+net = create_model("oct_cifar_resnet20", 0.5, exchange="block")
+print(sum(layer.exchange == "both" for layer in net.sublayers() if getattr(layer, "alpha", 0)))
+"""
+    assert int(run(program)) > 0

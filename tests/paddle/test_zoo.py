@@ -38,6 +38,8 @@ def test_names() -> None:
     assert {f"{name}_small" for name in ARTICLE} <= set(names)
     assert "densenet121" in names
     assert "LeNet" not in names
+    assert "oct_cifar_resnet20" in names
+    assert "oct_cifar_resnet20_small" not in names
     assert list_models("oct_mobilenet*small") == ["oct_mobilenet_v1_small", "oct_mobilenet_v2_small"]
 
 
@@ -106,7 +108,7 @@ def test_a_network_of_paddle_without_a_policy() -> None:
         ({"name": "oct_resnet51"}, "model 'oct_resnet51' is unknown: did you mean oct_resnet50"),
         ({"name": "oct_resnet26", "alpha": 2}, "alpha=2"),
         ({"name": "oct_resnet26", "pretrained": True}, "pretrained=True: Paddle has no such weights"),
-        ({"name": "oct_resnet18", "in_chans": 1}, "does not take these arguments"),
+        ({"name": "oct_resnet18", "no_such": 1}, "does not take these arguments"),
         ({"name": "oct_resnet18", "width": 0}, "width=0"),
         ({"name": "oct_resnet18", "exchange": "h2l"}, "exchange='h2l'"),
         ({"name": "oct_resnet18", "num_classes": -1}, "num_classes=-1"),
@@ -116,3 +118,21 @@ def test_mistakes(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
         create_model(**arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["oct_cifar_resnet20", "oct_resnet18_small", "oct_mobilenet_v1_small", "squeezenet1_0"]
+)
+def test_images_of_other_channels(name: str) -> None:
+    net: Any = create_model(name, num_classes=5, in_chans=1)
+    net.eval()
+    assert net(paddle.ones([1, 1, 64, 64])).shape == [1, 5]
+    color, gray = (create_model(name, num_classes=5, in_chans=c).parameters()[0] for c in (3, 1))
+    assert gray.shape == [color.shape[0], 1, *color.shape[2:]]
+    with pytest.raises(InputError, match="in_chans"):
+        create_model(name, in_chans=0)
+
+
+def test_no_weights_for_images_of_other_channels() -> None:
+    with pytest.raises(InputError, match="pretrained=True"):
+        create_model("oct_cifar_resnet20", pretrained=True)

@@ -14,7 +14,7 @@ from octavize.errors import InputError
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.load import SHIPPED, load_study
 from octavize.study.model import merged
-from octavize.training.train import Run
+from octavize.training.runs import Run
 
 FACTORS: dict[str, Any] = {
     "rate": {"constant": {"schedule": "constant"}, "cosine": {"schedule": "cosine"}},

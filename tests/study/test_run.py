@@ -35,7 +35,8 @@ from octavize.study.costs import cost_ratios
 from octavize.study.design import plan_study
 from octavize.study.run import analyze_study, folder_lock, run_study, shared
 from octavize.training.hardware import Hardware
-from octavize.training.journal import WholeCheckpoints, read_metrics
+from octavize.training.journal import WholeCheckpoints
+from octavize.training.metrics import read_metrics
 from octavize.training.train import load_images
 
 

@@ -25,10 +25,11 @@ from octavize.training import prepare as prepare_module
 from octavize.training.adapt import adapt, fine_tuning_recipe
 from octavize.training.distil import Distiller, EpochTests, soft_loss
 from octavize.training.inputs import TrainingInputs
-from octavize.training.journal import read_metrics
+from octavize.training.metrics import read_metrics
 from octavize.training.prepare import Adaptation
 from octavize.training.recipe import dump_recipe
-from octavize.training.train import Run, load_images, train_run
+from octavize.training.runs import Run
+from octavize.training.train import load_images, train_run
 from octavize.zoo.find import Vanilla, find_vanilla
 from octavize.zoo.weights import load_state
 

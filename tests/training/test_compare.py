@@ -28,14 +28,15 @@ from octavize.report.naming import pretty
 from octavize.report.numbers import points, quantity, seconds
 from octavize.text import to_csv
 from octavize.training import train as train_module
-from octavize.training.compare import compare, plan_runs
+from octavize.training.compare import compare
 from octavize.training.hardware import Hardware
 from octavize.training.inputs import TrainingInputs
-from octavize.training.journal import COLUMNS, read_metrics
+from octavize.training.metrics import COLUMNS, curve, read_metrics
 from octavize.training.recipe import dump_recipe, load_recipe
 from octavize.training.report import headline
-from octavize.training.results import Timing, curve
-from octavize.training.train import Run, load_images, train_run
+from octavize.training.runs import Run, plan_runs
+from octavize.training.summary import Timing
+from octavize.training.train import load_images, train_run
 from octavize.zoo.checkpoint import load_checkpoint
 
 FAST = Timing(batch=2, rounds=1)
@@ -165,7 +166,7 @@ def test_the_headline_says_what_the_numbers_say(differences: list[float], senten
             network(model, 0.5, 0.8 + difference, macs, 0.7) | {"accuracy_difference": difference}
         )
     results: dict[str, Any] = {"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}}
-    results["recipe"] = {"exchange": "both"}
+    results |= {"recipe": {"exchange": "both"}, "framework": "PyTorch"}
     for runtime, share, where in (("OpenVINO", 70, "OpenVINO"), (None, 80, "PyTorch")):
         text = headline(results | {"profile": {"exported_to": runtime}})
         costs = f"do 56 to 58 % of the vanilla arithmetic in {share} % of the time ({where})"

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from octavize.training.module import Meter, epoch_seed, finite_or_none
+from octavize.training.metrics import finite_or_none
+from octavize.training.module import Meter, epoch_seed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
 from octavize.errors import InputError
-from octavize.training.train import Run, load_images, train_run
+from octavize.training.runs import Run
+from octavize.training.train import load_images, train_run
 from octavize.zoo.checkpoint import build_model, check_resumable, load_checkpoint
 from octavize.zoo.models import create_model
 from octavize.zoo.weights import save_weights

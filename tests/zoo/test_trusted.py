@@ -11,9 +11,10 @@ import torch
 
 import octavize
 from octavize import InputError
+from octavize.files import NETWORK
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.find import Origin
-from octavize.zoo.storage import NETWORK, load_converted, save_converted
+from octavize.zoo.storage import load_converted, save_converted
 from octavize.zoo.weights import save_weights
 
 ORIGIN = {"kind": "timm", "name": "resnet10t", "arguments": {"num_classes": 3}}

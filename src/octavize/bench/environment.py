@@ -12,31 +12,41 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def environment(*packages: str) -> dict[str, Any]:
     """Versions of octavize, torch and `packages` (those installed), Python, platform, processor, threads."""
+    import torch
+
+    return {**versions("torch", *packages), "processor": cpu_name(), "threads": torch.get_num_threads()}
+
+
+def versions(*packages: str) -> dict[str, Any]:
+    """Versions of octavize and `packages` (those installed), Python, platform."""
     return {
-        **{name: found for name in ("octavize", "torch", *packages) if (found := _version(name))},
+        **{name: found for name in ("octavize", *packages) if (found := _version(name))},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": cpu_name(),
-        "threads": torch.get_num_threads(),
     }
 
 
 def cpu_name() -> str:
-    """The processor as it calls itself, its number of cores, and its vectors as torch uses them.
+    """`processor_name`, and its vectors as torch uses them.
 
     Clouds call several generations by one name, and what octave saves depends on the length of the vectors.
     """
+    import torch
+
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def processor_name() -> str:
+    """The processor as it calls itself, and its number of cores."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = info.read_text(errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), name)
-    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{name}, {os.cpu_count()} cores"
 
 
 BUSY = 0.1

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
-
 WARM_UP_ROUNDS = 3
 
 
@@ -33,5 +31,7 @@ def interleave(
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
     """Whatever is drawn in here, what torch draws afterwards is as if nothing had been."""
+    import torch
+
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         yield

@@ -93,7 +93,7 @@ def refit(
         UserWarning: a layer was left alone, there are few images, or they are of another kind than those
             that the network was trained on.
 
-    Example:
+    Examples:
         >>> plan = calibrate(trained, images, alpha=0.25, downsample="stride")
         >>> net = octavize(trained, plan)
         >>> print(refit(net, images))

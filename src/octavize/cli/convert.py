@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from octavize.cli import options as o
+from octavize.cli import paddle as cli_paddle
 from octavize.deploy.formats import timed_formats
 from octavize.errors import InputError
 from octavize.files import check_folder
@@ -150,12 +151,16 @@ def convert(
             metavar="N",
         ),
     ] = None,
+    backend: o.Backend = "torch",
 ) -> None:
     """Make a network octave and write it to a folder.
 
     The folder gets plan.yaml, weights.safetensors and network.json; octavize.load_converted reads it. The
     weights are those of the vanilla network, with which the octave one loses accuracy. `--refit` brings much
     of it back without labels, `octavize adapt` more by training.
+
+    With `--backend paddle` the network is one of paddle.vision.models, or what module:function returns, and
+    octavize.paddle.load_converted reads the folder. Weights are .pdparams or .safetensors.
 
     [bold]Examples[/bold]
 
@@ -170,17 +175,27 @@ def convert(
     [cyan]octavize convert resnet50 --pretrained --budget 0.75 --target openvino --out fast-r50[/cyan]
 
     [cyan]octavize convert resnet50 --pretrained --alpha 0.125 --refit photos --out kept-r50[/cyan]
-    """
-    from octavize.calibration.calibrate import calibrate
-    from octavize.convert.octavize import octavize
-    from octavize.plan import Plan as PlanFile
-    from octavize.zoo.storage import save_converted
 
+    [cyan]octavize convert resnet50 --backend paddle --alpha 0.5 --out octave-r50[/cyan]
+    """
     others = {"--size": size, "--downsample": downsample, "--exchange": exchange, "--min-low": min_low}
     _check_plan_alone(plan, alpha, budget, others)
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
+    if cli_paddle.is_paddle(backend):
+        cli_paddle.refuse({"--target": target}, "times are measured on networks of torch")
+        refitting = {"--refit": refit, "--refit-images": refit_images, "--refit-epochs": refit_epochs}
+        cli_paddle.refuse(refitting, "layers are calibrated and refitted in torch")
+        return cli_paddle.convert(
+            model, out, asdict(network), size=size, mean=mean, std=std, alpha=alpha, budget=budget, plan=plan,
+            exchange=exchange, downsample=downsample or FOR_TRAINED, min_low=min_low,
+        )  # fmt: skip
+    from octavize.calibration.calibrate import calibrate
+    from octavize.convert.octavize import octavize
+    from octavize.plan import Plan as PlanFile
+    from octavize.zoo.storage import save_converted
+
     for option, value in {"--refit-images": refit_images, "--refit-epochs": refit_epochs}.items():
         if refit is None and value is not None:
             raise InputError(f"{option} is {value} without --refit: give the folder of the images")

@@ -83,6 +83,9 @@ Exchanges = Annotated[
     list[str] | None,
     typer.Option("--exchange", help=f"{EXCHANGE_HELP} Several are compared.", metavar="WHERE..."),
 ]
+Backend = Annotated[
+    str, typer.Option(help="torch; or paddle, for networks of paddle.vision.models, without torch.")
+]
 Precision = Annotated[str | None, machine(help="32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.")]
 
 

@@ -57,7 +57,7 @@ def octavize(
     Raises:
         InputError: see `octavize.plan`; or the plan is for another network, or has the other argument itself.
 
-    Example:
+    Examples:
         >>> net = octavize(torchvision.models.resnet50(weights="DEFAULT"), {"*": 0.5, "layer4.*": 0})
     """
     check_network(model)

@@ -46,7 +46,7 @@ def oct_handler(*kinds: type[nn.Module]) -> Callable[[Registered], Registered]:
     `handler(layer, alpha=…, strict=…, downsample=…, exchange=…)` and returns the new layer, which may be the
     same object, changed. Parameters must keep their names and shapes.
 
-    Example:
+    Examples:
         A convolution with standardized weights, as in NFNets:
 
         >>> class OctStandardized(OctConv2d, Standardized):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from octavize.data.choice import hold_out, limit
 from octavize.data.decode import decode_all, open_rgb
-from octavize.data.images import AnySplit, Images, LazySplit, Split, assemble, hold_out, limit
+from octavize.data.images import AnySplit, Images, LazySplit, Split, assemble
 from octavize.errors import InputError, require_extra, whole
 
 SUFFIXES = frozenset(

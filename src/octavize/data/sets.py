@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from octavize.data.choice import hold_out, limit
 from octavize.data.folder import load_folder
-from octavize.data.images import Images, Split, assemble, hold_out, limit
+from octavize.data.images import Images, Split, assemble
 from octavize.data.textures import PHOTOGRAPHS, texture_patches
 from octavize.errors import InputError, one_line, require_extra, whole
 
@@ -62,7 +63,10 @@ def load_data(
 
 
 def _load_textures(size: int, limit_train: int | None) -> Images:
-    splits = {split: Split(*tensors) for split, tensors in texture_patches(size).items()}
+    splits = {
+        split: Split(torch.from_numpy(patches), torch.from_numpy(labels))
+        for split, (patches, labels) in texture_patches(size).items()
+    }
     train = splits["train"]
     keep = limit(range(len(train)), train.labels.tolist(), limit_train, len(PHOTOGRAPHS))
     train = Split(*train.__getitems__(keep))

@@ -21,16 +21,12 @@ from __future__ import annotations
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from octavize.errors import InputError, require_extra
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 # PNG only: lossless, so no decoder can disagree about a pixel. All of them at least 300 pixels wide and high.
 PHOTOGRAPHS = ("brick", "camera", "cell", "chelsea", "coffee", "coins", "grass", "gravel", "ihc", "moon")
@@ -67,7 +63,6 @@ def photograph(name: str) -> npt.NDArray[np.uint8]:
     """
     for module in ("skimage", "PIL"):
         require_extra(module, "experiment")
-    import numpy as np
     from PIL import Image
 
     spec = find_spec("skimage")
@@ -114,7 +109,7 @@ def _boxes_in(blocks: list[Box], size: int, step: int, tag: str) -> list[Box]:
     return [boxes[i] for i in stable_order(len(boxes), tag)]
 
 
-def standardize(patches: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(patches: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Patch by patch zero mean and unit deviation, stored as uint8 over ±3 deviations.
 
     Args:
@@ -125,17 +120,17 @@ def standardize(patches: Tensor) -> tuple[Tensor, Tensor]:
         deviation each had before, (N,) float64 in gray levels.
     """
     count = patches.shape[1] * patches.shape[2]
-    exact = patches.flatten(1).long()
+    exact = patches.reshape(len(patches), -1).astype(np.int64)
     # Integer sums: the order of addition, hence the platform, cannot matter.
     total, squares = exact.sum(1), (exact * exact).sum(1)
-    std = (count * squares - total * total).double().sqrt() / count
-    centered = (count * exact - total[:, None]).double() / count
-    scaled = centered / std.clamp(min=1e-6)[:, None]
-    levels = ((scaled + STD_RANGE) * (255 / (2 * STD_RANGE))).round().clamp(0, 255)
-    return levels.to(torch.uint8).view_as(patches), std
+    std = np.sqrt((count * squares - total * total).astype(np.float64)) / count
+    centered = (count * exact - total[:, None]).astype(np.float64) / count
+    scaled = centered / np.maximum(std, 1e-6)[:, None]
+    levels = ((scaled + STD_RANGE) * (255 / (2 * STD_RANGE))).round().clip(0, 255)
+    return levels.astype(np.uint8).reshape(patches.shape), std
 
 
-def texture_patches(size: int = 32) -> dict[str, tuple[Tensor, Tensor]]:
+def texture_patches(size: int = 32) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
     """Every split as (images (N, 1, size, size) uint8, labels (N,) int64), classes one after the other.
 
     Raises:
@@ -143,26 +138,26 @@ def texture_patches(size: int = 32) -> dict[str, tuple[Tensor, Tensor]]:
     """
     if size not in COUNTS:
         raise InputError(f"size={size} is not supported by textures: use 32 or 64")
-    images: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
+    images: dict[str, list[npt.NDArray[Any]]] = {split: [] for split in SPLITS}
     for name in PHOTOGRAPHS:
-        image = torch.from_numpy(photograph(name))
+        image = photograph(name)
         height, width = image.shape
         boxes = patch_boxes(height, width, size, name)
         for split in SPLITS:
             images[split].append(_take(image, boxes[split], COUNTS[size][split]))
     return {
         split: (
-            torch.cat(images[split])[:, None],
-            torch.arange(len(PHOTOGRAPHS)).repeat_interleave(COUNTS[size][split]),
+            np.concatenate(images[split])[:, None],
+            np.arange(len(PHOTOGRAPHS)).repeat(COUNTS[size][split]),
         )
         for split in SPLITS
     }
 
 
-def _take(image: Tensor, boxes: list[Box], count: int) -> Tensor:
+def _take(image: npt.NDArray[Any], boxes: list[Box], count: int) -> npt.NDArray[Any]:
     """The first `count` patches that are not flat, standardized: (count, size, size) uint8."""
     # Twice as many as asked for are enough to find `count` that are not flat.
     boxes = boxes[: 2 * count]
-    patches = torch.stack([image[b.top : b.top + b.size, b.left : b.left + b.size] for b in boxes])
+    patches = np.stack([image[b.top : b.top + b.size, b.left : b.left + b.size] for b in boxes])
     levels, std = standardize(patches)
     return levels[std >= FLAT_STD][:count]

@@ -67,7 +67,7 @@ def freeze(
         InputError: the network does not run on `example`, `join` is not one of the three, or one of its
             patterns matches no layer.
 
-    Example:
+    Examples:
         >>> net = octavize.freeze(octavize.create_model("oct_resnet50", alpha=0.5))
     """
     inputs = example_inputs(model, example)

@@ -108,7 +108,7 @@ def oct_rule(*functions: Any) -> Callable[[Rule], Rule]:
     fallback. Every rule obeys one law: `rule(x).to_dense()` equals `func(x.to_dense())` where the function
     commutes with nearest up-sampling. Elsewhere, the rule's docstring defines the result.
 
-    Example:
+    Examples:
         >>> @oct_rule(torch.erf)
         ... def erf_rule(func, x):
         ...     return x.like(func(x.high), func(x.low))

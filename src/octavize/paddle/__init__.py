@@ -23,6 +23,7 @@ from octavize.paddle.planner import plan as plan
 from octavize.paddle.predictor import predictor_config as predictor_config
 from octavize.paddle.recomputing import recompute as recompute
 from octavize.paddle.saving import save as save
+from octavize.paddle.storage import load_converted as load_converted
 from octavize.paddle.swap import oct_handler as oct_handler
 from octavize.paddle.tensor import OctTensor as OctTensor
 from octavize.paddle.wrapping import disable as disable

@@ -17,6 +17,7 @@ from octavize.paddle.dispatch import Octave, dense, octave_values, unannounced
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
 from octavize.paddle.inputs import Inputs
 from octavize.paddle.trace import clean_copy, dtype_of, explained
+from octavize.paddle.wrapping import enable
 
 SUMS = frozenset({"add", "add_"})
 
@@ -29,6 +30,7 @@ def residual_blocks(model: nn.Layer, inputs: Inputs) -> list[Block]:
     Raises:
         TraceError: the network does not run on these inputs.
     """
+    enable()  # the run is followed through Paddle's functions, as octave maps are
     net = clean_copy(model)
     run = _Run()
     layers = dict(net.named_sublayers(include_self=True))

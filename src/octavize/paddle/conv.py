@@ -350,7 +350,7 @@ class OctConv2D(OctConv, nn.Conv2D):
     Raises:
         InputError: alpha is outside [0, 1], or the geometry cannot keep the size of both halves.
 
-    Example:
+    Examples:
         >>> layer = OctConv2D(64, 128, 3, padding=1, alpha=0.5)
         >>> layer(paddle.randn([1, 64, 56, 56]))
         OctTensor(shape=(1, 128, 56, 56), alpha=0.5, high=(1, 64, 56, 56), low=(1, 64, 28, 28), …)

@@ -53,7 +53,7 @@ def octavize(
         InputError: see `octavize.paddle.plan`; or the plan is for another network, or has the other argument
             itself.
 
-    Example:
+    Examples:
         >>> net = octavize(paddle.vision.models.resnet50(), {"*": 0.5, "layer4.*": 0})
     """
     check_network(model)

@@ -82,7 +82,7 @@ def flops_ops(model: nn.Layer) -> dict[type[nn.Layer], Count]:
     output if there is a bias. Other layers count each half by itself, as Paddle counts that layer. For a
     vanilla network the result is Paddle's.
 
-    Example:
+    Examples:
         >>> paddle.flops(net, (1, 3, 224, 224), custom_ops=flops_ops(net))
     """
     kinds = {type(layer) for layer in model.sublayers(include_self=True)}

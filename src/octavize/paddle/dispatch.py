@@ -112,7 +112,7 @@ def oct_rule(*functions: str | Function) -> Callable[[Rule], Rule]:
     `func(x.to_dense())` where the function commutes with nearest up-sampling. Elsewhere, the rule's docstring
     defines the result.
 
-    Example:
+    Examples:
         >>> @oct_rule("erf")
         ... def erf_rule(func, x):
         ...     return x.each_half(func)

@@ -47,7 +47,7 @@ def freeze(model: nn.Layer, example: Example | Inputs | None = None) -> nn.Layer
     Raises:
         InputError: the network does not run on `example`, or gives two answers to it.
 
-    Example:
+    Examples:
         >>> net = octavize.paddle.freeze(octavize.paddle.octavize(paddle.vision.models.resnet50()))
     """
     inputs, problem = example_inputs(model, example), ""

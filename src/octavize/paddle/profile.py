@@ -42,11 +42,15 @@ def profile_rows(
             net = _built(name, alpha, num_classes, exchange)
             macs = trace(net, (1, 3, size, size)).macs
             first = first or macs
-            statistics = {id(value) for value in net.buffers()}
-            learned = [p for p in net.parameters() if id(p) not in statistics and not p.stop_gradient]
-            params = sum(int(p.size) for p in learned)
-            rows.append(dict(zip(COLUMNS, (name, alpha, params, macs, macs / first), strict=True)))
+            values = (name, alpha, count_params(net), macs, macs / first)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
+
+
+def count_params(net: nn.Layer) -> int:
+    """Weights and biases; running statistics are not counted."""
+    statistics = {id(value) for value in net.buffers()}
+    return sum(int(p.size) for p in net.parameters() if id(p) not in statistics and not p.stop_gradient)
 
 
 def layers_of(name: str, alpha: float, *, size: int, num_classes: int | None, exchange: str | None) -> Plan:

@@ -75,7 +75,7 @@ def save(
             more than one tensor; the error exceeds 1e-4, and no file is written; the target is unknown, or
             the path ends in another name; a package is missing.
 
-    Example:
+    Examples:
         >>> octavize.paddle.save(net, "oct_resnet50", (1, 3, 224, 224))
         >>> predictor = paddle.inference.create_predictor(octavize.paddle.predictor_config("oct_resnet50"))
     """

@@ -44,7 +44,7 @@ def oct_handler(*kinds: type[nn.Layer]) -> Callable[[Registered], Registered]:
     `handler(layer, alpha=…, strict=…, downsample=…, exchange=…)` and returns the new layer, which may be the
     same object, changed. Parameters must keep their names and shapes.
 
-    Example:
+    Examples:
         A convolution with standardized weights:
 
         >>> class OctStandardized(OctConv2D, Standardized):

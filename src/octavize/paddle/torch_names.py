@@ -13,6 +13,8 @@ from functools import partial
 from paddle import nn
 from paddle.vision import models
 
+from octavize.paddle.cifar_resnet import CifarResNet
+
 Rule = tuple[str, "str | Callable[[re.Match[str]], str]"]
 """A pattern of the whole of Paddle's name, and torch's name for it, as in `re.sub`."""
 
@@ -122,7 +124,21 @@ def _inception(model: nn.Layer) -> Iterable[Rule]:
     )
 
 
+def _cifar_resnet(model: nn.Layer) -> Iterable[Rule]:
+    """timm's, as `octavize.create_model` builds them."""
+    yield r"conv1", "stem.conv"
+    yield r"bn1", "stem.bn"
+    yield r"fc", "head.fc"
+
+    kinds = {f"{kind}{i}": f"conv{i}_kxk.{kind}" for kind in ("conv", "bn") for i in (1, 2)}
+    kinds |= {r"downsample\.0": "shortcut.conv", r"downsample\.1": "shortcut.bn"}
+    for stage in range(3):
+        for ours, theirs in kinds.items():
+            yield rf"layer{stage + 1}\.(\d+)\.{ours}", rf"stages.{stage}.\1.{theirs}"
+
+
 _FAMILIES: dict[type[nn.Layer], Callable[[nn.Layer], Iterable[Rule]]] = {
+    CifarResNet: _cifar_resnet,
     models.MobileNetV1: _mobilenet_v1,
     models.MobileNetV3Small: _mobilenet_v3,
     models.MobileNetV3Large: _mobilenet_v3,

@@ -60,6 +60,12 @@ def from_torch(model: nn.Layer, source: str | Path | Arrays, *, names: Names | N
         UserWarning: a dropout of the network scales maps in evaluation, where torch's does so in training.
     """
     check_network(model)
+    load_named(model, source, names)
+    _warn_of_dropout(model)
+
+
+def load_named(model: nn.Layer, source: str | Path | Arrays, names: Names | None = None) -> None:
+    """`from_torch` of weights that Paddle trained: its dropouts are as they should be."""
     told = str(source) if isinstance(source, (str, Path)) else "given"
     state = read_safetensors(source) if isinstance(source, (str, Path)) else source
     state = {key: value for key, value in state.items() if key.rpartition(".")[2] != _COUNT}
@@ -69,7 +75,6 @@ def from_torch(model: nn.Layer, source: str | Path | Arrays, *, names: Names | N
     _check_fit(model, told, {key: entry.shape for key, entry in entries.items()}, state)
     for key, entry in entries.items():
         put(entry.value, state[key].T if entry.transposed else state[key])
-    _warn_of_dropout(model)
 
 
 def to_torch(model: nn.Layer, path: str | Path, *, names: Names | None = None) -> None:

@@ -19,6 +19,7 @@ from paddle.vision import models
 from paddle.vision.models.resnet import BasicBlock, BottleneckBlock
 
 from octavize.errors import InputError, number, whole
+from octavize.paddle.cifar_resnet import CifarResNet
 from octavize.paddle.convert import octavize
 from octavize.paddle.planner import convolutions
 from octavize.paddle.torch_names import torch_name
@@ -31,10 +32,13 @@ Names = Callable[[nn.Layer], Callable[[str], str]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a named network is built: its builder, its stem for 32-pixel images, and its layers' names."""
+    """How a named network is built: its builder, its stem for 32-pixel images, and its layers' names.
+
+    The stem is None where the network's own is for such images.
+    """
 
     build: Callable[..., nn.Layer]
-    small_stem: Callable[[Any], None]
+    small_stem: Callable[[Any], None] | None
     names: Names = torch_name
 
 
@@ -47,7 +51,8 @@ def list_models(pattern: str = "*") -> list[str]:
     Names that begin with `oct_` follow the paper's policy; `…_small` is the same network with a stem for
     images of 32 pixels. The others are those of `paddle.vision.models`.
     """
-    names = [*_REGISTRY, *(f"{name}{SMALL}" for name in _REGISTRY), *_vision()]
+    small = (f"{name}{SMALL}" for name, recipe in _REGISTRY.items() if recipe.small_stem)
+    names = [*_REGISTRY, *small, *_vision()]
     return sorted(match_names(names, pattern))
 
 
@@ -56,6 +61,7 @@ def create_model(
     alpha: float = 0.5,
     *,
     num_classes: int = 1000,
+    in_chans: int = 3,
     strict: bool = True,
     exchange: str | None = None,
     downsample: str | None = None,
@@ -68,6 +74,7 @@ def create_model(
             converted as `octavize` does by itself.
         alpha: share of low channels in the octave layers; 0 is the vanilla network.
         num_classes: size of the classifier; 0 asks for features.
+        in_chans: channels of its images.
         strict: refuse dense fallbacks; these networks have none.
         exchange: where the frequencies meet, such as `block:high_to_low`, see `octavize.paddle.plan`.
             Default: in `every` layer, as in the paper.
@@ -76,34 +83,85 @@ def create_model(
             …; `width=0.75`, a multiple of the channels (of a ResNet's stages, not its stem).
 
     Returns:
-        A network from (N, 3, H, W) to (N, num_classes), with Paddle's own initial weights and names. Its
-        depthwise layers start small: Paddle takes their fan-in for that of an ordinary layer.
+        A network from (N, in_chans, H, W) to (N, num_classes), with Paddle's own initial weights and names.
+        Its depthwise layers start small: Paddle takes their fan-in for that of an ordinary layer.
 
     Raises:
         InputError: the name, `downsample` or `exchange` is unknown, α is outside [0, 1], or the builder does
             not take an argument.
     """
-    alpha, base = check_alpha(alpha), name.removesuffix(SMALL)
+    alpha = check_alpha(alpha)
+    model = build_vanilla(name, num_classes=num_classes, in_chans=in_chans, **builder_arguments)
+    ways: dict[str, Any] = {"downsample": downsample, "strict": strict, "inplace": True}
+    if _recipe_of(name) is not None:
+        side = 32 if name.endswith(SMALL) else 64  # what becomes of a layer does not depend on it
+        ways["example"] = (1, in_chans, side, side)
+    alphas = alphas_of(name, model, alpha)
+    return octavize(model, alphas, exchange=exchanges_of(name, model, exchange), **ways)
+
+
+def build_vanilla(
+    name: str, *, num_classes: int = 1000, in_chans: int = 3, **builder_arguments: Any
+) -> nn.Layer:
+    """The vanilla network of a name; see `create_model`."""
     if name not in list_models():
         close = get_close_matches(name, list_models(), n=3) or list_models("oct_*")
         raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
     whole("num_classes", num_classes, 0)
-    ways: dict[str, Any] = {"downsample": downsample, "strict": strict, "inplace": True}
-    if name not in _REGISTRY and base not in _REGISTRY:
+    whole("in_chans", in_chans, 1)
+    recipe = _recipe_of(name)
+    if recipe is None:
         model = _built(name, getattr(models, name), num_classes=num_classes, **builder_arguments)
-        return octavize(model, alpha, exchange=exchange, **ways)
+        return _reading(model, in_chans, builder_arguments)
     width = builder_arguments.get("width", 1)
     number("width", width, 0, 8, above=True, meaning="a multiple of the channels")
-    recipe = _REGISTRY[base]
     model = _built(name, recipe.build, num_classes=num_classes, **builder_arguments)
-    if name != base:
+    if name.endswith(SMALL) and recipe.small_stem:
         recipe.small_stem(model)
-    where = exchange_of(name, exchange)
-    ways["exchange"] = where if isinstance(where, str) else _by_layer(where, model, recipe.names)
+    return _reading(model, in_chans, builder_arguments)
+
+
+def _reading(model: nn.Layer, in_chans: int, arguments: Mapping[str, Any]) -> nn.Layer:
+    """The network with a first convolution for images of so many channels."""
+    if in_chans == 3:
+        return model
+    if arguments.get("pretrained"):
+        raise InputError(f"pretrained=True: Paddle has no such weights for in_chans={in_chans}")
+    name, old = next(iter(convolutions(model).items()))
+    old: Any
+    fresh = type(old)(
+        in_chans, old._out_channels, old._kernel_size, stride=old._stride, padding=old._padding,
+        dilation=old._dilation, weight_attr=old._param_attr, bias_attr=old._bias_attr,
+    )  # fmt: skip
+    *path, leaf = name.split(".")
+    parent = model
+    for part in path:
+        parent = parent._sub_layers[part]
+    parent._sub_layers[leaf] = fresh
+    return model
+
+
+def alphas_of(name: str, model: nn.Layer, alpha: float) -> float | dict[str, float]:
+    """A share of low channels as `octavize` takes it: by the paper's policy for networks that have one."""
+    recipe = _recipe_of(name)
+    if recipe is None:
+        return alpha
     alphas = _by_layer(policy_of(name, alpha), model, recipe.names)
-    side = 32 if name != base else 64  # what becomes of a layer does not depend on it
     del alphas[next(iter(alphas))]  # the stem: under its own name it would become octave
-    return octavize(model, alphas, example=(1, 3, side, side), **ways)
+    return alphas
+
+
+def exchanges_of(name: str, model: nn.Layer, exchange: str | None) -> str | dict[str, str] | None:
+    """Where the frequencies meet, as `octavize` takes it: by the family's policy where there is one."""
+    recipe = _recipe_of(name)
+    if recipe is None:
+        return exchange
+    where = exchange_of(name, exchange)
+    return where if isinstance(where, str) else _by_layer(where, model, recipe.names)
+
+
+def _recipe_of(name: str) -> Recipe | None:
+    return _REGISTRY.get(name.removesuffix(SMALL))
 
 
 def _vision() -> list[str]:
@@ -174,6 +232,21 @@ for _depth, _block, _blocks in (
     _function = f"resnet{_depth}" if hasattr(models, f"resnet{_depth}") else ""
     _REGISTRY[f"oct_resnet{_depth}"] = _resnet(_block, _blocks, _function)
 _REGISTRY["oct_wide_resnet50_2"] = _resnet(BottleneckBlock, (3, 4, 6, 3), "wide_resnet50_2", base_width=128)
+
+
+def _cifar_resnet(depth: int) -> Recipe:
+    def build(num_classes: int, width: float = 1.0, pretrained: bool = False) -> nn.Layer:
+        if pretrained:
+            raise InputError(
+                f"pretrained=True: there are no weights for a CIFAR ResNet-{depth}; leave it out"
+            )
+        return CifarResNet(depth, num_classes, width)
+
+    return Recipe(build, None)
+
+
+for _depth in (20, 26, 32, 44, 56):
+    _REGISTRY[f"oct_cifar_resnet{_depth}"] = _cifar_resnet(_depth)
 
 
 # ---- MobileNets ------------------------------------------------------------------------------------------

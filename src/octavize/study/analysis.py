@@ -27,8 +27,8 @@ from octavize.study.design import Planned
 from octavize.study.estimate import all_macs
 from octavize.study.model import Cell, Deploy, Study
 from octavize.study.work import failure, finished
-from octavize.training.results import curve
-from octavize.training.train import describe_data
+from octavize.training.metrics import curve
+from octavize.training.runs import describe_data
 
 LEVEL = 0.95
 """Of the confidence intervals."""

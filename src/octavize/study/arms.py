@@ -26,7 +26,8 @@ from octavize.errors import InputError
 from octavize.files import read_json, write_json
 from octavize.study.model import Match, Settings, Study, merged, one_network
 from octavize.training.recipe import Recipe
-from octavize.training.train import build_network, input_shape
+from octavize.training.runs import input_shape
+from octavize.training.train import build_network
 
 BATCH, ROUNDS = 64, 10
 """Images a timed call, and timed calls of each network, in torch."""

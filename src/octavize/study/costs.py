@@ -20,7 +20,7 @@ from octavize.study.estimate import TRAINING
 from octavize.study.model import Deploy
 from octavize.study.work import finished
 from octavize.training.recipe import Recipe
-from octavize.training.results import Timing
+from octavize.training.summary import Timing
 
 MOST_MACS = 1e11
 """Of a timed training step."""

@@ -32,7 +32,7 @@ from octavize.study.model import COSTS, Deploy, Study
 from octavize.study.work import finished, in_one_line
 from octavize.training.inputs import TrainingInputs, as_seen
 from octavize.training.recipe import Recipe
-from octavize.training.train import input_shape
+from octavize.training.runs import input_shape
 from octavize.zoo.checkpoint import load_checkpoint
 
 DEPLOYED = "deployed.json"

@@ -18,7 +18,7 @@ from octavize.errors import InputError
 from octavize.nn.conv import geometry_of
 from octavize.study.model import Arm, Cell, Design, Levels, Study, merged, one_network
 from octavize.training.recipe import OCTAVE_SWITCHES, Recipe
-from octavize.training.train import Run, fingerprint
+from octavize.training.runs import Run, fingerprint
 from octavize.zoo.models import create_model
 
 

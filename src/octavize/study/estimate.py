@@ -16,9 +16,9 @@ from octavize.bench.timing import interleave
 from octavize.data.images import Images
 from octavize.study.arms import macs_of, network, network_key
 from octavize.study.design import Planned
-from octavize.training.journal import known_metrics
+from octavize.training.metrics import known_metrics
 from octavize.training.recipe import Recipe
-from octavize.training.train import input_shape
+from octavize.training.runs import input_shape
 
 TRAINING = 3
 """A training step costs the forward pass three times: itself, and the gradients of inputs and of weights."""

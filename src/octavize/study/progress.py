@@ -13,7 +13,7 @@ from octavize.report.numbers import seconds
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, seconds_of, trained_speeds
 from octavize.study.work import failure, finished
-from octavize.training.journal import known_metrics
+from octavize.training.metrics import known_metrics
 
 LINES = 30.0
 """Seconds between lines where there is no terminal."""

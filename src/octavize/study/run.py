@@ -39,10 +39,12 @@ from octavize.study.model import Study
 from octavize.study.progress import Progress
 from octavize.study.ray_engine import Cluster, train_on_cluster
 from octavize.study.work import ended, failure, finished, is_of_run, leave_launcher, mark
-from octavize.training.compare import check_data, check_networks, check_settings
-from octavize.training.hardware import HERE, Hardware, is_first_process, named_device
+from octavize.training.compare import check_networks, check_settings
+from octavize.training.folder import is_first_process
+from octavize.training.hardware import HERE, Hardware, named_device
 from octavize.training.recipe import Recipe, dump_recipe, read_recipe
-from octavize.training.results import DEFAULT_TIMING, Timing
+from octavize.training.runs import check_data
+from octavize.training.summary import DEFAULT_TIMING, Timing
 from octavize.training.train import load_images, train_run
 
 ENGINES = ("local", "ray")

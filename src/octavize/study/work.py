@@ -18,8 +18,9 @@ from octavize.errors import InputError
 from octavize.files import known_json, write_json
 from octavize.study.design import Planned
 from octavize.training.hardware import Hardware
-from octavize.training.journal import known_metrics
-from octavize.training.train import drop_damaged, read_result, train_run
+from octavize.training.metrics import known_metrics
+from octavize.training.runs import read_result
+from octavize.training.train import drop_damaged, train_run
 
 FAILED = "failed.json"
 LAUNCHERS = (

@@ -23,18 +23,12 @@ from torch import nn
 
 from octavize.convert.order import order_of
 from octavize.data.images import Images
-from octavize.files import json_text, read_json, write_json
+from octavize.files import NETWORK, PLAN, WEIGHTS, json_text, read_json, write_json
 from octavize.report.tables import show
 from octavize.training.adapt_report import stage_name, table, write_report
 from octavize.training.distil import Distiller, EpochTests
-from octavize.training.folder import claim
-from octavize.training.hardware import (
-    HERE,
-    Hardware,
-    check_hardware,
-    is_first_process,
-    lent,
-)
+from octavize.training.folder import claim, is_first_process
+from octavize.training.hardware import HERE, Hardware, check_hardware, lent
 from octavize.training.journal import Journal
 from octavize.training.module import check_optimizer
 from octavize.training.prepare import (
@@ -49,9 +43,10 @@ from octavize.training.prepare import (
     with_facts,
 )
 from octavize.training.recipe import Recipe
-from octavize.training.train import Run, describe_data, fingerprint, fit_and_test, load_images, teller
+from octavize.training.runs import Run, describe_data, fingerprint, teller
+from octavize.training.train import fit_and_test, load_images
 from octavize.zoo.find import Vanilla
-from octavize.zoo.storage import NETWORK, PLAN, WEIGHTS, save_converted
+from octavize.zoo.storage import save_converted
 
 ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"
 OUTPUTS = (

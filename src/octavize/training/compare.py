@@ -12,7 +12,6 @@ report.html                everything on one page
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,15 @@ from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
-from octavize.training.folder import claim
-from octavize.training.hardware import HERE, Hardware, check_hardware, is_first_process, lent
+from octavize.training.folder import claim, is_first_process
+from octavize.training.hardware import HERE, Hardware, check_hardware, lent
 from octavize.training.module import check_optimizer
-from octavize.training.recipe import Recipe, dump_recipe, read_recipe
-from octavize.training.results import DEFAULT_TIMING, Timing, write_results
-from octavize.training.train import Run, build_network, describe_data, load_images, read_result, train_run
+from octavize.training.recipe import Recipe, dump_recipe
+from octavize.training.results import write_results
+from octavize.training.runs import OUTPUTS, check_data, foreign_to, plan_runs
+from octavize.training.summary import DEFAULT_TIMING, Timing
+from octavize.training.train import build_network, load_images, train_run
 from octavize.zoo.models import list_models, usual_input
-
-GROWING = ("models", "alphas", "seeds")
-"""Lists that a later call may lengthen: what is finished stays, the new runs are added."""
-OUTPUTS = (
-    *("runs", "figures", "recipe.yaml", "profile.json", "results.csv", "results.json", "report.html"),
-    *("tensorboard", "metrics.csv", "last.ckpt", "best.safetensors", "result.json"),
-)
-"""What `compare` and `train` write, and --restart removes."""
 
 
 def compare(
@@ -101,11 +94,6 @@ def train_one(
     return train_run(runs[0], recipe, images, out, hardware=hardware, console=console)
 
 
-def plan_runs(recipe: Recipe) -> list[Run]:
-    """All runs in the order they are trained: seed by seed, so that a first full answer comes early."""
-    return [Run(m, a, s) for s in recipe.seeds for m in recipe.models for a in recipe.alphas]
-
-
 def _begin(
     recipe: Recipe,
     out: Path,
@@ -124,7 +112,7 @@ def _begin(
     check_settings(recipe, hardware)
     images = load_images(recipe, data_dir)
     check_networks(recipe, images)
-    claim(out / "recipe.yaml", dump_recipe(recipe), lambda path: _foreign(path, recipe), OUTPUTS, restart)
+    claim(out / "recipe.yaml", dump_recipe(recipe), lambda path: foreign_to(path, recipe), OUTPUTS, restart)
     check_data(folders, images)
     size = recipe.size or images.size
     console.print(
@@ -161,27 +149,3 @@ def check_networks(recipe: Recipe, images: Images) -> None:
             raise InputError(
                 f"model_arguments of {model} are {arguments}: {error}; mend the recipe"
             ) from None
-
-
-def _foreign(path: Path, new: Recipe) -> str:
-    """Why a folder with this recipe is none of the new recipe's; nothing where it is."""
-    try:
-        old = read_recipe(path)
-    except InputError as error:
-        return f"whose recipe.yaml is damaged ({error})"
-    grown = {k: getattr(new, k) for k in GROWING if set(getattr(old, k)) <= set(getattr(new, k))}
-    changed = new.differences(replace(old, name=new.name, **grown))
-    was, now = old.as_dict(), new.as_dict()
-    details = (f"{k} was {was[k]}, now {now[k]}" for k in changed)
-    return f"a run folder of another recipe ({', '.join(details)})" if changed else ""
-
-
-def check_data(folders: Iterable[Path], images: Images) -> None:
-    """Runs on different images must not end up in one table."""
-    for folder in folders:
-        result = read_result(folder)
-        if result is not None and result["data"] != describe_data(images):
-            raise InputError(
-                f"out holds {folder}, whose run saw other images than data={images.name} holds now: "
-                "give another --out"
-            )

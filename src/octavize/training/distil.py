@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from octavize.convert.trace import copied
 from octavize.data.images import Images
 from octavize.training.journal import Rows
-from octavize.training.module import Classifier, finite_or_none
+from octavize.training.metrics import finite_or_none
+from octavize.training.module import Classifier
 from octavize.training.recipe import Recipe
 
 

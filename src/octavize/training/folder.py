@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from octavize.files import check_folder, write_text
-from octavize.training.hardware import is_first_process
 
 
 def claim(
@@ -33,6 +33,12 @@ def claim(
             _remove(path.with_name(name))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes, also before a process group exists."""
+    keys = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(key, "0")) == 0 for key in keys)
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -104,12 +103,6 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes, also before a process group exists."""
-    keys = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return all(int(os.environ.get(key, "0")) == 0 for key in keys)
 
 
 def named_device(hardware: Hardware) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +11,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from octavize.errors import InputError
 from octavize.files import write_text
 from octavize.text import to_csv
+from octavize.training.metrics import COLUMNS, Row
 from octavize.training.module import Classifier
 from octavize.zoo.weights import KEY, read_metadata, save_weights
-
-COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "seconds")
-"""Of `metrics.csv`. Accuracies 0 … 1; `lr` is that of the epoch's last step; `seconds` is the wall time of
-the epoch's training steps, validation and saving left out."""
-
-Row = dict[str, float]
 
 
 class Rows:
@@ -123,27 +116,3 @@ class WholeCheckpoints(TorchCheckpointIO):
         part = f"{path}.part"
         super().save_checkpoint(checkpoint, part, storage_options)
         os.replace(part, path)
-
-
-def read_metrics(folder: Path) -> list[Row]:
-    """The lines of a run's `metrics.csv`.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    rows = known_metrics(folder)
-    if not rows:
-        path = folder / "metrics.csv"
-        raise InputError(
-            f"metrics {path} is missing or damaged: delete the folder {folder} to train it again"
-        )
-    return rows
-
-
-def known_metrics(folder: Path) -> list[Row]:
-    """`read_metrics` of a run that may have none yet: no line if the file is missing or damaged."""
-    try:
-        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            return [{key: float(line[key]) for key in COLUMNS} for line in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return []

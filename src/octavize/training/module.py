@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -184,11 +183,6 @@ class Classifier(pl.LightningModule):
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     """The seed of what is random in an epoch of one process; numpy keeps its mixing the same for good."""
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0])
-
-
-def finite_or_none(loss: float) -> float | None:
-    """A loss as files keep it: JSON has no NaN and no infinity."""
-    return loss if math.isfinite(loss) else None
 
 
 def _loader(split: Any, batch_size: int, **settings: Any) -> DataLoader[Batch]:

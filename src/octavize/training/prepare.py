@@ -21,17 +21,19 @@ from octavize.convert.trace import copied, to_meta
 from octavize.data.augment import check_statistics
 from octavize.data.images import Images
 from octavize.errors import InputError, one_line
-from octavize.files import read_json, write_json
+from octavize.files import PLAN, read_json, write_json
 from octavize.geometry import Downsample
 from octavize.plan import Plan
 from octavize.training.checking import tells_mistakes
-from octavize.training.hardware import Hardware, bare_trainer, guarded, is_first_process, quiet_lightning
+from octavize.training.folder import is_first_process
+from octavize.training.hardware import Hardware, bare_trainer, guarded, quiet_lightning
 from octavize.training.inputs import TrainingInputs
-from octavize.training.module import Classifier, finite_or_none
+from octavize.training.metrics import finite_or_none
+from octavize.training.module import Classifier
 from octavize.training.recipe import EXACTLY, NUMBER, Count, Meeting, Rate, Recipe, Share, Switch, Whole
-from octavize.training.train import describe_input, input_shape
+from octavize.training.runs import describe_input, input_shape
 from octavize.zoo.find import Origin, Vanilla
-from octavize.zoo.storage import PLAN, load_converted, save_converted
+from octavize.zoo.storage import load_converted, save_converted
 
 Stage = dict[str, Any]
 """`stage`, `epoch`, `test_accuracy`, `test_loss`, `val_accuracy`; accuracies 0 … 1."""

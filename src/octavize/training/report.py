@@ -14,11 +14,11 @@ from octavize.report.page import render
 BARS = (
     ("macs", "Arithmetic"),
     ("activation_bytes", "Training memory"),
-    ("latency", "Latency, PyTorch"),
+    ("latency", "Latency, {framework}"),
     ("exported", "Latency, exported"),
     ("train_step", "Training step"),
 )
-"""Ratios drawn on the cards: field and label."""
+"""Ratios drawn on the cards, where they are known: field and label."""
 
 
 def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -> None:
@@ -36,7 +36,7 @@ def write_report(results: dict[str, Any], figures: dict[str, str], path: Path) -
         caution=caution(results),
         pairs=pairs(results),
         colors={alpha: color(i) for i, alpha in enumerate(sorted(results["recipe"]["alphas"]))},
-        bars=BARS,
+        bars=[(field, label.format(framework=results["framework"])) for field, label in BARS],
     )
     write_text(path, page)
 
@@ -62,7 +62,7 @@ def headline(results: dict[str, Any]) -> str:
     work = span([round(100 * n["ratios"]["macs"]) for n in octave], str, "%")
     change = accuracy_change([100 * n["accuracy_difference"] for n in octave])
     runtime = results["profile"]["exported_to"]
-    field, where = ("latency", "PyTorch") if runtime is None else ("exported", runtime)
+    field, where = ("latency", results["framework"]) if runtime is None else ("exported", runtime)
     time = span([round(100 * n["ratios"][field]) for n in octave], str, "%")
     return f"{subject} {verb} {work} of the {base} arithmetic in {time} of the time ({where}) and {change}."
 

@@ -9,8 +9,8 @@ result.json        written last: it marks the run finished
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,41 +25,25 @@ from torch import nn
 from octavize.data.images import Images
 from octavize.data.sets import load_data
 from octavize.errors import InputError
-from octavize.files import known_json, write_json
-from octavize.report.naming import run_slug
+from octavize.files import write_json
+from octavize.training.folder import is_first_process
 from octavize.training.hardware import (
     HERE,
     Hardware,
     describe_environment,
     guarded,
-    is_first_process,
     lent,
     make_trainer,
     quiet_lightning,
 )
-from octavize.training.journal import Journal, Row, WholeCheckpoints, resume_point
-from octavize.training.module import Classifier, finite_or_none
+from octavize.training.journal import Journal, WholeCheckpoints, resume_point
+from octavize.training.metrics import finite_or_none
+from octavize.training.module import Classifier
 from octavize.training.recipe import Recipe
+from octavize.training.runs import Run, describe_data, describe_input, fingerprint, read_result, teller
 from octavize.zoo.checkpoint import build_model, check_resumable, read_state
 from octavize.zoo.initialize import initialize
 from octavize.zoo.weights import load_weights, read_metadata
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run trains."""
-
-    model: str
-    alpha: float
-    seed: int
-
-    @property
-    def slug(self) -> str:
-        """Name of the run's folder."""
-        return run_slug(self.model, self.alpha, self.seed)
-
-    def __str__(self) -> str:
-        return f"{self.model} α={self.alpha:g} seed {self.seed}"
 
 
 def load_images(recipe: Recipe, data_dir: str | Path | None = None) -> Images:
@@ -78,48 +62,10 @@ def load_images(recipe: Recipe, data_dir: str | Path | None = None) -> Images:
     )
 
 
-def input_shape(recipe: Recipe, images: Images, batch: int = 1) -> tuple[int, int, int, int]:
-    """(N, C, H, W) of a batch as networks see it."""
-    side = recipe.size or images.size
-    return batch, images.channels, side, side
-
-
 def build_network(recipe: Recipe, images: Images, model: str, alpha: float) -> nn.Module:
     """The network of this name and α, as the recipe builds it for these images."""
     arguments = recipe.arguments_of(model)
     return build_model(model, alpha, len(images.classes), images.channels, arguments)
-
-
-def describe_data(images: Images) -> dict[str, Any]:
-    """What identifies a data set: its name, classes, sizes of the splits, mean and deviation."""
-    return {
-        "name": images.name,
-        "classes": list(images.classes),
-        "train": len(images.train),
-        "val": len(images.val),
-        "test": len(images.test),
-        "channels": images.channels,
-        "size": images.size,
-        "mean": list(images.mean),
-        "std": list(images.std),
-    }
-
-
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a finished run, or None where the run is not finished.
-
-    Raises:
-        InputError: `result.json` is there but is not a result.
-    """
-    path = folder / "result.json"
-    if not path.is_file():
-        return None
-    result = known_json(path)
-    try:
-        _ = [result[key] for key in ("best_epoch", "train_seconds", "epochs", "data", "environment")]
-        return {**result, "test_accuracy": float(result["test_accuracy"])}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"result {path} is damaged: delete that file to evaluate the run again") from None
 
 
 def train_run(
@@ -241,21 +187,6 @@ def fit_and_test(
     }
 
 
-def fingerprint(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """The settings that decide this run: the recipe without the lists of runs, patterns resolved."""
-    settings = recipe.as_dict()
-    for key in ("name", "models", "alphas", "seeds"):
-        del settings[key]
-    if not recipe.norm_images:
-        del settings["norm_images"]  # a later setting: runs without it keep their names and checkpoints
-    return settings | {
-        "epochs": recipe.epochs_of(run.model),
-        "batch_size": recipe.batch_size_of(run.model),
-        "lr": recipe.lr_of(run.model),
-        "model_arguments": recipe.arguments_of(run.model),
-    }
-
-
 def drop_damaged(folder: Path) -> bool:
     """Remove the state to resume from where it cannot be read, and say whether that was so."""
     last, best = folder / "last.ckpt", folder / "best.safetensors"
@@ -284,29 +215,3 @@ def _found_state(journal: Journal, console: Console) -> Path | None:
     if is_first_process():
         console.print(f"  going on after epoch {epochs}")
     return journal.last
-
-
-def describe_input(recipe: Recipe, images: Images) -> dict[str, Any]:
-    """What the user of a trained network has to know of its input."""
-    return {
-        "classes": list(images.classes),
-        "in_chans": images.channels,
-        "size": recipe.size or images.size,
-        "normalize": recipe.normalize,
-        "mean": list(images.mean),
-        "std": list(images.std),
-    }
-
-
-def teller(epochs: int, console: Console) -> Callable[[Row], None]:
-    """Prints a line per finished epoch."""
-
-    def tell(row: Row) -> None:
-        console.print(
-            f"  epoch {row['epoch']:>3.0f}/{epochs}   "
-            f"train {row['train_loss']:.3f} / {row['train_accuracy']:.1%}   "
-            f"val {row['val_loss']:.3f} / {row['val_accuracy']:.1%}   "
-            f"[dim]{row['seconds']:.1f} s[/dim]",
-        )
-
-    return tell

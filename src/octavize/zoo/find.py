@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -18,6 +16,7 @@ from octavize.convert.octavize import octavize
 from octavize.convert.planner import Alpha
 from octavize.convert.trace import image_shape
 from octavize.errors import InputError, one_line, require_extra
+from octavize.files import call_named
 from octavize.policies import exchange_of, policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
@@ -48,7 +47,7 @@ class Origin:
             InputError: the builder refuses, or `module:function` does not lead to a network.
         """
         if self.kind == "function":
-            return _call(self.name)
+            return call_named(self.name, nn.Module)
         require_extra("timm" if self.kind == "octavize" else self.kind, "models")
         extra: dict[str, Any] = {"pretrained": True} if pretrained else {}
         if self.kind == "octavize":
@@ -253,29 +252,6 @@ def _from_run(path: Path) -> Vanilla:
     recipes = (path.parent / "recipe.yaml", path.parent.parent.parent / "recipe.yaml")
     recipe = next((p for p in recipes if p.is_file()), None)
     return Vanilla(Origin("octavize", facts["model"], arguments), model, str(path), facts, recipe)
-
-
-def _call(name: str) -> nn.Module:
-    """The network that `module:function` returns; the current folder counts as the last place of modules.
-
-    So a file there that is called like an installed module hides nothing.
-    """
-    module_name, _, attribute = name.partition(":")
-    before = list(sys.path)
-    sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-        model = found if isinstance(found, nn.Module) else found()
-    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-        raise InputError(
-            f"model {name} could not be made ({one_line(error, kind=True)}): give module:function of a "
-            "function that takes no arguments and returns the network"
-        ) from error
-    finally:
-        sys.path[:] = before
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model {name} returned a {type(model).__name__}: return a torch.nn.Module")
-    return model
 
 
 def _published_facts(origin: Origin, model: Any) -> dict[str, Any]:

@@ -10,19 +10,11 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from octavize.errors import InputError
-from octavize.files import write_json
+from octavize.files import FACTS, NETWORK, PLAN, WEIGHTS, read_about, write_json
 from octavize.plan import Plan
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.find import BEST, Origin
-from octavize.zoo.storage import (
-    FACTS,
-    NETWORK,
-    PLAN,
-    WEIGHTS,
-    load_converted,
-    read_about,
-    save_converted,
-)
+from octavize.zoo.storage import load_converted, save_converted
 from octavize.zoo.weights import save_weights
 
 CONFIG = "config.json"
@@ -64,7 +56,7 @@ class OctaveNetwork(
         about: what is known of it: `model`, `alpha`, and of its images `mean`, `std`, `size` (pixels) and
             `classes`.
 
-    Example:
+    Examples:
         >>> OctaveNetwork.load("runs/r50").push_to_hub("me/oct-resnet50")
         >>> net = OctaveNetwork.from_pretrained("me/oct-resnet50")
     """

@@ -7,7 +7,6 @@ network.json         how the vanilla network is built, and what is known of its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,19 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from octavize._version import __version__
 from octavize.convert.octavize import octavize
 from octavize.convert.order import mark_order, order_of
 from octavize.errors import InputError
-from octavize.files import write_json
+from octavize.files import NETWORK, PLAN, WEIGHTS, about_network, read_about, write_json
 from octavize.plan import Plan
 from octavize.zoo.find import Origin, origin_of_file
 from octavize.zoo.weights import load_weights, save_weights
-
-PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
-FORMAT = 1
-FACTS = ("classes", "mean", "std", "normalize", "size", "in_chans")
-"""What may be known of a network's input."""
 
 
 def save_converted(
@@ -43,37 +36,10 @@ def save_converted(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "format": FORMAT,
-        "origin": asdict(origin),
-        "input": {key: facts[key] for key in FACTS if key in facts},
-        "order": order_of(model),
-        "version": __version__,
-    }
+    about = about_network(asdict(origin), facts, order_of(model))
     decided.save(folder / PLAN)
     save_weights(folder / WEIGHTS, model, about)
     write_json(folder / NETWORK, about)
-
-
-def read_about(folder: str | Path) -> dict[str, Any]:
-    """What `network.json` holds: `origin`, `input` (`mean`, `std`, `size` in pixels, `classes`), `version`.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    path = Path(folder) / NETWORK
-    if not path.is_file():
-        raise InputError(
-            f"folder {folder} has no {NETWORK}: give one that `octavize convert` or `adapt` wrote"
-        )
-    try:
-        about = json.loads(path.read_text("utf-8"))
-        _ = Origin(**about["origin"]), about.get("format")
-    except (AttributeError, ValueError, KeyError, TypeError):
-        raise InputError(f"network {path} is damaged: convert the network again") from None
-    if about.get("format") != FORMAT:
-        raise InputError(f"network {path} has format {about.get('format')}: this version reads {FORMAT}")
-    return about
 
 
 def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:

@@ -1,0 +1,1 @@
+"""`octavize compare --backend paddle`: the same recipes, run folders and reports, trained in PaddlePaddle."""

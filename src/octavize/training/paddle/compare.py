@@ -1,0 +1,119 @@
+"""Vanilla against octave networks in PaddlePaddle, trained alike, measured and reported in one folder.
+
+The folder is laid out as `octavize.training.compare` says; weights and states are safetensors files, and live
+curves are VisualDL's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import paddle
+from rich.console import Console
+
+from octavize.errors import InputError
+from octavize.paddle.zoo import list_models
+from octavize.training.folder import claim
+from octavize.training.paddle.costs import measure_costs
+from octavize.training.paddle.data import load_images
+from octavize.training.paddle.train import OPTIMIZERS, PADDLE, build_network, train_run
+from octavize.training.recipe import Recipe, dump_recipe
+from octavize.training.runs import OUTPUTS, check_data, foreign_to, plan_runs
+from octavize.training.summary import DEFAULT_TIMING, Timing, write_summary
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def compare(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    restart: bool = False,
+    timing: Timing = DEFAULT_TIMING,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train every network of a recipe at every α and seed, measure the costs, write the report.
+
+    Called again on the same folder it skips finished runs and goes on with an interrupted one from its last
+    finished epoch. One process trains, on the device that Paddle has chosen.
+
+    Args:
+        out: folder to write to; made if need be.
+        data_dir: where the archive of CIFAR lies; Paddle downloads it where nothing is given.
+        restart: forget what `out` holds and train everything from the start.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        InputError: a setting is wrong or not supported here, or `out` holds something else. Nothing has been
+            written then, except where a training diverges.
+    """
+    out, console = Path(out), console or Console(highlight=False)
+    check_settings(recipe)
+    images = load_images(recipe, data_dir)
+    for model in recipe.models:  # an argument that does not fit is found now, not hours later
+        build_network(recipe, images, model, max(recipe.alphas))
+    claim(out / "recipe.yaml", dump_recipe(recipe), lambda path: foreign_to(path, recipe), OUTPUTS, restart)
+    folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
+    check_data(folders.values(), images, PADDLE)
+    size = recipe.size or images.size
+    console.print(
+        f"[bold]octavize[/bold]  recipe {recipe.name}, in PaddlePaddle: {images.name}, "
+        f"{len(images.classes)} classes, {len(images.train):,} training images of {size} × {size} pixels\n"
+        f"output in {out}; live curves with [cyan]visualdl --logdir {out}[/cyan]",
+    )
+    results = []
+    for number, (run, folder) in enumerate(folders.items(), 1):
+        console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]")
+        results.append(train_run(run, recipe, images, folder, console=console))
+    console.print("[bold]measuring costs[/bold]")
+    profile = measure_costs(recipe, images, out / "profile.json", timing)
+    return write_summary(recipe, results, profile, out, console)
+
+
+def choose_device(name: str) -> None:
+    """Let Paddle compute on `cpu` or `gpu`; `auto` leaves it as it is.
+
+    Raises:
+        InputError: another name, or this Paddle has no such device.
+    """
+    if name not in ("auto", "cpu", "gpu"):
+        raise InputError(f"--accelerator is {name!r}: with --backend paddle give cpu or gpu")
+    if name == "gpu" and not paddle.device.is_compiled_with_cuda():
+        raise InputError("--accelerator is gpu, which this Paddle cannot use: install paddlepaddle-gpu")
+    if name != "auto":
+        paddle.device.set_device(name)
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Raises InputError for an unknown model, and for the first setting that Paddle cannot honor."""
+    known = list_models()
+    for model in recipe.models:
+        if model not in known:
+            raise InputError(f"model {model!r} is none of Paddle's: choose from {', '.join(known)}")
+    if recipe.optimizer not in OPTIMIZERS:
+        raise InputError(
+            f"optimizer is {recipe.optimizer!r}: --backend paddle has {', '.join(OPTIMIZERS)}; give one"
+        )
+    if recipe.precision not in PRECISIONS:
+        raise InputError(
+            f"precision is {recipe.precision!r}: --backend paddle has {', '.join(PRECISIONS)}; give one"
+        )
+    if recipe.precision != "32-true" and paddle.device.get_device() == "cpu":
+        raise InputError(f"precision is {recipe.precision!r}, which Paddle has on GPUs only: give 32-true")
+    usual: dict[str, tuple[Any, str]] = {
+        "octave_bias": (False, "its octave layers have one bias an output"),
+        "initializer": ("builder", "its networks start with Paddle's own weights"),
+        "depthwise_initializer": ("builder", "its networks start with Paddle's own weights"),
+        "norm_images": (0, "it reads batch norms as training left them"),
+    }
+    for name, (value, why) in usual.items():
+        if getattr(recipe, name) != value:
+            told = str(value).lower() if isinstance(value, bool) else value
+            raise InputError(
+                f"{name} is {getattr(recipe, name)}, which --backend paddle does not have ({why}): give "
+                f"--set {name}={told}"
+            )

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -73,11 +74,22 @@ def of_converting() -> dict[str, Any]:
     return {"vanilla": small_resnet(), "loader": small_loader(), "mynets": mynets}
 
 
+def of_large_kernels() -> dict[str, Any]:
+    """Without the hub's weights."""
+
+    def create(name: str, **given: Any) -> Any:
+        return timm.create_model(name, **{**given, "pretrained": False})
+
+    offline = SimpleNamespace(create_model=create, utils=timm.utils)
+    return {"timm": offline, "octavize": octavize, "nn": nn}
+
+
 GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": of_the_readme,
     "README.zh.md": of_the_readme,
     "docs/guide.md": of_the_guide,
     "docs/convert-trained.md": of_converting,
+    "docs/large-kernels.md": of_large_kernels,
 }
 """What a page takes for granted, by its path; written into the working folder or as names."""
 SLOW = {"README.md", "README.zh.md"}

@@ -15,32 +15,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import study_tables
 from marked import between, check, write
 from octavize.text import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-CIFAR = ROOT / "docs/results/cifar10-jpeg/results.json"
+STUDY, MODEL = "study-resolution", "oct_resnet26"
+"""Whose figure and table say whether it pays."""
 MACS = ROOT / "docs/results/profile-resnet50.json"
 SPEED = ROOT / "benchmarks/results/realized_saving/avx512/oct_resnet50_224.json"
 SPEED_ALPHA = 0.5
 
 WORDS = {
-    "README.md": {
-        "network": "network",
-        "accuracy": "test accuracy",
+    "en": {
+        "readme": "README.md",
+        "study": "docs/study.md",
         "macs": "MACs",
         "memory": "memory for backward",
         "latency": "latency",
         "step": "training step",
         "params": "parameters",
-        "vanilla": "vanilla",
-        "octave": "octave",
-        "cifar": (
-            "CIFAR-10 (JPEG), {train:,} training and {val:,} validation images, {size} pixels, recipe `cifar`, {runs}; "
-            "epochs {epochs}. MobileNetV1 has a stride-1 stem; ResNet-50 keeps its ImageNet stem, so it sees {size} "
-            "pixels as 8 × 8. × is to vanilla. Times: {processor}, torch {torch}, {threads} thread(s), batch {batch}, medians "
-            "of {rounds} interleaved rounds, their × of the rounds' ratios. [Report](docs/results/cifar10-jpeg/report.html) · "
-            "[numbers](docs/results/cifar10-jpeg/results.json) · [command](docs/results/README.md)"
+        "pays": (
+            "Imagenette at 160 pixels (squeezed to squares), seen at 128, ResNet-26 trained from scratch with bfloat16; accuracies and times are those of the "
+            "exported network. A percentage after ± is a deviation, in brackets a 95 % interval over seeds. [What it means]({link}) · "
+            "[data](docs/results/{study}/results.json) · `octavize study resolution`."
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, medians of {rounds} "
@@ -59,25 +57,18 @@ WORDS = {
             "other networks, sizes, α and two threads · [data](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) "
             "· `python benchmarks/realized_saving.py`"
         ),
-        "seed": "one seed ({seeds})",
-        "seeds": "mean ± standard deviation over seeds {seeds}",
     },
-    "README.zh.md": {
-        "network": "网络",
-        "accuracy": "测试准确率",
+    "zh": {
+        "readme": "README.zh.md",
+        "study": "docs/study.zh.md",
         "macs": "乘加次数",
         "memory": "反向传播所存",
         "latency": "推理时间",
         "step": "训练步时间",
         "params": "参数量",
-        "vanilla": "原始",
-        "octave": "octave",
-        "cifar": (
-            "CIFAR-10（JPEG），训练图像 {train:,} 张，验证图像 {val:,} 张，{size} 像素，配方 `cifar`，{runs}；"
-            "轮数：{epochs}。MobileNetV1 的首层步幅为 1；ResNet-50 保留 ImageNet 首层，{size} 像素进入网络后只剩 8 × 8。"
-            "× 为相对原始网络之比。计时：{processor}，torch {torch}，{threads} 线程，批大小 {batch}，{rounds} 轮交错运行的中位数（× 为各轮之比的中位数）。"
-            "[报告](docs/results/cifar10-jpeg/report.html) · [数据](docs/results/cifar10-jpeg/results.json) · "
-            "[命令](docs/results/README.md)"
+        "pays": (
+            "Imagenette（160 像素，压成正方形），网络看到 128 像素；ResNet-26 以 bfloat16 从头训练；准确率与时间均为导出后的网络。"
+            "± 后为标准差，括号内为种子间的 95 % 区间。[结论]({link}) · [数据](docs/results/{study}/results.json) · `octavize study resolution`。"
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`，批大小 {batch}，{rounds} 轮交错运行的中位数（× 为各轮之比的中位数），"
@@ -95,51 +86,19 @@ WORDS = {
             "[全部数据行](benchmarks/results/realized_saving/avx512/tables.md)（其他网络、尺寸、α 与双线程）· "
             "[数据](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) · `python benchmarks/realized_saving.py`"
         ),
-        "seed": "一个随机种子（{seeds}）",
-        "seeds": "随机种子 {seeds} 的均值 ± 标准差",
     },
 }
 
 
-def cifar_table(words: dict[str, str]) -> str:
-    """Accuracy and cost of the trained networks."""
-    results = json.loads(CIFAR.read_text())
-    rows: list[tuple[str, ...]] = []
-    for net in results["networks"]:
-        ratios, std = net["ratios"], net["accuracy_std"]
-        kind = words["vanilla"] if net["alpha"] == 0 else f"{words['octave']} α = {net['alpha']:g}"
-        spread = "" if std is None else f" ± {std:.2%}"
-        rows.append(
-            (
-                f"{pretty(net['model'])}, {kind}",
-                f"{net['accuracy_mean']:.2%}{spread}",
-                f"{net['macs'] / 1e6:.1f} M × {ratios['macs']:.3f}",
-                f"{net['activation_bytes'] / 1e6:.2f} MB × {ratios['activation_bytes']:.3f}",
-                f"{net['latency_ms']:.1f} ms × {net['latency_ratio']:.2f}",
-                f"{net['train_step_ms']:.1f} ms × {net['train_step_ratio']:.2f}",
-            )
-        )
-    seeds = results["recipe"]["seeds"]
-    listed = ", ".join(map(str, seeds))
-    runs = words["seed" if len(seeds) == 1 else "seeds"].format(seeds=listed)
-    epochs = ", ".join(
-        dict.fromkeys(f"{pretty(net['model'])} {net['epochs']}" for net in results["networks"])
-    )
-    data, where, timing = results["data"], results["environment"], results["profile"]
-    note = words["cifar"].format(
-        train=data["train"],
-        val=data["val"],
-        size=data["size"],
-        runs=runs,
-        epochs=epochs,
-        batch=timing["input_shape"][0],
-        rounds=timing["rounds"],
-        threads=timing["threads"],
-        processor=where["processor"],
-        torch=where["torch"],
-    )
-    head = [words[k] for k in ("network", "accuracy", "macs", "memory", "latency", "step")]
-    return f"{Table(head, rows).markdown()}\n\n{note}"
+def pays(language: str) -> str:
+    """The study on real images: accuracy against time as a figure, and the table of all precisions."""
+    folder, words = study_tables.DOCS / "results" / STUDY, study_tables.WORDS[language]
+    results, costs = (study_tables.read(folder / name) for name in ("results.json", "costs.json"))
+    page = WORDS[language]["study"]
+    figure = f"[![{STUDY}](docs/results/{STUDY}/figures/deployed-{MODEL}-float32.svg)]({page})"
+    table = study_tables.deployed(results, costs, MODEL, words)
+    note = WORDS[language]["pays"].format(link=page, study=STUDY)
+    return f"{figure}\n\n{table}\n\n{note} {study_tables.conditions(results, words)}"
 
 
 def macs_table(words: dict[str, str]) -> str:
@@ -192,16 +151,16 @@ def speed_table(words: dict[str, str]) -> str:
         own = [row for row in rows if row["network"] == name]
         cells = [_shares([r for r in own if (r["runtime"], r["precision"]) == column]) for column in columns]
         lines.append((told[name], f"{own[0]['mac_ratio']:.3f}", *cells))
-    head = (words["speed_head"], words["macs"], *(_column(*column) for column in columns))
+    head = (words["speed_head"], words["macs"], *(_column(*column, words) for column in columns))
     note = words["speed_note"].format(rounds=results["rounds"], **results["environment"])
     return f"{Table(head, lines).markdown()}\n\n{note}"
 
 
 BEST = ("α=0.5, every", "α=0.5, block:high_to_low")
+"""The octave rows of the table."""
 RUNTIMES = {"eager": "PyTorch", "frozen": "`freeze`", "compile": "`torch.compile`"} | {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
-    "training": "training step",
 }
 
 
@@ -212,17 +171,15 @@ def _shares(rows: list[dict[str, Any]]) -> str:
     return " / ".join(cells) or "–"
 
 
-def _column(runtime: str, precision: str) -> str:
-    return RUNTIMES[runtime] if precision == "float32" else f"{RUNTIMES[runtime]} {precision}"
+def _column(runtime: str, precision: str, words: dict[str, str]) -> str:
+    name = RUNTIMES.get(runtime, words["step"])
+    return name if precision == "float32" else f"{name} {precision}"
 
 
-def pretty(name: str) -> str:
-    return {"oct_mobilenet_v1_small": "MobileNetV1", "oct_resnet50": "ResNet-50"}.get(name, name)
-
-
-def page(words: dict[str, str]) -> Callable[[str], str]:
+def page(language: str) -> Callable[[str], str]:
     """What writes the tables of a README anew."""
-    tables = {"speed": speed_table(words), "cifar": cifar_table(words), "macs": macs_table(words)}
+    words = WORDS[language]
+    tables = {"speed": speed_table(words), "pays": pays(language), "macs": macs_table(words)}
 
     def made(text: str) -> str:
         for name, table in tables.items():
@@ -237,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare the READMEs with the results")
     given = parser.parse_args()
-    pages = [(ROOT / name, page(words)) for name, words in WORDS.items()]
+    pages = [(ROOT / words["readme"], page(language)) for language, words in WORDS.items()]
     if given.check:
         check(*pages)
     for readme, made in pages:

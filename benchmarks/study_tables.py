@@ -210,7 +210,7 @@ def deployed(results: dict[str, Any], costs: dict[str, Any], model: str, words: 
             ms = timed.get((found["arm"], precision), {})
             row += [
                 with_deviation(summary(list(own.values()))) if own else "–",
-                interval(paired(difference)) if difference else "",
+                with_seeds(paired(difference), len(results["seeds"])) if difference else "",
                 " / ".join(f"{ms[batch]:.2f}" if batch in ms else "–" for batch in ("1", "8")),
             ]
         rows.append(row)

@@ -98,7 +98,7 @@ class Bottleneck(nn.Layer):
         y = self.conv3(self.conv2(self.conv1(x)))
         x = x if self.shortcut is None else self.shortcut(x)
         if isinstance(y, tuple):
-            return tuple(F.relu(a + b) for a, b in zip(x, y, strict=True))
+            return F.relu(x[0] + y[0]), F.relu(x[1] + y[1])
         return F.relu(x + y)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/paddle_speed.py     # half an hour; leave the machine idle
     python benchmarks/paddle_speed.py --rounds 2 --size 64 --ways dygraph --out /tmp/speed.json
-    python benchmarks/paddle_speed.py --tables     # only print the table of the results
+    python benchmarks/paddle_speed_table.py        # only write the table into the pages
 
 Side by side on one thread: the article's code (`paddle_article.py`), ours with the paper's exchange, and ours
 with an exchange once a block. The networks of a way take turns in one process; a share is the median of the
@@ -38,9 +38,8 @@ from octavize.bench.process import settle_process
 from octavize.errors import one_line
 from octavize.files import write_json
 from octavize.paddle import octavize, plan, predictor_config, save
-from octavize.text import Table
+from paddle_speed_table import OUT, table, write_pages
 
-OUT = Path(__file__).resolve().parent / "results/paddle_speed.json"
 PACKAGES = ("octavize", "paddlepaddle", "paddle2onnx", "onnxruntime", "openvino", "numpy")
 WARM_UP = 3
 ALPHAS: dict[str, dict[str, float]] = {
@@ -268,28 +267,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def table(results: Mapping[str, Any]) -> Table:
-    """Shares of vanilla: a row a network and a kind, a column a way."""
-    rows = results["rows"]
-    ways = list(dict.fromkeys(row["way"] for row in rows))
-    lines = []
-    for model, kind in dict.fromkeys((row["model"], row["network"]) for row in rows):
-        if kind == "vanilla":
-            continue
-        own = {row["way"]: row for row in rows if (row["model"], row["network"]) == (model, kind)}
-        macs = next(iter(own.values()))["mac_ratio"]
-        cells = ["fails" if "failed" in own[way] else f"{own[way]['time_ratio']:.2f}" for way in ways]
-        lines.append((model, kind, "–" if macs is None else f"{macs:.2f}", *cells))
-    where = results["environment"]
-    note = (
-        f"Time as a share of the vanilla network's, {results['size']} × {results['size']} pixels, one "
-        f"thread, n = {results['rounds']} rounds in turns, "
-        f"Paddle {where['paddlepaddle']}, {where['processor']}; "
-        "`python benchmarks/paddle_speed.py`."
-    )
-    return Table(("network", "exchange", "arithmetic", *ways), lines, align="llr", note=note)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
@@ -297,13 +274,12 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=ALPHAS, default=list(ALPHAS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--tables", action="store_true", help="only print the table of the results")
     given = parser.parse_args()
     settle_process()
-    if not given.tables:
-        measure(given)
-    found = table(json.loads(given.out.read_text("utf-8")))
-    print(f"{found.markdown()}\n\n{found.note}")
+    measure(given)
+    print(table(json.loads(given.out.read_text("utf-8")), "en"))
+    if given.out == OUT:
+        write_pages()
 
 
 if __name__ == "__main__":

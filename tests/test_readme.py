@@ -25,6 +25,7 @@ SCRIPTS = (
         "compatibility.py",
         "bands.py",
         "large_kernels.py",
+        "paddle_speed_table.py",
     ),
 )
 

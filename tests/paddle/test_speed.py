@@ -39,4 +39,4 @@ def test_the_script_measures_and_says_what_fails(
     assert (results["threads"], results["rounds"], len(results["rows"])) == (1, 1, 16)
     assert all(row["time_ratio"] == 1 for row in results["rows"] if row["network"] == "vanilla")
     assert all(("failed" in row) ^ ("time_ratio" in row) for row in results["rows"])
-    assert "| mobilenet_v1 | article |" in capsys.readouterr().out
+    assert "| MobileNetV1 | the article's code |" in capsys.readouterr().out

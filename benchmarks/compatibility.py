@@ -48,7 +48,10 @@ SECONDS = 600
 """After which a network is given up."""
 SIZES = (96, 64)
 """Pixels of the images, the first that a network takes; else those that it is made for."""
-SHAPES = {"mvit_v2_s": (1, 3, 16, 224, 224), "s3d": (1, 3, 16, 224, 224)}
+SHAPES = {
+    **dict.fromkeys(("mvit_v2_s", "s3d"), (1, 3, 16, 224, 224)),
+    **dict.fromkeys(("inception_v3", "quantized_inception_v3"), (1, 3, 299, 299)),
+}
 """Of networks that take neither, nor what octavize derives from them."""
 STAGES = ("convert", "gradients", "freeze", "export")
 NONE = "no layer becomes octave"

@@ -26,8 +26,8 @@ from octavize.bench.ratios import saving_realized
 from octavize.bench.tune import RUNTIMES, Tuner
 from octavize.convert.planner import Planner
 from octavize.files import write_json
-from octavize.plan import Plan, fit_budget
-from octavize.policies import policy_of
+from octavize.plans.plan import Plan, fit_budget
+from octavize.plans.policies import policy_of
 from octavize.text import Table
 from octavize.zoo.models import create_model
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 import octavize
-from octavize.geometry import DOWNSAMPLE, EXCHANGE
+from octavize.plans.geometry import DOWNSAMPLE, EXCHANGE
 
 CHANNELS = 16
 SIZES = {"even": (8, 6, 4), "odd": (9, 7, 5)}

@@ -31,10 +31,13 @@ ROOMS = {
     "data": "images: sets by name, folders, decoding, augmentation",
     "nn": "OctTensor, the rules by which torch acts on it, and the layers",
     "published": "octave networks that others published: their files and layouts, as arrays",
+    "plans": "what becomes octave, decided from numbers: plans, policies, exchange, geometry",
 }
 """From top to bottom: a room imports only from those below it. Whatever is none of them is foundation."""
 FOUNDATION = "foundation"
-ABOUT_FOUNDATION = "plans, policies, geometry, channel layouts, files, errors: neither torch nor paddle"
+ABOUT_FOUNDATION = "channel layouts, files, errors, text"
+WITHOUT_FRAMEWORK = ("plans", FOUNDATION)
+"""They lie below the line: neither torch nor paddle."""
 
 
 def room_of(module: str) -> str:
@@ -79,7 +82,7 @@ def draw(path: Path) -> None:
         axes.set(xlim=(0, 10.4), ylim=(-len(rooms) + 0.3, 0.8))
         axes.axis("off")
         for i, room in enumerate(rooms):
-            low = room == FOUNDATION
+            low = room in WITHOUT_FRAMEWORK
             color = "#e8e2d4" if low else "#dfe9f3"
             box = FancyBboxPatch(
                 (0.4, -i - 0.28), 2.0, 0.56, boxstyle="round,pad=0.02", fc=color, ec="#5b6b7a"
@@ -87,10 +90,10 @@ def draw(path: Path) -> None:
             axes.add_patch(box)
             axes.text(1.4, -i, room, ha="center", va="center")
             axes.text(4.9, -i, about[room], va="center", size=9, color="#444444")
-        axes.axhline(-len(rooms) + 1.5, color="#b08d57", lw=1, ls="--")
+        axes.axhline(-len(rooms) + len(WITHOUT_FRAMEWORK) + 0.5, color="#b08d57", lw=1, ls="--")
         for (above, below), n in sorted(imports().items()):
-            if below == FOUNDATION:
-                continue  # all rooms stand on it
+            if below in WITHOUT_FRAMEWORK:
+                continue  # all rooms stand on them
             start, end = rooms.index(above), rooms.index(below)
             span = end - start
             axes.add_patch(

@@ -69,7 +69,7 @@ def without(hidden: Sequence[str], program: str) -> subprocess.CompletedProcess[
 def test_below_the_line_no_framework_is_needed(module: str) -> None:
     program = f"""
 import octavize.{module}
-from octavize.plan import Plan
+from octavize.plans.plan import Plan
 assert octavize.Plan is Plan
 assert not {{"torch", "paddle", "numpy"}} & set(sys.modules), "a framework is loaded"
 """
@@ -100,19 +100,6 @@ def test_another_import_error_is_not_hidden() -> None:
     done = without([], "sys.modules['octavize.convert.swap'] = None\nfrom octavize import oct_handler")
     assert "octavize.convert.swap" in done.stderr
     assert "octavize[torch]" not in done.stderr
-
-
-def test_the_module_and_the_function_of_one_name() -> None:
-    program = """
-import octavize.plan
-from octavize.plan import Plan
-from octavize import plan
-assert octavize.plan is plan and callable(plan) and plan.__module__ == "octavize.convert.planner"
-assert plan.__module__ != "octavize.plan" and Plan.__module__ == "octavize.plan"
-assert sys.modules["octavize.plan"].Plan is Plan is octavize.Plan
-"""
-    done = without([], program)
-    assert done.returncode == 0, done.stderr
 
 
 def test_public_names_are_shown() -> None:

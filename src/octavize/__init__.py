@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from octavize._version import __version__ as __version__
 from octavize.errors import DenseFallbackWarning as DenseFallbackWarning
 from octavize.errors import InputError as InputError
-from octavize.plan import Decision as Decision
-from octavize.plan import Plan as Plan
-from octavize.reordering import Reordering as Reordering
+from octavize.plans.plan import Decision as Decision
+from octavize.plans.plan import Plan as Plan
+from octavize.plans.reordering import Reordering as Reordering
 
 if TYPE_CHECKING:
     from octavize.bench.tune import tune as tune
@@ -64,8 +64,6 @@ _HOME = {
 _WITHOUT_TORCH = ("load_runtime",)
 
 __all__ = [*_HOME, "Decision", "DenseFallbackWarning", "InputError", "Plan", "Reordering"]  # pyright: ignore[reportUnsupportedDunderAll]
-
-del plan  # the module, now loaded: the name is the function's
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from tests.helpers.training import MODEL, make_folder, tiny
 from torch import nn
 
 from octavize import InputError, create_model, load_converted, octavize
-from octavize.policies import policy_of
+from octavize.plans.policies import policy_of
 from octavize.training.recipe import dump_recipe
 from octavize.zoo.checkpoint import build_model
 from octavize.zoo.find import find_vanilla

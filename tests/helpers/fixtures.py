@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.helpers.training import make_folder
 
-from octavize import planning
-from octavize.deciding import DEFAULT_MIN_LOW
 from octavize.nn import dispatch
+from octavize.plans import planning
+from octavize.plans.deciding import DEFAULT_MIN_LOW
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from octavize import InputError, OctConv2d, OctConvTranspose2d, OctTensor
 from octavize.bench.profile import count_macs
 from octavize.convert.trace import trace
-from octavize.geometry import EXCHANGE
+from octavize.plans.geometry import EXCHANGE
 from octavize.zoo.models import create_model
 
 

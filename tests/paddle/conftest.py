@@ -12,8 +12,8 @@ if find_spec("paddle") is None:
 else:
     import paddle
 
-    from octavize import planning
     from octavize.paddle import dispatch, enable
+    from octavize.plans import planning
 
     enable()  # before tests name functions as their parameters
 

@@ -13,7 +13,6 @@ from paddle import nn
 from tests.helpers.paddle_maps import average, convolve, make, repeat_pixels
 
 from octavize import InputError
-from octavize.geometry import EXCHANGE
 from octavize.paddle import (
     OctConv1D,
     OctConv1DTranspose,
@@ -23,6 +22,7 @@ from octavize.paddle import (
     OctConv3DTranspose,
     OctTensor,
 )
+from octavize.plans.geometry import EXCHANGE
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.errors.DenseFallbackWarning")
 LAYERS = {1: OctConv1D, 2: OctConv2D, 3: OctConv3D}

@@ -26,8 +26,8 @@ from octavize.convert.inputs import Example
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Planner, Way
 from octavize.errors import InputError, whole
-from octavize.plan import Plan, check_budget, fit_budget
-from octavize.planning import least_low
+from octavize.plans.plan import Plan, check_budget, fit_budget
+from octavize.plans.planning import least_low
 
 RUNTIMES = (*EXPORTED, "compile")
 LEVELS = (0.25, 0.5, 0.75)

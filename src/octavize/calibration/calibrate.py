@@ -15,11 +15,11 @@ from octavize.calibration.reorder import Channels, best_order
 from octavize.convert.inputs import Example
 from octavize.convert.planner import Alpha, Planner, Way, check_plan
 from octavize.convert.trace import check_network
-from octavize.deciding import DEFAULT_ALPHA, LayerInfo
 from octavize.errors import InputError, shown
 from octavize.nn.conv import OctConv
-from octavize.plan import Plan, check_budget, fit_budget
-from octavize.planning import check_alone, check_one_of, least_low
+from octavize.plans.deciding import DEFAULT_ALPHA, LayerInfo
+from octavize.plans.plan import Plan, check_budget, fit_budget
+from octavize.plans.planning import check_alone, check_one_of, least_low
 from octavize.split import low_channels
 
 

@@ -20,7 +20,7 @@ from octavize.convert.inputs import Shape
 from octavize.convert.order import apply_order, order_of, sizes, tensors_of
 from octavize.convert.trace import clean_copy
 from octavize.nn._torch_internals import tree_leaves
-from octavize.reordering import Order, Permutation, Reordered, Reordering
+from octavize.plans.reordering import Order, Permutation, Reordered, Reordering
 
 
 def best_order(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from octavize.calibration.refitting import Refitting
-    from octavize.plan import Plan
+    from octavize.plans.plan import Plan
     from octavize.zoo.find import Vanilla
 
 FOR_TRAINED = "stride"
@@ -193,7 +193,7 @@ def convert(
         )  # fmt: skip
     from octavize.calibration.calibrate import calibrate
     from octavize.convert.octavize import octavize
-    from octavize.plan import Plan as PlanFile
+    from octavize.plans.plan import Plan as PlanFile
     from octavize.zoo.storage import save_converted
 
     for option, value in {"--refit-images": refit_images, "--refit-epochs": refit_epochs}.items():

@@ -14,8 +14,8 @@ import typer
 
 from octavize.deploy.formats import PRECISIONS
 from octavize.errors import InputError, require_extra
-from octavize.exchanging import check_exchange_policy
 from octavize.files import parse_yaml
+from octavize.plans.exchanging import check_exchange_policy
 
 if TYPE_CHECKING:
     from octavize.training.hardware import Hardware

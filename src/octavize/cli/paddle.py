@@ -75,7 +75,7 @@ def convert(
     from octavize.paddle.storage import FUNCTION, find_vanilla, save_converted
     from octavize.paddle.trace import example_inputs
     from octavize.paddle.zoo import alphas_of, exchanges_of
-    from octavize.plan import Plan
+    from octavize.plans.plan import Plan
 
     console = Console(highlight=False, soft_wrap=True)
     origin, model, weights = find_vanilla(name, **source)

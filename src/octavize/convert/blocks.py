@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from octavize.convert.inputs import Inputs, Shape, inputs_of
 from octavize.convert.trace import CONVOLUTIONS, dtype_of, explained, to_meta, with_gradients_if_asked
-from octavize.exchanging import Block
 from octavize.nn._torch_internals import tree_leaves
 from octavize.nn.conv import geometry_of
+from octavize.plans.exchanging import Block
 
 SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 

@@ -13,10 +13,10 @@ from octavize.convert.planner import Alpha, Planner, Way, check_plan
 from octavize.convert.restructuring import guard
 from octavize.convert.swap import swap
 from octavize.convert.trace import check_network, copied
-from octavize.deciding import DEFAULT_ALPHA
 from octavize.errors import InputError
-from octavize.plan import Plan
-from octavize.planning import check_alone, least_low, warn_if_nothing
+from octavize.plans.deciding import DEFAULT_ALPHA
+from octavize.plans.plan import Plan
+from octavize.plans.planning import check_alone, least_low, warn_if_nothing
 
 Network = TypeVar("Network", bound=nn.Module)
 

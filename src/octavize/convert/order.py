@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from octavize.errors import InputError
-from octavize.reordering import Permutation
+from octavize.plans.reordering import Permutation
 
 MARK = "octave_order"
 """Attribute of a network: the key of the permutation that its channels are in.

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from octavize import planning
 from octavize.convert.blocks import residual_blocks
 from octavize.convert.inputs import Example, Inputs
 from octavize.convert.order import check_order
@@ -22,13 +21,14 @@ from octavize.convert.trace import (
     to_meta,
     trace,
 )
-from octavize.deciding import DEFAULT_ALPHA, LayerInfo
-from octavize.deciding import check_plan as check_decisions
 from octavize.errors import InputError
-from octavize.exchanging import Block
 from octavize.nn.conv import OctConv, geometry_of
-from octavize.plan import Decision, Plan, fit_budget
-from octavize.planning import Fallback, Layer, Trace, check_one_of, least_low
+from octavize.plans import planning
+from octavize.plans.deciding import DEFAULT_ALPHA, LayerInfo
+from octavize.plans.deciding import check_plan as check_decisions
+from octavize.plans.exchanging import Block
+from octavize.plans.plan import Decision, Plan, fit_budget
+from octavize.plans.planning import Fallback, Layer, Trace, check_one_of, least_low
 from octavize.split import default_octave_dims
 
 Alpha = float | Mapping[str, float] | Callable[[str, nn.Module], float]

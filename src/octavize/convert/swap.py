@@ -15,7 +15,7 @@ from octavize.nn.conv import OctConv, OctConv1d, OctConv2d, OctConv3d
 from octavize.nn.conv_padded import OctConvSame, become_same, vanilla_of
 from octavize.nn.conv_transpose import OctConvTranspose1d, OctConvTranspose2d, OctConvTranspose3d
 from octavize.nn.own_padding import KEPT, pads_by_itself
-from octavize.plan import Decision
+from octavize.plans.plan import Decision
 
 
 class Handler(Protocol):

@@ -26,7 +26,7 @@ from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.conv import OctConv
 from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
-from octavize.planning import Fallback, Layer, Trace, TraceError
+from octavize.plans.planning import Fallback, Layer, Trace, TraceError
 
 Result = TypeVar("Result")
 Module = TypeVar("Module", bound=nn.Module)

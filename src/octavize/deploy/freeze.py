@@ -16,7 +16,6 @@ from octavize.convert.inputs import Example, Inputs
 from octavize.convert.planner import Way, convolutions
 from octavize.convert.swap import replace_module
 from octavize.convert.trace import clean_copy, example_inputs
-from octavize.deciding import per_layer
 from octavize.deploy.difference import difference
 from octavize.deploy.frozen import JOINS, FrozenOctConv, Pool, parameter, torch_layer
 from octavize.deploy.network import FrozenNetwork
@@ -25,6 +24,7 @@ from octavize.deploy.watch import Seen, watch
 from octavize.errors import InputError, shown
 from octavize.nn._torch_internals import computes_as, may_have_pre_hooks
 from octavize.nn.conv import OctConv
+from octavize.plans.deciding import per_layer
 
 TORCH_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -33,7 +33,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavize.errors import InputError
-from octavize.geometry import Geometry, OctaveSettings
 from octavize.nn._torch_internals import ConvNd
 from octavize.nn.channels import merge_channels, split_channels
 from octavize.nn.dispatch import check_seen
@@ -42,6 +41,7 @@ from octavize.nn.own_padding import pads_by_itself
 from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import border, halve, pad_any, pool, upsample
 from octavize.nn.tensor import OctTensor
+from octavize.plans.geometry import Geometry, OctaveSettings
 from octavize.split import (
     ChannelLayout,
     check_alpha,

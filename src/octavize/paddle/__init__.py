@@ -30,5 +30,5 @@ from octavize.paddle.wrapping import disable as disable
 from octavize.paddle.wrapping import enable as enable
 from octavize.paddle.zoo import create_model as create_model
 from octavize.paddle.zoo import list_models as list_models
-from octavize.plan import Decision as Decision
-from octavize.plan import Plan as Plan
+from octavize.plans.plan import Decision as Decision
+from octavize.plans.plan import Plan as Plan

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import paddle
 from paddle import Tensor, nn
 
-from octavize.exchanging import Block
 from octavize.paddle.dispatch import Octave, dense, octave_values, unannounced
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
 from octavize.paddle.inputs import Inputs
 from octavize.paddle.trace import clean_copy, dtype_of, explained
 from octavize.paddle.wrapping import enable
+from octavize.plans.exchanging import Block
 
 SUMS = frozenset({"add", "add_"})
 

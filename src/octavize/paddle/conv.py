@@ -30,12 +30,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from octavize.errors import InputError
-from octavize.geometry import OctaveSettings, border
 from octavize.paddle.channels import split_channels
 from octavize.paddle.geometry import geometry_of
 from octavize.paddle.resample import pad_any, pool, upsample
 from octavize.paddle.tensor import OctTensor
 from octavize.paddle.wrapping import enable
+from octavize.plans.geometry import OctaveSettings, border
 from octavize.split import ChannelLayout, check_alpha, default_octave_dims, with_low_divisible
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

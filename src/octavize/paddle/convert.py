@@ -8,14 +8,14 @@ from typing import TypeVar
 
 from paddle import nn
 
-from octavize.deciding import DEFAULT_ALPHA
 from octavize.errors import InputError
 from octavize.paddle.inputs import Example
 from octavize.paddle.planner import Alpha, Planner, Way, check_plan
 from octavize.paddle.swap import swap
 from octavize.paddle.trace import check_network
-from octavize.plan import Plan
-from octavize.planning import check_alone, least_low, warn_if_nothing
+from octavize.plans.deciding import DEFAULT_ALPHA
+from octavize.plans.plan import Plan
+from octavize.plans.planning import check_alone, least_low, warn_if_nothing
 
 Network = TypeVar("Network", bound=nn.Layer)
 

@@ -12,9 +12,9 @@ from typing import Any
 from paddle import nn
 from paddle.hapi.dynamic_flops import register_hooks
 
-from octavize.geometry import Geometry
 from octavize.paddle.conv import OctConv
 from octavize.paddle.tensor import OctTensor
+from octavize.plans.geometry import Geometry
 from octavize.split import low_size, with_low_divisible
 
 

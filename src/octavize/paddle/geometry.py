@@ -7,7 +7,7 @@ from typing import Any
 
 from paddle import nn
 
-from octavize.geometry import Geometry
+from octavize.plans.geometry import Geometry
 
 TRANSPOSED = (nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose)
 CONVOLUTIONS = (nn.Conv1D, nn.Conv2D, nn.Conv3D, *TRANSPOSED)

@@ -11,7 +11,7 @@ import paddle
 from paddle import Tensor, nn
 
 from octavize.errors import InputError, shown
-from octavize.planning import Shape
+from octavize.plans.planning import Shape
 
 Example = Tensor | Sequence[int] | Sequence[Any] | Mapping[str, Any]
 """An input of the network or its shape; several of them, `(a, b)`; or a mapping of them by name."""

@@ -7,19 +7,19 @@ from typing import Any
 
 from paddle import nn
 
-from octavize import planning
-from octavize.deciding import DEFAULT_ALPHA, LayerInfo
-from octavize.deciding import check_plan as check_decisions
 from octavize.errors import InputError
-from octavize.exchanging import Block
 from octavize.paddle.blocks import residual_blocks
 from octavize.paddle.conv import OctConv
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
 from octavize.paddle.inputs import Example
 from octavize.paddle.swap import handler_of, swap
 from octavize.paddle.trace import check_network, clean_copy, example_inputs, trace
-from octavize.plan import Decision, Plan, fit_budget
-from octavize.planning import Layer, Trace, check_one_of, least_low
+from octavize.plans import planning
+from octavize.plans.deciding import DEFAULT_ALPHA, LayerInfo
+from octavize.plans.deciding import check_plan as check_decisions
+from octavize.plans.exchanging import Block
+from octavize.plans.plan import Decision, Plan, fit_budget
+from octavize.plans.planning import Layer, Trace, check_one_of, least_low
 from octavize.split import default_octave_dims
 
 Alpha = float | Mapping[str, float] | Callable[[str, nn.Layer], float]

@@ -11,7 +11,7 @@ from octavize.errors import InputError
 from octavize.paddle.planner import plan
 from octavize.paddle.trace import trace
 from octavize.paddle.zoo import create_model
-from octavize.plan import Plan
+from octavize.plans.plan import Plan
 from octavize.text import Table
 
 COLUMNS = ("model", "alpha", "params", "macs", "macs_ratio")

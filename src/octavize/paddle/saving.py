@@ -26,7 +26,7 @@ from octavize.paddle.onnx_files import onnx_runner, write_onnx
 from octavize.paddle.predictor import predictor_config
 from octavize.paddle.resample import laid_out_for_int8, laid_out_for_onednn
 from octavize.paddle.trace import clean_copy, example_inputs, explained
-from octavize.planning import Shape
+from octavize.plans.planning import Shape
 
 TARGETS = ("paddle", "onnx")
 TOLERANCE = 1e-4

@@ -20,7 +20,7 @@ from octavize.files import NETWORK, PLAN, WEIGHTS, about_network, call_named, re
 from octavize.paddle.convert import octavize
 from octavize.paddle.weights import load_named, put, to_torch
 from octavize.paddle.zoo import build_vanilla, list_models
-from octavize.plan import Plan
+from octavize.plans.plan import Plan
 from octavize.published.pdparams import read_pdparams
 
 KIND, FUNCTION = "paddle", "function"

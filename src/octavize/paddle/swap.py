@@ -12,7 +12,7 @@ from octavize.errors import InputError
 from octavize.paddle.conv import OctConv, OctConv1D, OctConv2D, OctConv3D
 from octavize.paddle.conv_transpose import OctConv1DTranspose, OctConv2DTranspose, OctConv3DTranspose
 from octavize.paddle.wrapping import hold_wrapped
-from octavize.plan import Decision
+from octavize.plans.plan import Decision
 
 _OCTAVE_CLASS: dict[type[nn.Layer], type[OctConv]] = {
     nn.Conv1D: OctConv1D,

@@ -23,7 +23,7 @@ from octavize.paddle.dispatch import Octave, observe_calls, octave_values, unann
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
 from octavize.paddle.inputs import Example, Inputs, inputs_of
 from octavize.paddle.tensor import OctTensor
-from octavize.planning import Fallback, Layer, Shape, Trace, TraceError
+from octavize.plans.planning import Fallback, Layer, Shape, Trace, TraceError
 
 
 class _Sources:

@@ -23,7 +23,7 @@ from octavize.paddle.cifar_resnet import CifarResNet
 from octavize.paddle.convert import octavize
 from octavize.paddle.planner import convolutions
 from octavize.paddle.torch_names import torch_name
-from octavize.policies import SMALL, exchange_of, policy_of
+from octavize.plans.policies import SMALL, exchange_of, policy_of
 from octavize.split import check_alpha
 
 Names = Callable[[nn.Layer], Callable[[str], str]]

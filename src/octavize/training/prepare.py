@@ -22,8 +22,8 @@ from octavize.data.augment import check_statistics
 from octavize.data.images import Images
 from octavize.errors import InputError, one_line
 from octavize.files import PLAN, read_json, write_json
-from octavize.geometry import Downsample
-from octavize.plan import Plan
+from octavize.plans.geometry import Downsample
+from octavize.plans.plan import Plan
 from octavize.training.checking import tells_mistakes
 from octavize.training.folder import is_first_process
 from octavize.training.hardware import Hardware, bare_trainer, guarded, quiet_lightning

@@ -19,9 +19,9 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
 from octavize.errors import InputError
-from octavize.exchanging import check_exchange_policy
 from octavize.files import parse_yaml
-from octavize.geometry import Downsample
+from octavize.plans.exchanging import check_exchange_policy
+from octavize.plans.geometry import Downsample
 from octavize.training.checking import tells_mistakes, told_of
 
 EXACTLY = ConfigDict(extra="forbid", allow_inf_nan=False)

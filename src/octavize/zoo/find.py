@@ -17,7 +17,7 @@ from octavize.convert.planner import Alpha
 from octavize.convert.trace import image_shape
 from octavize.errors import InputError, one_line, require_extra
 from octavize.files import call_named
-from octavize.policies import exchange_of, policy_of
+from octavize.plans.policies import exchange_of, policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
 from octavize.zoo.trusted import arguments_of_file

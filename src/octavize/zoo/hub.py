@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from octavize.errors import InputError
 from octavize.files import FACTS, NETWORK, PLAN, WEIGHTS, read_about, write_json
-from octavize.plan import Plan
+from octavize.plans.plan import Plan
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.find import BEST, Origin
 from octavize.zoo.storage import load_converted, save_converted

@@ -14,7 +14,7 @@ from torch import nn
 
 from octavize.convert.octavize import octavize
 from octavize.errors import InputError, number, require_extra, whole
-from octavize.policies import SMALL, exchange_of, policy_of
+from octavize.plans.policies import SMALL, exchange_of, policy_of
 from octavize.split import check_alpha
 from octavize.zoo.recipes import REGISTRY, SMALL_IMAGE, Recipe
 

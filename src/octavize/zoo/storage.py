@@ -18,7 +18,7 @@ from octavize.convert.octavize import octavize
 from octavize.convert.order import mark_order, order_of
 from octavize.errors import InputError
 from octavize.files import NETWORK, PLAN, WEIGHTS, about_network, read_about, write_json
-from octavize.plan import Plan
+from octavize.plans.plan import Plan
 from octavize.zoo.find import Origin, origin_of_file
 from octavize.zoo.weights import load_weights, save_weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from octavize.errors import InputError
-from octavize.exchanging import Block, by_layer, check_exchange_policy, exchange_of_layer, places_of
+from octavize.plans.exchanging import Block, by_layer, check_exchange_policy, exchange_of_layer, places_of
 
 
 def block(name: str, size: int) -> Block:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from octavize.errors import InputError, shown
-from octavize.geometry import EXCHANGE
+from octavize.plans.geometry import EXCHANGE
 
 WHERE = ("every", "block", "stage")
 """Where the frequencies may meet."""

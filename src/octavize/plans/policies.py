@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from octavize.errors import InputError
-from octavize.exchanging import check_exchange_policy
+from octavize.plans.exchanging import check_exchange_policy
 from octavize.split import check_alpha
 
 Alphas = Callable[[float], dict[str, float]]

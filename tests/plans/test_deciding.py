@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from octavize.deciding import LayerInfo, check_plan, decide, merge, per_layer, settle
 from octavize.errors import InputError
-from octavize.geometry import Geometry, check_exchange
-from octavize.plan import Plan
+from octavize.plans.deciding import LayerInfo, check_plan, decide, merge, per_layer, settle
+from octavize.plans.geometry import Geometry, check_exchange
+from octavize.plans.plan import Plan
 
 CONV = Geometry(16, 32, (3, 3), (1, 1), (1, 1), (1, 1))
 LAYER = LayerInfo("a", "Conv2D", CONV, 2, True, True, False, (8, 8), (8, 8), 1000)

@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from octavize.errors import InputError
-from octavize.geometry import Geometry
-from octavize.plan import Decision, Plan, some
+from octavize.plans.geometry import Geometry
+from octavize.plans.plan import Decision, Plan, some
 from octavize.split import low_channels
 
 DEFAULT_ALPHA = 0.5

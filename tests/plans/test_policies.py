@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from octavize import policies
 from octavize.errors import InputError
-from octavize.policies import exchange_of, policy, policy_of
+from octavize.plans import policies
+from octavize.plans.policies import exchange_of, policy, policy_of
 
 
 def test_every_named_network_has_a_policy() -> None:

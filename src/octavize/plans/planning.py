@@ -12,11 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from octavize.deciding import DEFAULT_ALPHA, DEFAULT_MIN_LOW, LayerInfo, decide, merge, per_layer, settle
 from octavize.errors import InputError, shown, whole
-from octavize.exchanging import Block, by_layer, check_exchange_policy, needs_blocks, places_of
-from octavize.geometry import check_downsample
-from octavize.plan import Decision, Plan
+from octavize.plans.deciding import (
+    DEFAULT_ALPHA,
+    DEFAULT_MIN_LOW,
+    LayerInfo,
+    decide,
+    merge,
+    per_layer,
+    settle,
+)
+from octavize.plans.exchanging import Block, by_layer, check_exchange_policy, needs_blocks, places_of
+from octavize.plans.geometry import check_downsample
+from octavize.plans.plan import Decision, Plan
 from octavize.split import check_alpha
 
 Shape = tuple[int, ...]

@@ -9,8 +9,8 @@ from typing import Any
 
 from octavize.errors import InputError, number, one_line, require_extra, shown, whole
 from octavize.files import parse_yaml, write_text
-from octavize.geometry import check_downsample, check_exchange
-from octavize.reordering import Permutation, Reordering
+from octavize.plans.geometry import check_downsample, check_exchange
+from octavize.plans.reordering import Permutation, Reordering
 from octavize.split import check_alpha
 from octavize.text import Table
 

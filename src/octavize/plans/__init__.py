@@ -1,0 +1,1 @@
+"""What becomes octave, decided from numbers: plans, policies of network families, exchange, geometry."""

@@ -233,7 +233,7 @@ HEAD = """# Compatibility
 <!-- Written by `python benchmarks/compatibility.py` from docs/results/compatibility.json. -->
 
 One network of each file of public model collections, converted at α = 0.5 without a change to its code.
-{tried} of {files} files are tried so far. "yes" means: layers become octave; the same parameters get a
+{tried} of {files} files are tried. "yes" means: layers become octave; the same parameters get a
 gradient as in the vanilla network; frozen, and exported to ONNX with a free batch, it computes the same.
 Networks without a convolution to make octave are counted apart.
 

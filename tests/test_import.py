@@ -64,7 +64,10 @@ def without(hidden: Sequence[str], program: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize(
     "module",
-    ["plan", "deciding", "planning", "reordering", "split", "geometry", "policies", "files", "errors"],
+    [
+        *(f"plans.{name}" for name in ("plan", "deciding", "planning", "policies", "exchanging")),
+        *("plans.reordering", "plans.geometry", "split", "files", "errors", "text"),
+    ],
 )
 def test_below_the_line_no_framework_is_needed(module: str) -> None:
     program = f"""

@@ -96,9 +96,10 @@ def pays(language: str) -> str:
     results, costs = (study_tables.read(folder / name) for name in ("results.json", "costs.json"))
     page = WORDS[language]["study"]
     figure = f"[![{STUDY}](docs/results/{STUDY}/figures/deployed-{MODEL}-float32.svg)]({page})"
-    table = study_tables.deployed(results, costs, MODEL, words)
+    tables = (part(results, costs, MODEL, words) for part in (study_tables.deployed, study_tables.instead))
+    parts = "\n\n".join(part for part in tables if part)
     note = WORDS[language]["pays"].format(link=page, study=STUDY)
-    return f"{figure}\n\n{table}\n\n{note} {study_tables.conditions(results, words)}"
+    return f"{figure}\n\n{parts}\n\n{note} {study_tables.conditions(results, words)}"
 
 
 def macs_table(words: dict[str, str]) -> str:

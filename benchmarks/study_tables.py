@@ -58,6 +58,10 @@ WORDS = {
         "measured_difference": "octave − vanilla, measured (95 %)",
         "ms": "{}, ms, batch 1 / 8",
         "deployed": "In {runtime}, one thread; differences to {reference} in points (95 %)",
+        "instead": (
+            "At equal time, matched for one image in float32: what octave is ahead of the vanilla network "
+            "that was made as fast, in points (95 %), and its time as a share of that network's, batch 1 / 8"
+        ),
         "norms_about": (
             "Validation accuracy ± standard deviation over seeds, "
             "differences in points; statistics measured on {images:,} training images; torch {torch}, "
@@ -93,6 +97,10 @@ WORDS = {
         "measured_difference": "octave − vanilla，实测统计（95 %）",
         "ms": "{}，毫秒，批 1 / 8",
         "deployed": "在 {runtime} 中，单线程；与 {reference} 之差以百分点计（95 %）",
+        "instead": (
+            "同样的时间（按单张图像、float32 匹配）：octave 网络比改得同样快的原始网络高多少，"
+            "百分点（95 %）；以及它的用时是那个网络的多少倍，批 1 / 8"
+        ),
         "norms_about": (
             "验证准确率 ± 种子间标准差，差值以百分点计；"
             "统计量在 {images:,} 张训练图像上实测；torch {torch}，{precision}，每次训练 {threads} 线程。"
@@ -190,12 +198,7 @@ def deployed(results: dict[str, Any], costs: dict[str, Any], model: str, words: 
     """A row an arm: in each precision of a runtime accuracy, difference and time; None without a runtime."""
     if not results.get("deploy"):
         return None
-    timed = {(row["arm"], row["precision"]): row["ms"] for row in deployed_rows(results, costs)}
-    by_seed: dict[tuple[str, str], dict[int, float]] = {}
-    for run in results["runs"]:
-        for precision, accuracy in run["deployed"].items():
-            if run["model"] == model:
-                by_seed.setdefault((run["arm"], precision), {})[run["seed"]] = accuracy
+    timed, by_seed = milliseconds(results, costs, model), deployed_by_seed(results, model)
     precisions = [p for p in results["deploy"]["precisions"] if any(key[1] == p for key in by_seed)]
     head, rows = [words["arm"]], list[list[str]]()
     for precision in precisions:
@@ -219,6 +222,49 @@ def deployed(results: dict[str, Any], costs: dict[str, Any], model: str, words: 
     runtime = timed_formats()[results["deploy"]["runtime"]].runtime
     about = words["deployed"].format(runtime=runtime, reference=results["reference"])
     return f"{about}:\n\n{Table(head, rows, align='lr').markdown()}"
+
+
+def milliseconds(
+    results: dict[str, Any], costs: dict[str, Any], model: str
+) -> dict[tuple[str, str], dict[str, float]]:
+    """An image's, by arm and precision and then by batch."""
+    rows = (row for row in deployed_rows(results, costs) if row["model"] == model)
+    return {(row["arm"], row["precision"]): row["ms"] for row in rows}
+
+
+def deployed_by_seed(results: dict[str, Any], model: str) -> dict[tuple[str, str], dict[int, float]]:
+    """Accuracies in the runtime, by arm and precision and then by seed."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for run in results["runs"]:
+        for precision, accuracy in run["deployed"].items():
+            if run["model"] == model:
+                found.setdefault((run["arm"], precision), {})[run["seed"]] = accuracy
+    return found
+
+
+def instead(results: dict[str, Any], costs: dict[str, Any], model: str, words: Words) -> str | None:
+    """A row a matched arm: what the arm that it was matched to is ahead of it, in each precision."""
+    if not results.get("deploy"):
+        return None
+    timed, by_seed = milliseconds(results, costs, model), deployed_by_seed(results, model)
+    precisions = results["deploy"]["precisions"]
+    rows: list[list[str]] = []
+    for match in results["matched"].values():
+        octave, other = match["match"]["arm"], match["arm"]
+        tested = all((arm, precision) in by_seed for arm in (octave, other) for precision in precisions)
+        if match["model"] != model or not tested:
+            continue
+        cells: list[str] = []
+        for precision in precisions:
+            difference = minus(by_seed[octave, precision], by_seed[other, precision])
+            ms, base = timed.get((octave, precision), {}), timed.get((other, precision), {})
+            shares = (f"{ms[b] / base[b]:.2f}" if b in ms and b in base else "–" for b in ("1", "8"))
+            cells += [with_seeds(paired(difference), len(results["seeds"])), " / ".join(shares)]
+        rows.append([f"{octave} − {other}", *cells])
+    if not rows:
+        return None
+    head = [words["arm"], *(cell for p in precisions for cell in (p, "×"))]
+    return f"{words['instead']}:\n\n{Table(head, rows, align='lr').markdown()}"
 
 
 def effects(results: dict[str, Any], model: str, words: Words) -> str | None:
@@ -257,6 +303,7 @@ def section(folder: Path, words: Words) -> str:
         found = (
             *(figure(folder, f"deployed-{model}-{precision}") for precision in precisions),
             deployed(results, costs, model, words),
+            instead(results, costs, model, words),
             figure(folder, f"differences-{model}"),
             networks(results, model, words),
             effects(results, model, words),

@@ -18,6 +18,7 @@ from torchvision import models as zoo
 
 import octavize
 from octavize import InputError, load_runtime
+from octavize.convert.inputs import Inputs
 from octavize.deploy import export as e
 from octavize.deploy.formats import onnx
 from octavize.deploy.runtime import Runner
@@ -132,8 +133,8 @@ class Reading(nn.Module):
     [
         ("model.pt", (1, 3, 8, 8), {}, r"model.pt is none of .onnx, .xml, .pt2: give a name"),
         ("no/model.pt2", (1, 3, 8, 8), {}, "folder that does not exist"),
-        ("model.pt2", (3, 8), {}, r"input_shape=\(3, 8\)"),
-        ("model.pt2", None, {}, "input_shape=None"),
+        ("model.pt2", (3, 8), {}, r"example=\(3, 8\) is the shape of no map"),
+        ("model.pt2", None, {}, "example=None is neither"),
         ("model.pt2", (1, 5, 8, 8), {}, "does not run on an input of shape"),
         ("model.pt2", (1, 3, 8, 8), {"metadata": {"mean": object()}}, "metadata cannot be written as JSON"),
     ],
@@ -219,7 +220,7 @@ def test_any_size_that_the_network_takes(up: str, step: int, alpha: float, tmp_p
     """No call depends on the parity of a size, and only sizes that the network takes are tried."""
     torch.manual_seed(0)
     model = octavize.octavize(UNet(up), alpha, example=(1, 3, 24, 24), min_low=0).eval()
-    assert e.size_step(model, (1, 3, 24, 24)) == step
+    assert e.size_step(model, Inputs((torch.zeros(1, 3, 24, 24),))) == step
     assert octavize.export(model, tmp_path / "net.pt2", (1, 3, 24, 24), dynamic_size=True) < 1e-5
     runner = load_runtime(tmp_path / "net.pt2", trust=True)
     assert runner.metadata["smallest_size"] % step == 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from octavize.calibration.coupling import Coupling
 from octavize.calibration.energy import TINY, Energies, Score
-from octavize.convert.inputs import Inputs, Shape, tries
+from octavize.convert.inputs import Inputs, Shape, inputs_of, tries
 from octavize.convert.order import apply_order, order_of, sizes, tensors_of
 from octavize.convert.trace import clean_copy
 from octavize.nn._torch_internals import tree_leaves
@@ -169,7 +169,7 @@ def _verify(model: nn.Module, permutation: Permutation, given: Inputs | Shape) -
         RuntimeError: it computes something else.
     """
     net = clean_copy(model).cpu().double()
-    inputs = tries(given, "cpu", torch.float64)
+    inputs = [inputs_of(x, "cpu", torch.float64) for x in tries(given)]
     before = [tree_leaves(x.call(net)) for x in inputs]
     apply_order(net, permutation)
     after = [tree_leaves(x.call(net)) for x in inputs]

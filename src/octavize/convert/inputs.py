@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,10 @@ class Inputs:
         """Whether a tensor has a row for each image: its first axis is as long."""
         return x.dim() > 0 and len(x) == self.batch
 
+    def is_sized(self, x: Tensor) -> bool:
+        """Whether a tensor is a map as large as the first one."""
+        return x.is_floating_point() and x.dim() >= 3 and tuple(x.shape[2:]) == self.shape[2:]
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """The same with other tensors."""
 
@@ -70,6 +74,10 @@ class Inputs:
     def split(self, size: int) -> list[Inputs]:
         """The images a few at a time."""
         return [self.rows(slice(first, first + size)) for first in range(0, self.batch, size)]
+
+    def sized(self, size: Sequence[int]) -> Inputs:
+        """Other values, for maps of another size in place of those that are as large as the first."""
+        return self.map(lambda x: x.new_zeros(*x.shape[:2], *size) if self.is_sized(x) else x)
 
     def noisy(self) -> Inputs:
         """The same with noise, always the same, in place of all numbers but whole ones."""
@@ -98,11 +106,40 @@ class Inputs:
                 continue
         return None
 
+    def named(self, forward: Callable[..., Any]) -> dict[str, Tensor]:
+        """The tensors, in the order of `tensors`, by the names that a forward gives its arguments.
+
+        In an argument that is a container, the keys follow: `pair_0`. Of a mapping that is the only argument,
+        they alone are the names.
+        """
+        known = list(inspect.signature(forward).parameters.values())
+        parts: list[tuple[tuple[str, ...], Any]] = []
+        for place, value in enumerate(self.args):
+            parameter = known[min(place, len(known) - 1)]
+            several = parameter.kind is parameter.VAR_POSITIONAL
+            parts.append(((f"{parameter.name}_{place}" if several else parameter.name,), value))
+        if len(parts) == 1 and isinstance(parts[0][1], Mapping) and not self.kwargs:
+            parts = [((), parts[0][1])]
+        parts += [((name,), value) for name, value in self.kwargs.items()]
+        found = [("_".join(path), x) for start, value in parts for path, x in _paths(start, value)]
+        if [id(x) for _, x in found] == [id(x) for x in self.tensors] and len(dict(found)) == len(found):
+            return dict(found)
+        return {f"input_{place}": x for place, x in enumerate(self.tensors)}  # containers of other kinds
+
     def call(self, net: Callable[..., Any]) -> Any:
         return net(*self.args, **self.kwargs)
 
     def __str__(self) -> str:
         return ", ".join(str(tuple(x.shape)) for x in self.tensors)
+
+
+def _paths(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """The tensors in nested containers, with the keys that lead to each."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _paths((*path, str(key)), each)
 
 
 class _OtherKind(Exception):
@@ -145,10 +182,9 @@ def inputs_of(given: Inputs | Sequence[int], device: torch.device | str, dtype: 
     return Inputs((noise.to(device=device, dtype=dtype),))
 
 
-def tries(given: Inputs | Sequence[int], device: torch.device | str, dtype: torch.dtype) -> list[Inputs]:
-    """Inputs to compare two networks on: noise, and the values of an example that has some."""
-    inputs = inputs_of(given, device, dtype)
-    return [inputs.noisy(), inputs] if isinstance(given, Inputs) else [inputs]
+def tries(given: Inputs | Shape) -> list[Inputs | Shape]:
+    """What to compare two networks on: noise, and the values of an example that has some."""
+    return [given.noisy(), given] if isinstance(given, Inputs) else [given]
 
 
 def checked_example(model: nn.Module, example: Example | Inputs) -> Inputs | Shape:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octavize.convert.inputs import Inputs, inputs_of
+from octavize.convert.inputs import Inputs, Shape, inputs_of, tries
 from octavize.convert.trace import clean_copy, leaves
 from octavize.errors import one_line
 from octavize.nn.dispatch import unannounced
@@ -20,18 +20,22 @@ TOLERANCE_HALF = 0.1
 """The same for networks in float16 or bfloat16."""
 
 
-def difference(model: nn.Module, frozen: nn.Module, shape: Inputs | Sequence[int]) -> str | None:
-    """How the outputs of two networks differ on one random input, in words; None if they do not.
+def difference(model: nn.Module, frozen: nn.Module, given: Inputs | Shape) -> str | None:
+    """How the outputs of two networks differ on a random input, in words; None if they do not.
 
     Where they do in their own dtype, float64 decides: networks may blow rounding up. A network that does not
     run on the input, or gives two answers to it, cannot be compared.
     """
+    return next(filter(None, (_difference(model, frozen, each) for each in tries(given))), None)
+
+
+def _difference(model: nn.Module, frozen: nn.Module, given: Inputs | Shape) -> str | None:
     first = next(model.parameters(), None)
     dtype = torch.float32 if first is None else first.dtype
     tolerance = TOLERANCE_HALF if dtype in (torch.float16, torch.bfloat16) else TOLERANCE
     problem = None
     for wanted in (dtype, torch.float64):
-        inputs = inputs_of(shape, "cpu" if first is None else first.device, wanted)
+        inputs = inputs_of(given, "cpu" if first is None else first.device, wanted)
         with torch.no_grad(), torch.random.fork_rng(devices=[]), unannounced():
             try:
                 expected = _outputs(model, inputs, wanted)

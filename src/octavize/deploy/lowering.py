@@ -91,6 +91,10 @@ def lower(
     about = load_runtime(path).metadata
     if about.get("precision") != "float32":
         raise InputError(f"path {path} is in {about.get('precision')}: give the float32 file")
+    if precision == "int8" and "inputs" in about:
+        raise InputError(
+            f"path {path} takes several inputs, or whole numbers: only files of one image are quantized"
+        )
     shape = tuple(about["input_shape"])
     shape = (1, *shape[1:]) if about["dynamic_batch"] else shape
     images = batches_of(calibration, shape) if precision == "int8" else []

@@ -90,6 +90,7 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/guide.md": of_the_guide,
     "docs/convert-trained.md": of_converting,
     "docs/large-kernels.md": of_large_kernels,
+    "docs/features.md": dict,
 }
 """What a page takes for granted, by its path; written into the working folder or as names."""
 SLOW = {"README.md", "README.zh.md"}

@@ -27,6 +27,7 @@ def is_paddle(backend: str) -> bool:
         raise InputError(f"--backend is {backend!r}: give {' or '.join(BACKENDS)}")
     if backend == "paddle":
         require_extra("paddle", "paddle")
+        os.environ.setdefault("GLOG_minloglevel", "2")  # its remarks on itself are not for our users
     return backend == "paddle"
 
 

@@ -73,7 +73,8 @@ class LazySplit:
             InputError: an image is broken; the message names its path.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return decode_all([self.paths[i] for i in index.tolist()], self.size), self.labels[index]
+        pixels = decode_all([self.paths[i] for i in index.tolist()], self.size)
+        return torch.from_numpy(pixels), self.labels[index]
 
     @property
     def shape(self) -> tuple[int, int, int]:

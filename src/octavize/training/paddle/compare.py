@@ -13,11 +13,12 @@ import paddle
 from rich.console import Console
 
 from octavize.errors import InputError
+from octavize.paddle.state import PADDLE
 from octavize.paddle.zoo import list_models
 from octavize.training.folder import claim
 from octavize.training.paddle.costs import measure_costs
 from octavize.training.paddle.data import load_images
-from octavize.training.paddle.train import OPTIMIZERS, PADDLE, build_network, train_run
+from octavize.training.paddle.train import OPTIMIZERS, build_network, train_run
 from octavize.training.recipe import Recipe, dump_recipe
 from octavize.training.runs import OUTPUTS, check_data, foreign_to, plan_runs
 from octavize.training.summary import DEFAULT_TIMING, Timing, write_summary

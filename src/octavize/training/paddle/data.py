@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from octavize.data.choice import hold_out, limit
+from octavize.data.normalize import normalized
 from octavize.data.textures import COUNTS, PHOTOGRAPHS, texture_patches
 from octavize.errors import InputError, one_line
 from octavize.training.recipe import Recipe
@@ -152,11 +153,7 @@ def crop_and_flip(
 
 def as_seen(images: npt.NDArray[np.uint8], of: Images, recipe: Recipe) -> Tensor:
     """What a network sees of images (N, C, H, W) of a data set: normalized, enlarged, float32."""
-    values = images.astype(np.float32) / 255
-    if recipe.normalize:
-        mean, std = (np.array(v, np.float32)[:, None, None] for v in (of.mean, of.std))
-        values = (values - mean) / std
-    tensor = paddle.to_tensor(values)
+    tensor = paddle.to_tensor(normalized(images, of.mean, of.std, recipe.normalize))
     if recipe.size is not None and recipe.size != of.size:
         tensor = F.interpolate(tensor, size=[recipe.size, recipe.size], mode="bilinear", align_corners=False)
     return tensor

@@ -30,16 +30,15 @@ from rich.progress import Progress
 from octavize.bench.environment import processor_name, versions
 from octavize.errors import InputError
 from octavize.files import write_json, write_text
+from octavize.paddle.state import PADDLE, read_state, write_state
 from octavize.paddle.weights import load_named, put, torch_state
 from octavize.paddle.zoo import create_model
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row, finite_or_none
 from octavize.training.paddle.data import Images, Split, as_seen, crop_and_flip
-from octavize.training.paddle.state import read_state, write_state
 from octavize.training.recipe import Recipe
 from octavize.training.runs import Run, describe_data, describe_input, fingerprint, read_result, teller
 
-PADDLE = "PaddlePaddle"
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": lambda momentum, **o: paddle.optimizer.Momentum(momentum=momentum, use_nesterov=True, **o),
     "momentum": lambda momentum, **o: paddle.optimizer.Momentum(momentum=momentum, **o),

@@ -107,7 +107,7 @@ def convert(
     console.print(f"weights: {weights}; network written to [bold]{out}[/bold]")
 
 
-EXPERIMENT = ("pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors")
+EXPERIMENT = ("pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors", "tqdm")
 """What `compare` needs beside Paddle."""
 
 

@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
 )
 EAGER_BYTES = 4 * 2**30
 """A split that would take more once decoded is decoded batch by batch instead."""
+LAZY_SAMPLE = 2048
+"""Mean and deviation of such a one come from so many images, evenly spaced."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from octavize.data.decode import decode_all
+from octavize.data.folder import LAZY_SAMPLE
 
-# Mean and deviation of a split that does not fit in memory come from so many images, evenly spaced.
-LAZY_SAMPLE = 2048
 STATS_CHUNK = 1024
 
 

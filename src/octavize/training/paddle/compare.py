@@ -107,8 +107,6 @@ def check_settings(recipe: Recipe) -> None:
         raise InputError(f"precision is {recipe.precision!r}, which Paddle has on GPUs only: give 32-true")
     usual: dict[str, tuple[Any, str]] = {
         "octave_bias": (False, "its octave layers have one bias an output"),
-        "initializer": ("builder", "its networks start with Paddle's own weights"),
-        "depthwise_initializer": ("builder", "its networks start with Paddle's own weights"),
         "norm_images": (0, "it reads batch norms as training left them"),
     }
     for name, (value, why) in usual.items():

@@ -60,13 +60,14 @@ def find_network(
     if path.suffix == ".safetensors":
         raise InputError(f"model {name} does not exist: give the weights of a run, or a name")
     share = 0.5 if alpha is None else alpha
-    net = _named(name, share, num_classes, size, exchange)
+    net = build_named(name, share, num_classes, size, exchange)
     return net, {"model": name, "alpha": share, "in_chans": example_inputs(net).shape[1]}
 
 
-def _named(
+def build_named(
     name: str, alpha: float, num_classes: int | None, size: int | None, exchange: str | None
 ) -> nn.Layer:
+    """The octave network of a name or of `module:function`, see `find_network`."""
     if ":" not in name:
         arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         return create_model(name, alpha, exchange=exchange, **arguments)

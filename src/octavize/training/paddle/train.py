@@ -36,7 +36,7 @@ from octavize.paddle.weights import load_named, put, torch_state
 from octavize.paddle.zoo import create_model
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row, finite_or_none
-from octavize.training.paddle.data import Images, Split, as_seen, crop_and_flip
+from octavize.training.paddle.data import AnySplit, Images, Split, as_seen, crop_and_flip
 from octavize.training.recipe import Recipe
 from octavize.training.runs import (
     Run,
@@ -190,7 +190,7 @@ class _Training:
             scores = self.net(inputs)
         return scores.astype("float32")
 
-    def _evaluate(self, split: Split) -> tuple[float, float]:
+    def _evaluate(self, split: AnySplit) -> tuple[float, float]:
         """Mean loss and accuracy."""
         self.net.eval()
         losses, right = 0.0, 0

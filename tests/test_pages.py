@@ -96,7 +96,7 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
 SLOW = {"README.md", "README.zh.md"}
 """They tune by measured time."""
 NOT_RUN = {"docs/article.zh.md", "docs/deploy.md", "docs/paddle.md", "docs/paddle.zh.md"}
-"""Quantizing and tuning take minutes; Paddle is not where torch is."""
+"""Quantizing and tuning take minutes; tests/paddle runs the pages for Paddle, where torch is not."""
 
 
 @pytest.fixture

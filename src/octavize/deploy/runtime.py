@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from octavize.deploy.formats import Array, Format, Run, format_of
-from octavize.errors import InputError, one_line, require_extra, whole
+from octavize.deploy.formats import Array, Run, format_of
+from octavize.errors import InputError, extra_here, one_line, require_extra, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,7 +186,7 @@ def load_runtime(path: str | Path, threads: int | None = None, *, trust: bool = 
             "Python trust=True); .onnx and .xml files run none"
         )
     for module in kind.needed_to_load:
-        require_extra(module, _extra_of(kind))
+        require_extra(module, extra_here(kind.extra) if kind.from_onnx else kind.extra)
     try:
         run, about = kind.load(path, threads)
     except InputError:
@@ -195,9 +194,3 @@ def load_runtime(path: str | Path, threads: int | None = None, *, trust: bool = 
     except Exception as error:  # each runtime has its own kinds
         raise InputError(f"model {path} cannot be read ({one_line(error)}): export it again") from error
     return Runner(path, run, about)
-
-
-def _extra_of(kind: Format) -> str:
-    """What brings a format's runtime: users of Paddle need no torch for it."""
-    for_paddle = util.find_spec("torch") is None and util.find_spec("paddle") is not None
-    return f"paddle-{kind.extra}" if for_paddle and kind.extra == "deploy" else kind.extra

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,17 @@ def random_input(inputs: Inputs, dtype: Any, seed: int = 0) -> Inputs:
         return paddle.to_tensor(random.standard_normal(entry)).astype(dtype)
 
     return inputs.each(made)
+
+
+def answering(model: nn.Layer) -> Callable[[np.ndarray[Any, Any]], Tensor]:
+    """What a network makes of arrays, in evaluation mode and without gradients."""
+    model.eval()
+
+    def answer(images: np.ndarray[Any, Any]) -> Tensor:
+        with paddle.no_grad():
+            return model(paddle.to_tensor(images))
+
+    return answer
 
 
 def outputs_of(output: Any) -> list[np.ndarray[Any, Any]]:

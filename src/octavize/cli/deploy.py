@@ -130,7 +130,7 @@ def export(
         return
     console = Console(highlight=False, soft_wrap=True)
     lowered = "" if precision == "float32" else " in float32"
-    console.print(f"parity: largest error {error:.1e} of the largest output{lowered}")
+    console.print(f"parity: largest error {error:.1e} of what an image changes{lowered}")
     if seen is not None:
         console.print(f"quantized on {quantized_on} images")
     if agreed is not None:

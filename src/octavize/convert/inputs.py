@@ -86,6 +86,10 @@ class Inputs:
             lambda x: torch.randn(x.shape, generator=random).to(x) if x.is_floating_point() else x
         )
 
+    def negative(self) -> Inputs:
+        """Other inputs of the same kind: real numbers with the other sign."""
+        return self.map(lambda x: -x if x.is_floating_point() else x)
+
     def out_of(self, batch: Any) -> Inputs | None:
         """The inputs in a batch of a loader, which has them where this example has them; None if it has not.
 

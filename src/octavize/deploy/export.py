@@ -17,6 +17,7 @@ from torch import nn
 from octavize._version import __version__
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
 from octavize.convert.trace import TraceError, check_network, clean_copy, runs, trace
+from octavize.deploy.difference import change, largest
 from octavize.deploy.formats import Format, format_of
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
@@ -29,7 +30,9 @@ from octavize.nn.conv import OctConv
 from octavize.split import default_octave_dims
 
 TOLERANCE = 1e-4
-"""Largest error, relative to the largest output, at which a file counts as the same network; float32."""
+"""Largest error at which a file counts as the same network, see `parity`; float32."""
+LEAST_CHANGE = 0.1
+"""Share of the largest output that an error is related to where an input changes the outputs less."""
 LARGEST_STEP = 64
 """Pixels between the sizes that a network takes, at most."""
 
@@ -70,7 +73,7 @@ def export(
             file, with the shape and the version of octavize; `octavize.load_runtime(path).metadata` reads it.
 
     Returns:
-        The largest error in float32 against the network in PyTorch, relative to its largest output, over
+        The largest error in float32 against the network in PyTorch, relative to what an input changes, over
         random inputs of several batches (and sizes), and the example's own values of several inputs; whole
         numbers are always the example's. Precision is lowered afterwards.
 
@@ -128,7 +131,7 @@ def export(
                 remedy = "export it for one size" if dynamic_size else "export to another format, and report"
                 raise InputError(
                     f"path {path} is not written: its outputs differ from the network's by {error:.1e} of "
-                    f"the largest, more than {TOLERANCE:g}; {remedy}"
+                    f"what an input changes, more than {TOLERANCE:g}; {remedy}"
                 )
             if precision != "float32":
                 kind.lower[precision](written, quantized_on, _as_json(about | {"precision": precision}))
@@ -242,16 +245,19 @@ def inputs_to_try(
 
 
 def parity(model: nn.Module, path: Path, tried: Sequence[Inputs]) -> float:
-    """Largest difference between a file and its network on some inputs, relative to the largest output.
+    """Largest difference between a file and its network on some inputs, relative to what an input changes.
 
+    That is the largest change of an output between an input and its negative, but at least a tenth of the
+    largest output: a large constant in the outputs, such as a bias, hides no difference but rounding.
     Inputs of which the network itself makes no finite numbers tell nothing; NaN if there are no others.
     """
     runner, worst = load_runtime(path, trust=True), []
     for inputs in tried:
         with torch.no_grad():
-            expected = inputs.call(model).float()
+            expected, other = (each.call(model).float() for each in (inputs, inputs.negative()))
         got = torch.from_numpy(runner(*inputs.tensors)).float()
-        error = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+        scale = max(change(expected, other), LEAST_CHANGE * largest(expected), 1e-12)
+        error = float((got - expected).abs().max()) / scale
         if expected.isfinite().all():
             worst.append(error if error == error else float("inf"))
     return max(worst, default=float("nan"))

@@ -158,13 +158,15 @@ class Official(nn.Module):
     def stem(self, x: Tensor) -> Pair:
         return F.max_pool2d(self.conv1(x), 3, 2, 1), None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         maps = self.stem(x)
         for block in self.blocks():
             maps = block(maps)
         assert maps[1] is None
-        last = self.tail(maps[0]) if hasattr(self, "tail") else maps[0]
-        return self.classifer(last.mean((2, 3), keepdim=True)).flatten(1)
+        return self.tail(maps[0]) if hasattr(self, "tail") else maps[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifer(self.features(x).mean((2, 3), keepdim=True)).flatten(1)
 
 
 class OfficialResNet(Official):

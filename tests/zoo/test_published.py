@@ -180,6 +180,14 @@ def test_networks_of_the_gluon_code(which: str, tmp_path: Path) -> None:
     agrees(net, path, size=128)
 
 
+def test_a_network_whose_sums_are_in_the_same_order_agrees_to_the_last_bit(tmp_path: Path) -> None:
+    """No layer of MobileNetV2 reads two halves and writes two. Up to the classifier, there a convolution."""
+    net = randomized(OfficialMobileNetV2(0.5, 1.125))
+    ours, x = load_published(write_gluon(net, tmp_path)), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours.forward_features(x), net.features(x))
+
+
 def test_how_images_are_normalized_is_that_of_each_code() -> None:
     """In its scores: Gluon as usual for ImageNet, Symbol by one factor."""
     net = resnet_v2(R26, 0.5)

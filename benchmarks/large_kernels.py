@@ -11,6 +11,7 @@ that let its depthwise layers be octave. Results: `docs/results/large-kernels.js
 from __future__ import annotations
 
 import argparse
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 
 import timm
 import torch
-from rich.console import Console
 from timm.models.convmixer import ConvMixer
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
@@ -159,7 +159,6 @@ def time_all(names: Sequence[str], rounds: int) -> dict[str, Any]:
             batches=(1,),
             threads=(1,),
             rounds=rounds,
-            say=lambda text, name=name: Console(stderr=True).print(f"{name}: {text}"),
         )
         rows += [{"architecture": name, **row} for row in about.pop("rows")]
     return {**about, "threads": 1, "rows": rows}
@@ -256,6 +255,7 @@ def times_table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--count", action="store_true", help="only plans and arithmetic")

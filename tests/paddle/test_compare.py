@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from octavize.cli.main import main
 from octavize.errors import InputError
@@ -26,7 +25,6 @@ from octavize.training.paddle.data import Images, Split, as_seen, crop_and_flip,
 from octavize.training.recipe import Recipe, load_recipe
 from octavize.training.summary import Timing
 
-QUIET = Console(file=io.StringIO())
 SHORT = Timing(batch=2, rounds=1)
 TINY: dict[str, Any] = {
     "models": ["oct_resnet18_small"],
@@ -58,7 +56,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(out: Path, **changed: Any) -> dict[str, Any]:
     restart = changed.pop("restart", False)
     recipe = load_recipe("quick", **{**TINY, **changed})
-    return compare(recipe, out, timing=SHORT, console=QUIET, restart=restart)
+    return compare(recipe, out, timing=SHORT, restart=restart)
 
 
 def test_the_run_folder_and_its_report(tmp_path: Path) -> None:
@@ -118,9 +116,7 @@ def test_a_damaged_state_is_told(tmp_path: Path) -> None:
     (folder / "last.safetensors").write_bytes(b"nothing")
     recipe = load_recipe("quick", **{**TINY, "alphas": [0.5]})
     with pytest.raises(InputError, match="is damaged"):
-        training.train_run(
-            training.Run("oct_resnet18_small", 0.5, 0), recipe, load_images(recipe), folder, console=QUIET
-        )
+        training.train_run(training.Run("oct_resnet18_small", 0.5, 0), recipe, load_images(recipe), folder)
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from octavize.convert.trace import CONVOLUTIONS, check_network, clean_copy
 from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError, number, whole
 from octavize.nn.conv import OctConv
+from octavize.report.progress import steps
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
@@ -79,7 +81,7 @@ def refit(
         memory: GiB for maps of images that wait for the next layer. While they need more, some run from the
             start for each layer, which takes longer. About as much is needed besides.
         progress: called with the names of the layers and epochs; what it returns is iterated over, such as
-            `tqdm.tqdm` or `rich.progress.track`.
+            `tqdm.tqdm`. By default the log is told.
 
     Returns:
         The errors of each layer before and after, and the layers that were left alone, with the reason.
@@ -115,7 +117,7 @@ def refit(
     run_on(stand_in(model), batches[0][:1])
     shift = norm_shift(reference, batches)
     refitter = _Refitter(model, reference, batches, memory, epochs)
-    refitter.all(progress or iter)
+    refitter.all(progress or partial(steps, what="refitting"))
     layers, left = tuple(refitter.done), refitter.left
     done = Refitting(layers, left, refitter.images, shift, refitter.polished)
     _warn(done)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from octavize.cli.options import ExchangeName, Exchanges, network
+from octavize.cli.telling import Answer, warn
 from octavize.deploy.formats import PRECISIONS, format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from octavize.deploy.images import Found
+    from octavize.deploy.quantize import Agreement
 
 CALIBRATED_ON, COMPARED_ON = 300, 500
 """Images that int8 is quantized on and that are compared, at most."""
@@ -68,7 +69,7 @@ def export(
         network(help="Classes of a named network; by default its own number.", min=1),
     ] = None,
     exchange: ExchangeName = None,
-) -> None:
+) -> Answer:
     """Write a network for another runtime, and compare the file with the network.
 
     Batch norms are folded in. The file takes any number of images at once; it knows its classes, how
@@ -115,33 +116,41 @@ def export(
     how: dict[str, Any] = {"precision": precision, "calibration": images, "dynamic_size": dynamic_size}
     error = run(model, to, shape, metadata=about, **how)
     sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
-    console = Console(highlight=False, soft_wrap=True)
     lowered = "" if precision == "float32" else " in float32"
-    console.print(f"parity: largest error {error:.1e} of the largest output{lowered}")
+    text = [f"parity: largest error {error:.1e} of the largest output{lowered}"]
+    values: dict[str, Any] = {"file": str(to), "precision": precision, "parity": error, "agreement": None}
+    values |= {"size": None if dynamic_size else side}
+    values |= {"quantized_on": None if seen is None else len(seen.paths)}
     if seen is not None:
-        console.print(f"quantized on {len(seen.paths)} images")
+        text.append(f"quantized on {len(seen.paths)} images")
     if compared is not None and outputs is None:
-        console.print("not compared on images: the network tells no classes apart")
+        text.append("not compared on images: the network tells no classes apart")
     elif compared is not None:
         others = "the same" if compared is seen else "images" if seen is None else "others"
-        _tell_agreement(console, model, to, compared, others)
-    console.print(f"written: [bold]{to}[/bold], {precision}, for any number of images of {sizes}")
+        found = _agreement(model, to, compared)
+        values["agreement"] = asdict(found)
+        text += _told(found, others)
+    return Answer(values, [*text, f"written: {to}, {precision}, for any number of images of {sizes}"])
 
 
-def _tell_agreement(console: Console, model: nn.Module, file: Path, images: Found, which: str) -> None:
-    """How the network and its file answer to images; `which` they are, beside those it was quantized on."""
+def _agreement(model: nn.Module, file: Path, images: Found) -> Agreement:
+    """How the network and its file answer to images."""
     from octavize.deploy.images import batches, spread_out
     from octavize.deploy.quantize import agreement
     from octavize.deploy.runtime import load_runtime
 
     compared, _ = spread_out(images, COMPARED_ON)
     runner = load_runtime(file, trust=True)  # written a moment ago
-    found = agreement(model.eval(), runner, batches(compared.paths, runner.metadata), compared.labels)
-    console.print(f"compared on {found.images} {which}, same class first: {found.same:.1%}")
-    if found.before is None or found.after is None:
-        console.print("accuracy: unknown, since the folders of the images are not the network's classes")
-    else:
-        console.print(f"accuracy: {found.before:.2%} in float32, {found.after:.2%} in this file")
+    return agreement(model.eval(), runner, batches(compared.paths, runner.metadata), compared.labels)
+
+
+def _told(found: Agreement, which: str) -> list[str]:
+    """In words; `which` images they are, beside those it was quantized on."""
+    accuracy = "unknown, since the folders of the images are not the network's classes"
+    if found.before is not None and found.after is not None:
+        accuracy = f"{found.before:.2%} in float32, {found.after:.2%} in this file"
+    first = f"compared on {found.images} {which}, same class first: {found.same:.1%}"
+    return [first, f"accuracy: {accuracy}"]
 
 
 def predict(
@@ -154,8 +163,7 @@ def predict(
     trust: Annotated[
         bool, typer.Option("--trust", help="Read a .pt2 although it may run code of whoever wrote it.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> Answer:
     """Classify images with an exported network.
 
     [bold]Examples[/bold]
@@ -166,21 +174,17 @@ def predict(
     """
     from octavize.deploy.predict import predict as run
     from octavize.deploy.runtime import load_runtime
-    from octavize.report.tables import show
 
     if trust and format_of("model", model).runs_code:
-        typer.echo(f"warning: {model} may run code of whoever wrote it", err=True)
+        warn(f"{model} may run code of whoever wrote it")
     answers = run(load_runtime(model, threads, trust=trust), images, top)
-    if as_json:
-        rows = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-        return
+    values = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
     rows = [
         ("" if i else str(image), found["class"], f"{found['probability']:.1%}")
         for image, answer in zip(images, answers, strict=True)
         for i, found in enumerate(answer)
     ]
-    show(Table(("image", "class", "probability"), rows, align="llr"), Console(highlight=False))
+    return Answer(values, [Table(("image", "class", "probability"), rows, align="llr")])
 
 
 def bench(
@@ -232,7 +236,7 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Figure to write: .png, .svg or .pdf.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-) -> None:
+) -> Answer:
     """Time vanilla and octave in each runtime: how much of the saved arithmetic is saved in time.
 
     Saving realized is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla
@@ -250,7 +254,7 @@ def bench(
     """
     from octavize.bench.contenders import contenders_of, with_narrower
     from octavize.bench.ratios import bench as run
-    from octavize.bench.report import FIGURES, draw, show_tables
+    from octavize.bench.report import FIGURES, draw, tables
     from octavize.bench.runtimes import choose_runtimes
     from octavize.files import write_json
     from octavize.zoo.find import find_origin
@@ -269,7 +273,6 @@ def bench(
     contenders = contenders_of(build, shares, size, exchanges=exchange or (), same_macs=same_macs)
     if same_macs and origin.kind == "octavize":
         contenders = with_narrower(origin.name, contenders, size)
-    log = Console(stderr=True, highlight=False)
     results = {"model": source, "size": size} | run(
         contenders,
         chosen,
@@ -279,11 +282,10 @@ def bench(
         rounds=rounds,
         together=together,
         device=device,
-        say=log.print,
     )
     title = f"{source}, {size} × {size} pixels, median of {rounds} rounds"
-    show_tables(results, title, Console())
     if out is not None:
         write_json(out, results)
     if figure is not None:
         draw(results, figure, title)
+    return Answer(results, [title, *tables(results)])

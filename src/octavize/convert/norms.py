@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from octavize.convert.trace import check_network, clean_copy
-from octavize.data.loaders import images_of, run_on
+from octavize.data.loaders import batch_count, images_of, run_on
 from octavize.errors import whole
 from octavize.nn._torch_internals import BatchNorm
+from octavize.report.progress import steps
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 TRUSTED = 0.1
@@ -66,7 +67,8 @@ def reestimate_norms(
         return 0
     used = 0
     with torch.no_grad(), _averaging(model, norms):
-        for images in images_of(loader, max_images):
+        total = batch_count(loader, max_images)
+        for images in steps(images_of(loader, max_images), "measuring batch norms", total):
             run_on(model, images)
             used += len(images)
     if vanilla is not None:

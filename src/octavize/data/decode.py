@@ -12,29 +12,26 @@ import torch
 from torch import Tensor
 
 from octavize.errors import InputError, one_line
+from octavize.report.progress import steps
 
 if TYPE_CHECKING:
     from PIL import Image
 
 # Longer side of what is resized, in shorter sides; further out nothing is looked at.
 LONGEST = 8
-# Seconds of decoding after which a progress bar appears.
-PATIENCE = 2.0
 
 
-def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) -> Tensor:
+def decode_all(paths: Sequence[Path], size: int, what: str | None = None) -> Tensor:
     """Decode images with a pool of threads: (N, 3, size, size) uint8, in the order of `paths`.
 
     Args:
         paths: image files.
         size: side of the result, pixels.
-        progress: text of a progress bar on stderr, shown once decoding takes longer than two seconds.
+        what: name of its progress; None for a few images, of which none is told.
 
     Raises:
         InputError: an image is broken; the message names its path.
     """
-    from tqdm import tqdm
-
     images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
 
     def read(i: int) -> None:
@@ -43,7 +40,7 @@ def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) ->
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         done = pool.map(read, range(len(paths)))
-        for _ in tqdm(done, progress, len(paths), delay=PATIENCE, disable=progress is None):
+        for _ in done if what is None else steps(done, what, len(paths)):
             pass
     finally:
         # After a broken image the rest need not be read.

@@ -168,4 +168,4 @@ def _read_split(files: _Files, size: int, label: str) -> AnySplit:
     labels = torch.tensor(files.labels)
     if len(files.paths) * 3 * size * size > EAGER_BYTES:
         return LazySplit(files.paths, labels, size)
-    return Split(decode_all(files.paths, size, progress=f"decoding {label}"), labels)
+    return Split(decode_all(files.paths, size, f"decoding {label}"), labels)

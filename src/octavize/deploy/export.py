@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import logging
 import operator
 import os
 import tempfile
@@ -27,6 +28,8 @@ from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
 from octavize.nn.conv import OctConv
 from octavize.split import default_octave_dims
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Largest error, relative to the largest output, at which a file counts as the same network; float32."""
@@ -88,6 +91,7 @@ def export(
         step = size_step(eager, shape) if dynamic_size else 1
         least = smallest_size(eager, shape, step) if dynamic_size else None
         with PoolsAsConvolutions() if precision == "int8" else nullcontext():
+            logger.info("reading the network")
             frozen = freeze_layers(eager, shape, join="low_out")
             program = export_program(frozen, shape, dynamic_batch, dynamic_size)
         if program.call_spec.out_spec is None or not program.call_spec.out_spec.is_leaf():
@@ -100,11 +104,13 @@ def export(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             written = Path(folder) / path.name
             about = {"alpha": alpha_of(model), **(metadata or {}), **about}
+            logger.info("writing %s", path)
             kind.write(program, written, _as_json(about | {"precision": "float32"}))
             files = kind.files(written)
             if left := set(Path(folder).iterdir()) ^ set(files):
                 names = ", ".join(sorted(file.name for file in left))
                 raise RuntimeError(f"format {kind.suffix} writes other files than it says: {names}")
+            logger.info("comparing it with the network")
             tried = shapes_to_try(shape, dynamic_batch, least, step)
             error = parity(eager, written, [shape for shape in tried if runs(eager, shape)])
             if not error <= TOLERANCE:  # not a number fails too
@@ -114,6 +120,7 @@ def export(
                     f"the largest, more than {TOLERANCE:g}; {remedy}"
                 )
             if precision != "float32":
+                logger.info("lowering it to %s", precision)
                 kind.lower[precision](written, quantized_on, _as_json(about | {"precision": precision}))
                 check_finite(written, quantized_on)
             for file in reversed(files):  # weights before the description that needs them

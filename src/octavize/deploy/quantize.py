@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from octavize.deploy.runtime import Runner
 from octavize.errors import InputError
 from octavize.nn.tensor import OctTensor
+from octavize.report.progress import steps
 
 
 def outputs_of(model: nn.Module, shape: Sequence[int]) -> int | None:
@@ -85,7 +86,7 @@ def agreement(
         InputError: the network is no classifier.
     """
     answers: list[tuple[Tensor, Tensor]] = []
-    for images in batches:
+    for images in steps(batches, "comparing"):
         with torch.no_grad():
             scores = model(images)
         if scores.dim() != 2:

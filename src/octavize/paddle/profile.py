@@ -12,6 +12,7 @@ from octavize.paddle.planner import plan
 from octavize.paddle.trace import trace
 from octavize.paddle.zoo import create_model
 from octavize.plans.plan import Plan
+from octavize.report.progress import steps
 from octavize.text import Table
 
 COLUMNS = ("model", "alpha", "params", "macs", "macs_ratio")
@@ -36,14 +37,12 @@ def profile_rows(
         InputError: see `create_model`; or the network does not run on such an image.
     """
     rows = []
-    for name in names:
-        first = 0
-        for alpha in alphas:
-            net = _built(name, alpha, num_classes, exchange)
-            macs = trace(net, (1, 3, size, size)).macs
-            first = first or macs
-            values = (name, alpha, count_params(net), macs, macs / first)
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    first: dict[str, int] = {}
+    for name, alpha in steps([(name, alpha) for name in names for alpha in alphas], "counting"):
+        net = _built(name, alpha, num_classes, exchange)
+        macs = trace(net, (1, 3, size, size)).macs
+        values = (name, alpha, count_params(net), macs, macs / first.setdefault(name, macs))
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from octavize.bench.contenders import Contender
@@ -24,6 +24,8 @@ from octavize.training.runs import input_shape
 from octavize.training.summary import Costs, Results, Timing, key, write_summary
 from octavize.training.train import build_network
 
+logger = logging.getLogger(__name__)
+
 
 def write_results(
     recipe: Recipe,
@@ -31,12 +33,11 @@ def write_results(
     runs: list[dict[str, Any]],
     out: Path,
     timing: Timing,
-    console: Console,
 ) -> Results:
     """Measure, average and write `profile.json`, `results.csv`, `results.json`, figures and report."""
-    console.print("[bold]measuring costs[/bold]")
+    logger.info("measuring costs")
     profile = measure_costs(recipe, images, out / "profile.json", timing)
-    return write_summary(recipe, runs, profile, out, console)
+    return write_summary(recipe, runs, profile, out)
 
 
 def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) -> dict[str, Any]:

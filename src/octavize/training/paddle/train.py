@@ -9,6 +9,7 @@ result.json        written last: it marks the run finished
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -24,14 +25,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.utils import unique_name
-from rich.console import Console
-from rich.progress import Progress
 
 from octavize.bench.environment import processor_name, versions
 from octavize.errors import InputError
 from octavize.files import write_json, write_text
 from octavize.paddle.weights import load_named, put, torch_state
 from octavize.paddle.zoo import create_model
+from octavize.report.progress import bar
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row, finite_or_none
 from octavize.training.paddle.data import Images, Split, as_seen, crop_and_flip
@@ -39,6 +39,7 @@ from octavize.training.paddle.state import read_state, write_state
 from octavize.training.recipe import Recipe
 from octavize.training.runs import Run, describe_data, describe_input, fingerprint, read_result, teller
 
+logger = logging.getLogger(__name__)
 PADDLE = "PaddlePaddle"
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": lambda momentum, **o: paddle.optimizer.Momentum(momentum=momentum, use_nesterov=True, **o),
@@ -55,7 +56,7 @@ def build_network(recipe: Recipe, images: Images, model: str, alpha: float) -> n
     return create_model(model, alpha, **shape, **recipe.arguments_of(model))
 
 
-def train_run(run: Run, recipe: Recipe, images: Images, folder: Path, *, console: Console) -> dict[str, Any]:
+def train_run(run: Run, recipe: Recipe, images: Images, folder: Path) -> dict[str, Any]:
     """Train one network to the end, going on from the last finished epoch if the folder holds one.
 
     Returns:
@@ -69,21 +70,21 @@ def train_run(run: Run, recipe: Recipe, images: Images, folder: Path, *, console
         folder.mkdir(parents=True, exist_ok=True)
         # Optimizers know parameters by names that Paddle numbers: here they are the same in every process.
         with unique_name.guard():
-            result = _Training(run, recipe, images, folder, console).finish()
+            result = _Training(run, recipe, images, folder).finish()
         note = f"{result['train_seconds']:.0f} s of training"
-    console.print(
-        f"  test accuracy [bold]{result['test_accuracy']:.2%}[/bold] "
-        f"[dim](weights of epoch {result['best_epoch']}, {note})[/dim]",
-    )
+    logger.info(
+        "  test accuracy %.2f%% (weights of epoch %d, %s)",
+        100 * result["test_accuracy"], result["best_epoch"], note,
+    )  # fmt: skip
     return result
 
 
 class _Training:
     """A network on its way. What is random in an epoch follows from the seed and the epoch alone."""
 
-    def __init__(self, run: Run, recipe: Recipe, images: Images, folder: Path, console: Console) -> None:
+    def __init__(self, run: Run, recipe: Recipe, images: Images, folder: Path) -> None:
         self.run, self.recipe, self.images = run, recipe, images
-        self.folder, self.console = folder, console
+        self.folder = folder
         self.epochs = recipe.epochs_of(run.model)
         self.batch = min(recipe.batch_size_of(run.model), len(images.train))
         self.steps = len(images.train) // self.batch  # a last batch of one has no variance for batch norm
@@ -105,7 +106,7 @@ class _Training:
     def finish(self) -> dict[str, Any]:
         """Train what is left, test the best weights and write the result."""
         self._resume()
-        tell = teller(self.epochs, self.console)
+        tell = teller(self.epochs)
         with _curves(self.folder, self.rows) as draw:
             for epoch in range(len(self.rows), self.epochs):
                 row = self._epoch(epoch)
@@ -141,7 +142,7 @@ class _Training:
         self.net.train()
         losses, right, lr = 0.0, 0, 0.0
         begun = time.perf_counter()
-        with _bar(self.console, self.steps, f"epoch {epoch + 1}") as advance:
+        with bar(f"epoch {epoch + 1}", self.steps) as advance:
             for step, index in enumerate(np.split(order, self.steps)):
                 lr = self.optimizer.get_lr()
                 loss, hits = self._step(self.images.train[index], random)
@@ -223,7 +224,7 @@ class _Training:
                 state[key.removeprefix("optimizer/")] = paddle.to_tensor(array)
         self.optimizer.set_state_dict(state)
         self.rows = about["rows"]
-        self.console.print(f"  going on after epoch {len(self.rows)}")
+        logger.info("  going on after epoch %d", len(self.rows))
 
 
 def make_optimizer(net: nn.Layer, recipe: Recipe, name: str, total: int) -> Any:
@@ -288,11 +289,3 @@ def _curves(folder: Path, before: list[Row]) -> Iterator[Callable[[Row], None]]:
         for row in before:
             draw(row)
         yield draw
-
-
-@contextmanager
-def _bar(console: Console, steps: int, label: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=steps)
-        yield lambda: progress.advance(task)

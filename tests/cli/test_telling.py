@@ -21,6 +21,7 @@ from rich.console import Console
 from tests.helpers.cli import run
 from tests.helpers.training import MODEL, make_folder, tiny
 
+from octavize import cli
 from octavize.bench import environment
 from octavize.cli.main import app, extra_of
 from octavize.cli.telling import Bars
@@ -293,3 +294,13 @@ def test_warnings_go_through_the_same_console(
     code, out, err = run(capsys, "bands", "a.png")
     assert (code, err) == (0, "Warning: two lines\n")
     assert "100.00%" in out
+
+
+def test_ctrl_c_before_a_command_has_begun_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octavize.cli.main.settle_process", raising(KeyboardInterrupt()))
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Interrupted: nothing was begun\n"

@@ -308,8 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}; give another path or make room")
     except Exception as error:
-        if isinstance(error, Abort):  # Ctrl-C before a command has begun
-            _fail("interrupted", 130)
+        if isinstance(error, Abort):  # Typer's own name for Ctrl-C
+            raise KeyboardInterrupt from None
         # Typer's complaints about options and arguments: it shows them as a box of several lines.
         if not hasattr(error, "format_message"):
             raise
@@ -339,6 +339,6 @@ PACKAGES = {"yaml": "pyyaml", "skimage": "scikit-image", "PIL": "pillow", "paddl
 """What is installed under another name than it is imported by."""
 
 
-def _fail(message: str, code: int = 2) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     say("Error: ", "bold red", message)
-    sys.exit(code)
+    sys.exit(2)

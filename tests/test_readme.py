@@ -72,8 +72,8 @@ def numbers(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
 def test_a_chinese_page_has_the_numbers_of_the_english_one(page: Path) -> None:
     english = page.with_name(page.name.replace(".zh.md", ".md"))
-    assert numbers(page), "it has none"
     assert numbers(page) - numbers(english) == set()
+    assert len(numbers(ROOT / "README.zh.md")) > 20, "numbers are found"
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md"])

@@ -355,6 +355,13 @@ def test_the_command_lists_and_analyses(
             main([*given, option])
         assert not ended.value.code
         assert words in " ".join(capsys.readouterr().out.split())
+    for option, keys in (
+        ("--list", {"seconds_left", "networks"}),
+        ("--analyze", {"headline", "differences"}),
+    ):
+        with pytest.raises(SystemExit):
+            main([*given, option, "--json"])
+        assert json.loads(capsys.readouterr().out).keys() >= keys
 
 
 def test_the_images_are_loaded_at_the_size_of_the_recipe(data_dir: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ channel: as after `freeze`, which folds batch norms away. The three bands are th
 from __future__ import annotations
 
 import argparse
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from bands_rules import census, draft
@@ -138,7 +138,6 @@ def time_all(runtimes: Sequence[str], rounds: int) -> dict[str, Any]:
             batches=(1,),
             threads=(1,),
             rounds=rounds,
-            say=lambda text, name=shape.name: Console(stderr=True).print(f"{name}: {text}"),
         )
         rows += [{"shape": shape.name, **row} for row in about.pop("rows")]
     return {**about, "threads": 1, "rows": rows}
@@ -256,6 +255,7 @@ def training_table(results: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--runtime", nargs="+", default=list(RUNTIMES), metavar="NAME")

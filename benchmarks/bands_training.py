@@ -11,13 +11,13 @@ writes the page.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from rich.console import Console
 from torch import nn
 
 from bands import PAGE, TRAINED, page
@@ -77,9 +77,7 @@ def train_arm(
     """Train one arm with one seed, unless that was done before; a row of the results."""
     run, folder = Run(MODEL, arm.alpha, seed), out / f"{arm.folder}-seed{seed}"
     with changed(), patch.object(train, "build_network", arm.build):
-        result = read_result(folder) or train_run(
-            run, recipe, images, folder, hardware=hardware, console=Console()
-        )
+        result = read_result(folder) or train_run(run, recipe, images, folder, hardware=hardware)
         macs = count_macs(arm.build(recipe, images, MODEL, arm.alpha), shape_of(recipe, images))
     kept = {key: result[key] for key in ("test_accuracy", "test_loss", "best_epoch", "environment")}
     return {"arm": arm.name, "alpha": arm.alpha, "shares": arm.shares, "seed": seed, "macs": macs, **kept}
@@ -100,6 +98,7 @@ def train_all(given: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="images: train/<class> and test/<class>")
     parser.add_argument("--out", type=Path, default=Path("runs/bands"))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -158,7 +159,7 @@ def measure_fine_tuning(
     made = prepare_in(start_folder(job, adaptation), job.source, adaptation, recipe, job.images, job.hardware)
     folder = job.out / "work" / job.label / f"{slug(adaptation)}-epochs{epochs}-seed{seed}"
     fine = fine_tune(
-        made.model, job.source.model, recipe, adaptation, job.images, folder, job.hardware, job.console,
+        made.model, job.source.model, recipe, adaptation, job.images, folder, job.hardware,
         every_epoch=False,
     )  # fmt: skip
     add(job, rows, row, fine, macs=made.plan.macs_after, seconds=fine["train_seconds"])
@@ -174,9 +175,7 @@ def train_from_scratch(job: Job, rows: Rows, alpha: float, seed: int, more: int)
     job.console.print(f"[bold]{describe(row)}[/bold]", highlight=False)
     recipe = replace(job.trained, models=(job.model,), alphas=(alpha,), seeds=(seed,), epochs=epochs)
     folder = job.out / "work" / job.label / f"scratch-alpha{alpha:g}-epochs{epochs}-seed{seed}"
-    result = train_run(
-        Run(job.model, alpha, seed), recipe, job.images, folder, hardware=job.hardware, console=job.console
-    )
+    result = train_run(Run(job.model, alpha, seed), recipe, job.images, folder, hardware=job.hardware)
     add(job, rows, row, result, macs=macs_of(job, alpha), seconds=result["train_seconds"])
 
 
@@ -284,6 +283,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     options, console = parse(), Console()
     try:
         check_settings(options)

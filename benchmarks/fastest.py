@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from marked import add_options, between, make
 from octavize.bench.environment import environment
@@ -44,8 +43,7 @@ WAYS = ("paper", "one α", "by stage")
 def measure(name: str, target: str) -> None:
     """Find the plans of all budgets, time them together, and keep the times as JSON."""
     planner = Planner(create_model(name, 0), example=(1, 3, 224, 224))
-    say = Console(stderr=True).print
-    tuner = Tuner(planner, target, threads=1, rounds=ROUNDS, progress=say)
+    tuner = Tuner(planner, target, threads=1, rounds=ROUNDS)
     plans: dict[tuple[str, float], Plan] = {}
     for alpha in ALPHAS:
         paper = planner.plan(policy_of(name, alpha))
@@ -100,6 +98,7 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--target", nargs="+", choices=RUNTIMES, default=RUNTIMES)

@@ -12,6 +12,7 @@ that let its depthwise layers be octave. Results: `docs/results/large-kernels.js
 from __future__ import annotations
 
 import argparse
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any
 
 import timm
 import torch
-from rich.console import Console
 from timm.models.convmixer import ConvMixer
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
@@ -164,7 +164,6 @@ def time_all(names: Sequence[str], rounds: int) -> dict[str, Any]:
             batches=(1,),
             threads=(1,),
             rounds=rounds,
-            say=lambda text, name=name: Console(stderr=True).print(f"{name}: {text}"),
         )
         rows += [{"architecture": name, **row} for row in about.pop("rows")]
     return {**about, "threads": 1, "rows": rows}
@@ -286,6 +285,7 @@ def training_table(results: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--count", action="store_true", help="only plans and arithmetic")

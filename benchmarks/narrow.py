@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
@@ -70,7 +70,6 @@ def measure(rounds: int) -> None:
                 threads=(1,),
                 precisions=("float32",),
                 rounds=rounds,
-                say=Console(stderr=True).print,
             )
             found += [{"low": low, "width": width, **row} for row in about.pop("rows") if row["alpha"]]
     write_json(OUT, {**about, "blocks": BLOCKS, "size": SIDE, "rows": found})
@@ -107,6 +106,7 @@ def guide(text: str) -> str:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     add_options(parser, "docs/guide.md")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def collect(study: str, places: list[Planned], out: Path, known: list[dict[str, 
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("study", help="name of a shipped study, or a YAML file")
     parser.add_argument("--model", nargs="+", help="only these of its networks")
@@ -143,7 +145,7 @@ def main() -> None:
             if not ended(folder):
                 console.print(place.slug, highlight=False)
                 train_run(
-                    place.run, place.recipe, images, folder, hardware=hardware, console=console,
+                    place.run, place.recipe, images, folder, hardware=hardware,
                     callbacks=[NormWatch(folder / NORMS)],
                 )  # fmt: skip
     write_json(results, collect(study.name, places, options.out, known["runs"]))

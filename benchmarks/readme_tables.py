@@ -1,8 +1,9 @@
 # ruff: noqa: E501 (the sentences of the READMEs stand here on one line each)
-"""Write the measured tables of README.md and README.zh.md from the committed results.
+"""Write the measured tables of the READMEs, and of docs/measured.md and docs/measured.zh.md, from the
+committed results.
 
     python benchmarks/readme_tables.py            # write
-    python benchmarks/readme_tables.py --check    # exit 1 if a README does not say what the results say
+    python benchmarks/readme_tables.py --check    # exit 1 if a page does not say what the results say
 
 The results come from the commands that docs/results/README.md gives.
 """
@@ -11,34 +12,44 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import study_tables
 from marked import between, check, write
+from octavize.deploy.formats import timed_formats
 from octavize.text import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY, MODEL = "study-resolution", "oct_resnet26"
+STUDY, MODEL, PRECISION = "study-resolution", "oct_resnet26", "float32"
 """Whose figure and table say whether it pays."""
 MACS = ROOT / "docs/results/profile-resnet50.json"
 SPEED = ROOT / "benchmarks/results/realized_saving/avx512/oct_resnet50_224.json"
 SPEED_ALPHA = 0.5
 
-WORDS = {
+WORDS: dict[str, dict[str, Any]] = {
     "en": {
         "readme": "README.md",
+        "measured": "docs/measured.md",
         "study": "docs/study.md",
         "macs": "MACs",
         "memory": "memory for backward",
         "latency": "latency",
         "step": "training step",
         "params": "parameters",
+        "narrow": ("network", "accuracy", "to vanilla", "ms"),
+        "arms": {
+            "vanilla": "vanilla",
+            "α=0.5, once a block, down": "octave α = 0.5, exchange once a block",
+            "α=0.5, every layer": "octave α = 0.5, exchange in every layer (the paper)",
+            "smaller, time of once a block": "vanilla on smaller images, as fast as once a block",
+            "thinner, time of once a block": "thinner vanilla, as fast as once a block",
+        },
         "pays": (
-            "Imagenette at 160 pixels (squeezed to squares), seen at 128, ResNet-26 trained from scratch with bfloat16; accuracies and times are those of the "
-            "exported network. A percentage after ± is a deviation, in brackets a 95 % interval over seeds. [What it means]({link}) · "
-            "[data](docs/results/{study}/results.json) · `octavize study resolution`."
+            "ResNet-26 trained from scratch on Imagenette, seen at 128 pixels; accuracy and the time of one image in {runtime}, float32, one thread. ± is the deviation over "
+            "{seeds} seeds, in brackets a 95 % interval. [All of it, bf16 and int8 too]({link}) · [data](docs/results/{study}/results.json) · `octavize study resolution`"
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`, batch {batch}, medians of {rounds} "
@@ -53,22 +64,31 @@ WORDS = {
             "Time of a batch of 1 / of 8, as a share of the vanilla network's in the same runtime and precision; a training "
             "step is of 8 images. n = {rounds} rounds in which the networks take turns, CPU time, {processor}; torch {torch}, "
             "ONNX Runtime {onnxruntime}, OpenVINO {openvino}, int8 by NNCF and by ONNX Runtime. Untrained weights: "
-            "time does not depend on them, accuracy does. [All rows](benchmarks/results/realized_saving/avx512/tables.md), also "
-            "other networks, sizes, α and two threads · [data](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) "
+            "time does not depend on them, accuracy does. [All rows](../benchmarks/results/realized_saving/avx512/tables.md), also "
+            "other networks, sizes, α and two threads · [data](../benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) "
             "· `python benchmarks/realized_saving.py`"
         ),
     },
     "zh": {
         "readme": "README.zh.md",
+        "measured": "docs/measured.zh.md",
         "study": "docs/study.zh.md",
         "macs": "乘加次数",
         "memory": "反向传播所存",
         "latency": "推理时间",
         "step": "训练步时间",
         "params": "参数量",
+        "narrow": ("网络", "准确率", "与原始网络之差", "毫秒"),
+        "arms": {
+            "vanilla": "原始网络",
+            "α=0.5, once a block, down": "octave α = 0.5，每块交换一次",
+            "α=0.5, every layer": "octave α = 0.5，每层交换（论文）",
+            "smaller, time of once a block": "图像更小的原始网络，与每块交换一次同样快",
+            "thinner, time of once a block": "更窄的原始网络，与每块交换一次同样快",
+        },
         "pays": (
-            "Imagenette（160 像素，压成正方形），网络看到 128 像素；ResNet-26 以 bfloat16 从头训练；准确率与时间均为导出后的网络。"
-            "± 后为标准差，括号内为种子间的 95 % 区间。[结论]({link}) · [数据](docs/results/{study}/results.json) · `octavize study resolution`。"
+            "ResNet-26 在 Imagenette 上从头训练，网络看到 128 像素；准确率和单张图像的时间在 {runtime} 中测得，float32，单线程。"
+            "± 后为 {seeds} 个种子间的标准差，括号内为 95 % 区间。[全部结果，包括 bf16 与 int8]({link}) · [数据](docs/results/{study}/results.json) · `octavize study resolution`"
         ),
         "macs_note": (
             "`octavize profile oct_resnet50 --alpha 0 0.125 0.25 0.5 0.75 --size 224`，批大小 {batch}，{rounds} 轮交错运行的中位数（× 为各轮之比的中位数），"
@@ -83,26 +103,51 @@ WORDS = {
             "批大小 1 / 8 的耗时，以同一运行时、同一精度下原始网络的耗时为 1；训练步的批大小为 8。"
             "n = {rounds} 轮交错运行，CPU 时间，{processor}；torch {torch}，ONNX Runtime {onnxruntime}，OpenVINO {openvino}，"
             "int8 由 NNCF 和 ONNX Runtime 量化。权重未经训练：耗时与权重无关，准确率有关。"
-            "[全部数据行](benchmarks/results/realized_saving/avx512/tables.md)（其他网络、尺寸、α 与双线程）· "
-            "[数据](benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) · `python benchmarks/realized_saving.py`"
+            "[全部数据行](../benchmarks/results/realized_saving/avx512/tables.md)（其他网络、尺寸、α 与双线程）· "
+            "[数据](../benchmarks/results/realized_saving/avx512/oct_resnet50_224.json) · `python benchmarks/realized_saving.py`"
         ),
     },
 }
 
 
 def pays(language: str) -> str:
-    """The study on real images: accuracy against time as a figure, and the table of all precisions."""
-    folder, words = study_tables.DOCS / "results" / STUDY, study_tables.WORDS[language]
+    """The study on real images: accuracy against time as a figure, and as a table that fits a phone."""
+    folder = study_tables.DOCS / "results" / STUDY
     results, costs = (study_tables.read(folder / name) for name in ("results.json", "costs.json"))
     page = WORDS[language]["study"]
     figure = f"[![{STUDY}](docs/results/{STUDY}/figures/deployed-{MODEL}-float32.svg)]({page})"
-    tables = (part(results, costs, MODEL, words) for part in (study_tables.deployed, study_tables.instead))
-    parts = "\n\n".join(part for part in tables if part)
-    note = WORDS[language]["pays"].format(link=page, study=STUDY)
-    return f"{figure}\n\n{parts}\n\n{note} {study_tables.conditions(results, words)}"
+    runtime = timed_formats()[results["deploy"]["runtime"]].runtime
+    note = WORDS[language]["pays"].format(
+        link=page, study=STUDY, runtime=runtime, seeds=len(results["seeds"])
+    )
+    return f"{figure}\n\n{narrow(results, costs, language)}\n\n{note}"
 
 
-def macs_table(words: dict[str, str]) -> str:
+def narrow(results: dict[str, Any], costs: dict[str, Any], language: str) -> str:
+    """An arm a row, in float32."""
+    by_seed = study_tables.deployed_by_seed(results, MODEL)
+    timed = study_tables.milliseconds(results, costs, MODEL)
+    reference = by_seed[results["reference"], PRECISION]
+    rows: list[list[str]] = []
+    for net in results["networks"]:
+        own = by_seed.get((net["arm"], PRECISION))
+        if net["model"] != MODEL or not own:
+            continue
+        difference = study_tables.minus(own, reference) if net["arm"] != results["reference"] else {}
+        rows.append(
+            [
+                WORDS[language]["arms"].get(net["arm"], net["arm"]),
+                study_tables.with_deviation(study_tables.summary(list(own.values()))),
+                study_tables.with_seeds(study_tables.paired(difference), len(results["seeds"]))
+                if difference
+                else "",
+                f"{timed[net['arm'], PRECISION]['1']:.2f}",
+            ]
+        )
+    return Table(WORDS[language]["narrow"], rows).markdown()
+
+
+def macs_table(words: dict[str, Any]) -> str:
     """Cost of ResNet-50 at the paper's α."""
     profile = json.loads(MACS.read_text())
     rows, where = profile["rows"], profile["environment"]
@@ -128,7 +173,7 @@ def macs_table(words: dict[str, str]) -> str:
     return f"{Table(head, lines).markdown()}\n\n{note}"
 
 
-def speed_table(words: dict[str, str]) -> str:
+def speed_table(words: dict[str, Any]) -> str:
     """Time of ResNet-50 in every runtime, beside vanilla networks of the same arithmetic."""
     results = json.loads(SPEED.read_text("utf-8"))
     rows = [row for row in results["rows"] if row["threads"] == 1]
@@ -172,34 +217,37 @@ def _shares(rows: list[dict[str, Any]]) -> str:
     return " / ".join(cells) or "–"
 
 
-def _column(runtime: str, precision: str, words: dict[str, str]) -> str:
+def _column(runtime: str, precision: str, words: dict[str, Any]) -> str:
     name = RUNTIMES.get(runtime, words["step"])
     return name if precision == "float32" else f"{name} {precision}"
 
 
-def page(language: str) -> Callable[[str], str]:
-    """What writes the tables of a README anew."""
-    words = WORDS[language]
-    tables = {"speed": speed_table(words), "pays": pays(language), "macs": macs_table(words)}
+def pages() -> list[tuple[Path, Callable[[str], str]]]:
+    """The pages, and what writes the tables of each anew."""
+    found: list[tuple[Path, Callable[[str], str]]] = []
+    for language, words in WORDS.items():
+        measured = {"speed": speed_table(words), "macs": macs_table(words)}
+        found.append((ROOT / words["readme"], partial(with_tables, {"pays": pays(language)})))
+        found.append((ROOT / words["measured"], partial(with_tables, measured)))
+    return found
 
-    def made(text: str) -> str:
-        for name, table in tables.items():
-            start = f"<!-- {name}: written by benchmarks/readme_tables.py -->\n"
-            text = between(text, start, f"<!-- /{name} -->", f"{table}\n")
-        return text
 
-    return made
+def with_tables(tables: Mapping[str, str], text: str) -> str:
+    """A page with its tables."""
+    for name, table in tables.items():
+        start = f"<!-- {name}: written by benchmarks/readme_tables.py -->\n"
+        text = between(text, start, f"<!-- /{name} -->", f"{table}\n")
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only compare the READMEs with the results")
+    parser.add_argument("--check", action="store_true", help="only compare the pages with the results")
     given = parser.parse_args()
-    pages = [(ROOT / words["readme"], page(language)) for language, words in WORDS.items()]
     if given.check:
-        check(*pages)
-    for readme, made in pages:
-        write(readme, made)
+        check(*pages())
+    for path, made in pages():
+        write(path, made)
 
 
 if __name__ == "__main__":

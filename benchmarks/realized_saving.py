@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,14 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 import octavize
 from marked import between, check, write
 from octavize.bench.contenders import Contender, contenders_of, with_narrower
 from octavize.bench.process import settle_process
 from octavize.bench.ratios import bench
-from octavize.bench.report import draw, show_tables
+from octavize.bench.report import draw, tables
 from octavize.bench.runtimes import RUNTIMES, choose_runtimes, precisions_of
 from octavize.deploy.formats import PRECISIONS
 from octavize.files import read_json, write_json
@@ -119,10 +119,9 @@ def measure(job: Job, rounds: int, *, keep: bool = True) -> None:
         threads=job.threads,
         precisions=precisions,
         rounds=rounds,
-        say=Console(stderr=True).print,
     )
     title = f"{job.model}, {job.size} × {job.size} pixels, median of {rounds} rounds"
-    show_tables(results, title, Console())
+    print(title, *tables(results), sep="\n")
     if keep:
         HERE.mkdir(parents=True, exist_ok=True)
         results = with_others(results, read_json(HERE / f"{job.file}.json"))
@@ -247,6 +246,7 @@ def cell(row: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--job", nargs="+", choices=FILES, default=FILES, help="some of the networks")
     parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), metavar="NAME")

@@ -22,6 +22,7 @@ A killed run goes on from its last finished epoch. Results go to `benchmarks/res
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -125,7 +126,7 @@ def time_all(options: argparse.Namespace) -> None:
         raise InputError(f"--out {options.out} has no finished run of {', '.join(missing)}: train them first")
     found = bench(
         list(contenders.values()), choose_runtimes(["openvino"]), batches=[1], threads=[options.threads],
-        precisions=PRECISIONS, rounds=options.rounds, say=print,
+        precisions=PRECISIONS, rounds=options.rounds,
     )  # fmt: skip
     write_json(options.out / TIMES, found)
 
@@ -146,6 +147,7 @@ def read_exported(folder: Path) -> dict[str, Any]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {
@@ -35,6 +36,8 @@ LINK = re.compile(rf"({CODE})|(!?)\[((?:{IMAGE}|[^\[\]])*)\]\(([^)\s]+)\)", FLAG
 
 def on_files(files: Files, config: Any) -> Files:
     """Pages and figures that lie outside docs/."""
+    from mkdocs.structure.files import File
+
     found = [path for pattern in (FIGURES, TABLES) for path in ROOT.glob(pattern)]
     outside = OUTSIDE | {name: name for name in (path.relative_to(ROOT).as_posix() for path in found)}
     for name, page in outside.items():
@@ -61,6 +64,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return text if path in text else f"{text} (`{path}`)"
 
     return LINK.sub(mend, markdown)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """A Chinese page says that it is: fonts, line breaks and the voices of screen readers go by it."""
+    chinese = page.file.src_uri.endswith("zh.md")
+    return re.sub(r'<html lang="\w+"', '<html lang="zh"', output, count=1) if chinese else output
 
 
 def _without(match: re.Match[str]) -> str:

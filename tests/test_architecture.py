@@ -4,6 +4,7 @@ knows no framework.
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -60,6 +61,19 @@ def test_no_framework_below_the_line(graph: grimp.ImportGraph) -> None:
     for module in modules(graph):
         if architecture.room_of(module) in architecture.WITHOUT_FRAMEWORK:
             assert not graph.find_modules_directly_imported_by(module) & {"torch", "paddle"}, module
+
+
+def test_only_the_command_prints(graph: grimp.ImportGraph) -> None:
+    """The library logs. Examples in docstrings and tables for the command's own console are no exceptions."""
+    for module in modules(graph):
+        if architecture.room_of(module) != "cli" and module != "octavize.report.tables":
+            assert not graph.find_modules_directly_imported_by(module) & {"rich", "tqdm", "typer"}, module
+    for file in (ROOT / "src/octavize").rglob("*.py"):
+        calls = (
+            node.func for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)
+        )
+        prints = any(isinstance(called, ast.Name) and called.id == "print" for called in calls)
+        assert not prints or file.parent.name == "cli", file
 
 
 def test_few_rooms_at_the_top() -> None:

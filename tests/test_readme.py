@@ -60,6 +60,33 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
+CHINESE = [page for page in PAGES if page.name.endswith(".zh.md") and page.name != "article.zh.md"]
+NUMBER = re.compile(r"(?<![\w.])\d+\.\d+")
+
+
+def numbers(page: Path) -> set[str]:
+    """The decimal numbers of a page, those of its code left out."""
+    return set(NUMBER.findall(re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)))
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_has_the_numbers_of_the_english_one(page: Path) -> None:
+    english = page.with_name(page.name.replace(".zh.md", ".md"))
+    assert numbers(page) - numbers(english) == set()
+    assert len(numbers(ROOT / "README.zh.md")) > 20, "numbers are found"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_a_readme_is_short_and_fits_a_phone(name: str) -> None:
+    """A screen and a half: one figure, one table of few columns."""
+    text = (ROOT / name).read_text("utf-8")
+    tables = re.findall(r"^\|.*\|$", text, re.MULTILINE)
+    assert len(text.splitlines()) < 130
+    assert len(re.findall(r"^\|(?:---:?\|)+$", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"!\[", text)) == 1
+    assert max(row.count("|") - 1 for row in tables) <= 5
+
+
 def test_every_result_is_used() -> None:
     """A page shows or links it, or a script reads data of this name."""
     results = ROOT / "docs/results"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import octavize
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "docs"))
+import pages  # noqa: E402
+
 SHOWN = re.compile(r"^::: (\S+)$", re.MULTILINE)
 
 
@@ -39,3 +44,18 @@ def test_what_the_reference_shows_is_there(page: Path) -> None:
         file = ROOT / "src" / module.replace(".", "/")
         source = file.with_suffix(".py") if file.with_suffix(".py").is_file() else file / "__init__.py"
         assert re.search(rf"\b{last}\b", source.read_text("utf-8")), name
+
+
+@pytest.mark.parametrize(
+    ("page", "language"), [("zh.md", "zh"), ("study.zh.md", "zh"), ("study.md", "en"), ("index.md", "en")]
+)
+def test_chinese_pages_say_so(page: str, language: str) -> None:
+    made = SimpleNamespace(file=SimpleNamespace(src_uri=page))
+    html = pages.on_post_page('<!doctype html><html lang="en" class="no-js"><p lang="en">', made, None)
+    assert html == f'<!doctype html><html lang="{language}" class="no-js"><p lang="en">'
+
+
+def test_every_chinese_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    names = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert {name for name in names if f": {name}\n" not in navigation} == set()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from octavize._version import __version__
@@ -17,11 +20,31 @@ LEFT = (".part", ".lock")
 """Suffixes of files that a killed command leaves behind; a folder with nothing else counts as empty."""
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether an exception, or what it came from, says that there is no room on a disk."""
+    while error is not None:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error) or "os error 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a kill at any moment, finds the old content or the new one."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+@contextmanager
+def together(folder: Path, last: str) -> Iterator[Path]:
+    """A folder for files that `folder` gets at the end, all or none; the one called `last` comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(suffix=LEFT[0], dir=folder) as part:
+        yield Path(part)
+        for file in sorted(Path(part).iterdir(), key=lambda file: file.name == last):
+            os.replace(file, folder / file.name)
 
 
 def write_json(path: Path, value: Any) -> None:

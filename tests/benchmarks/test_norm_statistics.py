@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.study import silent, write_study
+from tests.helpers.study import write_study
 from tests.helpers.training import MODEL, make_folder, tiny
 
 from octavize.training.metrics import read_metrics
@@ -27,8 +27,8 @@ def test_watching_changes_nothing(norm_statistics: Any, tmp_path: Path) -> None:
     watched, alone = tmp_path / "watched", tmp_path / "alone"
     watch = norm_statistics.NormWatch(watched / norm_statistics.NORMS, images=20)
     results = [
-        train_run(run, recipe, images, watched, console=silent(), callbacks=[watch]),
-        train_run(run, recipe, images, alone, console=silent()),
+        train_run(run, recipe, images, watched, callbacks=[watch]),
+        train_run(run, recipe, images, alone),
     ]
     assert results[0]["test_loss"] == results[1]["test_loss"]
     metrics, plain = read_metrics(watched), read_metrics(alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import re
 import time
@@ -348,24 +349,25 @@ def test_a_split_too_large_is_decoded_on_demand(tmp_path: Path, monkeypatch: pyt
         lazy.train.__getitems__([0, 2])
 
 
-def test_slow_decoding_shows_progress_on_stderr(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_slow_decoding_tells_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(decode, "PATIENCE", -1.0)
+    monkeypatch.setattr("octavize.report.progress.LINES", -1.0)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path in paths:
         paint(path, (1, 2, 3))
-    decode.decode_all(paths, 8, progress="decoding train")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "decoding train" in captured.err
+    with caplog.at_level(logging.INFO, "octavize"):
+        decode.decode_all(paths, 8, "decoding train")
+    assert caplog.messages[-1] == "decoding train: 3/3"
 
 
-def test_progress_bar_stays_away_when_decoding_is_quick(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_quick_decoding_is_not_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_data("folder", data_dir=make_folder(tmp_path))
-    assert capsys.readouterr().err == ""
+    with caplog.at_level(logging.INFO, "octavize"):
+        load_data("folder", data_dir=make_folder(tmp_path))
+    assert caplog.messages == []
+    assert capsys.readouterr() == ("", "")
 
 
 def test_folder_without_train_or_evaluation(tmp_path: Path) -> None:

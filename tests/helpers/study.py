@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from tests.helpers.training import MODEL, tiny
 
 from octavize.study.load import load_study
@@ -44,10 +42,6 @@ def tiny_study(folder: Path, **entries: Any) -> Study:
     return load_study(write_study(folder, **entries))
 
 
-def silent() -> Console:
-    return Console(file=io.StringIO())
-
-
 def results_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "results.json").read_text("utf-8"))
 
@@ -67,4 +61,4 @@ def work(plan: Prepared, out: Path) -> None:
 def alone(study: Study, out: Path, data_dir: Path) -> dict[str, Any]:
     """The whole study in this process."""
     work(planned(study, out, data_dir), out)
-    return analyze_study(study, out, data_dir=data_dir, timing=FAST, console=silent())
+    return analyze_study(study, out, data_dir=data_dir, timing=FAST)

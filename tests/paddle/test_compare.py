@@ -20,7 +20,6 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from octavize.cli.main import main
 from octavize.errors import InputError
@@ -34,7 +33,6 @@ from octavize.training.recipe import Recipe, load_recipe
 from octavize.training.runs import describe_data, plan_runs
 from octavize.training.summary import Timing
 
-QUIET = Console(file=io.StringIO())
 SHORT = Timing(batch=2, rounds=1)
 TINY: dict[str, Any] = {
     "models": ["oct_resnet18_small"],
@@ -66,7 +64,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(out: Path, **changed: Any) -> dict[str, Any]:
     restart = changed.pop("restart", False)
     recipe = load_recipe("quick", **{**TINY, **changed})
-    return compare(recipe, out, timing=SHORT, console=QUIET, restart=restart)
+    return compare(recipe, out, timing=SHORT, restart=restart)
 
 
 def test_the_run_folder_and_its_report(tmp_path: Path) -> None:
@@ -126,9 +124,7 @@ def test_a_damaged_state_is_told(tmp_path: Path) -> None:
     (folder / "last.safetensors").write_bytes(b"nothing")
     recipe = load_recipe("quick", **{**TINY, "alphas": [0.5]})
     with pytest.raises(InputError, match="is damaged"):
-        training.train_run(
-            training.Run("oct_resnet18_small", 0.5, 0), recipe, load_images(recipe), folder, console=QUIET
-        )
+        training.train_run(training.Run("oct_resnet18_small", 0.5, 0), recipe, load_images(recipe), folder)
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
@@ -263,7 +259,7 @@ def test_networks_are_trained_on_a_folder(tmp_path: Path, monkeypatch: pytest.Mo
     changed = {"data": "folder", "size": 16, "limit_train": 8, "batch_size": 4, "epochs": 1, "alphas": [0.5]}
     recipe = load_recipe("quick", **{**TINY, **changed})
     folder = make_folder(tmp_path / "images")
-    results = compare(recipe, tmp_path / "out", data_dir=folder, timing=SHORT, console=QUIET)
+    results = compare(recipe, tmp_path / "out", data_dir=folder, timing=SHORT)
     assert results["networks"][0]["alpha"] == 0.5
     best = tmp_path / "out/runs/oct_resnet18_small-alpha0.5-seed0/best.safetensors"
     net, facts = find_network(str(best))
@@ -346,7 +342,7 @@ def test_no_setting_is_ignored(name: str, tmp_path: Path) -> None:
         images, (run,) = load_images(recipe), plan_runs(recipe)
         images = replace(images, val=images.val[::60], test=images.test[::60])
         folder = tmp_path / str(len(curves))
-        training.train_run(run, recipe, images, folder, console=QUIET)
+        training.train_run(run, recipe, images, folder)
         rows = list(csv.DictReader((folder / "metrics.csv").open(encoding="utf-8")))
         curves.append([{key: row[key] for key in ("train_loss", "val_loss")} for row in rows])
     assert curves[0] != curves[1]

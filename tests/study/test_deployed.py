@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.study import ARMS, CPU, FAST, alone, planned, results_of, silent, tiny_study, work
+from tests.helpers.study import ARMS, CPU, FAST, alone, planned, results_of, tiny_study, work
 from tests.helpers.training import MODEL, tiny
 
 from octavize.errors import InputError
@@ -45,7 +45,7 @@ def exported_study(folder: Path) -> Study:
 
 
 def again(study: Study, out: Path, data_dir: Path) -> dict[str, Any]:
-    return analyze_study(study, out, data_dir=data_dir, timing=FAST, console=silent())
+    return analyze_study(study, out, data_dir=data_dir, timing=FAST)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_a_missing_runtime_is_named_before_anything_is_trained(
     words = r"openvino is not installed: run `pip install 'octavize\[deploy\]'`"
     for entries in ({"deploy": DEPLOY}, {"arms": {**ARMS, "smaller": smaller}}):
         with pytest.raises(InputError, match=words):
-            run_study(tiny_study(tmp_path, **entries), tmp_path / "out", data_dir=data_dir, console=silent())
+            run_study(tiny_study(tmp_path, **entries), tmp_path / "out", data_dir=data_dir)
     assert not (tmp_path / "out").exists()
 
 

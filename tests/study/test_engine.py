@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from rich.console import Console
 from tests.helpers.study import (
     ARMS,
     CPU,
@@ -27,7 +26,6 @@ from tests.helpers.study import (
     alone,
     planned,
     results_of,
-    silent,
     tiny_study,
     write_study,
 )
@@ -101,7 +99,7 @@ def start(
 
 def test_two_workers_share_the_runs(data_dir: Path, tmp_path: Path) -> None:
     study, out = tiny_study(tmp_path, epochs=1), tmp_path / "out"
-    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=2, timing=FAST, console=silent())
+    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=2, timing=FAST)
     assert results_of(out)["done"] == 4
     assert ends(out) == [1] * 4
 
@@ -114,7 +112,7 @@ def test_a_folder_is_one_commands(data_dir: Path, tmp_path: Path) -> None:
         assert ours
         for hardware in (CPU, many):
             with pytest.raises(InputError, match=r"out is .*out, where another command is at work"):
-                run_study(study, out, data_dir=data_dir, hardware=hardware, console=silent())
+                run_study(study, out, data_dir=data_dir, hardware=hardware)
     with folder_lock(out) as ours:
         assert ours
 
@@ -140,19 +138,19 @@ def test_workers_that_are_killed_again_and_again_end_the_study(
     assert set(watch.seen) == {1}
 
 
-def test_progress_counts_what_the_folder_holds(data_dir: Path, tmp_path: Path) -> None:
+def test_progress_counts_what_the_folder_holds(
+    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     arms = {**ARMS, "wild": {"alpha": 0.5, "lr": 1e30}}
-    study, out, text = tiny_study(tmp_path, seeds=[0], arms=arms), tmp_path / "out", io.StringIO()
+    study, out = tiny_study(tmp_path, seeds=[0], arms=arms), tmp_path / "out"
     plan = planned(study, out, data_dir)
-    with Progress(plan.runs, out, plan.images, Console(file=text, width=200)) as progress:
+    with caplog.at_level(logging.INFO, "octavize"), Progress(plan.runs, out, plan.images) as progress:
         assert progress.line(plan.runs[:1]) == "0/3 runs done, 1 under way"
-        alone(
-            tiny_study(tmp_path, seeds=[0], arms={"wild": arms["wild"], "vanilla": {"alpha": 0}}),
-            out,
-            data_dir,
-        )
+        left = {"wild": arms["wild"], "vanilla": {"alpha": 0}}
+        alone(tiny_study(tmp_path, seeds=[0], arms=left), out, data_dir)
+        caplog.clear()
         progress.show(plan.runs[1:2])
-    first, last = text.getvalue().splitlines()
+    first, last = (record.getMessage() for record in caplog.records)
     assert first.startswith("1/3 runs done, 1 failed, 1 under way, ")
     assert first.endswith(" left")
     assert last.startswith("1/3 runs done, 1 failed, ")
@@ -178,7 +176,7 @@ def test_a_study_killed_many_times_ends_as_if_left_in_peace(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+    run_study(study, out, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST)
     over.set()
     killer.join()
     assert len(kills) >= 20, f"finished after {len(kills)} kills: give it more epochs"
@@ -276,7 +274,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     study = tiny_study(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"ray is not installed: run `pip install 'octavize\[cluster\]'`"):
-        run_study(study, tmp_path / "out", engine="ray", console=silent())
+        run_study(study, tmp_path / "out", engine="ray")
 
 
 @pytest.fixture
@@ -321,7 +319,7 @@ def test_a_full_disk_on_the_cluster_stops_the_study(cluster: Any, data_dir: Path
     folder = planned(study, out, data_dir).runs[0].folder(out)
     folder.mkdir(parents=True)
     (folder / "metrics.csv.part").symlink_to("/dev/full")
-    given: Any = {"engine": "ray", "address": cluster.address, "console": silent()}
+    given: Any = {"engine": "ray", "address": cluster.address}
     with pytest.raises(InputError, match=r"out is .*out, whose disk is full: make room") as told:
         run_study(study, out, data_dir=data_dir, hardware=CPU, **given)
     assert "\n" not in str(told.value)
@@ -346,6 +344,6 @@ def test_no_cluster(
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # or `auto` finds whatever else runs on this machine
     study = tiny_study(tmp_path, seeds=[0])
-    given: Any = {"engine": "ray", "address": address, "console": silent()}
+    given: Any = {"engine": "ray", "address": address}
     with pytest.raises(InputError, match=rf"address is {address or 'auto'}, where no Ray cluster answers"):
         run_study(study, tmp_path / "out", data_dir=data_dir, **given)

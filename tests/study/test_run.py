@@ -20,7 +20,6 @@ from tests.helpers.study import (
     alone,
     planned,
     results_of,
-    silent,
     tiny_study,
     work,
     write_study,
@@ -47,7 +46,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a whole study, run by the command's own code with a worker of its own."""
     root = tmp_path_factory.mktemp("quiet")
     study = tiny_study(root, **EVERY)
-    run_study(study, root / "out", data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+    run_study(study, root / "out", data_dir=data_dir, hardware=CPU, workers=1, timing=FAST)
     return root / "out"
 
 
@@ -117,17 +116,17 @@ def test_costs_are_measured_once_and_while_nobody_trains(
     known = path.read_bytes()
     with monkeypatch.context() as changed:
         changed.setattr("octavize.study.costs.profiles_of", lambda *_, **__: pytest.fail("again"))
-        analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+        analyze_study(study, quiet, data_dir=data_dir, timing=FAST)
         path.write_text("{", "utf-8")
         (place, *_) = plan_study(study, read_json(quiet / "arms.json") or {})
         result = place.folder(quiet) / "result.json"
         kept = result.rename(result.with_name("kept"))
         with folder_lock(quiet) as ours:
             assert ours
-            analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+            analyze_study(study, quiet, data_dir=data_dir, timing=FAST)
         kept.rename(result)
         assert "What the networks cost" not in (quiet / "report.html").read_text("utf-8")
-    analyze_study(study, quiet, data_dir=data_dir, timing=FAST, console=silent())
+    analyze_study(study, quiet, data_dir=data_dir, timing=FAST)
     assert read_costs(quiet).keys() == json.loads(known).keys()
 
 
@@ -139,7 +138,7 @@ def test_a_second_call_trains_nothing(quiet: Path, data_dir: Path, monkeypatch: 
     before = [(quiet / name).read_bytes() for name in FILES]
     monkeypatch.setattr("octavize.study.run.train_here", lambda *_: pytest.fail("trained again"))
     study = tiny_study(quiet.parent, **EVERY)
-    run_study(study, quiet, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST, console=silent())
+    run_study(study, quiet, data_dir=data_dir, hardware=CPU, workers=1, timing=FAST)
     assert [(quiet / name).read_bytes() for name in FILES] == before
 
 
@@ -168,7 +167,7 @@ def test_results_cut_short_are_written_anew(name: str, quiet: Path, data_dir: Pa
     path = quiet / name
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    analyze_study(tiny_study(quiet.parent, **EVERY), quiet, data_dir=data_dir, timing=FAST, console=silent())
+    analyze_study(tiny_study(quiet.parent, **EVERY), quiet, data_dir=data_dir, timing=FAST)
     assert path.read_bytes() == whole
 
 
@@ -180,7 +179,7 @@ def test_a_run_whose_files_were_cut_short_is_trained_again(name: str, data_dir: 
     before = (out / "results.json").read_bytes()
     path = next(out.glob(f"runs/*/{name}"))
     path.write_bytes(path.read_bytes()[: 20 if name == "result.json" else 5])
-    assert analyze_study(study, out, data_dir=data_dir, console=silent())["done"] == 0
+    assert analyze_study(study, out, data_dir=data_dir)["done"] == 0
     alone(study, out, data_dir)
     assert (out / "results.json").read_bytes() == before
 
@@ -198,7 +197,7 @@ def test_a_loss_that_is_no_number_fails_its_run_and_no_other(data_dir: Path, tmp
     assert failed["reason"].split(";")[0] in (tmp_path / "out/report.html").read_text("utf-8")
     assert [d["arm"] for d in results["differences"]] == ["octave"]
     # It stays so until it is asked to try again.
-    given: Any = {"data_dir": data_dir, "hardware": CPU, "workers": 1, "console": silent()}
+    given: Any = {"data_dir": data_dir, "hardware": CPU, "workers": 1}
     first = (folder / "failed.json").stat().st_mtime_ns
     run_study(study, tmp_path / "out", **given)
     assert (folder / "failed.json").stat().st_mtime_ns == first
@@ -303,7 +302,6 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path: Path)
             tmp_path / "out",
             data_dir=tmp_path / "images",
             timing=FAST,
-            console=silent(),
         )
     assert not (tmp_path / "out").exists()
 
@@ -382,6 +380,13 @@ def test_the_command_lists_and_analyses(
             main([*given, option])
         assert not ended.value.code
         assert words in " ".join(capsys.readouterr().out.split())
+    for option, keys in (
+        ("--list", {"seconds_left", "networks"}),
+        ("--analyze", {"headline", "differences"}),
+    ):
+        with pytest.raises(SystemExit):
+            main([*given, option, "--json"])
+        assert json.loads(capsys.readouterr().out).keys() >= keys
 
 
 def test_the_images_are_loaded_at_the_size_of_the_recipe(data_dir: Path, tmp_path: Path) -> None:

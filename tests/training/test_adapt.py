@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from dataclasses import replace
@@ -13,7 +12,6 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from tests.helpers.training import MODEL, tiny
 from torch import Tensor, nn
@@ -40,7 +38,7 @@ HOW = Adaptation(alpha=0.5, calibrate=False, norm_images=16)
 def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a vanilla run."""
     out, recipe = tmp_path_factory.mktemp("vanilla") / "run", tiny(alphas=[0])
-    train_run(Run(MODEL, 0, 0), recipe, load_images(recipe, data_dir), out, console=silent())
+    train_run(Run(MODEL, 0, 0), recipe, load_images(recipe, data_dir), out)
     (out / "recipe.yaml").write_text(dump_recipe(recipe), "utf-8")
     return out
 
@@ -50,16 +48,12 @@ def source(run: Path) -> Vanilla:
     return find_vanilla(str(run))
 
 
-def silent() -> Console:
-    return Console(file=io.StringIO())
-
-
 def recipe(**given: Any) -> Any:
     return fine_tuning_recipe(tiny(), MODEL, 0, {"epochs": 2, **given})
 
 
 def go(source: Vanilla, out: Path, data_dir: Path, how: Adaptation = HOW, **given: Any) -> dict[str, Any]:
-    return adapt(source, recipe(**given), how, out, data_dir=data_dir, console=silent())
+    return adapt(source, recipe(**given), how, out, data_dir=data_dir)
 
 
 def comparable(results: dict[str, Any]) -> dict[str, Any]:
@@ -235,10 +229,10 @@ def test_images_of_other_classes_are_refused(source: Vanilla, tmp_path: Path) ->
     other = replace(recipe(), data="textures", size=32)
     stranger = replace(source, facts={**source.facts, "size": 32})
     with pytest.raises(InputError, match="was trained on"):
-        adapt(stranger, other, HOW, tmp_path / "out", console=silent())
+        adapt(stranger, other, HOW, tmp_path / "out")
     free = replace(source, facts={})
     with pytest.raises(InputError, match=r"does not run|10 classes"):
-        adapt(free, other, HOW, tmp_path / "out", console=silent())
+        adapt(free, other, HOW, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,7 +19,6 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from rich.console import Console
 from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
 from octavize.convert.norms import reestimate_norms
@@ -33,7 +32,6 @@ from octavize.training.hardware import Hardware
 from octavize.training.inputs import TrainingInputs
 from octavize.training.metrics import COLUMNS, curve, read_metrics
 from octavize.training.recipe import dump_recipe, load_recipe
-from octavize.training.report import headline
 from octavize.training.runs import Run, plan_runs
 from octavize.training.summary import Timing
 from octavize.training.train import load_images, train_run
@@ -48,12 +46,8 @@ RUN_OF_FINISHED = Run(MODEL, 0.5, 0)
 def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a whole comparison."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    compare(tiny(), out, data_dir=data_dir, timing=FAST, console=silent())
+    compare(tiny(), out, data_dir=data_dir, timing=FAST)
     return out
-
-
-def silent() -> Console:
-    return Console(file=io.StringIO())
 
 
 def test_a_run_leaves_threads_and_random_numbers_alone(data_dir: Path, tmp_path: Path) -> None:
@@ -65,14 +59,14 @@ def test_a_run_leaves_threads_and_random_numbers_alone(data_dir: Path, tmp_path:
             seen.append(torch.get_num_threads())
 
     hardware = Hardware(threads=2)
-    train_run(RUN, recipe, images, tmp_path, hardware=hardware, console=silent(), callbacks=[Look()])
+    train_run(RUN, recipe, images, tmp_path, hardware=hardware, callbacks=[Look()])
     assert seen == [2]
     assert torch.get_num_threads() == 1
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_costs_are_measured_on_the_threads_that_trained(data_dir: Path, tmp_path: Path) -> None:
-    given = {"data_dir": data_dir, "timing": FAST, "console": silent()}
+    given = {"data_dir": data_dir, "timing": FAST}
     results = compare(tiny(epochs=1), tmp_path / "out", hardware=Hardware(threads=2), **given)
     assert results["profile"]["threads"] == 2
     assert torch.get_num_threads() == 1
@@ -142,47 +136,6 @@ def test_the_report_is_one_page_that_escapes_what_it_is_given(finished: Path) ->
         assert outside not in page
 
 
-def network(
-    model: str, alpha: float, accuracy: float, macs: float, latency: float, n: int = 1
-) -> dict[str, Any]:
-    ratios = {"macs": macs, "latency": latency + 0.1, "exported": latency}
-    return {"model": model, "alpha": alpha, "accuracy_mean": accuracy, "ratios": ratios, "n": n}
-
-
-@pytest.mark.parametrize(
-    ("differences", "sentence"),
-    [
-        ([-0.021, -0.004], "lose 0.4 to 2.1 points of accuracy"),
-        ([0.013, 0.013], "gain 1.3 points of accuracy"),
-        ([-0.01, 0.02], "change accuracy by −1.0 to +2.0 points"),
-        ([0.0001, -0.0002], "keep the accuracy"),
-    ],
-)
-def test_the_headline_says_what_the_numbers_say(differences: list[float], sentence: str) -> None:
-    networks = []
-    for model, difference, macs in zip("ab", differences, (0.56, 0.58), strict=True):
-        networks.append(network(model, 0, 0.8, 1, 1))
-        networks.append(
-            network(model, 0.5, 0.8 + difference, macs, 0.7) | {"accuracy_difference": difference}
-        )
-    results: dict[str, Any] = {"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}}
-    results |= {"recipe": {"exchange": "both"}, "framework": "PyTorch"}
-    for runtime, share, where in (("OpenVINO", 70, "OpenVINO"), (None, 80, "PyTorch")):
-        text = headline(results | {"profile": {"exported_to": runtime}})
-        costs = f"do 56 to 58 % of the vanilla arithmetic in {share} % of the time ({where})"
-        assert text.replace("\u00a0", " ") == f"At α = 0.5 the octave networks {costs} and {sentence}."
-    results |= {"profile": {"exported_to": None}, "recipe": {"exchange": "block:high_to_low"}}
-    assert headline(results).startswith(
-        "At α = 0.5 the octave networks (exchange block:high_to_low) do 56 to"
-    )
-
-
-def test_the_headline_admits_that_nothing_was_learned() -> None:
-    networks = [network("a", 0, 0.11, 1, 1), network("a", 0.5, 0.1, 0.5, 1)]
-    text = headline({"networks": networks, "baseline_alpha": 0, "data": {"classes": ["x"] * 10}})
-    assert text.startswith("Nothing learned yet")
-
-
 def test_numbers_for_people() -> None:
     assert [quantity(x) for x in (0, 999, 25_557_032, 2_367_143_936)] == ["0 ", "999 ", "25.6 M", "2.37 G"]
     assert [seconds(x) for x in (4.4, 119, 600, 7500)] == ["4 s", "119 s", "10 min", "2 h 05 min"]
@@ -196,17 +149,17 @@ def test_a_second_call_trains_nothing(
 ) -> None:
     before = (finished / "results.json").read_bytes()
     monkeypatch.setattr(train_module, "_train", lambda *_: pytest.fail("trained again"))
-    compare(tiny(), finished, data_dir=data_dir, timing=FAST, console=silent())
+    compare(tiny(), finished, data_dir=data_dir, timing=FAST)
     assert (finished / "results.json").read_bytes() == before
 
 
 def test_lists_may_grow(data_dir: Path, tmp_path: Path) -> None:
     small = tiny(alphas=[0.5], epochs=1)
-    compare(small, tmp_path, data_dir=data_dir, timing=FAST, console=silent())
+    compare(small, tmp_path, data_dir=data_dir, timing=FAST)
     result = tmp_path / "runs" / f"{MODEL}-alpha0.5-seed0" / "result.json"
     before = result.stat().st_mtime_ns
     grown = tiny(alphas=[0, 0.5], seeds=[0, 1], epochs=1)
-    results = compare(grown, tmp_path, data_dir=data_dir, timing=FAST, console=silent())
+    results = compare(grown, tmp_path, data_dir=data_dir, timing=FAST)
     assert result.stat().st_mtime_ns == before
     assert [n["n"] for n in results["networks"]] == [2, 2]
     assert results["networks"][0]["accuracy_std"] is not None
@@ -224,7 +177,7 @@ def test_a_damaged_file_is_named_or_written_anew(
     path.unlink() if damage is None else path.write_text(damage)
 
     def again() -> None:
-        compare(tiny(), out, data_dir=data_dir, timing=FAST, console=silent())
+        compare(tiny(), out, data_dir=data_dir, timing=FAST)
 
     if name == "profile.json" or (name == "result.json" and damage is None):
         again()
@@ -238,7 +191,7 @@ def test_another_recipe_is_refused_until_restart(finished: Path, data_dir: Path)
     other = tiny(lr=0.01)
     kept = (finished / "recipe.yaml").read_bytes()
     with pytest.raises(InputError, match=r"another recipe \(lr was 0.05, now 0.01\): give another --out"):
-        compare(other, finished, data_dir=data_dir, console=silent())
+        compare(other, finished, data_dir=data_dir)
     assert (finished / "recipe.yaml").read_bytes() == kept
 
 
@@ -246,9 +199,7 @@ def test_restart_forgets(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny(lr=0.01)), "utf-8")
     stale = tmp_path / "runs" / RUN.slug
     stale.mkdir(parents=True)
-    compare(
-        tiny(alphas=[0.5], epochs=1), tmp_path, data_dir=data_dir, restart=True, timing=FAST, console=silent()
-    )
+    compare(tiny(alphas=[0.5], epochs=1), tmp_path, data_dir=data_dir, restart=True, timing=FAST)
     assert not stale.exists()
 
 
@@ -256,13 +207,13 @@ def test_a_folder_with_other_files_is_left_alone(data_dir: Path, tmp_path: Path)
     (tmp_path / "thesis.txt").write_text("ten years of work")
     for restart in (False, True):
         with pytest.raises(InputError, match="holds other files: give a new or an empty folder"):
-            compare(tiny(), tmp_path, data_dir=data_dir, restart=restart, console=silent())
+            compare(tiny(), tmp_path, data_dir=data_dir, restart=restart)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_other_images_are_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="saw other images"):
-        compare(tiny(), finished, data_dir=make_folder(tmp_path, train=20), console=silent())
+        compare(tiny(), finished, data_dir=make_folder(tmp_path, train=20))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +229,7 @@ def test_mistakes_are_found_before_anything_is_written(
     changes: dict[str, Any], parts: tuple[str, ...], data_dir: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:
-        compare(tiny(**changes), tmp_path / "out", data_dir=data_dir, console=silent())
+        compare(tiny(**changes), tmp_path / "out", data_dir=data_dir)
     assert all(part in str(caught.value) for part in parts), caught.value
     assert not (tmp_path / "out").exists()
 
@@ -287,12 +238,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(data_dir: Path, tmp_pat
     recipe = tiny(epochs=3)
     images = load_images(recipe, data_dir)
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
-    expected = train_run(RUN, recipe, images, quiet, console=silent())
+    expected = train_run(RUN, recipe, images, quiet)
     for epoch in (0, 1, 2):
         with pytest.raises(RuntimeError, match="killed"):
-            train_run(RUN, recipe, images, killed, console=silent(), callbacks=[Kill(epoch)])
+            train_run(RUN, recipe, images, killed, callbacks=[Kill(epoch)])
         assert not (killed / "result.json").exists()
-    result = train_run(RUN, recipe, images, killed, console=silent())
+    result = train_run(RUN, recipe, images, killed)
     assert without_seconds(killed) == without_seconds(quiet)
     assert [row["epoch"] for row in read_metrics(killed)] == [1, 2, 3]
     assert (killed / "best.safetensors").read_bytes() == (quiet / "best.safetensors").read_bytes()
@@ -307,7 +258,7 @@ def test_a_kill_while_the_state_is_written_and_a_moved_folder(
     recipe = tiny(epochs=3)
     images = load_images(recipe, data_dir)
     quiet, killed, moved = tmp_path / "quiet", tmp_path / "killed", tmp_path / "moved"
-    first_is_best = {"console": silent(), "callbacks": [Falling()]}
+    first_is_best = {"callbacks": [Falling()]}
     train_run(RUN, recipe, images, quiet, **first_is_best)
 
     write = TorchCheckpointIO.save_checkpoint
@@ -336,14 +287,16 @@ def test_a_run_killed_after_its_last_epoch_is_only_evaluated(data_dir: Path, tmp
     recipe = tiny(epochs=1)
     images = load_images(recipe, data_dir)
     with pytest.raises(RuntimeError, match="killed"):
-        train_run(RUN, recipe, images, tmp_path, console=silent(), callbacks=[KillTest()])
+        train_run(RUN, recipe, images, tmp_path, callbacks=[KillTest()])
     before = (tmp_path / "metrics.csv").read_bytes()
-    result = train_run(RUN, recipe, images, tmp_path, console=silent())
+    result = train_run(RUN, recipe, images, tmp_path)
     assert (tmp_path / "metrics.csv").read_bytes() == before
     assert result["best_epoch"] == 1
 
 
-def test_sigkill_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> None:
+def test_sigkill_and_the_same_command_again(
+    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path, out = tmp_path / "tiny.yaml", tmp_path / "out"
     recipe = tiny(epochs=25, alphas=[0.5], limit_train=16, lr=0.001)
     path.write_text(dump_recipe(recipe), "utf-8")
@@ -361,10 +314,10 @@ def test_sigkill_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> N
     # The rest in this process, to save its start: the same code from the same folder.
     images = load_images(recipe, data_dir)
     run = Run(MODEL, 0.5, 0)
-    told = io.StringIO()
-    train_run(run, recipe, images, out, console=Console(file=told))
-    assert "going on after epoch" in told.getvalue()
-    train_run(run, recipe, images, tmp_path / "quiet", console=silent())
+    with caplog.at_level(logging.INFO, "octavize"):
+        train_run(run, recipe, images, out)
+    assert "going on after epoch" in caplog.text
+    train_run(run, recipe, images, tmp_path / "quiet")
     assert without_seconds(out) == without_seconds(tmp_path / "quiet")
 
 
@@ -374,7 +327,7 @@ def test_seeds_differ_and_repeat(data_dir: Path, tmp_path: Path) -> None:
     losses = []
     for number, seed in enumerate((0, 0, 1)):
         folder = tmp_path / str(number)
-        train_run(Run(MODEL, 0.5, seed), recipe, images, folder, console=silent())
+        train_run(Run(MODEL, 0.5, seed), recipe, images, folder)
         losses.append(read_metrics(folder)[0]["train_loss"])
     assert losses[0] == losses[1] != losses[2]
 
@@ -384,7 +337,7 @@ def test_measured_statistics_are_kept_and_change_no_step(data_dir: Path, tmp_pat
     losses, weights = [], []
     for count in (0, 20):
         recipe, folder = tiny(norm_images=count, epochs=1), tmp_path / str(count)
-        train_run(RUN, recipe, images, folder, console=silent())
+        train_run(RUN, recipe, images, folder)
         losses.append(read_metrics(folder)[0])
         weights.append(load_checkpoint(folder / "best.safetensors")[0])
     running, measured = weights
@@ -405,7 +358,7 @@ def test_divergence_stops_the_run(data_dir: Path, tmp_path: Path) -> None:
     recipe = tiny(lr=1e30, schedule="constant", warmup_epochs=0)
     images = load_images(recipe, data_dir)
     with pytest.raises(InputError, match=r"lr is 1e\+30 .* diverged .* lower --lr"):
-        train_run(RUN, recipe, images, tmp_path, console=silent())
+        train_run(RUN, recipe, images, tmp_path)
     assert not (tmp_path / "result.json").exists()
 
 
@@ -414,7 +367,7 @@ def test_other_optimizers_and_schedules(optimizer: str, data_dir: Path, tmp_path
     recipe = tiny(
         optimizer=optimizer, schedule="linear", epochs=1, lr=0.001, label_smoothing=0.1, warmup_epochs=0
     )
-    train_run(RUN, recipe, load_images(recipe, data_dir), tmp_path, console=silent())
+    train_run(RUN, recipe, load_images(recipe, data_dir), tmp_path)
     assert read_metrics(tmp_path)[0]["lr"] < 0.001
 
 

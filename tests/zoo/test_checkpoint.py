@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
@@ -64,7 +63,7 @@ def test_a_training_run_leaves_all_facts(tmp_path: Path) -> None:
     recipe = tiny(epochs=1)
     images = load_images(recipe, make_folder(tmp_path / "data"))
     out = tmp_path / "out"
-    train_run(Run(MODEL, 0.5, 0), recipe, images, out, console=Console(file=io.StringIO()))
+    train_run(Run(MODEL, 0.5, 0), recipe, images, out)
     model, metadata = load_checkpoint(out / "best.safetensors")
     assert metadata["classes"] == list(CLASSES)
     assert (metadata["size"], metadata["in_chans"], metadata["normalize"]) == (16, 3, True)
@@ -133,7 +132,7 @@ def test_a_run_does_not_resume_from_a_truncated_checkpoint(tmp_path: Path) -> No
     out.mkdir()
     (out / "last.ckpt").write_bytes(_torch_bytes({"octavize": {}})[:-40])
     with pytest.raises(InputError, match=r"last\.ckpt is cut short"):
-        train_run(Run(MODEL, 0.5, 0), recipe, images, out, console=Console(file=io.StringIO()))
+        train_run(Run(MODEL, 0.5, 0), recipe, images, out)
     assert [p.name for p in out.iterdir()] == ["last.ckpt"]
 
 

@@ -55,6 +55,23 @@ SHORTEST = 1.0
 """Seconds for which the machine has to be watched to tell."""
 
 
+_found: list[float] | None = None
+"""By how many cores times were disturbed so far; None where each is told at once."""
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """In here many times are measured; what disturbs them is told once, at the end, by its worst."""
+    global _found
+    before, _found = _found, []
+    try:
+        yield
+        found = max(_found, default=0.0)
+    finally:
+        _found = before
+    _tell(found)
+
+
 @contextmanager
 def others_watched() -> Iterator[None]:
     """Warn if other processes kept the machine busy meanwhile: times and even their ratios are wrong then."""
@@ -68,12 +85,20 @@ def others_watched() -> Iterator[None]:
     yield
     passed, idle, own = (after - start for after, start in zip(idle_and_own(), before, strict=True))
     others = (psutil.cpu_count() or 1) - (idle + own) / max(passed, 1e-9)
-    if passed > SHORTEST and others > BUSY:
+    if passed > SHORTEST:
+        _tell(others)
+
+
+def _tell(others: float) -> None:
+    """Warn of so many disturbing cores, or keep them for the end of `told_once`."""
+    if _found is not None:
+        _found.append(others)
+    elif others > BUSY:
         warnings.warn(
             f"other processes used {others:.1f} cores while this was timed: times and ratios are disturbed; "
             "measure again on an idle machine",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

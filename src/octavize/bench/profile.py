@@ -14,11 +14,10 @@ Definitions, the same for every network:
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,11 +39,7 @@ from octavize.convert.trace import (
 )
 from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, whole
-from octavize.report.tables import show
 from octavize.text import Table, to_csv
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 IN_TRAINING = "in training mode, give larger images (--size) or more of them (--batch)"
 
@@ -240,14 +235,13 @@ class ProfileTable:
     shown: Table  # the same rows in words, for people
     conditions: dict[str, Any]
 
-    def print(self, console: Console) -> None:
-        show(self.shown, console)
-
     def to_csv(self) -> str:
         return to_csv(self.rows[0], self.rows)
 
-    def to_json(self) -> str:
-        return json.dumps({**self.conditions, "rows": self.rows}, indent=2)
+    @property
+    def values(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**self.conditions, "rows": self.rows}
 
 
 def profile_models(

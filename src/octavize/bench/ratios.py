@@ -8,11 +8,13 @@ else the machine does meets all of them; a time ratio is the median of the round
 
 from __future__ import annotations
 
+import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,12 +22,14 @@ from typing import Any
 import torch
 
 from octavize.bench.contenders import Contender
-from octavize.bench.environment import environment, others_watched
+from octavize.bench.environment import environment, others_watched, told_once
 from octavize.bench.runtimes import EXPORTED, Prepare, Setting, check_precisions, precisions_of
 from octavize.bench.timing import interleave, same_random_numbers
 from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, one_line, whole
+from octavize.report.progress import steps
 
+logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -82,7 +86,6 @@ def bench(
     rounds: int = 20,
     together: bool = False,
     device: str = "cpu",
-    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Time networks in several runtimes.
 
@@ -96,7 +99,6 @@ def bench(
         together: networks of all runtimes take turns, so that times may be compared across runtimes. Threads
             that one runtime leaves spinning then disturb the next.
         device: for PyTorch; the other runtimes are run on the CPU. `cuda` is untested.
-        say: is told what comes next.
 
     Returns:
         `environment`, `rounds`, `together`, `device` and `rows`; JSON values. In a row, `time_ratio` is to
@@ -122,14 +124,12 @@ def bench(
         raise InputError(f"device={device!r} is not there ({one_line(error)}): give cpu") from None
     groups = [list(runtimes)] if together else [[name] for name in runtimes]
     rows: list[Row] = []
-    with TemporaryDirectory() as folder:
-        for batch in batches:
-            for count in counts:
-                for group in groups:
-                    say(f"{', '.join(group)}: batch {batch}, {count} thread(s)")
-                    setting = Setting(batch, count, device, Path(folder))
-                    chosen = {name: runtimes[name] for name in group}
-                    rows += time_group(contenders, chosen, setting, rounds, precisions)
+    with TemporaryDirectory() as folder, told_once():
+        for batch, count, group in steps([*product(batches, counts, groups)], "timing in turns"):
+            logger.info("%s: batch %d, %d thread(s)", ", ".join(group), batch, count)
+            setting = Setting(batch, count, device, Path(folder))
+            chosen = {name: runtimes[name] for name in group}
+            rows += time_group(contenders, chosen, setting, rounds, precisions)
     packages = dict.fromkeys(
         module for kind in EXPORTED.values() for module in (*kind.needs, *kind.needed_to_lower)
     )
@@ -152,11 +152,10 @@ def time_group(
     had = {runtime: [p for p in precisions if p in precisions_of(runtime)] for runtime in runtimes}
     clock = time.process_time if (setting.threads, setting.device) == (1, "cpu") else time.perf_counter
     with torch_threads(setting.threads), same_random_numbers(), torch.inference_mode():
+        wanted = [(runtime, p, c) for runtime in runtimes for p in had[runtime] for c in contenders]
         calls = {
-            f"{runtime}/{precision}/{c.name}": prepare(c, replace(setting, precision=precision))
-            for runtime, prepare in runtimes.items()
-            for precision in had[runtime]
-            for c in contenders
+            f"{runtime}/{precision}/{c.name}": runtimes[runtime](c, replace(setting, precision=precision))
+            for runtime, precision, c in steps(wanted, "preparing")
         }
         with others_watched():
             seconds = interleave(calls, rounds, clock=clock)

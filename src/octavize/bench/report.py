@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from itertools import cycle, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from octavize.errors import require_extra
-from octavize.report.tables import show
 from octavize.text import Table
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 FIGURES = (".png", ".svg", ".pdf")
 
 
-def show_tables(results: dict[str, Any], title: str, console: Console) -> None:
-    """Print a table for each batch and number of threads, a row a network in a runtime."""
-    console.print(title, style="bold", markup=False, highlight=False)
-    for place in dict.fromkeys((row["batch"], row["threads"]) for row in results["rows"]):
-        show(_table(results["rows"], *place), console)
+def tables(results: dict[str, Any]) -> list[Table]:
+    """A table for each batch and number of threads, a row a network in a runtime."""
+    places = dict.fromkeys((row["batch"], row["threads"]) for row in results["rows"])
+    return [_table(results["rows"], *place) for place in places]
 
 
 def _table(rows: list[dict[str, Any]], batch: int, threads: int) -> Table:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from octavize.report.progress import bar
+
 WARM_UP_ROUNDS = 3
 
 
@@ -18,13 +20,15 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of each call in each round, `warm_up` rounds before them left out."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(warm_up + rounds):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            passed = clock() - start
-            if number >= warm_up:
-                seconds[name].append(passed)
+    with bar("timing", (warm_up + rounds) * len(calls)) as advance:
+        for number in range(warm_up + rounds):
+            for name, call in calls.items():
+                start = clock()
+                call()
+                passed = clock() - start
+                advance()
+                if number >= warm_up:
+                    seconds[name].append(passed)
     return seconds
 
 

@@ -8,9 +8,9 @@ to find the best combinations. Those are timed as whole networks, and so is one 
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from octavize.bench.contenders import VANILLA, Contender
+from octavize.bench.environment import told_once
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import EXPORTED, Setting, check_precisions, choose_runtimes
 from octavize.convert.inputs import Example
@@ -28,7 +29,9 @@ from octavize.convert.planner import Planner, Way
 from octavize.errors import InputError, whole
 from octavize.plans.plan import Plan, check_budget, fit_budget
 from octavize.plans.planning import least_low
+from octavize.report.progress import steps
 
+logger = logging.getLogger(__name__)
 RUNTIMES = (*EXPORTED, "compile")
 LEVELS = (0.25, 0.5, 0.75)
 """α that a stage may get. Quarters keep the channels of the usual widths multiples of a vector's length."""
@@ -36,7 +39,6 @@ MARGIN = 0.02
 """How far below its budget a network may stay: with less arithmetic it would be faster, but also do less."""
 FINALISTS = 3
 Stage = tuple[str, ...]
-Progress = Callable[[str], object]
 
 
 def tune(
@@ -52,7 +54,6 @@ def tune(
     downsample: Way | None = None,
     min_low: int | None = None,
     example: Example | None = None,
-    progress: Progress | None = None,
 ) -> Plan:
     """Plan the fastest octave network within a budget: α by stage, from times measured on this machine.
 
@@ -70,7 +71,6 @@ def tune(
         precision: `float32`; or of exported files `bf16` or `int8`, if the runtime has it.
         exchange: see `octavize.plan`; or a list, of which the fastest is chosen.
         downsample, min_low, example: see `octavize.plan`.
-        progress: called with every line of progress; None prints the lines if stderr is a terminal.
 
     Returns:
         The plan. As measured, its network is never slower than that of one α for all layers; where no other
@@ -95,11 +95,12 @@ def tune(
             model, exchange=each, downsample=downsample, min_low=least_low(min_low, None), example=example
         )
         planner.check_one_map("tune takes")
-        tuners[str(each)] = Tuner(planner, runtime, progress=progress, **how)
-    plans = {told: tuner.plan(budget) for told, tuner in tuners.items()}
-    if len(plans) == 1:
-        return next(iter(plans.values()))
-    ratios = next(iter(tuners.values())).ratios(plans)
+        tuners[str(each)] = Tuner(planner, runtime, **how)
+    with told_once():
+        plans = {told: tuner.plan(budget) for told, tuner in tuners.items()}
+        if len(plans) == 1:
+            return next(iter(plans.values()))
+        ratios = next(iter(tuners.values())).ratios(plans)
     return plans[min(ratios, key=ratios.__getitem__)]
 
 
@@ -128,11 +129,10 @@ class Tuner:
         threads: int | None = None,
         rounds: int = 15,
         precision: str = "float32",
-        progress: Progress | None = None,
     ) -> None:
         self.rounds, self.batch = whole("rounds", rounds, 1), whole("batch", batch, 1)
         self.threads = (os.cpu_count() or 1) if threads is None else whole("threads", threads, 1)
-        self.planner, self.say, self.precision = planner, progress or _print, precision
+        self.planner, self.precision = planner, precision
         self.runtimes = choose_runtimes([runtime])
 
     def plan(self, budget: float) -> Plan:
@@ -148,13 +148,14 @@ class Tuner:
             candidates[f"α by stage {', '.join(f'{alpha:g}' for alpha in choice.alphas)}"] = plan
         ratios = self.ratios(candidates)
         for name, ratio in ratios.items():
-            self.say(f"{name}: {candidates[name].macs_ratio:.3f} of the MACs, {ratio:.3f} of the time")
+            logger.info(f"{name}: {candidates[name].macs_ratio:.3f} of the MACs, {ratio:.3f} of the time")
         return candidates[min(ratios, key=ratios.__getitem__)]
 
     @cached_property
     def options(self) -> dict[Stage, list[Choice]]:
         """What each stage alone saves at each level of α; staying vanilla is one of the choices."""
-        return {stage: self._measured(stage) for stage in stages(self.planner)}
+        found = stages(self.planner)
+        return {stage: self._measured(stage) for stage in steps(found, "trying stages")}
 
     def ratios(self, plans: Mapping[str, Plan]) -> dict[str, float]:
         """For each plan its network's time as a share of the vanilla network's, the median of all rounds."""
@@ -172,7 +173,7 @@ class Tuner:
         for level, (name, plan) in zip(LEVELS, plans.items(), strict=True):
             choices.append(Choice((level,), 1 - plan.macs_ratio, 1 - ratios[name]))
         saved = ", ".join(f"{c.alphas[0]:g}: {c.macs_saved:.1%} {c.time_saved:.1%}" for c in choices[1:])
-        self.say(f"from {stage[0]} on, {len(stage)} layers; α: MACs and time saved: {saved}")
+        logger.info(f"from {stage[0]} on, {len(stage)} layers; α: MACs and time saved: {saved}")
         return choices
 
     def _finalists(self, budget: float) -> list[tuple[Choice, Plan]]:
@@ -190,11 +191,6 @@ class Tuner:
     def _network(self, name: str, plan: Plan) -> Contender:
         model = octavize(self.planner.model, plan).cpu().float().eval()
         return Contender(name, model, self.planner.shape[1:], plan.macs_after)
-
-
-def _print(line: str) -> None:
-    if sys.stderr.isatty():
-        print(line, file=sys.stderr)
 
 
 def stages(planner: Planner) -> list[Stage]:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from octavize.calibration.coupling import stand_in
 from octavize.calibration.moves import Moves, lost
 from octavize.convert.inputs import Inputs, Shape
-from octavize.convert.loaders import images_of, run_on
+from octavize.convert.loaders import batch_count, images_of, run_on
 from octavize.convert.trace import CONVOLUTIONS
 from octavize.errors import InputError, whole
+from octavize.report.progress import steps
 
 Score = Literal["output", "damage", "share"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -118,7 +119,8 @@ def measure_energy(
     for name, module in net.named_modules():
         if isinstance(module, CONVOLUTIONS):
             module.register_forward_hook(partial(_measure, found.convolutions, name), with_kwargs=True)
-    for images in images_of(loader, max_images, like):
+    total = batch_count(loader, max_images)
+    for images in steps(images_of(loader, max_images, like), "measuring channels", total):
         if moves is not None:
             moves.run(images)
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ from octavize.convert.order import order_of
 from octavize.convert.trace import CONVOLUTIONS, check_network, clean_copy
 from octavize.errors import InputError, number, whole
 from octavize.nn.conv import OctConv
+from octavize.report.progress import steps
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
@@ -83,7 +85,7 @@ def refit(
         example: what a network of several inputs, or of whole numbers, is called with, see `octavize.plan`:
             the batches hold as much, see `convert.loaders.images_of`.
         progress: called with the names of the layers and epochs; what it returns is iterated over, such as
-            `tqdm.tqdm` or `rich.progress.track`.
+            `tqdm.tqdm`. By default the log is told.
 
     Returns:
         The errors of each layer before and after, and the layers that were left alone, with the reason.
@@ -120,7 +122,7 @@ def refit(
     run_on(stand_in(model), batches[0].rows(slice(1)))
     shift = norm_shift(reference, batches)
     refitter = _Refitter(model, reference, batches, memory, epochs)
-    refitter.all(progress or iter)
+    refitter.all(progress or partial(steps, what="refitting"))
     layers, left = tuple(refitter.done), refitter.left
     done = Refitting(layers, left, refitter.images, shift, refitter.polished)
     _warn(done)

@@ -12,9 +12,12 @@ def run() -> None:
     try:
         for module in ("typer", "rich", "yaml"):
             require_extra(module, "cli")
+        from octavize.cli.main import main
+
+        main()
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    from octavize.cli.main import main
-
-    main()
+    except KeyboardInterrupt:  # before a command has begun: those under way say what they kept
+        print("Interrupted: nothing was begun", file=sys.stderr)
+        sys.exit(130)

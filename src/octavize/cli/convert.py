@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from octavize.cli import options as o
 from octavize.cli import paddle as cli_paddle
+from octavize.cli.answers import check_octave, converted
+from octavize.cli.telling import Answer
 from octavize.deploy.formats import timed_formats
 from octavize.errors import InputError
 from octavize.files import check_folder
@@ -152,7 +153,7 @@ def convert(
         ),
     ] = None,
     backend: o.Backend = "torch",
-) -> None:
+) -> Answer:
     """Make a network octave and write it to a folder.
 
     The folder gets plan.yaml, weights.safetensors and network.json; octavize.load_converted reads it. The
@@ -201,25 +202,20 @@ def convert(
             raise InputError(f"{option} is {value} without --refit: give the folder of the images")
     if refit is not None and alpha == 0:
         raise InputError("--refit is given and --alpha is 0, which makes no layer octave: give another")
-    console = Console(highlight=False, soft_wrap=True)
     source = _normalized(network.find(model), mean, std)
     if plan is not None:
         decided = PlanFile.load(plan)
     else:
         decided = _planned(source, size, alpha, budget, target, downsample, exchange, min_low)
-    if alpha != 0 and not any(d.alpha for d in decided.decisions):
-        console.print(str(decided), markup=False)
-        raise InputError(f"model {model}: no layer of it becomes octave; the table gives the reasons")
+    check_octave(model, decided, alpha)
     images = None if refit is None else _images(refit, refit_images, decided, source.facts)
     if images is not None and plan is None:
         decided = calibrate(source.model, images, plan=decided)
     net = octavize(source.model, decided, inplace=True)
-    console.print(str(decided), markup=False)
-    if images is not None:
-        console.print(f"\n{_refit(net, images, refit_epochs)}", markup=False)
+    refitted = None if images is None else _refit(net, images, refit_epochs)
     facts = {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1], **source.facts}
     save_converted(out, net, decided, source.origin, facts)
-    console.print(f"weights: {source.weights}; network written to [bold]{out}[/bold]")
+    return converted(decided, source.weights, out, refitted)
 
 
 def _normalized(source: Vanilla, mean: list[float] | None, std: list[float] | None) -> Vanilla:
@@ -255,8 +251,7 @@ def _planned(
         return make_plan(source.model, budget=budget, **ways)
     from octavize.bench.tune import tune
 
-    say = Console(stderr=True, highlight=False).print
-    return tune(source.model, budget, target, progress=say, **ways)
+    return tune(source.model, budget, target, **ways)
 
 
 def _images(folder: Path, count: int | None, decided: Plan, facts: Mapping[str, Any]) -> list[Tensor]:
@@ -283,18 +278,10 @@ def _images(folder: Path, count: int | None, decided: Plan, facts: Mapping[str, 
 
 
 def _refit(net: nn.Module, images: list[Tensor], epochs: int | None) -> Refitting:
-    """Refit a network, with a bar on stderr."""
-    from rich.progress import track
-
     from octavize.calibration.refit import EPOCHS, refit
 
-    console = Console(stderr=True)
-
-    def bar(names: Sequence[str]) -> Iterable[str]:
-        return track(names, "refitting", console=console, transient=True)
-
     epochs, count = EPOCHS if epochs is None else epochs, sum(map(len, images))
-    return refit(net, images, epochs=epochs, max_images=count, progress=bar)
+    return refit(net, images, epochs=epochs, max_images=count)
 
 
 def _check_plan_alone(
@@ -356,7 +343,7 @@ def adapt(
     restart: o.Restart = False,
     training: o.TrainingOptions,
     machine: o.MachineOptions,
-) -> None:
+) -> Answer:
     """Make a trained network octave and bring its accuracy back.
 
     The network is converted, its batch norms are measured anew on training images (or all its layers
@@ -377,6 +364,7 @@ def adapt(
     o.require_experiment()
     from octavize.training.adapt import adapt as run
     from octavize.training.adapt import fine_tuning_recipe
+    from octavize.training.adapt_report import table
     from octavize.training.prepare import Adaptation
     from octavize.training.recipe import load_recipe, read_recipe
 
@@ -400,13 +388,10 @@ def adapt(
         norm_images=norm_images,
         refit_images=refit_images,
     )
-    with o.resumable():
-        run(
-            source,
-            chosen,
-            how,
-            out,
-            data_dir=training.data_dir,
-            hardware=machine.hardware(),
-            restart=restart,
-        )
+    results = run(
+        source, chosen, how, out, data_dir=training.data_dir, hardware=machine.hardware(), restart=restart
+    )
+    if not results:  # another process of the same training answers
+        return Answer({}, [])
+    text = f"network: {out}, read by octavize.load_converted"
+    return Answer({**results, "folder": str(out)}, [table(results), text])

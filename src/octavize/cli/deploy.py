@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from octavize.cli.exporters import Exporter, as_json, exporter_of
+from octavize.cli.exporters import Exporter, exporter_of
 from octavize.cli.options import Backend, ExchangeName, Exchanges, network
+from octavize.cli.telling import Answer, warn
 from octavize.deploy.formats import PRECISIONS, format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
@@ -73,8 +73,7 @@ def export(
     ] = None,
     exchange: ExchangeName = None,
     backend: Backend = "torch",
-    to_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> Answer:
     """Write a network for another runtime, and compare the file with the network.
 
     Batch norms are folded in. The file takes any number of images at once; it knows its classes, how
@@ -122,24 +121,20 @@ def export(
     how: dict[str, Any] = {"precision": precision, "calibration": images, "dynamic_size": dynamic_size}
     error = exporter.write(model, to, shape, metadata=about, **how)
     agreed = None if compared is None or outputs is None else _agreement(exporter, model, to, compared)
-    quantized_on = 0 if seen is None else len(seen.paths)
-    if to_json:
-        told = {"files": [str(path) for path in written], "error": error, "precision": precision}
-        told |= {"input_shape": list(shape), "dynamic_size": dynamic_size, "quantized_on": quantized_on}
-        typer.echo(as_json(told | {"agreement": None if agreed is None else asdict(agreed)}))
-        return
-    console = Console(highlight=False, soft_wrap=True)
+    values = {"files": [str(path) for path in written], "precision": precision, "parity": error}
+    values |= {"input_shape": list(shape), "dynamic_size": dynamic_size}
+    values |= {"quantized_on": None if seen is None else len(seen.paths)}
+    values |= {"agreement": None if agreed is None else asdict(agreed)}
     lowered = "" if precision == "float32" else " in float32"
-    console.print(f"parity: largest error {error:.1e} of what an image changes{lowered}")
+    text = [f"parity: largest error {error:.1e} of what an image changes{lowered}"]
     if seen is not None:
-        console.print(f"quantized on {quantized_on} images")
+        text.append(f"quantized on {len(seen.paths)} images")
     if agreed is not None:
-        others = "the same" if compared is seen else "images" if seen is None else "others"
-        _tell_agreement(console, agreed, others)
+        text += _told(agreed, "the same" if compared is seen else "images" if seen is None else "others")
     elif compared is not None:
-        console.print("not compared on images: the network tells no classes apart")
+        text.append("not compared on images: the network tells no classes apart")
     sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
-    console.print(f"written: [bold]{to}[/bold], {precision}, for any number of images of {sizes}")
+    return Answer(values, [*text, f"written: {to}, {precision}, for any number of images of {sizes}"])
 
 
 def _agreement(exporter: Exporter, model: Any, file: Path, images: Found) -> Agreement:
@@ -152,13 +147,13 @@ def _agreement(exporter: Exporter, model: Any, file: Path, images: Found) -> Agr
     return exporter.agreement(model, runner, batches(compared.paths, runner.metadata), compared.labels)
 
 
-def _tell_agreement(console: Console, found: Agreement, which: str) -> None:
-    """Say it; `which` images these were, beside those that the file was quantized on."""
-    console.print(f"compared on {found.images} {which}, same class first: {found.same:.1%}")
-    if found.before is None or found.after is None:
-        console.print("accuracy: unknown, since the folders of the images are not the network's classes")
-    else:
-        console.print(f"accuracy: {found.before:.2%} in float32, {found.after:.2%} in this file")
+def _told(found: Agreement, which: str) -> list[str]:
+    """In words; `which` images they are, beside those it was quantized on."""
+    accuracy = "unknown, since the folders of the images are not the network's classes"
+    if found.before is not None and found.after is not None:
+        accuracy = f"{found.before:.2%} in float32, {found.after:.2%} in this file"
+    first = f"compared on {found.images} {which}, same class first: {found.same:.1%}"
+    return [first, f"accuracy: {accuracy}"]
 
 
 def predict(
@@ -171,8 +166,7 @@ def predict(
     trust: Annotated[
         bool, typer.Option("--trust", help="Read a .pt2 although it may run code of whoever wrote it.")
     ] = False,
-    to_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> Answer:
     """Classify images with an exported network.
 
     [bold]Examples[/bold]
@@ -183,7 +177,6 @@ def predict(
     """
     from octavize.deploy.predict import predict as run
     from octavize.deploy.runtime import load_runtime
-    from octavize.report.tables import show
 
     if model.suffix in ("", ".json", ".pdiparams") and model.with_suffix(".pdiparams").is_file():
         raise InputError(
@@ -191,18 +184,15 @@ def predict(
             "predict, export the network with --to NAME.onnx"
         )
     if trust and format_of("model", model).runs_code:
-        typer.echo(f"warning: {model} may run code of whoever wrote it", err=True)
+        warn(f"{model} may run code of whoever wrote it")
     answers = run(load_runtime(model, threads, trust=trust), images, top)
-    if to_json:
-        rows = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
-        typer.echo(as_json(rows))
-        return
+    values = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
     rows = [
         ("" if i else str(image), found["class"], f"{found['probability']:.1%}")
         for image, answer in zip(images, answers, strict=True)
         for i, found in enumerate(answer)
     ]
-    show(Table(("image", "class", "probability"), rows, align="llr"), Console(highlight=False))
+    return Answer(values, [Table(("image", "class", "probability"), rows, align="llr")])
 
 
 def bench(
@@ -254,7 +244,7 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Figure to write: .png, .svg or .pdf.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-) -> None:
+) -> Answer:
     """Time vanilla and octave in each runtime: how much of the saved arithmetic is saved in time.
 
     Saving realized is (1 − time ratio) / (1 − ratio of multiply-accumulates), each against the vanilla
@@ -272,7 +262,7 @@ def bench(
     """
     from octavize.bench.contenders import contenders_of, with_narrower
     from octavize.bench.ratios import bench as run
-    from octavize.bench.report import FIGURES, draw, show_tables
+    from octavize.bench.report import FIGURES, draw, tables
     from octavize.bench.runtimes import choose_runtimes
     from octavize.files import write_json
     from octavize.zoo.find import find_origin
@@ -291,7 +281,6 @@ def bench(
     contenders = contenders_of(build, shares, size, exchanges=exchange or (), same_macs=same_macs)
     if same_macs and origin.kind == "octavize":
         contenders = with_narrower(origin.name, contenders, size)
-    log = Console(stderr=True, highlight=False)
     results = {"model": source, "size": size} | run(
         contenders,
         chosen,
@@ -301,11 +290,10 @@ def bench(
         rounds=rounds,
         together=together,
         device=device,
-        say=log.print,
     )
     title = f"{source}, {size} × {size} pixels, median of {rounds} rounds"
-    show_tables(results, title, Console())
     if out is not None:
         write_json(out, results)
     if figure is not None:
         draw(results, figure, title)
+    return Answer(results, [title, *tables(results)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -179,8 +178,3 @@ class InPaddle(Exporter):
 def exporter_of(backend: str) -> Exporter:
     """Of a framework by name; see `is_paddle`."""
     return InPaddle() if is_paddle(backend) else InTorch()
-
-
-def as_json(told: Any) -> str:
-    """What a command tells programs."""
-    return json.dumps(told, ensure_ascii=False, indent=2)

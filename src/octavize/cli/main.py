@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import inspect
 import io
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import requires
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.text import Text
+from click import Abort
 
 from octavize.bench.process import settle_process
 from octavize.cli import convert as cli_convert
@@ -26,6 +27,8 @@ from octavize.cli import options as o
 from octavize.cli import paddle as cli_paddle
 from octavize.cli import study as cli_study
 from octavize.cli import zoo as cli_zoo
+from octavize.cli.answers import compared
+from octavize.cli.telling import ANEW, RESUMED, Answer, AsJson, say, told, warn
 from octavize.errors import InputError
 from octavize.text import Table
 
@@ -35,22 +38,29 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
-def name_of(function: Callable[..., None]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     """Of a command: its function's, which has an underscore more where Python keeps the word for itself."""
     return function.__name__.rstrip("_")
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command; its docstring, lines joined to paragraphs, is its `--help`."""
+def command(function: Callable[..., Answer], kept: str = ANEW) -> Callable[..., Answer]:
+    """Register a command; its docstring, lines joined to paragraphs, is its `--help`.
+
+    Args:
+        kept: what is left of it when it is stopped, and how to go on.
+    """
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
     app.command(name=name_of(function), help="\n\n".join(" ".join(p.split()) for p in paragraphs))(
-        o.spelled_out(function)
+        told(o.spelled_out(function), kept)
     )
     return function
+
+
+resumed = partial(command, kept=RESUMED)
+"""Register a command that trains."""
 
 
 @app.callback(invoke_without_command=True)
@@ -64,7 +74,7 @@ def _root(
         raise typer.Exit
 
 
-@command
+@resumed
 def compare(
     *,
     recipe: o.RecipeName = "quick",
@@ -88,7 +98,7 @@ def compare(
     backend: o.Backend = "torch",
     training: o.TrainingOptions,
     machine: o.MachineOptions,
-) -> None:
+) -> Answer:
     """Train vanilla and octave networks alike and write a report that compares them.
 
     Every network is trained at every α and every seed under one recipe. The run folder gets report.html,
@@ -119,17 +129,12 @@ def compare(
 
     given = training.overrides() | {"models": model, "alphas": alpha, "exchange": exchange, "seeds": seed}
     chosen = load_recipe(recipe, **given)
-    with o.resumable():
-        run(
-            chosen,
-            out or Path("runs") / chosen.name,
-            data_dir=training.data_dir,
-            hardware=machine.hardware(),
-            restart=restart,
-        )
+    out = out or Path("runs") / chosen.name
+    results = run(chosen, out, data_dir=training.data_dir, hardware=machine.hardware(), restart=restart)
+    return compared(results, out)
 
 
-@command
+@resumed
 def train(
     name: Annotated[str, typer.Argument(help="A network from `octavize models`.")],
     *,
@@ -147,7 +152,7 @@ def train(
     restart: o.Restart = False,
     training: o.TrainingOptions,
     machine: o.MachineOptions,
-) -> None:
+) -> Answer:
     """Train one network under a recipe.
 
     The run folder gets best.safetensors (the epoch with the best validation accuracy), metrics.csv,
@@ -166,14 +171,11 @@ def train(
     # More than one α or seed is refused by `train_one`.
     given = training.overrides() | {"models": [name], "alphas": alpha or [0.5], "exchange": exchange}
     given |= {"seeds": seed or [0]}
-    with o.resumable():
-        train_one(
-            load_recipe(recipe, **given),
-            out or Path("runs") / name,
-            data_dir=training.data_dir,
-            hardware=machine.hardware(),
-            restart=restart,
-        )
+    out = out or Path("runs") / name
+    chosen = load_recipe(recipe, **given)
+    result = train_one(chosen, out, data_dir=training.data_dir, hardware=machine.hardware(), restart=restart)
+    text = f"test accuracy {result['test_accuracy']:.2%}, of the weights of epoch {result['best_epoch']}"
+    return Answer({**result, "folder": str(out)}, [text, f"network: {out / 'best.safetensors'}"])
 
 
 @command
@@ -182,7 +184,7 @@ def bands(
     out: Annotated[Path, typer.Option("--out", "-o", help="Figure to write: .png, .svg or .pdf.")] = Path(
         "bands.png"
     ),
-) -> None:
+) -> Answer:
     """Split an image into its low and its high band, and show the share of energy in each octave.
 
     [bold]Example[/bold]
@@ -190,12 +192,11 @@ def bands(
     [cyan]octavize bands cat.jpg --out cat-bands.png[/cyan]
     """
     from octavize.data.bands import draw_bands
-    from octavize.report.tables import show
 
-    console = Console(highlight=False)
-    rows = [(octave, f"{share:.2%}") for octave, share in draw_bands(image, out)]
-    show(Table(("octave", "share of energy"), rows), console)
-    console.print(f"figure: [bold]{out}[/bold]")
+    found = draw_bands(image, out)
+    table = Table(("octave", "share of energy"), [(octave, f"{share:.2%}") for octave, share in found])
+    values = {"octaves": [{"octave": octave, "share": share} for octave, share in found], "figure": str(out)}
+    return Answer(values, [table, f"figure: {out}"])
 
 
 @command
@@ -224,9 +225,11 @@ def profile(
     backend: Annotated[
         str, typer.Option(help="torch; or paddle, for parameters and multiply-accumulates of its networks.")
     ] = "torch",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-) -> None:
+    as_json: AsJson = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="The result as CSV.", rich_help_panel="Output")
+    ] = False,
+) -> Answer:
     """Show parameters, multiply-accumulates, activation memory and latency side by side.
 
     Latency is the median of interleaved runs; ratios refer to the first α.
@@ -246,13 +249,8 @@ def profile(
             raise InputError(
                 "--batch, --rounds and --threads are of times, which --backend paddle leaves out"
             )
-        form = "json" if as_json else "csv" if as_csv else "text"
-        typer.echo(
-            cli_paddle.profile(
-                names, alpha, layers, form, size=size, num_classes=num_classes, exchange=exchange
-            )
-        )
-        return
+        how: dict[str, Any] = {"size": size, "num_classes": num_classes, "exchange": exchange}
+        return cli_paddle.profile(names, alpha, layers, as_csv, **how)
     from octavize.bench.profile import layer_table, profile_models
     from octavize.zoo.find import find_origin
 
@@ -272,18 +270,15 @@ def profile(
             rounds=rounds,
             threads=threads,
         )
-    if as_json or as_csv:
-        typer.echo(shown.to_json() if as_json else shown.to_csv())
-    else:
-        shown.print(Console())
+    return Answer(shown.values, [shown.to_csv().rstrip("\n") if as_csv else shown.shown])
 
 
 command(cli_zoo.models)
 command(cli_zoo.tables)
 command(cli_zoo.import_)
-command(cli_study.study)
+resumed(cli_study.study)
 command(cli_convert.convert)
-command(cli_convert.adapt)
+resumed(cli_convert.adapt)
 command(cli_deploy.export)
 command(cli_deploy.predict)
 command(cli_deploy.bench)
@@ -298,19 +293,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = warn
             warnings.filterwarnings("ignore", "No ccache found")  # Paddle's remark on compiling extensions
             warnings.filterwarnings("ignore", "When training, we now always track global mean")
             sys.exit(app(o.spread(given or ["--help"]), prog_name="octavize", standalone_mode=False))
     except InputError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "safetensors"):
+        extra = extra_of(error.name or "")
+        if extra is None:
             raise
-        _fail(f"{error.name} is not installed: run `pip install 'octavize[torch]'`")
+        _fail(f"{error.name} is not installed: run `pip install 'octavize[{extra}]'`")
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}; give another path or make room")
     except Exception as error:
+        if isinstance(error, Abort):  # Typer's own name for Ctrl-C
+            raise KeyboardInterrupt from None
         # Typer's complaints about options and arguments: it shows them as a box of several lines.
         if not hasattr(error, "format_message"):
             raise
@@ -320,16 +318,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{message}; given: octavize {shlex.join(given)}; see {about} --help")
 
 
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning in one line; where in the code it was raised helps nobody who typed a command."""
-    _say("Warning: ", "bold yellow", str(message))
+def extra_of(module: str) -> str | None:
+    """The smallest extra of octavize that brings a package; None if none does."""
+    extras: dict[str, list[str]] = {}
+    for line in requires("octavize") or []:
+        package, _, marker = line.partition(";")
+        extra = marker.partition("extra == ")[2].strip().strip("'\"")
+        extras.setdefault(extra, []).append(_normal(re.split(r"[^\w-]", package)[0]))
+    wanted = _normal(PACKAGES.get(module, module))
+    bring = [extra for extra, packages in extras.items() if wanted in packages]
+    return min(bring, key=lambda extra: len(extras[extra]), default=None)
+
+
+def _normal(package: str) -> str:
+    return package.lower().replace("_", "-")
+
+
+PACKAGES = {"yaml": "pyyaml", "skimage": "scikit-image", "PIL": "pillow", "paddle": "paddlepaddle"}
+"""What is installed under another name than it is imported by."""
 
 
 def _fail(message: str) -> NoReturn:
-    _say("Error: ", "bold red", message)
+    say("Error: ", "bold red", message)
     sys.exit(2)
-
-
-def _say(label: str, style: str, message: str) -> None:
-    line = Text.assemble((label, style), " ".join(message.split()))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +18,8 @@ from octavize.plans.exchanging import check_exchange_policy
 
 if TYPE_CHECKING:
     from octavize.training.hardware import Hardware
+
+T = TypeVar("T")
 
 
 def number_or_pattern(text: str) -> str:
@@ -160,7 +161,7 @@ class MachineOptions:
         return Hardware(**{**asdict(self), "devices": devices})
 
 
-def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
+def spelled_out(command: Callable[..., T]) -> Callable[..., T]:
     """Give a command an option for every field of the dataclasses among its parameters.
 
     Typer reads options off the parameters of a function; the dataclasses hold those that commands share.
@@ -176,10 +177,10 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
             options.append(parameter)
 
     @wraps(command)
-    def run(**given: Any) -> None:
+    def run(**given: Any) -> T:
         for name, kind in groups.items():
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-        command(**given)
+        return command(**given)
 
     by_name = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     run.__signature__ = inspect.Signature(by_name)  # pyright: ignore[reportAttributeAccessIssue]
@@ -225,16 +226,6 @@ def per_model(name: str, values: Sequence[str] | None, kind: type[int] | type[fl
     if not all(pattern for pattern, _, _ in pairs):
         raise InputError(f"{name} is {' '.join(values)}: give one number, or pattern=number for each")
     return {pattern: kind(number) for pattern, _, number in pairs}
-
-
-@contextmanager
-def resumable() -> Iterator[None]:
-    """Say after Ctrl-C how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. The same command goes on from the last finished epoch.", err=True)
-        raise typer.Exit(130) from None
 
 
 def require_experiment() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from octavize.cli import options as o
+from octavize.cli.answers import check_octave, compared, converted, plan_values
+from octavize.cli.telling import Answer
 from octavize.errors import InputError, require_extra
 from octavize.text import to_csv
 
@@ -38,17 +37,19 @@ def refuse(options: Mapping[str, object], why: str) -> None:
             raise InputError(f"{option} is given with --backend paddle: {why}; leave it out")
 
 
-def profile(names: list[str], alphas: list[float] | None, layers: bool, form: str, **chosen: Any) -> str:
+def profile(
+    names: list[str], alphas: list[float] | None, layers: bool, as_csv: bool, **chosen: Any
+) -> Answer:
     """`octavize profile` of Paddle's networks."""
     from octavize.paddle.profile import COLUMNS, layers_of, profile_rows, table
 
     if not layers:
         rows = profile_rows(names, alphas or [0.0, 0.5], **chosen)
-        made = {"json": lambda: json.dumps(rows, indent=2), "csv": lambda: to_csv(COLUMNS, rows)}
-        return made.get(form, lambda: str(table(rows)))()
-    if len(names) > 1 or len(alphas or []) > 1 or form != "text":
-        raise InputError("--layers shows one network at one α, as text: give one name and one α")
-    return str(layers_of(names[0], alphas[0] if alphas else 0.5, **chosen))
+        return Answer(rows, [to_csv(COLUMNS, rows).rstrip("\n") if as_csv else str(table(rows))])
+    if len(names) > 1 or len(alphas or []) > 1 or as_csv:
+        raise InputError("--layers shows one network at one α, and not as CSV: give one name and one α")
+    plan = layers_of(names[0], alphas[0] if alphas else 0.5, **chosen)
+    return Answer(plan_values(plan), [str(plan)])
 
 
 def convert(
@@ -65,7 +66,7 @@ def convert(
     exchange: str | None,
     downsample: str,
     min_low: int | None,
-) -> None:
+) -> Answer:
     """`octavize convert` of a network of Paddle.
 
     Args:
@@ -78,7 +79,6 @@ def convert(
     from octavize.paddle.zoo import alphas_of, exchanges_of
     from octavize.plans.plan import Plan
 
-    console = Console(highlight=False, soft_wrap=True)
     origin, model, weights = find_vanilla(name, **source)
     if plan is not None:
         decided = Plan.load(plan)
@@ -96,15 +96,13 @@ def convert(
             min_low=min_low,
             example=None if size is None else (*shape[:2], *(size,) * len(shape[2:])),
         )
-    console.print(str(decided), markup=False)
-    if alpha != 0 and not any(d.alpha for d in decided.decisions):
-        raise InputError(f"model {name}: no layer of it becomes octave; the table gives the reasons")
+    check_octave(name, decided, alpha)
     net = octavize(model, decided, inplace=True)
     given = {"mean": mean, "std": std}
     facts = {key: value for key, value in given.items() if value}
     facts |= {"size": decided.input_shape[-1], "in_chans": decided.input_shape[1]}
     save_converted(out, net, decided, origin, facts)
-    console.print(f"weights: {weights}; network written to [bold]{out}[/bold]")
+    return converted(decided, weights, out)
 
 
 EXPERIMENT = ("pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors", "tqdm")
@@ -118,7 +116,7 @@ def compare(
     training: o.TrainingOptions,
     machine: o.MachineOptions,
     restart: bool,
-) -> None:
+) -> Answer:
     """`octavize compare` in Paddle."""
     for module in EXPERIMENT:
         require_extra(module, "paddle-experiment")
@@ -134,5 +132,5 @@ def compare(
 
     choose_device(machine.accelerator)
     chosen = load_recipe(recipe, **training.overrides(), **given)
-    with o.resumable():
-        run(chosen, out or Path("runs") / chosen.name, data_dir=training.data_dir, restart=restart)
+    out = out or Path("runs") / chosen.name
+    return compared(run(chosen, out, data_dir=training.data_dir, restart=restart), out)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from octavize.cli import options as o
+from octavize.cli.telling import Answer
 from octavize.errors import InputError
 
 
@@ -57,7 +57,7 @@ def study(
         o.machine(help="Processes of the local engine; by default one a core, or a GPU.", min=1),
     ] = None,
     machine: o.MachineOptions,
-) -> None:
+) -> Answer:
     """Train a grid of settings with several seeds, and report the paired differences.
 
     Every arm is trained under every setting with every seed. The same command goes on after a kill, each run
@@ -80,7 +80,6 @@ def study(
     [cyan]octavize study alpha --data-dir /shared/data --out /shared/alpha --engine ray --threads 2[/cyan]
     """
     o.require_experiment()
-    from octavize.report.tables import show
     from octavize.study.listing import listing
     from octavize.study.load import load_study
     from octavize.study.run import analyze_study, run_study
@@ -95,16 +94,33 @@ def study(
     chosen = load_study(name, seeds=seed, **given)
     folder = out or Path("runs") / f"study-{chosen.name}"
     hardware = machine.hardware()
-    console = Console(highlight=False)
     if list_runs:
-        table, told = listing(chosen, folder, data_dir, hardware, workers)
-        show(table, console)
-        console.print(told)
-    elif analyze:
-        analyze_study(chosen, folder, data_dir=data_dir, console=console)
-    else:
-        with o.resumable():
-            run_study(
-                chosen, folder, data_dir=data_dir, hardware=hardware, engine=engine, address=address,
-                gpu_share=gpu_share, workers=workers, retry=retry, console=console,
-            )  # fmt: skip
+        values, table, told = listing(chosen, folder, data_dir, hardware, workers)
+        return Answer(values, [table, told])
+    if analyze:
+        return _told(analyze_study(chosen, folder, data_dir=data_dir), folder)
+    results = run_study(
+        chosen, folder, data_dir=data_dir, hardware=hardware, engine=engine, address=address,
+        gpu_share=gpu_share, workers=workers, retry=retry,
+    )  # fmt: skip
+    return _told(results, folder)
+
+
+def _told(results: dict[str, Any], out: Path) -> Answer:
+    """What a study found; nothing where another process of the same training answers."""
+    if not results:
+        return Answer({}, [])
+    from octavize.study.estimate import hindsight
+    from octavize.study.report import caution, headline, train_seconds
+
+    report, file = out / "report.html", out / "results.json"
+    told = {"headline": headline(results), "caution": caution(results)}
+    if times := train_seconds(results, out):
+        told["hindsight"] = hindsight(times, out)
+    kept = ("reference", "done", "planned", "differences", "failed", "undeployed")
+    values = {**told, **{key: results[key] for key in kept}, "report": str(report), "results": str(file)}
+    failed = [f"failed  {one['run']}: {one['reason']}" for one in results["failed"]]
+    failed += [
+        f"failed  {one['run']} in {one['precision']}: {one['reason']}" for one in results["undeployed"]
+    ]
+    return Answer(values, [*failed, *told.values(), f"report: {report}"])

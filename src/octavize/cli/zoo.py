@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from octavize.cli.telling import Answer
 from octavize.errors import InputError
-from octavize.text import Table
-
-T = TypeVar("T")
+from octavize.report.progress import steps
 
 
 def models(
@@ -25,8 +21,7 @@ def models(
     alpha: Annotated[
         float | None, typer.Option(help="Share of low channels for --costs. \\[default: 0.5]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of lines.")] = False,
-) -> None:
+) -> Answer:
     """List the networks that octavize builds by name.
 
     Costs are of the input that a network is known for: images of 224 pixels, 32 for CIFAR's and those whose
@@ -46,17 +41,14 @@ def models(
     if alpha is not None and not costs:
         raise InputError(f"--alpha {alpha:g} is given without --costs: names have no α; add --costs")
     if not costs:
-        typer.echo(json.dumps(names) if as_json else "\n".join(names))
-        return
+        return Answer(names, names)
     from octavize.bench.paper import cost_row, cost_table
 
-    rows = [cost_row(name, 0.5 if alpha is None else alpha) for name in _with_bar(names)]
-    _tell(as_json, rows, [cost_table(rows)])
+    rows = [cost_row(name, 0.5 if alpha is None else alpha) for name in steps(names, "counting")]
+    return Answer(rows, [cost_table(rows)])
 
 
-def tables(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def tables() -> Answer:
     """Count the arithmetic of the paper's tables anew, and show it beside what the paper prints.
 
     Nothing is computed but sizes: it takes seconds, and no memory to speak of.
@@ -68,8 +60,8 @@ def tables(
     from octavize.bench.paper import PUBLISHED, layer_rows, layer_table, network_row, network_tables
 
     layer = layer_rows()
-    rows = [network_row(published) for published in _with_bar(PUBLISHED)]
-    _tell(as_json, {"layer": layer, "networks": rows}, [layer_table(layer), *network_tables(rows)])
+    rows = [network_row(published) for published in steps(PUBLISHED, "counting")]
+    return Answer({"layer": layer, "networks": rows}, [layer_table(layer), *network_tables(rows)])
 
 
 def import_(
@@ -84,7 +76,7 @@ def import_(
         float | None,
         typer.Option(help="Share of low channels. \\[default: that of the file's first octave layer]"),
     ] = None,
-) -> None:
+) -> Answer:
     """Turn an octave network that others published into a checkpoint of octavize.
 
     Read are files of d-li14's PyTorch code (ResNet-26/50/101/152/200, MobileNetV1), of the article's
@@ -99,23 +91,8 @@ def import_(
     from octavize.zoo.published import import_published
 
     found = import_published(checkpoint, to, alpha)
-    typer.echo(
+    text = (
         f"{found['published_by']}: {found['model']}, α = {found['alpha']:g}, {len(found['classes'])} "
         f"classes; written to {to}"
     )
-
-
-def _with_bar(many: Sequence[T]) -> Iterable[T]:
-    from rich.progress import track
-
-    return track(many, "counting", console=Console(stderr=True), transient=True)
-
-
-def _tell(as_json: bool, values: object, shown: list[Table]) -> None:
-    from octavize.report.tables import show
-
-    if as_json:
-        typer.echo(json.dumps(values, ensure_ascii=False))
-        return
-    for table in shown:
-        show(table, Console())
+    return Answer({**found, "file": str(to)}, [text])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import length_hint
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from octavize.convert.inputs import Inputs, Shape
 from octavize.errors import InputError, one_line
@@ -41,6 +43,13 @@ def images_of(loader: Iterable[object], limit: int, like: Inputs | Shape | None 
             return
     if used == 0:
         raise InputError("loader yields no image: give one with at least one batch (N, C, H, W)")
+
+
+def batch_count(loader: object, limit: int) -> int | None:
+    """How many batches `images_of` yields, where the loader knows."""
+    size = loader.batch_size if isinstance(loader, DataLoader) else None
+    known = length_hint(loader) or None
+    return min(known, -(-limit // size)) if known and size else known
 
 
 def _inputs(batch: Any, like: Inputs | Shape | None) -> Inputs:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example
-from octavize.convert.loaders import images_of, run_on
+from octavize.convert.loaders import batch_count, images_of, run_on
 from octavize.convert.trace import check_network, clean_copy
 from octavize.errors import whole
 from octavize.nn._torch_internals import BatchNorm
+from octavize.report.progress import steps
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 TRUSTED = 0.1
@@ -74,7 +75,8 @@ def reestimate_norms(
         return 0
     like, used = None if example is None else checked_example(model, example), 0
     with torch.no_grad(), _averaging(model, norms):
-        for images in images_of(loader, max_images, like):
+        total = batch_count(loader, max_images)
+        for images in steps(images_of(loader, max_images, like), "measuring batch norms", total):
             run_on(model, images)
             used += images.batch
     if vanilla is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from octavize.errors import InputError, one_line
+from octavize.report.progress import steps
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,17 +20,15 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 # Longer side of what is resized, in shorter sides; further out nothing is looked at.
 LONGEST = 8
-# Seconds of decoding after which a progress bar appears.
-PATIENCE = 2.0
 
 
-def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) -> Pixels:
+def decode_all(paths: Sequence[Path], size: int, what: str | None = None) -> Pixels:
     """Decode images with a pool of threads: (N, 3, size, size) uint8, in the order of `paths`.
 
     Args:
         paths: image files.
         size: side of the result, pixels.
-        progress: text of a progress bar on stderr, shown once decoding takes longer than two seconds.
+        what: name of its progress; None for a few images, of which none is told.
 
     Raises:
         InputError: an image is broken; the message names its path.
@@ -42,11 +41,7 @@ def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) ->
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         done: Iterable[None] = pool.map(read, range(len(paths)))
-        if progress is not None:
-            from tqdm import tqdm
-
-            done = tqdm(done, progress, len(paths), delay=PATIENCE)
-        for _ in done:
+        for _ in done if what is None else steps(done, what, len(paths)):
             pass
     finally:
         # After a broken image the rest need not be read.

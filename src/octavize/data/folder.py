@@ -42,7 +42,7 @@ class Files:
         """All images (N, 3, size, size), with a progress bar; None where they are too large for memory."""
         if len(self.paths) * 3 * size * size > EAGER_BYTES:
             return None
-        return decode_all(self.paths, size, progress=f"decoding {what}")
+        return decode_all(self.paths, size, f"decoding {what}")
 
 
 @dataclass(frozen=True)

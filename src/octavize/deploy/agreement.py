@@ -11,6 +11,7 @@ import numpy as np
 from octavize.deploy.formats import Array
 from octavize.deploy.runtime import Runner, as_float32
 from octavize.errors import InputError
+from octavize.report.progress import steps
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def agreement_of(
         InputError: the network is no classifier.
     """
     answers: list[tuple[Array, Array]] = []
-    for images in batches:
+    for images in steps(batches, "comparing"):
         scores = as_float32(answer(images))
         if scores.ndim != 2:
             raise InputError(f"{called} answers with {scores.shape}: give a classifier")

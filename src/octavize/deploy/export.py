@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
 from octavize.nn.conv import OctConv
 from octavize.split import default_octave_dims
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Largest error at which a file counts as the same network, see `parity`; float32."""
@@ -105,6 +108,7 @@ def export(
         step = size_step(eager, inputs) if dynamic_size else 1
         least = smallest_size(eager, inputs, step) if dynamic_size else None
         with PoolsAsConvolutions() if precision == "int8" else nullcontext():
+            logger.info("reading the network")
             frozen = freeze_layers(eager, given, join="low_out")
             program = export_program(frozen, given, dynamic_batch, dynamic_size)
         if program.call_spec.out_spec is None or not program.call_spec.out_spec.is_leaf():
@@ -119,11 +123,13 @@ def export(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             written = Path(folder) / path.name
             about = {"alpha": alpha_of(model), **(metadata or {}), **about}
+            logger.info("writing %s", path)
             kind.write(program, written, _as_json(about | {"precision": "float32"}))
             files = kind.files(written)
             if left := set(Path(folder).iterdir()) ^ set(files):
                 names = ", ".join(sorted(file.name for file in left))
                 raise RuntimeError(f"format {kind.suffix} writes other files than it says: {names}")
+            logger.info("comparing it with the network")
             tried = inputs_to_try(inputs, dynamic_batch, least, step)
             own = [inputs] if isinstance(given, Inputs) else []
             error = parity(eager, written, [*(x for x in tried if runs(eager, x)), *own])
@@ -134,6 +140,7 @@ def export(
                     f"what an input changes, more than {TOLERANCE:g}; {remedy}"
                 )
             if precision != "float32":
+                logger.info("lowering it to %s", precision)
                 kind.lower[precision](written, quantized_on, _as_json(about | {"precision": precision}))
                 check_finite(written, quantized_on)
             for file in reversed(files):  # weights before the description that needs them

@@ -11,6 +11,7 @@ import numpy as np
 
 from octavize.deploy.formats import Array
 from octavize.errors import InputError, extra_here, require_extra
+from octavize.report.progress import steps
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -46,12 +47,9 @@ def prepare(paths: Sequence[Path], about: Mapping[str, Any]) -> Array:
 
 
 def batches(paths: Sequence[Path], about: Mapping[str, Any], size: int = 25) -> Iterator[Array]:
-    """The same for many images, batch by batch, with a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
+    """The same for many images, batch by batch."""
     starts = range(0, len(paths), size)
-    for start in track(starts, "reading images", console=Console(stderr=True), transient=True):
+    for start in steps(starts, "reading images"):
         yield prepare(paths[start : start + size], about)
 
 

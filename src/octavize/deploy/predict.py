@@ -11,6 +11,7 @@ import numpy as np
 from octavize.deploy.images import prepare
 from octavize.deploy.runtime import Runner
 from octavize.errors import InputError, whole
+from octavize.report.progress import steps
 
 Prediction = dict[str, Any]
 """`class`, `index`, `probability` (0 … 1)."""
@@ -28,7 +29,7 @@ def predict(runner: Runner, images: Sequence[str | Path], top: int = 5) -> list[
     whole("top", top, 1)
     names = runner.metadata.get("classes") or []
     answers = []
-    for image in images:
+    for image in steps(images, "classifying"):
         logits = runner(prepare([Path(image)], runner.metadata)).astype(np.float64)
         if logits.ndim != 2:
             raise InputError(f"model {runner.path} answers with {logits.shape}: give a classifier")

@@ -13,6 +13,7 @@ from octavize.paddle.source import build_named
 from octavize.paddle.trace import example_inputs, trace
 from octavize.plans.plan import Plan
 from octavize.plans.planning import Shape
+from octavize.report.progress import steps
 from octavize.text import Table
 
 COLUMNS = ("model", "alpha", "params", "macs", "macs_ratio")
@@ -37,14 +38,12 @@ def profile_rows(
         InputError: see `create_model`; or the network does not run on such an image.
     """
     rows = []
-    for name in names:
-        first = 0
-        for alpha in alphas:
-            net = build_named(name, alpha, num_classes, size, exchange)
-            macs = trace(net, _image(net, size)).macs
-            first = first or macs
-            values = (name, alpha, count_params(net), macs, macs / first)
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    first: dict[str, int] = {}
+    for name, alpha in steps([(name, alpha) for name in names for alpha in alphas], "counting"):
+        net = build_named(name, alpha, num_classes, size, exchange)
+        macs = trace(net, _image(net, size)).macs
+        values = (name, alpha, count_params(net), macs, macs / first.setdefault(name, macs))
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 

@@ -16,7 +16,16 @@ import numpy as np
 from paddle import nn
 
 from octavize.errors import InputError, one_line, shown
-from octavize.files import NETWORK, PLAN, WEIGHTS, about_network, call_named, read_about, write_json
+from octavize.files import (
+    NETWORK,
+    PLAN,
+    WEIGHTS,
+    about_network,
+    call_named,
+    read_about,
+    together,
+    write_json,
+)
 from octavize.paddle.convert import octavize
 from octavize.paddle.weights import load_named, put, to_torch
 from octavize.paddle.zoo import build_vanilla, list_models
@@ -125,7 +134,7 @@ def load_weights(model: nn.Layer, path: Path) -> None:
 def save_converted(
     folder: str | Path, model: nn.Layer, decided: Plan, origin: Origin, facts: Mapping[str, Any]
 ) -> None:
-    """Write a converted network. Files of the same names are replaced, each whole.
+    """Write a converted network. Files of the same names are replaced, all or none.
 
     Args:
         model: the octave network.
@@ -133,11 +142,10 @@ def save_converted(
         origin: how the vanilla network is built.
         facts: what is known of its input, such as `mean`, `std`, `size`; JSON values.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    decided.save(folder / PLAN)
-    to_torch(model, folder / WEIGHTS)
-    write_json(folder / NETWORK, about_network(asdict(origin), facts))
+    with together(Path(folder), NETWORK) as part:
+        decided.save(part / PLAN)
+        to_torch(model, part / WEIGHTS)
+        write_json(part / NETWORK, about_network(asdict(origin), facts))
 
 
 def load_converted(folder: str | Path, *, model: nn.Layer | None = None) -> nn.Layer:

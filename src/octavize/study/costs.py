@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from octavize.bench.environment import environment
 from octavize.data.images import Images
@@ -22,6 +21,7 @@ from octavize.study.work import finished
 from octavize.training.recipe import Recipe
 from octavize.training.summary import Timing
 
+logger = logging.getLogger(__name__)
 MOST_MACS = 1e11
 """Of a timed training step."""
 KEPT = ("params", "macs", "activation_bytes", "latency_ms", "train_step_ms")
@@ -37,7 +37,6 @@ def costs_in(
     places: Sequence[Planned],
     images: Images,
     timing: Timing,
-    console: Console,
     *,
     deploy: Deploy | None = None,
     measure: bool = True,
@@ -61,9 +60,9 @@ def costs_in(
             if part.holds_in(known):
                 continue
             if not measure:
-                console.print("costs are not measured: a run is being trained")
+                logger.info("costs are not measured: a run is being trained")
                 return costs
-            console.print(f"measuring what networks cost{part.where}: {model}")
+            logger.info("measuring what networks cost%s: %s", part.where, model)
             costs[model] = part.added_to(known)
             write_json(path, costs)
     return costs

@@ -6,6 +6,7 @@ the run and the runtime's version are the same. Times are kept with the other co
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from octavize.bench.environment import environment
 from octavize.bench.ratios import time_group
@@ -26,6 +26,7 @@ from octavize.deploy.formats import timed_formats
 from octavize.deploy.runtime import Runner, load_runtime
 from octavize.errors import InputError
 from octavize.files import known_json, write_json
+from octavize.report.progress import steps
 from octavize.study.arms import THREADS, contender, network_key
 from octavize.study.design import Planned
 from octavize.study.model import COSTS, Deploy, Study
@@ -35,6 +36,7 @@ from octavize.training.recipe import Recipe
 from octavize.training.runs import input_shape
 from octavize.zoo.checkpoint import load_checkpoint
 
+logger = logging.getLogger(__name__)
 DEPLOYED = "deployed.json"
 CALIBRATION = 300
 """Training images that int8 is quantized on, always the same ones."""
@@ -69,9 +71,7 @@ def accuracies_in(folder: Path, deploy: Deploy) -> Accuracies:
     return {name: kept["accuracy"][name] for name in deploy.precisions if name in kept["accuracy"]}
 
 
-def deploy_runs(
-    runs: Iterable[Planned], images: Images, deploy: Deploy, out: Path, console: Console
-) -> list[dict[str, Any]]:
+def deploy_runs(runs: Iterable[Planned], images: Images, deploy: Deploy, out: Path) -> list[dict[str, Any]]:
     """Test the networks of all finished runs in every precision in which that was not done before.
 
     Returns:
@@ -88,7 +88,7 @@ def deploy_runs(
         for precision in deploy.precisions:
             if precision in accuracies_in(folder, deploy):
                 continue
-            console.print(f"testing in {deploy.name}, {precision}: {place.run}, {place.arm}")
+            logger.info("testing in %s, %s: %s, %s", deploy.name, precision, place.run, place.arm)
             with in_one_line(out, f"run {place.slug} in {deploy.name}"):
                 try:
                     accuracy = _accuracy(folder, place.recipe, images, deploy.runtime, precision)
@@ -125,7 +125,7 @@ def _in_its_precision() -> Any:
 def accuracy_of(runner: Runner, images: Images, recipe: Recipe) -> float:
     """Share of the test images, 0 … 1, that an exported network names rightly."""
     right = 0
-    for chunk in torch.arange(len(images.test)).split(CHUNK):
+    for chunk in steps(torch.arange(len(images.test)).split(CHUNK), "testing"):
         pixels, labels = images.test.__getitems__(chunk)
         seen = as_seen(pixels, images, recipe).split(1)
         found = [int(runner(image).argmax()) for image in seen]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from octavize.files import read_json
 from octavize.report.naming import pretty
@@ -20,8 +21,8 @@ from octavize.training.train import load_images
 
 def listing(
     study: Study, out: Path, data_dir: Path | None, hardware: Hardware, workers: int | None
-) -> tuple[Table, str]:
-    """The runs as a table, and a sentence with their time; nothing is trained or written.
+) -> tuple[dict[str, Any], Table, str]:
+    """The runs as JSON values and as a table, and a sentence with their time; nothing is trained or written.
 
     Where `out` holds finished epochs, their speed counts; otherwise a few training steps are timed here. Arms
     that match a time are shown as if they matched the arithmetic, until they have been measured.
@@ -35,21 +36,37 @@ def listing(
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for run in runs:
         groups.setdefault((run.cell.name, run.model, run.arm), []).append(run)
-    rows = []
-    for (cell, model, arm), own in groups.items():
-        recipe, done = own[0].recipe, sum(ended(run.folder(out)) for run in own)
-        rows.append(
-            (
-                *(cell, pretty(model), arm, str(recipe.epochs_of(recipe.models[0]))),
-                *(quantity(macs[network_key(recipe)]), str(len(own)), str(done)),
-                seconds(sum(times[run.slug] for run in own)),
-            )
+    values = [
+        {
+            "setting": cell,
+            "model": model,
+            "arm": arm,
+            "epochs": own[0].recipe.epochs_of(own[0].recipe.models[0]),
+            "macs": macs[network_key(own[0].recipe)],
+            "runs": len(own),
+            "done": sum(ended(run.folder(out)) for run in own),
+            "seconds": sum(times[run.slug] for run in own),
+        }
+        for (cell, model, arm), own in groups.items()
+    ]
+    rows = [
+        (
+            *(row["setting"], pretty(row["model"]), row["arm"], str(row["epochs"]), quantity(row["macs"])),
+            *(str(row["runs"]), str(row["done"]), seconds(row["seconds"])),
         )
+        for row in values
+    ]
     open_runs = [run for run in runs if not ended(run.folder(out))]
     left, whole = sum(times[run.slug] for run in open_runs), sum(times.values())
     workers = max(1, min(workers, len(open_runs)))
     head = ("setting", "network", "arm", "epochs", "MACs", "runs", "done", "time")
-    return Table(head, rows, align="lllr", title=f"study {study.name}"), (
+    told = (
         f"{len(runs)} runs, about {seconds(whole)} of training on one worker; what is left takes about "
         f"{seconds(left / workers)} on {workers}"
+    )
+    all_of_it = {"study": study.name, "workers": workers, "seconds": whole, "seconds_left": left / workers}
+    return (
+        {**all_of_it, "networks": values},
+        Table(head, rows, align="lllr", title=f"study {study.name}"),
+        told,
     )

@@ -1,55 +1,49 @@
-"""How far a study is, on the terminal: runs at an end, runs under way, time left."""
+"""How far a study is: runs at an end, runs under way, time left."""
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-
-from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.report.numbers import seconds
+from octavize.report.progress import Show, status
 from octavize.study.design import Planned
 from octavize.study.estimate import all_macs, seconds_of, trained_speeds
 from octavize.study.work import failure, finished
 from octavize.training.metrics import known_metrics
 
-LINES = 30.0
-"""Seconds between lines where there is no terminal."""
+logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """What the terminal shows while an engine trains: `with Progress(…) as progress: progress.show(running)`.
+    """What is told while an engine trains: `with Progress(…) as progress: progress.show(running)`.
 
     Args:
         runs: one place for every run of the study.
         out: the study's folder.
     """
 
-    def __init__(self, runs: Sequence[Planned], out: Path, images: Images, console: Console) -> None:
-        self.runs, self.out, self.images, self.console = runs, out, images, console
-        console.file = console.file  # the same from here on, whatever an engine does with sys.stdout
+    def __init__(self, runs: Sequence[Planned], out: Path, images: Images) -> None:
+        self.runs, self.out, self.images = runs, out, images
         self.macs = all_macs(runs, images)
-        self.status = console.status("")
-        self.told = 0.0
+        self._open = ExitStack()
+        self._show: Show = lambda text: None
 
     def __enter__(self) -> Progress:
-        self.status.start()
+        self._show = self._open.enter_context(status())
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self.status.stop()
+        self._open.close()
         if kind is None:
-            self.console.print(self.line(()))
+            logger.info(self.line(()))
 
     def show(self, running: Collection[Planned]) -> None:
         """Tell how far the study is. Cheap enough for once a second."""
-        line = self.line(running)
-        self.status.update("\n".join([line, *map(self._at, running)]))
-        if not self.console.is_terminal and time.monotonic() - self.told > LINES:
-            self.told = time.monotonic()
-            self.console.print(line)
+        self._show("\n".join([self.line(running), *map(self._at, running)]))
 
     def line(self, running: Collection[Planned]) -> str:
         """Counts of runs, and the time left where every network's speed is known or told by another's."""

@@ -19,6 +19,7 @@ from octavize.study.progress import Progress
 from octavize.study.work import ended, leave_launcher, train
 from octavize.training.hardware import Hardware
 
+logger = logging.getLogger(__name__)
 RETRIES = 3
 """So many times Ray starts a run again whose machine is lost or whose process is killed."""
 SHOW, LATE = 1.0, 60.0
@@ -57,7 +58,7 @@ def train_on_cluster(
     with _connected(cluster.address, out) as ray:
         own, share = _share(hardware, ray.cluster_resources(), cluster.gpu_share)
         if not any(_fits(share, node["Resources"]) for node in ray.nodes() if node["Alive"]):
-            progress.console.print(f"no machine of the cluster has {share} now: runs wait for one")
+            logger.info("no machine of the cluster has %s now: runs wait for one", share)
         task = ray.remote(num_returns="streaming", max_retries=RETRIES, **share)(_work)
         shared = ray.put(images)
         tasks = {task.remote(place, shared, out, own): place for place in runs}

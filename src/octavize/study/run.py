@@ -17,6 +17,7 @@ ray.log            what Ray had to say
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError, number, require_extra
@@ -36,7 +36,7 @@ from octavize.study.costs import costs_in
 from octavize.study.deployed import check_runtimes, deploy_runs
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.engine import default_workers, hardware_of, train_here
-from octavize.study.estimate import foretell, hindsight
+from octavize.study.estimate import foretell
 from octavize.study.model import Study
 from octavize.study.progress import Progress
 from octavize.study.ray_engine import Cluster, train_on_cluster
@@ -49,6 +49,7 @@ from octavize.training.runs import check_data
 from octavize.training.summary import DEFAULT_TIMING, Timing
 from octavize.training.train import load_images, train_run
 
+logger = logging.getLogger(__name__)
 ENGINES = ("local", "ray")
 
 
@@ -75,7 +76,6 @@ def run_study(
     workers: int | None = None,
     retry: bool = False,
     timing: Timing = DEFAULT_TIMING,
-    console: Console | None = None,
 ) -> dict[str, Any]:
     """Train what a study lacks, and write its report.
 
@@ -100,7 +100,7 @@ def run_study(
         InputError: a setting is wrong, `out` holds something else or another command is at work there, or
             the disk is full.
     """
-    out, console = Path(out), console or Console(highlight=False)
+    out = Path(out)
     check_engine(engine, address, workers, hardware, gpu_share)
     if not shared(hardware):
         leave_launcher()
@@ -114,16 +114,14 @@ def run_study(
         plan = prepare(study, out, images)
         if retry and is_first_process():
             _forget(place.folder(out) for place in plan.runs)
-        console.print(
-            f"[bold]octavize[/bold]  study {study.name}: {len(plan.runs)} runs in {out}", highlight=False
-        )
+        logger.info("study %s: %d runs in %s", study.name, len(plan.runs), out)
         for line in told(plan.matched):
-            console.print(f"[dim]{line}[/dim]")
+            logger.info(line)
         runs = [place for place in plan.runs if not ended(place.folder(out))]
         if shared(hardware):
-            _take_turns(plan, out, hardware, console)
+            _take_turns(plan, out, hardware)
         elif runs:
-            with Progress(plan.runs, out, images, console) as progress:
+            with Progress(plan.runs, out, images) as progress:
                 if engine == "ray":
                     cluster = Cluster(address or "auto", 1.0 if gpu_share is None else gpu_share)
                     train_on_cluster(runs, out, images, hardware, cluster, progress)
@@ -131,7 +129,7 @@ def run_study(
                     workers = workers or default_workers(hardware)
                     foretell(plan.runs, out, images, hardware_of(0, workers, hardware))
                     train_here(runs, study.recipe, out, data_dir, hardware, workers, progress)
-        return report(plan, out, timing, console) if is_first_process() else {}
+        return report(plan, out, timing) if is_first_process() else {}
 
 
 def analyze_study(
@@ -140,7 +138,6 @@ def analyze_study(
     *,
     data_dir: str | Path | None = None,
     timing: Timing = DEFAULT_TIMING,
-    console: Console | None = None,
 ) -> dict[str, Any]:
     """Write the report of what a study's folder holds, while it runs or afterwards.
 
@@ -152,7 +149,7 @@ def analyze_study(
         raise InputError(f"out is {out}, which is no folder of a study: give the one it runs in with --out")
     plan = prepare(study, out, check(study, data_dir))
     with folder_lock(out) as idle:
-        return report(plan, out, timing, console or Console(highlight=False), measure=idle)
+        return report(plan, out, timing, measure=idle)
 
 
 def check_engine(
@@ -269,28 +266,19 @@ def folder_lock(out: Path) -> Iterator[bool]:
         lock.release()
 
 
-def report(
-    plan: Prepared, out: Path, timing: Timing, console: Console, *, measure: bool = True
-) -> dict[str, Any]:
+def report(plan: Prepared, out: Path, timing: Timing, *, measure: bool = True) -> dict[str, Any]:
     """Write results, figures and report of what is there; costs are measured only if nobody trains."""
-    from octavize.study.report import train_seconds, write_report, write_results
+    from octavize.study.report import write_report, write_results
 
     with FileLock(out / "report.lock"):
         results = analyze(plan.study, plan.places, plan.images, out, plan.matched)
         write_results(results, out)  # before anything that takes long
         if deploy := plan.study.deploy:
-            undeployed = deploy_runs(plan.runs, plan.images, deploy, out, console)
+            undeployed = deploy_runs(plan.runs, plan.images, deploy, out)
             results = analyze(plan.study, plan.places, plan.images, out, plan.matched, undeployed)
             write_results(results, out)
-        costs = costs_in(out, plan.places, plan.images, timing, console, deploy=deploy, measure=measure)
+        costs = costs_in(out, plan.places, plan.images, timing, deploy=deploy, measure=measure)
         write_report(results, costs, out)
-    for failed in results["failed"]:
-        console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}")
-    for failed in results["undeployed"]:
-        console.print(f"[red]failed[/red]  {failed['run']} in {failed['precision']}: {failed['reason']}")
-    if times := train_seconds(results, out):
-        console.print(hindsight(times, out))
-    console.print(f"report: [bold]{out / 'report.html'}[/bold]")
     return results
 
 
@@ -300,17 +288,17 @@ def shared(hardware: Hardware) -> bool:
     return hardware.nodes > 1 or hardware.strategy != "auto" or several
 
 
-def _take_turns(plan: Prepared, out: Path, hardware: Hardware, console: Console) -> None:
+def _take_turns(plan: Prepared, out: Path, hardware: Hardware) -> None:
     """Every process of a launcher walks the same list; Lightning brings them together in each run.
 
     A run that goes wrong is marked and ends the command: the processes could not agree on going on.
     """
     for place in plan.runs:
         if failure(place.folder(out)) is None:
-            console.print(f"[bold]{place.run}[/bold] ({place.cell.name})")
+            logger.info("%s (%s)", place.run, place.cell.name)
             folder = place.folder(out)
             try:
-                train_run(place.run, place.recipe, plan.images, folder, hardware=hardware, console=console)
+                train_run(place.run, place.recipe, plan.images, folder, hardware=hardware)
             except Exception as error:
                 if is_first_process() and is_of_run(error):
                     mark(folder, error)  # the next start leaves it out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 import traceback
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
-from octavize.files import known_json, write_json
+from octavize.files import is_full, known_json, write_json
+from octavize.report.progress import logged
 from octavize.study.design import Planned
 from octavize.training.hardware import Hardware
 from octavize.training.metrics import known_metrics
@@ -82,8 +82,8 @@ def _train(place: Planned, images: Images, folder: Path, hardware: Hardware, log
         (folder / "result.json").unlink(missing_ok=True)  # if it is there, it was cut short
     if drop_damaged(folder):
         log.write("the state to resume from was cut short: training from the start\n")
-    console = Console(file=log, width=100, highlight=False)
-    train_run(place.run, place.recipe, images, folder, hardware=hardware, console=console)
+    with logged(logging.StreamHandler(log)):
+        train_run(place.run, place.recipe, images, folder, hardware=hardware)
 
 
 @contextmanager
@@ -111,16 +111,6 @@ def is_of_run(error: Exception) -> bool:
     of_machine = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
     no_memory = "can't allocate memory" in str(error)  # on a CPU torch says it in a plain RuntimeError
     return not (isinstance(error, of_machine) or no_memory or is_full(error))
-
-
-def is_full(error: BaseException | None) -> bool:
-    """Whether an exception, or what it came from, says that there is no room on a disk."""
-    while error is not None:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error) or "os error 28" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def mark(folder: Path, error: Exception) -> None:

@@ -13,19 +13,18 @@ results.json, results.csv, accuracy.svg, accuracy.png
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from octavize.convert.order import order_of
 from octavize.data.images import Images
 from octavize.files import NETWORK, PLAN, WEIGHTS, json_text, read_json, write_json
-from octavize.report.tables import show
-from octavize.training.adapt_report import stage_name, table, write_report
+from octavize.training.adapt_report import stage_name, write_report
 from octavize.training.distil import Distiller, EpochTests
 from octavize.training.folder import claim, is_first_process
 from octavize.training.hardware import HERE, Hardware, check_hardware, lent
@@ -48,6 +47,7 @@ from octavize.training.train import fit_and_test, load_images
 from octavize.zoo.find import Vanilla
 from octavize.zoo.storage import save_converted
 
+logger = logging.getLogger(__name__)
 ASKED, VANILLA, RESULTS, TRAINING = "asked.json", "vanilla.json", "results.json", "training"
 OUTPUTS = (
     *(ASKED, VANILLA, STAGES, RESULTS, TRAINING, PLAN, WEIGHTS, NETWORK),
@@ -85,7 +85,6 @@ def adapt(
     data_dir: str | Path | None = None,
     hardware: Hardware = HERE,
     restart: bool = False,
-    console: Console | None = None,
 ) -> dict[str, Any]:
     """Convert and adapt a trained network, and report its accuracy at every stage.
 
@@ -104,7 +103,7 @@ def adapt(
     Raises:
         InputError: a setting is wrong, the data does not fit the network, or `out` holds something else.
     """
-    out, console = Path(out), console or Console(highlight=False)
+    out = Path(out)
     check_optimizer(recipe.optimizer)
     check_hardware(hardware, recipe.precision)
     recipe = with_facts(recipe, source.facts)
@@ -114,15 +113,15 @@ def adapt(
     claim(out / ASKED, json_text(asked), lambda path: _changed(path, asked), OUTPUTS, restart)
     results = read_json(out / RESULTS)
     if results is None:
-        console.print("[bold]converting[/bold]")
+        logger.info("converting")
         with lent(hardware):
             before = _vanilla_stage(source, recipe, images, out, hardware)
             prepared = prepare_in(out, source, adaptation, recipe, images, hardware)
         stages = [before, *prepared.stages]
         for stage in stages:
-            console.print(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}")
+            logger.info(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}")
         folder = out / TRAINING
-        fine = fine_tune(prepared.model, source.model, recipe, adaptation, images, folder, hardware, console)
+        fine = fine_tune(prepared.model, source.model, recipe, adaptation, images, folder, hardware)
         if not is_first_process():
             return {}
         trained = fine.pop("model")
@@ -143,8 +142,6 @@ def adapt(
         write_report(results, out)
         write_json(out / RESULTS, results)
         (folder / "last.ckpt").unlink(missing_ok=True)
-    show(table(results), console)
-    console.print(f"network: [bold]{out}[/bold], read by octavize.load_converted")
     return results
 
 
@@ -156,7 +153,6 @@ def fine_tune(
     images: Images,
     folder: Path,
     hardware: Hardware = HERE,
-    console: Console | None = None,
     *,
     every_epoch: bool = True,
 ) -> dict[str, Any]:
@@ -168,7 +164,6 @@ def fine_tune(
     Returns:
         The `model` with its best weights, `stages` of the epochs, and what `fit_and_test` returns.
     """
-    console = console or Console(highlight=False)
     name, seed = recipe.models[0], recipe.seeds[0]
     distil = {"teacher": teacher, "weight": adaptation.distil, "temperature": adaptation.temperature}
     module = Distiller(model, images, recipe, name, seed, **distil)
@@ -181,11 +176,11 @@ def fine_tune(
         "data": describe_data(images),
     }
     facts = {**identity, "order": order_of(model)}  # training does not move channels
-    journal = Journal(folder, identity, facts, teller(recipe.epochs_of(name), console))
+    journal = Journal(folder, identity, facts, teller(recipe.epochs_of(name)))
     tests = EpochTests()
     with lent(hardware):
         torch.manual_seed(seed)
-        found = fit_and_test(module, journal, hardware, console, [tests] if every_epoch else [])
+        found = fit_and_test(module, journal, hardware, [tests] if every_epoch else [])
     stages: list[Stage] = [
         {"stage": "epoch", **test, "epoch": int(row["epoch"]), "val_accuracy": row["val_accuracy"]}
         for row, test in zip(journal.rows, tests.rows, strict=every_epoch)

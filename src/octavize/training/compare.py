@@ -11,12 +11,12 @@ report.html                everything on one page
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from octavize.data.images import Images
 from octavize.errors import InputError
@@ -30,6 +30,8 @@ from octavize.training.summary import DEFAULT_TIMING, Timing
 from octavize.training.train import build_network, load_images, train_run
 from octavize.zoo.models import list_models, usual_input
 
+logger = logging.getLogger(__name__)
+
 
 def compare(
     recipe: Recipe,
@@ -39,7 +41,6 @@ def compare(
     hardware: Hardware = HERE,
     restart: bool = False,
     timing: Timing = DEFAULT_TIMING,
-    console: Console | None = None,
 ) -> dict[str, Any]:
     """Train every network of a recipe at every α and seed, measure the costs, write the report.
 
@@ -58,17 +59,17 @@ def compare(
         InputError: a setting is wrong, or `out` holds something else. Nothing has been written then, except
             where a training diverges.
     """
-    out, console = Path(out), console or Console(highlight=False)
+    out = Path(out)
     folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
-    images = _begin(recipe, out, folders.values(), data_dir, hardware, restart, console)
+    images = _begin(recipe, out, folders.values(), data_dir, hardware, restart)
     results = []
     for number, (run, folder) in enumerate(folders.items(), 1):
-        console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]")
-        results.append(train_run(run, recipe, images, folder, hardware=hardware, console=console))
+        logger.info("[%d/%d] %s", number, len(folders), run)
+        results.append(train_run(run, recipe, images, folder, hardware=hardware))
     if not is_first_process():
         return {}
     with lent(hardware):  # costs are measured on the threads that trained
-        return write_results(recipe, images, results, out, timing, console)
+        return write_results(recipe, images, results, out, timing)
 
 
 def train_one(
@@ -78,20 +79,19 @@ def train_one(
     data_dir: str | Path | None = None,
     hardware: Hardware = HERE,
     restart: bool = False,
-    console: Console | None = None,
 ) -> dict[str, Any]:
     """Train the one network that a recipe of one model, one α and one seed names; `out` is the run's folder.
 
     Returns and raises as `train_run`; skips, resumes and refuses as `compare`.
     """
-    out, console = Path(out), console or Console(highlight=False)
+    out = Path(out)
     runs = plan_runs(recipe)
     if len(runs) != 1:
         raise InputError(
             f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`"
         )
-    images = _begin(recipe, out, [out], data_dir, hardware, restart, console)
-    return train_run(runs[0], recipe, images, out, hardware=hardware, console=console)
+    images = _begin(recipe, out, [out], data_dir, hardware, restart)
+    return train_run(runs[0], recipe, images, out, hardware=hardware)
 
 
 def _begin(
@@ -101,7 +101,6 @@ def _begin(
     data_dir: str | Path | None,
     hardware: Hardware,
     restart: bool,
-    console: Console,
 ) -> Images:
     """Find every mistake that can be found before training, load the data, and make `out` the recipe's.
 
@@ -115,10 +114,10 @@ def _begin(
     claim(out / "recipe.yaml", dump_recipe(recipe), lambda path: foreign_to(path, recipe), OUTPUTS, restart)
     check_data(folders, images)
     size = recipe.size or images.size
-    console.print(
-        f"[bold]octavize[/bold]  recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
+    logger.info(
+        f"recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
         f"{len(images.train):,} training images of {size} × {size} pixels\n"
-        f"output in {out}; live curves with [cyan]tensorboard --logdir {out}[/cyan]",
+        f"output in {out}; live curves with tensorboard --logdir {out}"
     )
     return images
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from octavize.bench.process import settle_process
 from octavize.bench.timing import same_random_numbers
 from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, one_line
+from octavize.training.counting import Steps
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def check_hardware(hardware: Hardware, precision: str) -> None:
         bare_trainer(hardware, precision)
 
 
-def make_trainer(hardware: Hardware, precision: str, **settings: Any) -> pl.Trainer:
+def make_trainer(
+    hardware: Hardware, precision: str, *, callbacks: Sequence[pl.Callback] = (), **settings: Any
+) -> pl.Trainer:
     """Lightning's Trainer with what all runs share.
 
     Raises:
@@ -56,7 +59,9 @@ def make_trainer(hardware: Hardware, precision: str, **settings: Any) -> pl.Trai
             num_nodes=hardware.nodes,
             strategy=hardware.strategy,
             precision=precision,  # pyright: ignore[reportArgumentType]  (checked by Recipe)
+            callbacks=[Steps(), *callbacks],
             enable_model_summary=False,
+            enable_progress_bar=False,
             num_sanity_val_steps=0,
             log_every_n_steps=10,
             use_distributed_sampler=False,
@@ -70,10 +75,8 @@ def make_trainer(hardware: Hardware, precision: str, **settings: Any) -> pl.Trai
 
 
 def bare_trainer(hardware: Hardware, precision: str) -> pl.Trainer:
-    """`make_trainer` without anything that writes or shows."""
-    return make_trainer(
-        hardware, precision, logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    """`make_trainer` without anything that writes."""
+    return make_trainer(hardware, precision, logger=False, enable_checkpointing=False)
 
 
 def guarded(trainer: pl.Trainer, call: Callable[[], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,20 +10,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from octavize.bench.contenders import Contender
+from octavize.bench.environment import told_once
 from octavize.bench.profile import count_macs, measure
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import Setting, choose_runtimes
 from octavize.data.images import Images
 from octavize.deploy.formats import timed_formats
 from octavize.files import known_json, write_json
+from octavize.report.progress import steps
 from octavize.training.recipe import Recipe
 from octavize.training.runs import input_shape
 from octavize.training.summary import Costs, Results, Timing, key, write_summary
 from octavize.training.train import build_network
+
+logger = logging.getLogger(__name__)
 
 
 def write_results(
@@ -31,12 +35,11 @@ def write_results(
     runs: list[dict[str, Any]],
     out: Path,
     timing: Timing,
-    console: Console,
 ) -> Results:
     """Measure, average and write `profile.json`, `results.csv`, `results.json`, figures and report."""
-    console.print("[bold]measuring costs[/bold]")
+    logger.info("measuring costs")
     profile = measure_costs(recipe, images, out / "profile.json", timing)
-    return write_summary(recipe, runs, profile, out, console)
+    return write_summary(recipe, runs, profile, out)
 
 
 def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) -> dict[str, Any]:
@@ -59,14 +62,15 @@ def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) ->
     if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):
         return known
     networks: Costs = {}
-    for model in recipe.models:
-        alphas = sorted(recipe.alphas)
-        group = {key(model, alpha): build_network(recipe, images, model, alpha) for alpha in alphas}
-        profiles = measure(group, shape, rounds=timing.rounds, train=True)
-        exported = time_exported(group, shape, runtime, timing) if runtime else {}
-        for name, profile in profiles.items():
-            ms, ratio = exported.get(name, (None, None))
-            networks[name] = asdict(profile) | {"exported_ms": ms, "exported_ratio": ratio}
+    alphas = sorted(recipe.alphas)
+    with told_once():
+        for model in steps(recipe.models, "measuring costs"):
+            group = {key(model, alpha): build_network(recipe, images, model, alpha) for alpha in alphas}
+            profiles = measure(group, shape, rounds=timing.rounds, train=True)
+            exported = time_exported(group, shape, runtime, timing) if runtime else {}
+            for name, profile in profiles.items():
+                ms, ratio = exported.get(name, (None, None))
+                networks[name] = asdict(profile) | {"exported_ms": ms, "exported_ratio": ratio}
     profile = {**conditions, "networks": networks}
     write_json(path, profile)
     return profile

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-
 from octavize.errors import InputError
 from octavize.files import known_json
 from octavize.report.naming import run_slug
+from octavize.report.numbers import seconds
 from octavize.training.metrics import Row
 from octavize.training.recipe import Recipe, read_recipe
 
+logger = logging.getLogger(__name__)
 TORCH = "PyTorch"
 """Who trained a run that does not say so."""
 GROWING = ("models", "alphas", "seeds")
@@ -145,15 +146,16 @@ def describe_input(recipe: Recipe, images: Dataset) -> dict[str, Any]:
     }
 
 
-def teller(epochs: int, console: Console) -> Callable[[Row], None]:
-    """Prints a line per finished epoch."""
+def teller(epochs: int) -> Callable[[Row], None]:
+    """Logs a line per finished epoch."""
 
     def tell(row: Row) -> None:
-        console.print(
+        left = (epochs - row["epoch"]) * row["seconds"]
+        logger.info(
             f"  epoch {row['epoch']:>3.0f}/{epochs}   "
             f"train {row['train_loss']:.3f} / {row['train_accuracy']:.1%}   "
             f"val {row['val_loss']:.3f} / {row['val_accuracy']:.1%}   "
-            f"[dim]{row['seconds']:.1f} s[/dim]",
+            f"{row['seconds']:.1f} s" + (f", {seconds(left)} left" if left else "")
         )
 
     return tell

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from octavize.files import write_json, write_text
 from octavize.report.naming import network_name, pretty, run_slug
-from octavize.report.tables import show
 from octavize.text import Table, to_csv
 from octavize.training.metrics import curve
 from octavize.training.recipe import Recipe
@@ -43,9 +40,7 @@ class Timing:
 DEFAULT_TIMING = Timing()
 
 
-def write_summary(
-    recipe: Recipe, runs: list[dict[str, Any]], profile: dict[str, Any], out: Path, console: Console
-) -> Results:
+def write_summary(recipe: Recipe, runs: list[dict[str, Any]], profile: dict[str, Any], out: Path) -> Results:
     """Average, and write `results.csv`, `results.json`, figures and report.
 
     Args:
@@ -70,8 +65,6 @@ def write_summary(
     write_text(out / "results.csv", to_csv(RUN_COLUMNS, rows))
     write_json(out / "results.json", results)
     write_report(results, draw_figures(results, out), out / "report.html")
-    show(table(results), console)
-    console.print(f"report: [bold]{out / 'report.html'}[/bold]")
     return results
 
 

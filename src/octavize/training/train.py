@@ -9,6 +9,7 @@ result.json        written last: it marks the run finished
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,9 +18,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 from torch import nn
 
 from octavize.data.images import Images
@@ -44,6 +43,8 @@ from octavize.training.runs import Run, describe_data, describe_input, fingerpri
 from octavize.zoo.checkpoint import build_model, check_resumable, read_state
 from octavize.zoo.initialize import initialize
 from octavize.zoo.weights import load_weights, read_metadata
+
+logger = logging.getLogger(__name__)
 
 
 def load_images(recipe: Recipe, data_dir: str | Path | None = None) -> Images:
@@ -75,7 +76,6 @@ def train_run(
     folder: str | Path,
     *,
     hardware: Hardware = HERE,
-    console: Console | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, Any]:
     """Train one network to the end, going on from the last finished epoch if the folder holds one.
@@ -92,17 +92,16 @@ def train_run(
         InputError: a setting is wrong, the checkpoint to resume from is damaged or of another run, or the
             training diverged.
     """
-    folder, console = Path(folder), console or Console(highlight=False)
+    folder = Path(folder)
     result = read_result(folder)
     note = "finished before"
     if result is None:
         with lent(hardware):
-            result = _train(run, recipe, images, folder, hardware, console, callbacks)
+            result = _train(run, recipe, images, folder, hardware, callbacks)
         note = f"{result['train_seconds']:.0f} s of training"
     if is_first_process():
-        console.print(
-            f"  test accuracy [bold]{result['test_accuracy']:.2%}[/bold] "
-            f"[dim](weights of epoch {result['best_epoch']}, {note})[/dim]",
+        logger.info(
+            f"  test accuracy {result['test_accuracy']:.2%} (weights of epoch {result['best_epoch']}, {note})"
         )
     return result
 
@@ -113,7 +112,6 @@ def _train(
     images: Images,
     folder: Path,
     hardware: Hardware,
-    console: Console,
     callbacks: Sequence[pl.Callback],
 ) -> dict[str, Any]:
     torch.manual_seed(run.seed)
@@ -128,12 +126,12 @@ def _train(
         **describe_input(recipe, images),
         "version": version("octavize"),
     }
-    journal = Journal(folder, identity, metadata, teller(recipe.epochs_of(run.model), console))
+    journal = Journal(folder, identity, metadata, teller(recipe.epochs_of(run.model)))
     result = {
         **asdict(run),
         "epochs": recipe.epochs_of(run.model),
         "data": identity["data"],
-        **fit_and_test(module, journal, hardware, console, callbacks),
+        **fit_and_test(module, journal, hardware, callbacks),
     }
     if is_first_process():
         write_json(folder / "result.json", result)
@@ -145,7 +143,6 @@ def fit_and_test(
     module: Classifier,
     journal: Journal,
     hardware: Hardware,
-    console: Console,
     callbacks: Sequence[pl.Callback] = (),
 ) -> dict[str, Any]:
     """Train to the end, going on from the journal's last finished epoch; then test the best weights.
@@ -160,8 +157,7 @@ def fit_and_test(
         InputError: see `train_run`.
     """
     recipe = module.recipe
-    resume = _found_state(journal, console)
-    bars = [RichProgressBar(refresh_rate=5)] if console.is_terminal else []
+    resume = _found_state(journal)
     module.train()  # Lightning keeps the mode it finds: a loaded network would train with frozen norms
     with quiet_lightning():
         trainer = make_trainer(
@@ -169,9 +165,8 @@ def fit_and_test(
             recipe.precision,
             max_epochs=recipe.epochs_of(module.name),
             logger=TensorBoardLogger(journal.folder, name="", version="tensorboard"),
-            callbacks=[*bars, *callbacks, journal, resume_point(journal.folder)],
+            callbacks=[*callbacks, journal, resume_point(journal.folder)],
             plugins=[WholeCheckpoints()],
-            enable_progress_bar=bool(bars),
         )
         guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
         load_weights(journal.best, module.model)
@@ -201,7 +196,7 @@ def drop_damaged(folder: Path) -> bool:
     return False
 
 
-def _found_state(journal: Journal, console: Console) -> Path | None:
+def _found_state(journal: Journal) -> Path | None:
     """The checkpoint to go on from, looked through before anything trusts it; None for a fresh start."""
     if not journal.last.exists():
         if is_first_process():  # of an attempt that did not reach the end of its first epoch
@@ -213,5 +208,5 @@ def _found_state(journal: Journal, console: Console) -> Path | None:
     except InputError as error:
         raise InputError(f"{error}; or delete {journal.last} to train from the start") from None
     if is_first_process():
-        console.print(f"  going on after epoch {epochs}")
+        logger.info("  going on after epoch %d", epochs)
     return journal.last

@@ -17,7 +17,7 @@ from torch import nn
 from octavize.convert.octavize import octavize
 from octavize.convert.order import mark_order, order_of
 from octavize.errors import InputError
-from octavize.files import NETWORK, PLAN, WEIGHTS, about_network, read_about, write_json
+from octavize.files import NETWORK, PLAN, WEIGHTS, about_network, read_about, together, write_json
 from octavize.plans.plan import Plan
 from octavize.zoo.find import Origin, origin_of_file
 from octavize.zoo.weights import load_weights, save_weights
@@ -26,7 +26,7 @@ from octavize.zoo.weights import load_weights, save_weights
 def save_converted(
     folder: str | Path, model: nn.Module, decided: Plan, origin: Origin, facts: Mapping[str, Any]
 ) -> None:
-    """Write a converted network. Files of the same names are replaced, each whole.
+    """Write a converted network. Files of the same names are replaced, all or none.
 
     Args:
         model: the octave network.
@@ -34,12 +34,11 @@ def save_converted(
         origin: how the vanilla network is built.
         facts: what is known of its input, such as `mean`, `std`, `size`, `classes`; JSON values.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     about = about_network(asdict(origin), facts, order_of(model))
-    decided.save(folder / PLAN)
-    save_weights(folder / WEIGHTS, model, about)
-    write_json(folder / NETWORK, about)
+    with together(Path(folder), NETWORK) as part:
+        decided.save(part / PLAN)
+        save_weights(part / WEIGHTS, model, about)
+        write_json(part / NETWORK, about)
 
 
 def load_converted(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavize.deploy.formats import KEY, Array, Format, Run, input_names
+from octavize.report.progress import steps
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(images)
+            self.left = steps(images, "quantizing")
 
         def get_next(self) -> Any:
             image = next(self.left, None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavize.deploy.formats import KEY, Array, Format, Run
 from octavize.deploy.formats.onnx import NEEDED_TO_WRITE, quiet, write_onnx
+from octavize.report.progress import bar
 
 if TYPE_CHECKING:
     import torch
@@ -65,10 +66,14 @@ def _round(path: Path, images: Sequence[Array], about: str) -> None:
 
 def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
     """int8, by NNCF: weights by channel, maps by what they hold for these images."""
-    with quiet("nncf", "torch"):
+    with quiet("nncf", "torch"), bar("quantizing", len(images)) as advance:
         import nncf
 
-        made = nncf.quantize(_read(path), nncf.Dataset(list(images)), subset_size=len(images))
+        def counted(image: Array) -> Array:
+            advance()
+            return image
+
+        made = nncf.quantize(_read(path), nncf.Dataset(list(images), counted), subset_size=len(images))
     _save(made, path, about)
 
 

@@ -6,11 +6,11 @@ curves are VisualDL's.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import paddle
-from rich.console import Console
 
 from octavize.errors import InputError
 from octavize.paddle.state import PADDLE
@@ -23,6 +23,7 @@ from octavize.training.recipe import Recipe, dump_recipe
 from octavize.training.runs import OUTPUTS, check_data, foreign_to, plan_runs
 from octavize.training.summary import DEFAULT_TIMING, Timing, write_summary
 
+logger = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -33,7 +34,6 @@ def compare(
     data_dir: str | Path | None = None,
     restart: bool = False,
     timing: Timing = DEFAULT_TIMING,
-    console: Console | None = None,
 ) -> dict[str, Any]:
     """Train every network of a recipe at every α and seed, measure the costs, write the report.
 
@@ -52,7 +52,7 @@ def compare(
         InputError: a setting is wrong or not supported here, or `out` holds something else. Nothing has been
             written then, except where a training diverges.
     """
-    out, console = Path(out), console or Console(highlight=False)
+    out = Path(out)
     check_settings(recipe)
     images = load_images(recipe, data_dir)
     for model in recipe.models:  # an argument that does not fit is found now, not hours later
@@ -61,18 +61,18 @@ def compare(
     folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
     check_data(folders.values(), images, PADDLE)
     size = recipe.size or images.size
-    console.print(
-        f"[bold]octavize[/bold]  recipe {recipe.name}, in PaddlePaddle: {images.name}, "
+    logger.info(
+        f"recipe {recipe.name}, in PaddlePaddle: {images.name}, "
         f"{len(images.classes)} classes, {len(images.train):,} training images of {size} × {size} pixels\n"
-        f"output in {out}; live curves with [cyan]visualdl --logdir {out}[/cyan]",
+        f"output in {out}; live curves with visualdl --logdir {out}"
     )
     results = []
     for number, (run, folder) in enumerate(folders.items(), 1):
-        console.print(f"[bold]\\[{number}/{len(folders)}] {run}[/bold]")
-        results.append(train_run(run, recipe, images, folder, console=console))
-    console.print("[bold]measuring costs[/bold]")
+        logger.info("[%d/%d] %s", number, len(folders), run)
+        results.append(train_run(run, recipe, images, folder))
+    logger.info("measuring costs")
     profile = measure_costs(recipe, images, out / "profile.json", timing)
-    return write_summary(recipe, results, profile, out, console)
+    return write_summary(recipe, results, profile, out)
 
 
 def choose_device(name: str) -> None:

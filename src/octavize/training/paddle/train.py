@@ -9,6 +9,7 @@ result.json        written last: it marks the run finished
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -24,8 +25,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.utils import unique_name
-from rich.console import Console
-from rich.progress import Progress
 
 from octavize.bench.environment import processor_name, versions
 from octavize.errors import InputError
@@ -34,6 +33,7 @@ from octavize.paddle.initialize import initialize
 from octavize.paddle.state import PADDLE, read_state, write_state
 from octavize.paddle.weights import load_named, put, torch_state
 from octavize.paddle.zoo import create_model
+from octavize.report.progress import bar
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row, finite_or_none
 from octavize.training.paddle.data import AnySplit, Images, Split, as_seen, crop_and_flip
@@ -48,6 +48,7 @@ from octavize.training.runs import (
     teller,
 )
 
+logger = logging.getLogger(__name__)
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": lambda momentum, **o: paddle.optimizer.Momentum(momentum=momentum, use_nesterov=True, **o),
     "momentum": lambda momentum, **o: paddle.optimizer.Momentum(momentum=momentum, **o),
@@ -65,7 +66,7 @@ def build_network(recipe: Recipe, images: Images, model: str, alpha: float) -> n
     return net
 
 
-def train_run(run: Run, recipe: Recipe, images: Images, folder: Path, *, console: Console) -> dict[str, Any]:
+def train_run(run: Run, recipe: Recipe, images: Images, folder: Path) -> dict[str, Any]:
     """Train one network to the end, going on from the last finished epoch if the folder holds one.
 
     Returns:
@@ -79,21 +80,21 @@ def train_run(run: Run, recipe: Recipe, images: Images, folder: Path, *, console
         folder.mkdir(parents=True, exist_ok=True)
         # Optimizers know parameters by names that Paddle numbers: here they are the same in every process.
         with unique_name.guard():
-            result = _Training(run, recipe, images, folder, console).finish()
+            result = _Training(run, recipe, images, folder).finish()
         note = f"{result['train_seconds']:.0f} s of training"
-    console.print(
-        f"  test accuracy [bold]{result['test_accuracy']:.2%}[/bold] "
-        f"[dim](weights of epoch {result['best_epoch']}, {note})[/dim]",
-    )
+    logger.info(
+        "  test accuracy %.2f%% (weights of epoch %d, %s)",
+        100 * result["test_accuracy"], result["best_epoch"], note,
+    )  # fmt: skip
     return result
 
 
 class _Training:
     """A network on its way. What is random in an epoch follows from the seed and the epoch alone."""
 
-    def __init__(self, run: Run, recipe: Recipe, images: Images, folder: Path, console: Console) -> None:
+    def __init__(self, run: Run, recipe: Recipe, images: Images, folder: Path) -> None:
         self.run, self.recipe, self.images = run, recipe, images
-        self.folder, self.console = folder, console
+        self.folder = folder
         self.epochs = recipe.epochs_of(run.model)
         self.batch = min(recipe.batch_size_of(run.model), len(images.train))
         self.steps = len(images.train) // self.batch  # a last batch of one has no variance for batch norm
@@ -115,7 +116,7 @@ class _Training:
     def finish(self) -> dict[str, Any]:
         """Train what is left, test the best weights and write the result."""
         self._resume()
-        tell = teller(self.epochs, self.console)
+        tell = teller(self.epochs)
         with _curves(self.folder, self.rows) as draw:
             for epoch in range(len(self.rows), self.epochs):
                 row = self._epoch(epoch)
@@ -151,7 +152,7 @@ class _Training:
         self.net.train()
         losses, right, lr = 0.0, 0, 0.0
         begun = time.perf_counter()
-        with _bar(self.console, self.steps, f"epoch {epoch + 1}") as advance:
+        with bar(f"epoch {epoch + 1}", self.steps) as advance:
             for step, index in enumerate(np.split(order, self.steps)):
                 lr = self.optimizer.get_lr()
                 loss, hits = self._step(self.images.train[index], random)
@@ -233,7 +234,7 @@ class _Training:
                 state[key.removeprefix("optimizer/")] = paddle.to_tensor(array)
         self.optimizer.set_state_dict(state)
         self.rows = about["rows"]
-        self.console.print(f"  going on after epoch {len(self.rows)}")
+        logger.info("  going on after epoch %d", len(self.rows))
 
 
 def make_optimizer(net: nn.Layer, recipe: Recipe, name: str, total: int) -> Any:
@@ -298,11 +299,3 @@ def _curves(folder: Path, before: list[Row]) -> Iterator[Callable[[Row], None]]:
         for row in before:
             draw(row)
         yield draw
-
-
-@contextmanager
-def _bar(console: Console, steps: int, label: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=steps)
-        yield lambda: progress.advance(task)

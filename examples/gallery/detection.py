@@ -9,9 +9,9 @@ from coins import as_input, boxes_of, crops, halves
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from shared import WIDTH, destination, save, show
-from torch import nn
+from torchvision.models import resnet18
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import box_iou
 
@@ -21,9 +21,8 @@ from octavize.bench.profile import count_macs
 SHAPE = (1, 3, 96, 96)
 
 torch.manual_seed(0)
-vanilla = resnet_fpn_backbone(
-    backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
-)
+layers = {f"layer{n}": str(n) for n in (1, 2, 3, 4)}
+vanilla = BackboneWithFPN(resnet18(), layers, [64, 128, 256, 512], out_channels=64)
 backbone = octavize.octavize(vanilla, 0.5, example=SHAPE)
 share = count_macs(backbone, SHAPE) / count_macs(vanilla, SHAPE)
 net = FasterRCNN(
@@ -35,7 +34,7 @@ net = FasterRCNN(
 )
 
 train, (image, numbers) = halves()
-optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4)
+optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
 net.train()
 for step, (images, coins) in enumerate(crops(train)):
     boxes = [boxes_of(own) for own in coins]
@@ -65,4 +64,4 @@ for (left, top, right, bottom), score in zip(boxes.tolist(), scores.tolist(), st
     corner, width, height = (left, top), right - left, bottom - top
     axes.add_patch(Rectangle(corner, width, height, fill=False, color="#f59e0b", linewidth=1.8))
     axes.text(left + 2, top + 3, f"{score:.2f}", fontsize=8, color="#f59e0b", va="top", weight="bold")
-save(figure, destination())
+save(figure, destination(), colors=96)

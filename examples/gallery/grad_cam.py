@@ -43,4 +43,4 @@ for axes, name, found in zip(figure.subplots(2, 2).flatten(), SHOWN, maps, stric
     place = divmod(SHOWN.index(name), 2)
     inside = found[place[0] * SIDE :, place[1] * SIDE :][:SIDE, :SIDE].sum() / found.sum()
     axes.set_xlabel(f"{inside:.0%} of the map lies on it", fontsize=9, color="0.35")
-save(figure, destination())
+save(figure, destination(), colors=96)

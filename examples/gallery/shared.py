@@ -56,10 +56,10 @@ def show(axes: Axes, image: Array, title: str = "", note: str = "", **how: Any) 
         spine.set_visible(False)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG of 256 colors, a third of the size of one with all."""
+def save(figure: Figure, path: Path, colors: int = 256) -> None:
+    """Write a PNG of few colors, a third of the size of one with all."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI, format="png", facecolor="white")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(colors, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"wrote {path.name}, {path.stat().st_size / 1000:.0f} kB")

@@ -38,7 +38,8 @@ def textures() -> tuple[Data, Data]:
 def trained(alpha: float) -> nn.Module:
     """The network, in evaluation mode: trained the first time, read from `KEPT` later."""
     torch.manual_seed(0)
-    net = create_model("oct_cifar_resnet20", alpha, num_classes=len(PHOTOGRAPHS), in_chans=1)
+    # Not strict: Grad-CAM reads maps as arrays, which are dense.
+    net = create_model("oct_cifar_resnet20", alpha, strict=False, num_classes=len(PHOTOGRAPHS), in_chans=1)
     path = KEPT / f"textures-alpha{alpha:g}-epochs{EPOCHS}.safetensors"
     if path.is_file():
         net.load_state_dict(load_file(path))

@@ -90,6 +90,15 @@ def test_commands_in_sentences_exist(page: Path) -> None:
         assert set(OPTION.findall(mention)) <= options_of(mention.split()[0]), mention
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_scripts_and_targets_of_a_page_exist(page: Path) -> None:
+    text, makefile = page.read_text("utf-8"), (ROOT / "Makefile").read_text("utf-8")
+    for script in re.findall(r"(?:^|`)python ((?:examples|benchmarks|docs)/[\w/]+\.py)", text, re.MULTILINE):
+        assert (ROOT / script).is_file(), script
+    for target in re.findall(r"(?:^|`)make ([a-z][a-z-]*)(?=[ `\n])", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
 @pytest.mark.parametrize("name", sorted(program.commands))
 def test_examples_of_the_help_are_understood(name: str) -> None:
     examples = EXAMPLE.findall(program.commands[name].help or "")

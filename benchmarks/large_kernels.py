@@ -5,7 +5,8 @@
     python benchmarks/large_kernels.py --tables   # only write docs/large-kernels.md; --check only compares
 
 Networks of timm, and two of this file: a small one in the manner of RepLKNet, and ConvNeXt with two changes
-that let its depthwise layers be octave. Results: `docs/results/large-kernels.json`.
+that let its depthwise layers be octave. Results: `docs/results/large-kernels.json`; those of
+`large_kernels_training.py`: `docs/results/large-kernels-training.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import timm
@@ -35,6 +37,7 @@ from octavize.text import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs/results/large-kernels.json"
+TRAINED = ROOT / "docs/results/large-kernels-training.json"
 PAGE = ROOT / "docs/large-kernels.md"
 SIZE, ALPHA = 224, 0.5
 EXCHANGES = ("every", "block:high_to_low")
@@ -45,7 +48,7 @@ LARGE = 5
 # ---- the networks ------------------------------------------------------------------------------------------
 
 
-def replk(kernels: Sequence[int] = (31, 29, 27, 13), width: int = 64) -> nn.Module:
+def replk(kernels: Sequence[int] = (31, 29, 27, 13), width: int = 64, num_classes: int = 1000) -> nn.Module:
     """A small network in the manner of RepLKNet: four stages, in each a block with a large kernel."""
     layers: list[nn.Module] = [
         conv(3, width, 3, stride=2),
@@ -61,7 +64,7 @@ def replk(kernels: Sequence[int] = (31, 29, 27, 13), width: int = 64) -> nn.Modu
                 conv(channels, 2 * channels, 1),
                 conv(2 * channels, 2 * channels, 3, stride=2, groups=2 * channels),
             ]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width << len(kernels) - 1, 1000)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width << len(kernels) - 1, num_classes)]
     return nn.Sequential(*layers, *head)
 
 
@@ -86,9 +89,11 @@ class Mixing(nn.Module):
         return x + self.inner(x)
 
 
-def convnext_of_batch_norms() -> nn.Module:
+def convnext_of_batch_norms(num_classes: int = 1000) -> nn.Module:
     """ConvNeXt-atto with batch norms, and with a pointwise layer, at first an identity, before each stage."""
-    net: Any = timm.create_model("convnext_atto", conv_mlp=True, norm_layer="batchnorm2d")
+    net: Any = timm.create_model(
+        "convnext_atto", conv_mlp=True, norm_layer="batchnorm2d", num_classes=num_classes
+    )
     for layers in (net.stem, *(stage.downsample for stage in net.stages[1:])):
         channels = [m.out_channels for m in layers if isinstance(m, nn.Conv2d)][-1]
         pointwise = nn.Conv2d(channels, channels, 1, bias=False)
@@ -187,6 +192,7 @@ def page(text: str) -> str:
         "plans": plans_table(results),
         "reasons": reasons_table(results),
         "times": times_table(results),
+        "training": training_table(read_json(TRAINED)),
     }
     for name, part in parts.items():
         start = f"<!-- {name}: written by benchmarks/large_kernels.py -->\n"
@@ -253,6 +259,30 @@ def times_table(results: dict[str, Any]) -> str:
     )
     head = ("network", "", "MACs", "time", "of vanilla's")
     return f"{Table(head, lines, align='llr').markdown()}\n\n{note}"
+
+
+def training_table(results: dict[str, Any] | None) -> str:
+    """Test accuracy of each arm of `large_kernels_training.py`: mean, lowest and highest of the seeds."""
+    if results is None:
+        return "Not trained yet: `python benchmarks/large_kernels_training.py` with a folder of images."
+    runs = results["runs"]
+    lines = []
+    for network, arm in dict.fromkeys((run["network"], run["arm"]) for run in runs):
+        own = [run for run in runs if (run["network"], run["arm"]) == (network, arm)]
+        found = [run["test_accuracy"] for run in own]
+        cells = [
+            f"{own[0]['macs'] / 1e6:,.0f}",
+            f"{mean(found):.2%}",
+            f"{min(found):.2%} to {max(found):.2%}",
+        ]
+        lines.append([network, arm, *cells, str(len(found))])
+    where = runs[0]["environment"]
+    note = (
+        f"{results['data']} at {results['size']} pixels, {results['epochs']} epochs, torch {where['torch']}, "
+        f"{where['precision']}; `python benchmarks/large_kernels_training.py`."
+    )
+    head = ("network", "", "million MACs", "test accuracy", "lowest to highest", "seeds")
+    return f"{Table(head, lines, align='llrrlr').markdown()}\n\n{note}"
 
 
 def main() -> None:

@@ -56,7 +56,8 @@ def measured(given: argparse.Namespace, known: Sequence[dict[str, Any]]) -> Iter
     shape = (1, 3, given.size, given.size)
     about = {**facts, "input_shape": shape}
     seen, unseen = spread_out(found_in(given.images, vanilla.model, shape), given.calibration)
-    sample, others = prepare(seen.paths, about), list(batches(unseen.paths, about))
+    sample = torch.from_numpy(prepare(seen.paths, about))
+    others = list(batches(unseen.paths, about))
     for name, build in networks(vanilla.model, sample).items():
         missing = [file for file in FILES if (name, file[0], file[2]) not in done]
         model = build() if missing else vanilla.model
@@ -94,7 +95,7 @@ def one(
     precision: str,
     shape: Sequence[int],
     sample: Tensor,
-    others: Sequence[Tensor],
+    others: Sequence[Any],
     labels: Sequence[int] | None,
 ) -> dict[str, Any]:
     """How a file answers beside its network to batches of other images than the sample."""

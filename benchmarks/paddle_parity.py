@@ -204,9 +204,10 @@ HEAD = """# One network in both frameworks
 
 <!-- Written by `python benchmarks/paddle_parity.py` from docs/results/paddle-parity.json; change that. -->
 
-The {n} networks that torchvision {torchvision} and `paddle.vision.models` of Paddle {paddle} both have, and
-timm's MobileNetV1, at random initial weights that went through `octavize.paddle.weights.from_torch`; batches
-of eight random images, one thread. `octavize(model, 0.5)` of torch {torch} beside `octavize.paddle.octavize`.
+{n} of the {shared} networks that torchvision {torchvision} and `paddle.vision.models` of Paddle {paddle} both
+have and timm's MobileNetV1, at random initial weights that went through `octavize.paddle.weights.from_torch`;
+batches of eight random images, one thread. `octavize(model, 0.5)` of torch {torch} beside
+`octavize.paddle.octavize`.
 
 * **plans**: whether both planners decided the same for every layer, its cost included.
 * Errors are the length of the difference over the length of the value, and each cell has *vanilla / octave*:
@@ -241,7 +242,11 @@ def page(text: str) -> str:
     results = known_json(DATA)
     rows = results["networks"]
     table = Table(COLUMNS, [line(row) for row in rows], align="lrl" + 8 * "r").markdown()
-    lines = [HEAD.format(n=len(rows) - 1, **results["versions"]), table, ""]
+    names, measured = [pair.name for pair in pairs()], {row["model"] for row in rows}
+    head = HEAD.format(n=len(rows) - 1, shared=len(names) - 1, **results["versions"])
+    lines = [head, table, ""]
+    if missing := [name for name in names if name not in measured]:
+        lines += [f"Not measured yet: {', '.join(missing)}.", ""]
     told = [f"* {row['model']}: {row['aligned']}." for row in rows if row["aligned"]]
     lines += [
         "Torch's network was made to compute what Paddle's does, where the libraries differ:",

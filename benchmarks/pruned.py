@@ -34,6 +34,7 @@ from octavize.bench.environment import environment
 from octavize.bench.profile import count_macs
 from octavize.calibration.coupling import stand_in
 from octavize.calibration.polish import polish
+from octavize.convert.inputs import Inputs
 from octavize.files import read_json, write_json
 from octavize.text import Table
 from refit import PAGE, Bench, parse
@@ -157,7 +158,7 @@ def measured(bench: Bench, known: Sequence[Row]) -> Iterator[Row]:
         start = time.process_time()
         Pair(model, bench.vanilla, kept).refit(batches)
         closed, stages["closed_form"] = time.process_time() - start, accuracy(model)
-        for _ in polish(model, bench.vanilla, batches, [], given.epochs):
+        for _ in polish(model, bench.vanilla, [Inputs((x,)) for x in batches], [], given.epochs):
             pass
         yield {
             "alpha": alpha,

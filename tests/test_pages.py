@@ -113,12 +113,13 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/how-to/rule.md": dict,
     "docs/how-to/train.md": of_training,
     "docs/large-kernels.md": of_large_kernels,
+    "docs/features.md": dict,
 }
 """What a page takes for granted, by its path; written into the working folder or as names."""
 SLOW = {"README.md", "README.zh.md", "docs/deploy.md", "docs/how-to/compress.md", "docs/how-to/int8.md"}
 """They tune by measured time, or quantize."""
 OF_PADDLE = {"docs/article.zh.md", "docs/paddle.md", "docs/paddle.zh.md"}
-"""Paddle is not where torch is: tests/paddle."""
+"""tests/paddle runs them, where torch is not."""
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 from numbers import Integral, Real
 from typing import Any
@@ -85,3 +86,22 @@ def require_extra(module: str, extra: str) -> None:
 
     if find_spec(module) is None:
         raise InputError(f"{module} is not installed: run `pip install 'octavize[{extra}]'`")
+
+
+def extra_here(extra: str) -> str:
+    """The name of an extra for the framework at hand: users of Paddle need no torch for it."""
+    from importlib.util import find_spec
+
+    for_paddle = find_spec("torch") is None and find_spec("paddle") is not None
+    return f"paddle-{extra}" if for_paddle else extra
+
+
+def refuse_options(name: str, options: Mapping[str, object]) -> None:
+    """Check that nothing is asked of a network that is built already.
+
+    Raises:
+        InputError: one of the options is not None.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(f"{option} is given and {name} is a network of its own: leave it out")

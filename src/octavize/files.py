@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from octavize._version import __version__
-from octavize.errors import InputError, one_line, require_extra
+from octavize.errors import InputError, one_line, require_extra, shown
 
 LEFT = (".part", ".lock")
 """Suffixes of files that a killed command leaves behind; a folder with nothing else counts as empty."""
@@ -119,6 +119,8 @@ def check_folder(
 PLAN, WEIGHTS, NETWORK = "plan.yaml", "weights.safetensors", "network.json"
 """The files of such a folder: α of every layer; the state dict; how the vanilla network is built."""
 FORMAT = 1
+BEST = "best.safetensors"
+"""The weights of a trained run."""
 FACTS = ("classes", "mean", "std", "normalize", "size", "in_chans")
 """What may be known of a network's input."""
 
@@ -196,3 +198,45 @@ def call_named(name: str, kind: type) -> Any:
         told = f"{kind.__module__.partition('.')[0]}.nn.{kind.__name__}"
         raise InputError(f"model {name} returned a {type(model).__name__}: return a {told}")
     return model
+
+
+# ---- what a file may say about how a network is built ----------------------------------------------------
+#
+# Builders take arguments that load other files, or fetch code and weights (`checkpoint_path`, `pretrained`),
+# and names that do (`hf-hub:`): a file must not decide which code runs.
+
+ARGUMENTS = frozenset(
+    {
+        *("num_classes", "in_chans", "width", "exchange", "downsample", "octave_bias"),
+        *("output_stride", "global_pool", "img_size", "num_features", "channels", "width_mult"),
+        *("cardinality", "base_width", "block_reduce_first", "down_kernel_size", "avg_down", "pad_type"),
+        *("stem_width", "stem_type", "stem_size", "fix_stem", "replace_stem_pool"),
+        *("act_layer", "norm_layer", "aa_layer", "zero_init_last"),
+        *("drop_rate", "drop_path_rate", "drop_block_rate", "dropout", "stochastic_depth_prob"),
+    }
+)
+"""Arguments of builders that only give a network its form."""
+
+
+def arguments_of_file(path: str | Path, arguments: Any) -> dict[str, Any]:
+    """The arguments of a builder as a file gives them, without `pretrained`: the weights are in the file.
+
+    Raises:
+        InputError: one of them is not in the list, or no plain value.
+    """
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"file {path}: the arguments of its network are {shown(arguments)}: write it again")
+    wanted = {name: value for name, value in arguments.items() if name != "pretrained"}
+    for name, value in wanted.items():
+        if name not in ARGUMENTS or not _is_plain(value):
+            raise InputError(
+                f"file {path} builds its network with {name}={shown(value)}, which a file may not decide: "
+                "build the network in Python, and load the weights into it"
+            )
+    return wanted
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))

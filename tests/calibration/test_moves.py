@@ -9,6 +9,7 @@ from octavize import calibrate
 from octavize.calibration.coupling import stand_in
 from octavize.calibration.energy import measure_energy
 from octavize.calibration.moves import Moves
+from octavize.convert.inputs import Inputs
 from octavize.errors import InputError
 
 
@@ -45,7 +46,7 @@ def seeded() -> Net:
 def test_a_move_is_the_jacobian_times_the_loss():
     net = seeded()
     moves = Moves(stand_in(net))
-    moves.run(images())
+    moves.run(Inputs((images(),)))
     x = F.relu(net.stem(images()))
     much, little = net.much(x), net.little(x)
 
@@ -63,7 +64,7 @@ def test_a_move_is_the_jacobian_times_the_loss():
     single = []
     for image in range(5):
         one = Moves(stand_in(net))
-        one.run(images()[image : image + 1])
+        one.run(Inputs((images()[image : image + 1],)))
         single.append(one.moved["much"] / one.moved["much"].sum())
     for image, share in enumerate(single):
         expected = (by_image[image] / by_image[image].sum()).double()

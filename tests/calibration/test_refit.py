@@ -18,6 +18,7 @@ from octavize import InputError, OctConv2d, OctTensor, calibrate, octavize
 from octavize import refit as refit_and_polish
 from octavize.calibration import polish as polishing
 from octavize.calibration.walk import Ended, Walk
+from octavize.convert.inputs import Inputs
 
 refit = partial(refit_and_polish, epochs=0)
 
@@ -552,7 +553,7 @@ def test_mistakes_are_named() -> None:
 def test_a_walk_goes_from_layer_to_layer() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)).eval()
     x = images(2)
-    walk = Walk(net, x, {"0": {0}, "2": {0}})
+    walk = Walk(net, Inputs((x,)), {"0": {0}, "2": {0}})
     assert walk.next().x is x
     with torch.no_grad():
         net[1].weight.zero_()  # counts from the next layer on
@@ -560,7 +561,7 @@ def test_a_walk_goes_from_layer_to_layer() -> None:
     with pytest.raises(Ended):
         walk.next()
     walk.close()
-    broken = Walk(net, images(2, channels=5), {"1": {0}})
+    broken = Walk(net, Inputs((images(2, channels=5),)), {"1": {0}})
     with pytest.raises(RuntimeError, match="channels"):
         broken.next()
     broken.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 import octavize
-from octavize import InputError, OctConv2d
+from octavize import InputError, OctConv2d, load_runtime
+from octavize.convert.inputs import Inputs
 from octavize.deploy.difference import difference
+from octavize.deploy.export import TOLERANCE, parity
 
 EXAMPLE = (1, 3, 16, 16)
 
@@ -160,3 +164,31 @@ def test_transforms_of_torch_func() -> None:
     frozen(x)
     expected, got = (torch.func.jvp(net, (x,), (x,))[1] for net in (model, frozen))
     torch.testing.assert_close(got, expected)
+
+
+def biased(bias: float = 1000.0) -> nn.Module:
+    """A network whose outputs an image changes by less than a hundredth."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16 * 16, 4)).eval()
+    with torch.no_grad():
+        net[-1].bias += bias
+    return net
+
+
+def test_a_large_bias_hides_no_difference() -> None:
+    net, other = biased(), biased()
+    assert difference(net, other, EXAMPLE) is None
+    with torch.no_grad():
+        other[0].weight *= 1.05
+    assert difference(net, other, EXAMPLE) == "its outputs are others"
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime not installed")
+def test_nor_does_it_in_a_file(tmp_path: Path) -> None:
+    net, path = biased(100.0), tmp_path / "net.onnx"
+    assert octavize.export(net, path, EXAMPLE) < TOLERANCE
+    with torch.no_grad():
+        net[0].weight *= 1.005
+        x = torch.randn(EXAMPLE)
+        assert (load_runtime(path)(x) - net(x).numpy()).max() < TOLERANCE * 100  # of the largest output
+    assert parity(net, path, [Inputs((torch.randn(EXAMPLE),))]) > TOLERANCE

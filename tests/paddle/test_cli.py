@@ -42,6 +42,22 @@ def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "octave" in told
 
 
+def test_costs_of_a_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "profiled_paddle.py").write_text(
+        "from paddle import nn\ndef build():\n"
+        "    return nn.Sequential(nn.Conv2D(1, 32, 3, padding=1), *(nn.Conv2D(32, 32, 1) for _ in 'ab'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run("profiled_paddle:build", "--size", "8", "--json") == 0
+    vanilla, octave = json.loads(capsys.readouterr().out)
+    assert vanilla["macs"] == 64 * 32 * (9 + 32 + 32)
+    assert octave["macs"] < vanilla["macs"]
+    assert run("profiled_paddle:build", "--num-classes", "3") == 2
+    assert "leave it to the function" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

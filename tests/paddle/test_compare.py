@@ -5,25 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import pickle
 import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from octavize.cli.main import main
 from octavize.errors import InputError
+from octavize.paddle import create_model
+from octavize.paddle.initialize import initialize
+from octavize.paddle.source import find_network
 from octavize.training.paddle import train as training
 from octavize.training.paddle.compare import compare
-from octavize.training.paddle.data import Images, Split, as_seen, crop_and_flip, load_images
+from octavize.training.paddle.data import Images, LazySplit, Split, as_seen, crop_and_flip, load_images
 from octavize.training.recipe import Recipe, load_recipe
+from octavize.training.runs import describe_data, plan_runs
 from octavize.training.summary import Timing
 
 QUIET = Console(file=io.StringIO())
@@ -132,13 +140,11 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"models": ["oct_resnet51"]}, "none of Paddle's"),
-        ({"data": "folder"}, "data is 'folder'"),
+        ({"data": "folder"}, "data_dir is not given"),
         ({"optimizer": "lamb"}, "optimizer is 'lamb'"),
         ({"precision": "16-mixed"}, "precision is '16-mixed'"),
         ({"precision": "bf16-mixed"}, "on GPUs only"),
         ({"octave_bias": True}, "give --set octave_bias=false"),
-        ({"initializer": "he"}, "give --set initializer=builder"),
-        ({"depthwise_initializer": "torch"}, "depthwise_initializer is torch"),
         ({"norm_images": 9}, "norm_images is 9"),
         ({"size": 16}, "size is 16"),
         ({"model_arguments": {"*": {"height": 2}}}, "does not take these arguments"),
@@ -214,6 +220,150 @@ def test_cifar_is_read_from_its_archive(tmp_path: Path) -> None:
     assert images.train.images.shape[1:] == (3, 32, 32)
     with pytest.raises(InputError, match="put that archive"):
         load_images(load_recipe("cifar"), tmp_path / "elsewhere")
+
+
+def make_folder(root: Path, count: int = 5) -> Path:
+    """Class a is red, class b is blue; the green channel numbers the images."""
+    for split in ("train", "test"):
+        for name, color in (("a", (255, 0)), ("b", (0, 255))):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("RGB", (10, 8), (color[0], 20 * i, color[1]))
+                image.save(root / split / name / f"{i}.png")
+    return root
+
+
+def test_a_folder_is_read_as_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("quick", data="folder", size=8, val_fraction=0.2)
+    eager = load_images(recipe, make_folder(tmp_path / "images"))
+    assert list(eager.classes) == ["a", "b"]
+    assert (eager.channels, eager.size) == (3, 8)
+    assert [len(split) for split in (eager.train, eager.val, eager.test)] == [8, 2, 10]
+    assert sorted(eager.train.labels.tolist()) == [0] * 4 + [1] * 4
+    both = [*eager.train[:].images[:, 1, 0, 0], *eager.val[:].images[:, 1, 0, 0]]
+    assert sorted(both) == sorted([0, 20, 40, 60, 80] * 2)
+    assert (eager.mean[0], eager.std[2]) == pytest.approx((0.5, 0.5))
+    monkeypatch.setattr("octavize.data.folder.EAGER_BYTES", 100)
+    lazy = load_images(recipe, tmp_path / "images")
+    assert isinstance(lazy.train, LazySplit)
+    assert (lazy.mean, lazy.std, lazy.channels, lazy.size) == (eager.mean, eager.std, 3, 8)
+    for index in (np.array([7, 0, 3]), slice(2, 5)):
+        mine, other = lazy.train[index], eager.train[index]
+        np.testing.assert_array_equal(mine.images, other.images)
+        np.testing.assert_array_equal(mine.labels, other.labels)
+    if find_spec("torch") is not None:
+        from octavize.data.sets import load_data
+
+        theirs = load_data("folder", size=8, data_dir=tmp_path / "images", val_fraction=0.2)
+        assert describe_data(theirs) == pytest.approx(describe_data(lazy))
+
+
+def test_networks_are_trained_on_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavize.training.paddle.compare.load_images", load_images)
+    changed = {"data": "folder", "size": 16, "limit_train": 8, "batch_size": 4, "epochs": 1, "alphas": [0.5]}
+    recipe = load_recipe("quick", **{**TINY, **changed})
+    folder = make_folder(tmp_path / "images")
+    results = compare(recipe, tmp_path / "out", data_dir=folder, timing=SHORT, console=QUIET)
+    assert results["networks"][0]["alpha"] == 0.5
+    best = tmp_path / "out/runs/oct_resnet18_small-alpha0.5-seed0/best.safetensors"
+    net, facts = find_network(str(best))
+    assert (facts["classes"], facts["size"], facts["alpha"]) == (["a", "b"], 16, 0.5)
+    assert list(net(paddle.zeros([1, 3, 16, 16])).shape) == [1, 2]
+
+
+def deviation(layer: Any, rows: slice = slice(None), columns: slice = slice(None)) -> float:
+    return float(layer.weight.numpy()[rows, columns].std())
+
+
+def test_how_networks_start() -> None:
+    net: Any = create_model("oct_mobilenet_v1", 0.5, num_classes=10)
+    depthwise, pointwise = net.conv5_1._depthwise_conv[0], net.conv5_1._pointwise_conv[0]
+    own = deviation(depthwise)
+    channels, shape = depthwise._in_channels, (1, 3, 32, 32)
+    before = pointwise.weight.numpy()
+    initialize(net, "builder", "he", shape)
+    np.testing.assert_array_equal(pointwise.weight.numpy(), before)
+    assert own == pytest.approx(math.sqrt(2 / (9 * channels)), rel=0.1)
+    assert deviation(depthwise) == pytest.approx(math.sqrt(2 / 9), rel=0.1)
+    initialize(net, "torch", "torch", shape)
+    bound = 1 / math.sqrt(channels)
+    assert abs(pointwise.weight.numpy()).max() == pytest.approx(bound, rel=0.01)
+    initialize(net, "framework", "framework", shape)
+    half = slice(0, channels // 2), slice(channels // 2, channels)
+    for part in half:  # each path has the fan-in of its own half
+        assert deviation(pointwise, columns=part) == pytest.approx(math.sqrt(2 / (channels / 2)), rel=0.1)
+        assert deviation(depthwise, rows=part) == pytest.approx(math.sqrt(2 / (9 * channels / 2)), rel=0.1)
+
+
+BASE: dict[str, Any] = {"alphas": [0.5], "epochs": 2, "weight_decay": 0.1, "label_smoothing": 0.1}
+OTHERWISE: dict[str, Any] = {
+    "size": 64,
+    "models": ["oct_mobilenet_v1_small"],
+    "model_arguments": {"*": {"width": 0.25}},
+    "downsample": "stride",
+    "exchange": "high_to_low",
+    "initializer": "he",
+    "depthwise_initializer": "he",
+    "alphas": [0.25],
+    "seeds": [1],
+    "epochs": 3,
+    "batch_size": 10,
+    "optimizer": "momentum",
+    "lr": 0.01,
+    "momentum": 0.5,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "warmup_epochs": 0.0,
+    "label_smoothing": 0.0,
+    "crop_padding": 0,
+    "flip": False,
+    "normalize": False,
+    "limit_train": 30,
+}
+"""Another value of every setting that training in Paddle honors."""
+ELSEWHERE = {
+    "name": "only what the report is called",
+    "data": "test_a_folder_is_read_as_in_torch",
+    "val_fraction": "test_a_folder_is_read_as_in_torch",
+    "octave_bias": "test_what_is_refused",
+    "norm_images": "test_what_is_refused",
+    "precision": "test_what_is_refused",
+}
+"""The other settings, and who tests them."""
+
+
+def test_every_setting_of_a_recipe_is_tried() -> None:
+    assert OTHERWISE.keys() | ELSEWHERE.keys() == {field.name for field in fields(Recipe)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_no_setting_is_ignored(name: str, tmp_path: Path) -> None:
+    base = BASE | ({"models": ["oct_mobilenet_v1_small"]} if name == "depthwise_initializer" else {})
+    curves = []
+    for settings in (base, base | {name: OTHERWISE[name]}):
+        recipe = load_recipe("quick", **{**TINY, **settings})
+        images, (run,) = load_images(recipe), plan_runs(recipe)
+        images = replace(images, val=images.val[::60], test=images.test[::60])
+        folder = tmp_path / str(len(curves))
+        training.train_run(run, recipe, images, folder, console=QUIET)
+        rows = list(csv.DictReader((folder / "metrics.csv").open(encoding="utf-8")))
+        curves.append([{key: row[key] for key in ("train_loss", "val_loss")} for row in rows])
+    assert curves[0] != curves[1]
+
+
+@pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
+def test_decay_is_of_weights_alone(optimizer: str) -> None:
+    """One step without gradients moves what decays: the weights, not biases nor batch norms."""
+    recipe = load_recipe("quick", **{**TINY, "optimizer": optimizer, "weight_decay": 0.5, "lr": 0.1})
+    net = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 1), paddle.nn.BatchNorm2D(4), paddle.nn.Linear(4, 2))
+    parameters = dict(net.named_parameters())
+    for parameter in parameters.values():
+        parameter.set_value(paddle.ones_like(parameter))
+        parameter.grad = paddle.zeros_like(parameter)
+    training.make_optimizer(net, recipe, "oct_resnet18_small", 10).step()
+    moved = {name for name, value in parameters.items() if not bool((value == 1).all())}
+    assert moved == {"0.weight", "2.weight"}
 
 
 def test_no_torch_is_imported() -> None:

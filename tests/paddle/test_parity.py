@@ -114,6 +114,7 @@ def test_the_page_shows_what_was_measured(tmp_path: Path, monkeypatch: pytest.Mo
     assert "| net | 64 | conv | 1e-06 / 1e-06 | 3e-06 / 3e-06 |" in page
     assert "* net: it pads." in page
     assert "* other: two." in page
+    assert "Not measured yet: mobilenet_v1, resnet18" in page
 
 
 # ---- the paired training --------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -269,7 +271,7 @@ def test_a_network_that_interpolates_by_a_factor_becomes_onnx(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_25", "squeezenet1_1"])
 def test_known_networks(tmp_path: Path, name: str) -> None:
     net = octavize(getattr(models, name)(num_classes=10), example=(1, 3, 64, 64))
-    dynamic = name not in ("shufflenet_v2_x0_25", "squeezenet1_1")  # Paddle fails on the vanilla ones
+    dynamic = name != "shufflenet_v2_x0_25"  # Paddle fails on the vanilla one, see below
     for size in {False, dynamic}:
         assert save(net, tmp_path / "net", (1, 3, 64, 64), dynamic_size=size) < 1e-5
         assert save(net, tmp_path / "net.onnx", (1, 3, 64, 64), target="onnx", dynamic_size=size) < 1e-5
@@ -339,6 +341,58 @@ def test_paddle_inference_takes_the_program_with_all_its_passes(program: Path, n
     config.disable_glog_info()
     config.enable_mkldnn()
     _run(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "all_passes",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.xfail(strict=True, raises=Exception, reason="Paddle 3.3.1, as above")
+        ),
+    ],
+)
+def test_an_octave_googlenet_in_paddle_inference(tmp_path: Path, all_passes: bool) -> None:
+    class First(nn.Layer):
+        def __init__(self, net: nn.Layer) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Any) -> Any:
+            return self.net(x)[0]
+
+    save(First(octavize(models.googlenet(num_classes=10))), tmp_path / "net", (1, 3, 224, 224))
+    config = predictor_config(tmp_path / "net")
+    if all_passes:
+        config = inference.Config(f"{tmp_path}/net.json", f"{tmp_path}/net.pdiparams")
+        config.disable_glog_info()
+        config.enable_mkldnn()
+    inference.create_predictor(config).run([paddle.ones([1, 3, 224, 224])])
+
+
+@needs_onnx
+@pytest.mark.xfail(strict=True, reason="Paddle2ONNX 2.1: if this passes, optimize_tool may be its default")
+def test_paddle2onnx_installs_nothing_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import paddle2onnx
+
+    asks = "POLYGRAPHY_AUTOINSTALL_DEPS"
+    monkeypatch.setenv(asks, "0")
+    monkeypatch.setitem(sys.modules, "polygraphy", None)  # here nothing shall be installed
+    paddle.jit.save(nn.Conv2D(3, 4, 1), str(tmp_path / "net"), [InputSpec([1, 3, 8, 8], "float32")])
+    paddle2onnx.export(
+        f"{tmp_path}/net.json", f"{tmp_path}/net.pdiparams", f"{tmp_path}/net.onnx", opset_version=17
+    )
+    assert os.environ[asks] == "0"
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, raises=InputError, reason="Paddle 3.3.1: if this passes, so does the octave one"
+)
+def test_a_vanilla_shufflenet_of_any_size(tmp_path: Path) -> None:
+    net = models.shufflenet_v2_x0_25(num_classes=10)
+    save(net, tmp_path / "net", (1, 3, 64, 64), dynamic_size=True)
 
 
 def test_a_program_without_faults_keeps_all_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,10 +29,12 @@ from tests.helpers.training import CLASSES, MODEL, make_folder
 
 from octavize.cli.main import main
 from octavize.errors import InputError
-from octavize.files import read_json
+from octavize.files import known_json, read_json, write_json
 from octavize.study import engine
 from octavize.study.costs import cost_ratios
 from octavize.study.design import plan_study
+from octavize.study.estimate import hindsight
+from octavize.study.report import train_seconds
 from octavize.study.run import analyze_study, folder_lock, run_study, shared
 from octavize.training.hardware import Hardware
 from octavize.training.journal import WholeCheckpoints
@@ -68,8 +70,31 @@ def test_everything_is_written(quiet: Path) -> None:
         assert curve["val_accuracy"] == [row["val_accuracy"] for row in rows]
     assert results["matched"] == read_json(quiet / "arms.json")
     assert results["environment"]["threads"] == 1
-    known = ("study.yaml", "arms.json", "costs.json", "results.json", "results.csv", "report.html")
+    known = (
+        "study.yaml",
+        "arms.json",
+        "estimate.json",
+        "costs.json",
+        "results.json",
+        "results.csv",
+        "report.html",
+    )
     assert {path.name for path in quiet.iterdir() if path.suffix != ".lock"} == {*known, "runs", "figures"}
+
+
+def test_what_training_took_stands_beside_what_was_expected(quiet: Path) -> None:
+    results = results_of(quiet)
+    expected, took = known_json(quiet / "estimate.json"), train_seconds(results, quiet)
+    assert expected.keys() == took.keys() == {run["run"] for run in results["runs"]}
+    assert min(expected.values()) > 0
+    told = hindsight({"a": 60.0, "b": 7200.0}, quiet)
+    assert told == "2 runs took 2 h 01 min of training on one worker"  # neither was expected
+    path = quiet.parent / "known"
+    path.mkdir()
+    write_json(path / "estimate.json", {"b": 3600.0})
+    told = hindsight({"a": 60.0, "b": 7200.0}, path)
+    assert told.endswith("; 60 min were expected for 1 of them, which took 2 h 00 min")
+    assert "8 runs took" in (quiet / "report.html").read_text("utf-8")
 
 
 def test_costs_are_measured_once_and_while_nobody_trains(

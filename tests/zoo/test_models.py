@@ -86,6 +86,17 @@ def test_mega_macs_of_mobilenet_v1() -> None:
     assert mega(0.375, width=0.75) == 211.4
 
 
+def test_mega_macs_of_the_wider_mobilenet_v2() -> None:
+    """Its widths are no multiples of 8."""
+    octave = on_meta("oct_mobilenet_v2_official", 0.5, width=1.125)
+    assert round(macs(octave) / 1e6, 1) == 292.8
+    assert [octave.blocks[s][0].conv_dw.groups for s in (1, 2)] == [6 * 18, 6 * 27]
+    torch.manual_seed(0)
+    real = create_model("oct_mobilenet_v2_official", 0.5, width=1.125)
+    deviation = real.blocks[1][0].conv_pw.weight.detach().std()
+    assert float(deviation) == pytest.approx((2 / 108) ** 0.5, rel=0.1), "it starts as timm's other layers do"
+
+
 @pytest.mark.parametrize(("alpha", "mega"), [(0, 313.6), (0.375, 254.0)])
 def test_mega_macs_of_the_official_mobilenet_v2(alpha: float, mega: float) -> None:
     octave = on_meta("oct_mobilenet_v2_official", alpha)
@@ -124,6 +135,25 @@ def test_stem_of_densenet_is_octave() -> None:
     layers = {layer.name: layer for layer in trace(on_meta("oct_densenet121", 0.25), IMAGE).layers}
     assert layers["features.conv0"].output == ((1, 48, 112, 112), (1, 16, 56, 56))
     assert layers["features.transition3.conv"].output[1] is None
+
+    layers = {layer.name: layer for layer in trace(on_meta("oct_densenet121_vanilla_stem"), IMAGE).layers}
+    assert layers["features.conv0"].output[1] is None
+    assert layers["features.denseblock1.denselayer1.conv1"].output == ((1, 64, 56, 56), (1, 64, 28, 28))
+
+
+def test_the_papers_own_pre_activation_networks() -> None:
+    """A norm in the stem, and one more in each shortcut; the arithmetic of the usual ones."""
+    ours, usual = (on_meta(f"oct_resnetv2_50{kind}", 0.25) for kind in ("_official", ""))
+    assert macs(ours) == macs(usual)
+    norms = 2 * (64 + 64 + 256 + 512 + 1024)
+    assert parameters(ours) - parameters(usual) == norms
+    excited = on_meta("oct_seresnetv2_50_official", 0.25)
+    reduced = [2 * c * c // 16 + c + c // 16 for c in (256, 512, 1024, 2048)]
+    assert parameters(excited) - parameters(ours) == sum(
+        n * c for n, c in zip((3, 4, 6, 3), reduced, strict=True)
+    )
+    wide = on_meta("oct_resnextv2_50_32x4d_official", 0.25)
+    assert wide.stages[2].blocks[1].conv2.weight.shape == (512, 16, 3, 3)
 
 
 def test_mobilenet_v2_of_the_registry() -> None:
@@ -202,7 +232,11 @@ def test_names() -> None:
     others = {
         "oct_resnet152_official",
         "oct_seresnet152_official",
+        *(f"oct_resnetv2_{n}_official" for n in (26, 50, 101, 152, 200)),
+        *(f"oct_resnextv2_{n}_32x4d_official" for n in (50, 101)),
+        "oct_seresnetv2_50_official",
         "oct_densenet121",
+        "oct_densenet121_vanilla_stem",
         "oct_wide_resnet28_10",
         "oct_c2d_resnet50",
         "oct_i3d_resnet50",

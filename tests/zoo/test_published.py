@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,25 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.cli import run
+from tests.helpers.official import (
+    Official,
+    OfficialDenseNet,
+    OfficialMobileNetV2,
+    gluon_arrays,
+    resnet152,
+    resnet_v1,
+    resnet_v2,
+    settled,
+    symbol_arrays,
+)
 from tests.helpers.published import TheirMobileNet, TheirResNet, randomized, write_mxnet
 from torch import nn
 
 from octavize import InputError, load_published
+from octavize.published.layouts import recognize
 from octavize.published.mxnet import read_mxnet
 from octavize.zoo.checkpoint import load_checkpoint
+from octavize.zoo.published import build, read_published
 
 Write = Callable[[nn.Module, Path], Path]
 
@@ -105,6 +119,153 @@ def test_resnets_of_the_papers_code(groups: int, tmp_path: Path) -> None:
     net = randomized(TheirResNet((3, 4, 6, 3), 0.25, groups=groups))
     ours = agrees(net, as_gluon(net, tmp_path), size=64)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in net.parameters())
+
+
+def write_gluon(net: nn.Module, folder: Path) -> Path:
+    made = gluon_arrays(net)
+    unused = {key: array * 2 for key, array in made.items() if re.search(r"bn[14]a\..*gamma", key)}
+    write_mxnet(folder / "net.params", made | unused)  # MXNet takes 1 for them
+    return folder / "net.params"
+
+
+def write_symbol(net: nn.Module, folder: Path) -> Path:
+    write_mxnet(folder / "net-0000.params", symbol_arrays(net))
+    return folder / "net-0000.params"
+
+
+R26, R50, R101 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3)
+ABLATION = {
+    "oct_resnetv2_26_official": lambda: resnet_v2(R26, 0.75, eps=1e-4),
+    "oct_resnetv2_50_official": lambda: resnet_v2(R50, 0.125, eps=1e-4),
+    "oct_seresnetv2_50_official": lambda: resnet_v2(R50, 0.5, se=True, eps=1e-4),
+    "oct_resnextv2_50_32x4d_official": lambda: resnet_v2(R50, 0.5, groups=32, eps=1e-4),
+    "oct_resnextv2_101_32x4d_official": lambda: resnet_v2(R101, 0.25, groups=32, eps=1e-4),
+    "oct_densenet121_vanilla_stem": lambda: OfficialDenseNet(0.125, octave_stem=False, eps=1e-4),
+}
+"""Those of the paper's ablation study whose weights are published, and its other depths alike."""
+DEEP = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=DEEP) if "101" in n else n for n in ABLATION])
+def test_networks_of_the_symbol_code(name: str, tmp_path: Path) -> None:
+    net = randomized(ABLATION[name]())
+    path = write_symbol(net, tmp_path)
+    assert read_published(path).model == name
+    agrees(net, path, size=128)
+
+
+GLUON: dict[str, tuple[str, Callable[[], Official]]] = {
+    "v1b": ("oct_resnet50", lambda: resnet_v1(R50, 0.5)),
+    "v1b with SE": ("oct_seresnet50", lambda: resnet_v1(R50, 0.25, se=True)),
+    "v2b": ("oct_resnetv2_50_official", lambda: resnet_v2(R50, 0.5, bias=True)),
+    "v2b, groups": ("oct_resnextv2_50_32x4d_official", lambda: resnet_v2(R50, 0.25, groups=32, bias=True)),
+    "densenet121": ("oct_densenet121", lambda: OfficialDenseNet(0.25, octave_stem=True)),
+    "mobilenet_v2_100": ("oct_mobilenet_v2_official", lambda: OfficialMobileNetV2(0.375, 1.0)),
+    "mobilenet_v2_1125": ("oct_mobilenet_v2_official", lambda: OfficialMobileNetV2(0.5, 1.125)),
+    "resnet152_v1f": ("oct_resnet152_official", lambda: resnet152(0.125, se=False)),
+    "resnet152_v1e with SE": ("oct_seresnet152_official", lambda: resnet152(0.125, se=True)),
+}
+
+
+@pytest.mark.parametrize("which", [pytest.param(n, marks=DEEP) if n == "resnet152_v1f" else n for n in GLUON])
+def test_networks_of_the_gluon_code(which: str, tmp_path: Path) -> None:
+    name, build = GLUON[which]
+    net = randomized(build())
+    extra = [norm for key, norm in net.named_modules() if key.endswith(("bn1a", "bn4a"))]
+    for half in [half for norm in extra for half in norm.children()]:
+        half.weight.data.fill_(1), half.bias.data.fill_(0)
+    assert bool(extra) == (which == "resnet152_v1e with SE")
+    path = write_gluon(settled(net, 128), tmp_path)
+    assert read_published(path).model == name
+    agrees(net, path, size=128)
+
+
+def test_a_network_whose_sums_are_in_the_same_order_agrees_to_the_last_bit(tmp_path: Path) -> None:
+    """No layer of MobileNetV2 reads two halves and writes two. Up to the classifier, there a convolution."""
+    net = randomized(OfficialMobileNetV2(0.5, 1.125))
+    ours, x = load_published(write_gluon(net, tmp_path)), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours.forward_features(x), net.features(x))
+
+
+def test_how_images_are_normalized_is_that_of_each_code() -> None:
+    """In its scores: Gluon as usual for ImageNet, Symbol by one factor."""
+    net = resnet_v2(R26, 0.5)
+    found = {"Gluon": recognize(gluon_arrays(net)), "Symbol": recognize(without_prefixes(symbol_arrays(net)))}
+    usual = {"mean": [0.485, 0.458, 0.408], "std": [0.229, 0.224, 0.225]}
+    assert found["Gluon"].input == {key: pytest.approx(values, abs=1e-3) for key, values in usual.items()}
+    assert found["Symbol"].input["std"] == pytest.approx([0.2348] * 3, abs=1e-4)
+
+
+def without_prefixes(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key.partition(":")[2]: array for key, array in made.items()}
+
+
+def test_an_archive_is_read_where_it_is(tmp_path: Path) -> None:
+    net = randomized(resnet_v2(R26, 0.5, eps=1e-4))
+    path = write_symbol(net, tmp_path)
+    (tmp_path / "net-symbol.json").write_text("{}")
+    with tarfile.open(tmp_path / "net.tar", "w") as archive:
+        archive.add(path, "../../net-0000.params")  # a hostile name, which is not used
+        archive.add(tmp_path / "net-symbol.json", "net-symbol.json")
+    agrees(net, tmp_path / "net.tar", size=64)
+    with tarfile.open(tmp_path / "two.tar", "w") as archive:
+        archive.add(path, "a.params"), archive.add(path, "b.params")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "net.tar").read_bytes()[:5000])
+    for name in ("two.tar", "cut.tar"):
+        with pytest.raises(
+            InputError, match=r"^checkpoint .* is no file of MXNet's arrays \(.*archive"
+        ) as caught:
+            load_published(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def shapes_differ(state: dict[str, np.ndarray]) -> None:
+    state["L2_B01_conv1_conv-h2l_weight"] = state["L2_B01_conv1_conv-h2l_weight"][:, :-1]
+
+
+MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "no blocks left but one": (lambda s: [s.pop(k) for k in list(s) if k[:2] in ("L3", "L4")], "blocks"),
+    "a norm is missing": (lambda s: s.pop("L2_B02_conv2_bn-l_gamma"), "of another network"),
+    "a path is missing": (lambda s: s.pop("L2_B02_conv2_conv-l2h_weight"), "do not fit each other"),
+    "dimensions": (lambda s: s.update({"tail_bn_gamma": np.ones((2, 2), "<f4")}), "not 1 dimensions"),
+    "no array": (lambda s: s.update({"conv1_conv_weight": np.float32(1)}), "not 4 dimensions"),
+    "shapes": (shapes_differ, "do not fit"),
+    "more": (
+        lambda s: s.update({"L2_B01_conv5_conv-h2h_weight": np.ones((1, 1, 1, 1), "<f4")}),
+        "has L1_B0.conv5",
+    ),
+    "twice": (lambda s: s.update({"conv1.0.weight": np.ones((64, 3, 7, 7), "<f4")}), "has a second conv1"),
+    "no classifier": (lambda s: s.pop("classifier_bias"), "no classifer"),
+    "classifier": (lambda s: s.update({"classifier_weight": np.ones((0, 2), "<f4")}), "the shape"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_like_the_papers_and_is_not(mistake: str, tmp_path: Path) -> None:
+    change, words = MISTAKES[mistake]
+    state = without_prefixes(symbol_arrays(resnet_v2(R26, 0.5)))
+    change(state)
+    with pytest.raises(InputError, match=words) as caught:
+        build(recognize(state))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"extra": True}, "has a beta"),
+        ({"last": True, "deep": True}, "deep stem"),
+        ({"se": True, "groups": 32}, "ResNeXt with squeeze-and-excitation"),
+    ],
+)
+def test_what_the_papers_code_can_make_and_is_not_read(changed: dict[str, Any], words: str) -> None:
+    deep, groups = changed.pop("deep", False), changed.pop("groups", 1)
+    net = resnet_v1(R26, 0.5, groups, **changed)
+    if deep:
+        net.conv1 = resnet152(0.5, se=True).conv1
+    with pytest.raises(InputError, match=words):
+        recognize(gluon_arrays(randomized(net)))
 
 
 def test_a_layer_that_pools_always_agrees_to_the_last_bit(tmp_path: Path) -> None:

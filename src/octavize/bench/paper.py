@@ -81,13 +81,13 @@ NOTES = {
         "Vanilla MobileNetV1 agrees, its octave networks take .8 to .9 % less than printed: here only "
         "convolutions and the classifier count, no pooling, up-sampling or addition. The octave networks of "
         "MobileNetV2 are those of the official code: their first block has a 1 × 1 expansion of factor 1 "
-        "(12.8 M at α = 0), which the vanilla network of 300 M has not."
+        "(12.8 M at α = 0), which the vanilla network of 300 M has not; they, too, take .8 % less."
     ),
     "Table 6": "",
     "official README": (
         "The official code's `resnet152_v1f`: three 3 × 3 in the place of the 7 × 7 stem, a residual block "
-        "in that of max-pooling, strides in the last 1 × 1 of a block (the paper's §4.3). Without the batch "
-        "norms before its blocks that the official one with SE has."
+        "in that of max-pooling, strides in the last 1 × 1 of a block (the paper's §4.3); and with SE its "
+        "`resnet152_v1e`: a wider stem of three 3 × 3, max-pooling, a norm before each block."
     ),
     "Table 8": (
         "The paper gives neither frames nor kernels; 8 frames and the kernels of Wang et al. (CVPR 2018) "

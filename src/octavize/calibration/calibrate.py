@@ -12,9 +12,9 @@ from octavize.calibration.channel_graph import components
 from octavize.calibration.coupling import find_coupling
 from octavize.calibration.energy import MAX_IMAGES, Energies, Score, check_score, measure_energy
 from octavize.calibration.reorder import Channels, best_order
-from octavize.convert.inputs import Example
+from octavize.convert.inputs import Example, Inputs
 from octavize.convert.planner import Alpha, Planner, Way, check_plan
-from octavize.convert.trace import check_network
+from octavize.convert.trace import check_network, example_inputs
 from octavize.errors import InputError, shown
 from octavize.nn.conv import OctConv
 from octavize.plans.deciding import DEFAULT_ALPHA, LayerInfo
@@ -44,11 +44,13 @@ def calibrate(
 
     Args:
         model: a trained vanilla network.
-        images: batches of prepared images, such as a DataLoader, see `data.loaders.images_of`.
-        alpha, exchange, min_low, example: see `octavize.plan`.
+        images: batches of prepared images, such as a DataLoader, see `convert.loaders.images_of`.
+        alpha, exchange, min_low: see `octavize.plan`.
+        example: see `octavize.plan`. Of a network of several inputs, or of whole numbers, the batches
+            hold as much as it, see `images_of`; there it is needed beside a plan, too.
         budget: instead of alpha, the octave network's MACs as a share of the vanilla network's. α may differ
             from layer to layer: the channels become low that lose least for the MACs they save.
-        plan: a plan to follow, such as one of `octavize.tune`, instead of the other six.
+        plan: a plan to follow, such as one of `octavize.tune`, instead of the other five.
         downsample: see `octavize.plan`; trained weights lose less with `stride`.
         score: what a channel loses: "output", how far the network's outputs move, to first order; "damage",
             the predicted error in the layers that read it, which needs no gradient; or "share", the energy
@@ -71,24 +73,24 @@ def calibrate(
         if not isinstance(plan, Plan):
             raise InputError(f"plan={shown(plan)}: give an octavize.Plan, such as Plan.load(path)")
         own: dict[str, object] = {"exchange": exchange, "downsample": downsample, "min_low": min_low}
-        check_alone(alpha=alpha, budget=budget, **own, example=example)
+        several = example is not None and isinstance(example_inputs(model, example), Inputs)
+        check_alone(alpha=alpha, budget=budget, **own, example=None if several else example)
         check_plan(replace(plan, permutation=None), model)  # a new order replaces the plan's
-        example = plan.input_shape  # the network may accept no other
+        example = example if several else plan.input_shape  # the network may accept no other
     check_one_of(alpha, budget)
     min_low = least_low(min_low, alpha)
     planner = Planner(model, exchange=exchange, downsample=downsample, min_low=min_low, example=example)
-    planner.check_one_map("calibrate takes")
     if budget is not None:
         check_budget(budget)
     elif plan is None:  # reports mistakes before it reads the images, which takes longer
         plan = planner.plan(DEFAULT_ALPHA if alpha is None else alpha)
-    channels = Channels(model, find_coupling(model, planner.shape))
-    energies = measure_energy(model, images, score=score, max_images=max_images)
+    channels = Channels(model, find_coupling(model, planner.inputs))
+    energies = measure_energy(model, images, score=score, max_images=max_images, like=planner.inputs)
     if plan is None:
         assert budget is not None
         plan = fit_budget(budget, _planned_by_cost(planner, channels, energies, score))
     low = _low_counts(planner.layers, plan)
-    permutation, reordering = best_order(channels, energies, low, score, planner.shape)
+    permutation, reordering = best_order(channels, energies, low, score, planner.inputs)
     return replace(plan, permutation=permutation if permutation.key else None, reordering=reordering)
 
 

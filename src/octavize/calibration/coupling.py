@@ -8,6 +8,7 @@ after it, in the columns of every layer that reads it; and residual additions ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.func import functional_call, functionalize
 
 from octavize.calibration.channel_graph import FROZEN, ChannelGraph
 from octavize.calibration.channel_rules import Watch
-from octavize.convert.inputs import Shape
+from octavize.convert.inputs import Inputs, Shape, inputs_of
 from octavize.convert.trace import clean_copy, explained, leaves
 
 
@@ -40,12 +41,6 @@ class Coupling:
         return partners
 
 
-def example_input(model: nn.Module, shape: Shape) -> Tensor:
-    """An image of noise of this shape, of the type and device that a network reads."""
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(first)
-
-
 def stand_in(model: nn.Module) -> nn.Module:
     """The network in evaluation mode, without its users' hooks, on the memory of its parameters.
 
@@ -54,7 +49,7 @@ def stand_in(model: nn.Module) -> nn.Module:
     return clean_copy(model, lambda values: values)
 
 
-def find_coupling(model: nn.Module, shape: Shape) -> Coupling:
+def find_coupling(model: nn.Module, given: Inputs | Shape) -> Coupling:
     """Run a network once and find out which of its channels may change places.
 
     Channels of the network's input and output stay where they are, and so does whatever an operation reads
@@ -62,21 +57,25 @@ def find_coupling(model: nn.Module, shape: Shape) -> Coupling:
 
     Args:
         model: a vanilla network. It is not changed.
-        shape: of an input, (N, C, H, W). Small is fast.
+        given: its inputs, or the shape of its input, (N, C, H, W). Small is fast.
 
     Raises:
         InputError: the network does not run on such an input.
     """
-    net, x = stand_in(model), example_input(model, shape)
+    net = stand_in(model)
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    inputs = inputs_of(given, first.device, first.dtype)
     graph = ChannelGraph(net)
-    graph[x] = [torch.full([1] * x.dim(), FROZEN)]
+    for x in inputs.tensors:
+        graph[x] = [torch.full([1] * x.dim(), FROZEN)]
 
-    def run(x: Tensor, buffers: dict[str, Tensor]) -> list[Tensor]:
-        return [value for value in leaves(functional_call(net, buffers, (x,))) if isinstance(value, Tensor)]
+    def run(args: Any, kwargs: Any, buffers: dict[str, Tensor]) -> list[Tensor]:
+        output = functional_call(net, buffers, args, kwargs)
+        return [value for value in leaves(output) if isinstance(value, Tensor)]
 
     # Writing into a tensor becomes making a new one: labels need not follow what shares memory.
-    with explained(model, x.shape), torch.no_grad(), Watch(graph):
-        output = functionalize(run)(x, dict(net.named_buffers()))
+    with explained(model, given), torch.no_grad(), Watch(graph):
+        output = functionalize(run)(inputs.args, dict(inputs.kwargs), dict(net.named_buffers()))
     for tensor in output:
         graph.freeze(*graph.layers(tensor))
     block, sets = graph.solve()

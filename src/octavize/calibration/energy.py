@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from octavize.calibration.coupling import stand_in
 from octavize.calibration.moves import Moves, lost
+from octavize.convert.inputs import Inputs, Shape
+from octavize.convert.loaders import images_of, run_on
 from octavize.convert.trace import CONVOLUTIONS
-from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError, whole
 
 Score = Literal["output", "damage", "share"]
@@ -91,15 +92,21 @@ def check_score(score: str) -> str:
 
 
 def measure_energy(
-    model: nn.Module, loader: Iterable[object], *, score: Score = "output", max_images: int = MAX_IMAGES
+    model: nn.Module,
+    loader: Iterable[object],
+    *,
+    score: Score = "output",
+    max_images: int = MAX_IMAGES,
+    like: Inputs | Shape | None = None,
 ) -> Energies:
     """Run a network on images and measure the energies at the inputs of its convolutions.
 
     Args:
         model: a vanilla network. It runs in evaluation mode and without its users' hooks.
-        loader: batches of prepared images, see `octavize.data.loaders.images_of`.
+        loader: batches of prepared images, see `octavize.convert.loaders.images_of`.
         score: "output" also runs it backward, which takes two to three times as long.
         max_images: stop after so many.
+        like: what the loader yields, see `images_of`.
 
     Raises:
         InputError: a batch of another kind or on which the network does not run, a loader that yields
@@ -111,13 +118,13 @@ def measure_energy(
     for name, module in net.named_modules():
         if isinstance(module, CONVOLUTIONS):
             module.register_forward_hook(partial(_measure, found.convolutions, name), with_kwargs=True)
-    for images in images_of(loader, max_images):
+    for images in images_of(loader, max_images, like):
         if moves is not None:
             moves.run(images)
         else:
             with torch.no_grad():
                 run_on(net, images)
-        found.images += len(images)
+        found.images += images.batch
     if moves is not None:
         for name, energy in found.convolutions.items():
             energy.moved = moves.moved[name]

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from octavize.calibration.coupling import stand_in
 from octavize.calibration.walk import first_of
 from octavize.convert.blocks import SUMS
+from octavize.convert.inputs import Inputs
 from octavize.nn._torch_internals import tree_leaves
 
 NORMS = frozenset({"batch_norm"})
@@ -51,7 +52,7 @@ class Traced:
     follows: dict[str, Follows]
 
 
-def trace_calls(model: nn.Module, image: Tensor, layers: Collection[str]) -> Traced:
+def trace_calls(model: nn.Module, image: Inputs, layers: Collection[str]) -> Traced:
     """Run a vanilla network on an image and look what it does with the outputs of some of its layers."""
     net = stand_in(model)
     record = _Record(net)
@@ -66,7 +67,7 @@ def trace_calls(model: nn.Module, image: Tensor, layers: Collection[str]) -> Tra
         module.register_forward_pre_hook(partial(record.enters, name), with_kwargs=True)
         module.register_forward_hook(partial(record.leaves, name))
     with torch.no_grad(), record:
-        output = net(image)
+        output = image.call(net)
     for value in tree_leaves(output):
         if isinstance(value, Tensor):
             record.readers[record.number(value)].append(_Call("output"))

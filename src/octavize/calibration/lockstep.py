@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from octavize.calibration.follows import Traced
 from octavize.calibration.walk import Ended, Maps, Walk, standing_bytes
+from octavize.convert.inputs import Inputs
 from octavize.errors import InputError
 
 
@@ -43,14 +44,14 @@ class Lockstep:
     """
 
     def __init__(
-        self, model: nn.Module, vanilla: nn.Module, batches: Sequence[Tensor], traced: Traced, memory: float
+        self, model: nn.Module, vanilla: nn.Module, batches: Sequence[Inputs], traced: Traced, memory: float
     ) -> None:
         self.model, self.vanilla, self.batches, self.traced = model, vanilla, batches, traced
         self._times = Counter(traced.calls)
         self._once = {name: {0} for name, times in self._times.items() if times == 1}
         self._added = {f.added for f in traced.follows.values() if f.added is not None}
-        of_one = standing_bytes(vanilla, batches[0][:1], list(self._times))
-        images = 2 * max(map(len, batches))  # in two networks
+        of_one = standing_bytes(vanilla, batches[0].rows(slice(1)), list(self._times))
+        images = 2 * max(part.batch for part in batches)  # in two networks
         self._room = {name: int(memory / max(images * needed, 1)) for name, needed in of_one.items()}
         self._standing: dict[int, _Pair] = {}
 
@@ -72,7 +73,7 @@ class Lockstep:
         for number, images in enumerate(self.batches):
             meet = self._once_at if times == 1 else self._each_time_at
             yield from meet(name, number, first)
-            first += len(images)
+            first += images.batch
 
     def _once_at(self, name: str, number: int, first: int) -> Generator[Meeting]:
         pair = self._standing.get(number)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from octavize.calibration.walk import first_of
+from octavize.convert.inputs import Inputs
+from octavize.convert.loaders import run_on
 from octavize.convert.trace import CONVOLUTIONS, leaves
-from octavize.data.loaders import run_on
 from octavize.errors import InputError
 from octavize.nn.resample import halve, upsample
 from octavize.split import default_octave_dims
@@ -45,8 +46,8 @@ class Moves:
             if isinstance(module, CONVOLUTIONS):
                 module.register_forward_pre_hook(partial(self._before, name), with_kwargs=True)
 
-    def run(self, images: Tensor) -> None:
-        """Run the network forward and backward on images (N, C, …).
+    def run(self, images: Inputs) -> None:
+        """Run the network forward and backward on a batch.
 
         Raises:
             InputError: it does not run on them, or no gradient comes back.
@@ -54,7 +55,7 @@ class Moves:
         with torch.inference_mode(False), torch.enable_grad():
             for part in images.split(IMAGES):
                 self._read.clear()
-                self._add(run_on(self.net, part.clone()))
+                self._add(run_on(self.net, part.map(Tensor.clone)))
         self._read.clear()
 
     def _before(self, name: str, conv: Any, args: Any, kwargs: dict[str, Any]) -> Any:

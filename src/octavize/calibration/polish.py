@@ -20,6 +20,7 @@ from octavize.calibration.coupling import stand_in
 from octavize.calibration.follows import Tap
 from octavize.calibration.refitting import Polished
 from octavize.calibration.walk import Maps, first_of
+from octavize.convert.inputs import Inputs, joined
 from octavize.convert.trace import leaves
 from octavize.nn.resample import halve
 from octavize.nn.tensor import OctTensor
@@ -33,7 +34,7 @@ SHIFT = 20
 
 
 def polish(
-    model: nn.Module, vanilla: nn.Module, batches: Sequence[Tensor], taps: Collection[Tap], epochs: int
+    model: nn.Module, vanilla: nn.Module, batches: Sequence[Inputs], taps: Collection[Tap], epochs: int
 ) -> Iterator[Polished]:
     """Train a network, in evaluation mode, to answer as the vanilla one does; yield after each epoch.
 
@@ -42,7 +43,7 @@ def polish(
     Args:
         model: changed in place.
         vanilla: the vanilla network with its channels in the same order.
-        batches: of images.
+        batches: of its inputs.
         taps: maps that shall be alike in both networks, beside the outputs.
         epochs: passes over the images.
     """
@@ -50,15 +51,15 @@ def polish(
     weights = [p for p in student.net.parameters() if p.requires_grad]
     kept = [p.detach().clone() for p in weights]
     before = after = _mean_distance(student, teacher, batches)
-    images, generator = torch.cat(list(batches)), torch.Generator().manual_seed(0)
-    steps = -(-len(images) // IMAGES)
+    images, generator = joined(batches), torch.Generator().manual_seed(0)
+    steps = -(-images.batch // IMAGES)
     optimizer = torch.optim.Adam(weights, lr=RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / (epochs * steps))
     )
     for epoch in range(epochs):
-        for chosen in torch.randperm(len(images), generator=generator).split(IMAGES):
-            x = augmented(images[chosen.to(images.device)], generator)
+        for chosen in torch.randperm(images.batch, generator=generator).split(IMAGES):
+            x = _augmented_alike(images.rows(chosen), generator)
             with torch.no_grad():
                 wanted = teacher(x)
             with torch.enable_grad():
@@ -84,8 +85,8 @@ class _Tapped:
     def _keep(self, tap: Tap, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         self._seen[tap] = output if tap[1] == "output" else first_of(args, kwargs)
 
-    def __call__(self, x: Tensor) -> tuple[list[Maps], list[Maps]]:
-        outputs = [value for value in leaves(self.net(x)) if isinstance(value, (Tensor, OctTensor))]
+    def __call__(self, x: Inputs) -> tuple[list[Maps], list[Maps]]:
+        outputs = [value for value in leaves(x.call(self.net)) if isinstance(value, (Tensor, OctTensor))]
         maps = [self._seen[tap] for tap in sorted(self._seen)]
         self._seen.clear()
         return outputs, maps
@@ -124,6 +125,17 @@ def _apart(found: Maps, wanted: Tensor) -> Tensor:
     return torch.stack(parts).sum() / wanted.shape[1] / spread
 
 
+def _augmented_alike(inputs: Inputs, generator: torch.Generator) -> Inputs:
+    """Inputs whose images are augmented, all that are as large in the same way: they may be a pair."""
+    images = [x for x in inputs.tensors if x.is_floating_point() and x.shape[2:] == inputs.shape[2:]]
+    images = [x for x in images if inputs.is_batched(x)]
+    if not images:
+        return inputs
+    together = augmented(torch.cat(images, dim=1), generator).split([x.shape[1] for x in images], dim=1)
+    changed = {id(x): new for x, new in zip(images, together, strict=True)}
+    return inputs.map(lambda x: changed.get(id(x), x))
+
+
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (N, C, H, W), some of them flipped, all shifted by a few pixels; other inputs as they are."""
     if images.dim() != 4:
@@ -138,9 +150,9 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _mean_distance(student: _Tapped, teacher: _Tapped, batches: Sequence[Tensor]) -> float:
-    total = sum(float(distance(student(x), teacher(x))) * len(x) for x in batches)
-    return total / sum(map(len, batches))
+def _mean_distance(student: _Tapped, teacher: _Tapped, batches: Sequence[Inputs]) -> float:
+    total = sum(float(distance(student(x), teacher(x))) * x.batch for x in batches)
+    return total / sum(x.batch for x in batches)
 
 
 @torch.no_grad()

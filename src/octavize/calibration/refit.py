@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from octavize.calibration.coupling import stand_in
 from octavize.calibration.follows import Follows, Traced, trace_calls
@@ -23,10 +23,11 @@ from octavize.calibration.refitting import Polished, Refitted, Refitting
 from octavize.calibration.rows import Half, NotLinear
 from octavize.calibration.sampling import Place, norm_of, sample
 from octavize.calibration.solve import Solution, solve
+from octavize.convert.inputs import Example, Inputs, Shape, checked_example
+from octavize.convert.loaders import images_of, run_on
 from octavize.convert.norms import norm_shift
 from octavize.convert.order import order_of
 from octavize.convert.trace import CONVOLUTIONS, check_network, clean_copy
-from octavize.data.loaders import images_of, run_on
 from octavize.errors import InputError, number, whole
 from octavize.nn.conv import OctConv
 
@@ -56,6 +57,7 @@ def refit(
     epochs: int = EPOCHS,
     max_images: int = MAX_IMAGES,
     memory: float = MEMORY,
+    example: Example | None = None,
     progress: Progress | None = None,
 ) -> Refitting:
     """Refit an octave network to what the vanilla one computes, without labels.
@@ -68,8 +70,8 @@ def refit(
     Args:
         model: an octave network with the weights of a trained vanilla one, as `octavize` makes it; with a
             plan of `calibrate` it keeps most. It is changed in place.
-        images: batches of prepared images, see `data.loaders.images_of`: of the kind that the network is for,
-            as sharp, of as many classes as there are, shuffled.
+        images: batches of prepared images, see `convert.loaders.images_of`: of the kind that the network is
+            for, as sharp, of as many classes as there are, shuffled.
         vanilla: the vanilla network with its channels in the order of `model`. By default it is `model` as it
             is now, with an α of 0, so a network that was refitted or trained since needs it:
             `octavize(octavize(trained, plan), 0)`.
@@ -78,6 +80,8 @@ def refit(
         max_images: how many of the images to use; they are kept in memory.
         memory: GiB for maps of images that wait for the next layer. While they need more, some run from the
             start for each layer, which takes longer. About as much is needed besides.
+        example: what a network of several inputs, or of whole numbers, is called with, see `octavize.plan`:
+            the batches hold as much, see `convert.loaders.images_of`.
         progress: called with the names of the layers and epochs; what it returns is iterated over, such as
             `tqdm.tqdm` or `rich.progress.track`.
 
@@ -109,10 +113,11 @@ def refit(
     reference = _vanilla_of(model) if vanilla is None else clean_copy(vanilla)
     _check_same(model, reference)
     reference.to(next(p for p in model.parameters() if p.is_floating_point()))
-    batches = _batches(model, images, max_images)
-    if epochs and len({batch.shape[1:] for batch in batches}) > 1:
+    like = None if example is None else checked_example(model, example)
+    batches = _batches(model, images, max_images, like)
+    if epochs and len({tuple(x.shape[1:] for x in batch.tensors) for batch in batches}) > 1:
         raise InputError("images are of several sizes: the epochs need one, or give epochs=0")
-    run_on(stand_in(model), batches[0][:1])
+    run_on(stand_in(model), batches[0].rows(slice(1)))
     shift = norm_shift(reference, batches)
     refitter = _Refitter(model, reference, batches, memory, epochs)
     refitter.all(progress or iter)
@@ -126,11 +131,11 @@ class _Refitter:
     """The two networks, and what was done so far."""
 
     def __init__(
-        self, model: nn.Module, vanilla: nn.Module, batches: Sequence[Tensor], memory: float, epochs: int
+        self, model: nn.Module, vanilla: nn.Module, batches: Sequence[Inputs], memory: float, epochs: int
     ) -> None:
         self.model, self.vanilla, self.batches, self.epochs = model, vanilla, batches, epochs
-        self.images = sum(map(len, batches))
-        image = batches[0][:1]
+        self.images = sum(part.batch for part in batches)
+        image = batches[0].rows(slice(1))
         names = [name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)]
         self.traced: Traced = trace_calls(vanilla, image, names)
         self.left = {name: "no image reaches it" for name in names if name not in self.traced.calls}
@@ -234,15 +239,17 @@ def _check_same(model: nn.Module, vanilla: nn.Module) -> None:
         raise InputError(f"vanilla: its layer {octave[0]!r} is octave: give the vanilla network")
 
 
-def _batches(model: nn.Module, images: Iterable[object], max_images: int) -> list[Tensor]:
+def _batches(
+    model: nn.Module, images: Iterable[object], max_images: int, like: Inputs | Shape | None
+) -> list[Inputs]:
     """The images where the network is, a few at a time."""
     place = next(p for p in model.parameters() if p.is_floating_point())
-    given = list(images_of(images, max_images))
-    total = sum(map(len, given))
+    given = list(images_of(images, max_images, like))
+    total = sum(batch.batch for batch in given)
     if total < 2:
         raise InputError("images: there is only one: give at least 2, better 100 or more")
     size = max(BATCH, -(-total // MOST_BATCHES))
-    return [part.to(place) for batch in given for part in batch.split(size)]
+    return [part.moved(place.device, place.dtype) for batch in given for part in batch.split(size)]
 
 
 def _warn(done: Refitting) -> None:

@@ -9,14 +9,15 @@ before and after.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from octavize.calibration.coupling import Coupling, example_input
+from octavize.calibration.coupling import Coupling
 from octavize.calibration.energy import TINY, Energies, Score
-from octavize.convert.inputs import Shape
+from octavize.convert.inputs import Inputs, Shape, inputs_of, tries
 from octavize.convert.order import apply_order, order_of, sizes, tensors_of
 from octavize.convert.trace import clean_copy
 from octavize.nn._torch_internals import tree_leaves
@@ -24,7 +25,7 @@ from octavize.plans.reordering import Order, Permutation, Reordered, Reordering
 
 
 def best_order(
-    channels: Channels, energies: Energies, low: Mapping[str, int], score: Score, shape: Shape
+    channels: Channels, energies: Energies, low: Mapping[str, int], score: Score, given: Inputs | Shape
 ) -> tuple[Permutation, Reordering]:
     """The order of a vanilla network's channels in which those that lose least by being low are last.
 
@@ -35,7 +36,7 @@ def best_order(
         energies: measured on it.
         low: how many of a convolution's last output channels will be low, by its name.
         score: see `calibrate`.
-        shape: of an input (N, C, H, W), on which the result is checked.
+        given: inputs, or the shape of an input (N, C, H, W), on which the result is checked.
 
     Returns:
         The order, and for each convolution in `low` the share of its energy predicted lost, before and after.
@@ -45,7 +46,7 @@ def best_order(
     """
     source = _cheapest_last(channels, low, channels.by_block(energies.scores(score)))
     permutation = permutation_of(channels.model, channels.coupling, source)
-    _verify(channels.model, permutation, example_input(channels.model, shape))
+    _verify(channels.model, permutation, given)
     report = _report(channels, energies, low, source)
     return permutation, Reordering(tuple(report), energies.images, score)
 
@@ -161,17 +162,18 @@ def _report(
 
 
 @torch.no_grad()
-def _verify(model: nn.Module, permutation: Permutation, x: Tensor) -> None:
+def _verify(model: nn.Module, permutation: Permutation, given: Inputs | Shape) -> None:
     """Reorder a copy, in float64, and compare.
 
     Raises:
         RuntimeError: it computes something else.
     """
     net = clean_copy(model).cpu().double()
-    x = x.cpu().double()
-    before = tree_leaves(net(x))
+    inputs = [inputs_of(x, "cpu", torch.float64) for x in tries(given)]
+    before = [tree_leaves(x.call(net)) for x in inputs]
     apply_order(net, permutation)
-    for old, new in zip(before, tree_leaves(net(x)), strict=True):
+    after = [tree_leaves(x.call(net)) for x in inputs]
+    for old, new in zip(chain(*before), chain(*after), strict=True):
         if not isinstance(old, Tensor) or not old.is_floating_point():
             continue
         scale = float(old.abs().max()) if old.numel() else 0.0

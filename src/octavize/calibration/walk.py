@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from octavize.calibration.coupling import stand_in
+from octavize.convert.inputs import Inputs
 from octavize.nn._torch_internals import TorchDispatchMode, tree_leaves
 
 Maps = Any
@@ -51,14 +52,14 @@ class Walk:
 
     Args:
         model: it shares its memory with the walk: weights changed in place count from the next layer on.
-        images: (N, C, …).
+        images: what it is called with.
         stops: of each layer by name, the calls to stop at, counted from 0.
         after: stop after the layer has run, instead of before.
         hold: maps to keep, in `held`: names of modules, each with "input" (the first) or "output".
     """
 
     model: nn.Module
-    images: Tensor
+    images: Inputs
     stops: Mapping[str, Collection[int]]
     after: bool = False
     hold: Collection[tuple[str, str]] = ()
@@ -126,7 +127,7 @@ class Walk:
         try:
             if not self._cancelled:
                 with torch.no_grad():
-                    net(self.images)
+                    self.images.call(net)
         except _Cancelled:
             pass
         except BaseException as error:  # it is raised again where somebody waits
@@ -163,7 +164,7 @@ def first_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def standing_bytes(model: nn.Module, image: Tensor, layers: Collection[str]) -> dict[str, int]:
+def standing_bytes(model: nn.Module, image: Inputs, layers: Collection[str]) -> dict[str, int]:
     """The most memory that maps take, in bytes, while a run of one image stands after a layer or a later one.
 
     Args:
@@ -177,7 +178,7 @@ def standing_bytes(model: nn.Module, image: Tensor, layers: Collection[str]) -> 
     for name in layers:
         net.get_submodule(name).register_forward_hook(partial(look, name))
     with torch.no_grad(), live:
-        net(image)
+        image.call(net)
     most = list(accumulate(reversed(found.values()), max))
     return dict(zip(found, reversed(most), strict=True))
 

@@ -265,6 +265,8 @@ def _images(folder: Path, count: int | None, decided: Plan, facts: Mapping[str, 
     Raises:
         InputError: there are none, or it is not known how they are normalized.
     """
+    import torch
+
     from octavize.calibration.refit import MAX_IMAGES
     from octavize.deploy.images import batches, find_images, spread_out
 
@@ -276,7 +278,8 @@ def _images(folder: Path, count: int | None, decided: Plan, facts: Mapping[str, 
     paths = spread_out(find_images(folder, None, None), count or MAX_IMAGES)[0].paths
     if len(paths) < 2:
         raise InputError(f"--refit is {folder}, which holds a single image: give 2, better 100 or more")
-    return list(batches(paths, {**facts, "input_shape": decided.input_shape}))
+    found = batches(paths, {**facts, "input_shape": decided.input_shape})
+    return [torch.from_numpy(images) for images in found]
 
 
 def _refit(net: nn.Module, images: list[Tensor], epochs: int | None) -> Refitting:

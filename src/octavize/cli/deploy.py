@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from octavize.cli.options import ExchangeName, Exchanges, network
+from octavize.cli.exporters import Exporter, as_json, exporter_of
+from octavize.cli.options import Backend, ExchangeName, Exchanges, network
 from octavize.deploy.formats import PRECISIONS, format_of, formats, timed_formats
 from octavize.errors import InputError
 from octavize.text import Table
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from octavize.deploy.agreement import Agreement
     from octavize.deploy.images import Found
 
 CALIBRATED_ON, COMPARED_ON = 300, 500
@@ -35,13 +35,17 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of `octavize train`, `adapt` or `convert`; a best.safetensors; or, untrained, a "
-            "name from `octavize models`, of torchvision or timm, or module:function.",
+            help="Folder of `octavize train`, `adapt` or `convert`, or of a run of `compare`; a "
+            "best.safetensors; or, untrained, a name from `octavize models`, of torchvision or timm, or "
+            "module:function.",
         ),
     ],
     to: Annotated[
         Path,
-        file(help=f"File to write: {_formats()}."),
+        file(
+            help=f"File to write: {_formats()}. With --backend paddle .onnx, .xml, or, without an ending, "
+            "files for Paddle Inference."
+        ),
     ],
     size: Annotated[
         int | None,
@@ -68,11 +72,15 @@ def export(
         network(help="Classes of a named network; by default its own number.", min=1),
     ] = None,
     exchange: ExchangeName = None,
+    backend: Backend = "torch",
+    to_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network for another runtime, and compare the file with the network.
 
     Batch norms are folded in. The file takes any number of images at once; it knows its classes, how
     images are normalized, and α.
+
+    With `--backend paddle` the network is one of PaddlePaddle, and torch is not needed.
 
     [bold]Examples[/bold]
 
@@ -83,60 +91,69 @@ def export(
     [cyan]octavize export runs/r50 --to r50-int8.xml --precision int8 --calibration images/val[/cyan]
 
     [cyan]octavize export oct_resnet50 --alpha 0.25 --size 224 --to model.pt2[/cyan]
-    """
-    from octavize.deploy.export import export as run
-    from octavize.deploy.images import batches, find_images, spread_out
-    from octavize.deploy.lowering import check_precision
-    from octavize.deploy.quantize import outputs_of
-    from octavize.deploy.source import find_network
 
-    for written in format_of("--to", to).files(to):
-        if written.exists() and not overwrite:
-            raise InputError(f"--to is {to}, and {written} exists: give another name, or --overwrite")
-    model, facts = find_network(source, alpha, num_classes, size, exchange)
-    side = size or facts.get("size") or 224
-    shape = (1, facts.get("in_chans", 3), side, side)
-    about = {**facts, "size": side}
-    check_precision(precision, format_of("--to", to))
+    [cyan]octavize export octave-r50 --backend paddle --to model.onnx --json[/cyan]
+    """
+    from octavize.deploy.images import batches, find_images, spread_out
+
+    exporter = exporter_of(backend)
+    written = exporter.files(to, precision)
+    for path in written:
+        if path.exists() and not overwrite:
+            raise InputError(f"--to is {to}, and {path} exists: give another name, or --overwrite")
     if precision == "int8" and calibration is None:
         raise InputError("--precision is int8: give images to quantize on with --calibration FOLDER")
     if precision == "float32" and calibration is not None:
         raise InputError(
             "--calibration is given: float32 needs no images; give --precision int8, or leave it out"
         )
+    model, facts = exporter.find(source, alpha, num_classes, size, exchange)
+    side = size or facts.get("size") or 224
+    shape = (1, facts.get("in_chans", 3), side, side)
+    about = {**facts, "size": side}
     seen, compared, outputs = None, None, None
     if calibration is not None:
-        outputs = outputs_of(model, shape)
+        outputs = exporter.outputs_of(model, shape)
         compared = find_images(calibration, facts.get("classes"), outputs)
         if precision == "int8":
             seen, unseen = spread_out(compared, min(CALIBRATED_ON, max(len(compared.paths) // 3, 1)))
             compared = unseen if unseen.paths else seen
     images = None if seen is None else batches(seen.paths, {**about, "input_shape": shape})
     how: dict[str, Any] = {"precision": precision, "calibration": images, "dynamic_size": dynamic_size}
-    error = run(model, to, shape, metadata=about, **how)
-    sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
+    error = exporter.write(model, to, shape, metadata=about, **how)
+    agreed = None if compared is None or outputs is None else _agreement(exporter, model, to, compared)
+    quantized_on = 0 if seen is None else len(seen.paths)
+    if to_json:
+        told = {"files": [str(path) for path in written], "error": error, "precision": precision}
+        told |= {"input_shape": list(shape), "dynamic_size": dynamic_size, "quantized_on": quantized_on}
+        typer.echo(as_json(told | {"agreement": None if agreed is None else asdict(agreed)}))
+        return
     console = Console(highlight=False, soft_wrap=True)
     lowered = "" if precision == "float32" else " in float32"
-    console.print(f"parity: largest error {error:.1e} of the largest output{lowered}")
+    console.print(f"parity: largest error {error:.1e} of what an image changes{lowered}")
     if seen is not None:
-        console.print(f"quantized on {len(seen.paths)} images")
-    if compared is not None and outputs is None:
-        console.print("not compared on images: the network tells no classes apart")
-    elif compared is not None:
+        console.print(f"quantized on {quantized_on} images")
+    if agreed is not None:
         others = "the same" if compared is seen else "images" if seen is None else "others"
-        _tell_agreement(console, model, to, compared, others)
+        _tell_agreement(console, agreed, others)
+    elif compared is not None:
+        console.print("not compared on images: the network tells no classes apart")
+    sizes = "any size" if dynamic_size else f"{side} × {side} pixels"
     console.print(f"written: [bold]{to}[/bold], {precision}, for any number of images of {sizes}")
 
 
-def _tell_agreement(console: Console, model: nn.Module, file: Path, images: Found, which: str) -> None:
-    """How the network and its file answer to images; `which` they are, beside those it was quantized on."""
+def _agreement(exporter: Exporter, model: Any, file: Path, images: Found) -> Agreement:
+    """How the network and its file answer to images."""
     from octavize.deploy.images import batches, spread_out
-    from octavize.deploy.quantize import agreement
     from octavize.deploy.runtime import load_runtime
 
     compared, _ = spread_out(images, COMPARED_ON)
     runner = load_runtime(file, trust=True)  # written a moment ago
-    found = agreement(model.eval(), runner, batches(compared.paths, runner.metadata), compared.labels)
+    return exporter.agreement(model, runner, batches(compared.paths, runner.metadata), compared.labels)
+
+
+def _tell_agreement(console: Console, found: Agreement, which: str) -> None:
+    """Say it; `which` images these were, beside those that the file was quantized on."""
     console.print(f"compared on {found.images} {which}, same class first: {found.same:.1%}")
     if found.before is None or found.after is None:
         console.print("accuracy: unknown, since the folders of the images are not the network's classes")
@@ -154,7 +171,7 @@ def predict(
     trust: Annotated[
         bool, typer.Option("--trust", help="Read a .pt2 although it may run code of whoever wrote it.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    to_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify images with an exported network.
 
@@ -168,12 +185,17 @@ def predict(
     from octavize.deploy.runtime import load_runtime
     from octavize.report.tables import show
 
+    if model.suffix in ("", ".json", ".pdiparams") and model.with_suffix(".pdiparams").is_file():
+        raise InputError(
+            f"model {model} is for Paddle Inference, which octavize.paddle.predictor_config runs: to "
+            "predict, export the network with --to NAME.onnx"
+        )
     if trust and format_of("model", model).runs_code:
         typer.echo(f"warning: {model} may run code of whoever wrote it", err=True)
     answers = run(load_runtime(model, threads, trust=trust), images, top)
-    if as_json:
+    if to_json:
         rows = [{"image": str(p), "predictions": a} for p, a in zip(images, answers, strict=True)]
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        typer.echo(as_json(rows))
         return
     rows = [
         ("" if i else str(image), found["class"], f"{found['probability']:.1%}")

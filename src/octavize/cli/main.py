@@ -95,9 +95,8 @@ def compare(
     results.csv, results.json, figures and TensorBoard logs. Call it again with the same arguments: finished
     runs are skipped, an interrupted one goes on from its last epoch.
 
-    With `--backend paddle` PaddlePaddle trains, without torch; live curves are VisualDL's. It has textures
-    and CIFAR, one device, and the optimizers sgd, momentum, adam and adamw; whatever else a recipe asks for
-    is refused by name.
+    With `--backend paddle` PaddlePaddle trains, without torch; live curves are VisualDL's. It has one device,
+    and the optimizers sgd, momentum, adam and adamw; whatever else a recipe asks for is refused by name.
 
     [bold]Examples[/bold]
 

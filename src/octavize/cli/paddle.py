@@ -27,6 +27,7 @@ def is_paddle(backend: str) -> bool:
         raise InputError(f"--backend is {backend!r}: give {' or '.join(BACKENDS)}")
     if backend == "paddle":
         require_extra("paddle", "paddle")
+        os.environ.setdefault("GLOG_minloglevel", "2")  # its remarks on itself are not for our users
     return backend == "paddle"
 
 
@@ -106,7 +107,7 @@ def convert(
     console.print(f"weights: {weights}; network written to [bold]{out}[/bold]")
 
 
-EXPERIMENT = ("pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors")
+EXPERIMENT = ("pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors", "tqdm")
 """What `compare` needs beside Paddle."""
 
 

@@ -74,7 +74,10 @@ def tables(
 
 def import_(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="FILE", help=".pth, .tar or .safetensors; .pdparams; MXNet's .params.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help=".pth or .safetensors; .pdparams; MXNet's .params or a .tar of it."
+        ),
     ],
     to: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     alpha: Annotated[

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from octavize.convert.inputs import Example, Inputs, Shape, checked_example
+from octavize.convert.loaders import images_of, run_on
 from octavize.convert.trace import check_network, clean_copy
-from octavize.data.loaders import images_of, run_on
 from octavize.errors import whole
 from octavize.nn._torch_internals import BatchNorm
 
@@ -30,7 +31,12 @@ CONTROLS = 512
 
 
 def reestimate_norms(
-    model: nn.Module, loader: Iterable[object], *, vanilla: nn.Module | None = None, max_images: int = 4096
+    model: nn.Module,
+    loader: Iterable[object],
+    *,
+    vanilla: nn.Module | None = None,
+    max_images: int = 4096,
+    example: Example | None = None,
 ) -> int:
     """Replace the running statistics of all batch norms by averages over the images of a loader.
 
@@ -43,11 +49,13 @@ def reestimate_norms(
     Args:
         model: any network, octave or not; changed in place. Batch norms are torch's and their subclasses,
             such as timm's `BatchNormAct2d`; those without running statistics are left alone.
-        loader: batches of the network's input, see `data.loaders.images_of`, shuffled so that each batch
+        loader: batches of the network's input, see `convert.loaders.images_of`, shuffled so that each batch
             mixes classes. They are moved to the network's device and dtype.
         vanilla: the trained network that `model` was made of. It is the control: images on which its own
             statistics are not those it remembers, as those of a few of its classes, cost accuracy.
         max_images: stop after this many images.
+        example: what a network of several inputs, or of whole numbers, is called with, see `octavize.plan`:
+            the batches hold as much, see `convert.loaders.images_of`.
 
     Returns:
         The number of images used; 0, without reading the loader, for a network without batch norm.
@@ -64,18 +72,20 @@ def reestimate_norms(
     norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
-    used = 0
+    like, used = None if example is None else checked_example(model, example), 0
     with torch.no_grad(), _averaging(model, norms):
-        for images in images_of(loader, max_images):
+        for images in images_of(loader, max_images, like):
             run_on(model, images)
-            used += len(images)
+            used += images.batch
     if vanilla is not None:
-        _control(vanilla, loader, max_images)
+        _control(vanilla, loader, max_images, like)
     return used
 
 
-def _control(vanilla: nn.Module, loader: Iterable[object], max_images: int) -> None:
-    shift = norm_shift(vanilla, loader, max_images=min(max_images, CONTROLS))
+def _control(
+    vanilla: nn.Module, loader: Iterable[object], max_images: int, like: Inputs | Shape | None
+) -> None:
+    shift = norm_shift(vanilla, loader, max_images=min(max_images, CONTROLS), like=like)
     if shift is not None and shift > TRUSTED:
         warnings.warn(
             f"reestimate_norms: on these images the means of the vanilla network's maps, too, lie {shift:.2f}"
@@ -87,7 +97,13 @@ def _control(vanilla: nn.Module, loader: Iterable[object], max_images: int) -> N
         )
 
 
-def norm_shift(model: nn.Module, loader: Iterable[object], *, max_images: int = 4096) -> float | None:
+def norm_shift(
+    model: nn.Module,
+    loader: Iterable[object],
+    *,
+    max_images: int = 4096,
+    like: Inputs | Shape | None = None,
+) -> float | None:
     """How far the means of a vanilla network's maps on some images are from those its batch norms remember.
 
     Of each batch norm, the root mean square over its channels of (mean − running mean) / running deviation;
@@ -97,6 +113,7 @@ def norm_shift(model: nn.Module, loader: Iterable[object], *, max_images: int = 
     Args:
         model: a trained network, in the state in which it was trained: no octave one that was converted.
         loader, max_images: see `reestimate_norms`.
+        like: what the loader yields, see `convert.loaders.images_of`.
 
     Returns:
         The shift in deviations; None for a network without running statistics.
@@ -114,7 +131,7 @@ def norm_shift(model: nn.Module, loader: Iterable[object], *, max_images: int = 
         if isinstance(norm, BatchNorm) and norm.running_mean is not None:
             norm.register_forward_pre_hook(add, with_kwargs=True)
     with torch.no_grad():
-        for images in images_of(loader, max_images):
+        for images in images_of(loader, max_images, like):
             run_on(net, images)
     shifts = [_shift(norm, total / count) for norm, (total, count) in sums.items()]
     return float(torch.tensor(shifts).quantile(0.75)) if shifts else None

@@ -6,13 +6,13 @@ one advanced-indexing gather.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavize.data.normalize import check_statistics
 from octavize.errors import InputError, whole
 
 
@@ -117,14 +117,3 @@ def _pad(images: Tensor, padding: int, fill: Sequence[float] | None) -> Tensor:
 def _check_images(images: Tensor) -> None:
     if images.ndim != 4:
         raise InputError(f"images has shape {tuple(images.shape)}: give a batch (N, C, H, W)")
-
-
-def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raises InputError unless mean and deviation are usable numbers, one each a channel."""
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != channels:
-            raise InputError(f"{name} has {len(values)} values for {channels} channels: give one each")
-    if not all(map(math.isfinite, (*mean, *std))):
-        raise InputError(f"mean={tuple(mean)} and std={tuple(std)} must be finite numbers")
-    if not all(value > 0 for value in std):
-        raise InputError(f"std={tuple(std)} must be above 0: measure it on images that have contrast")

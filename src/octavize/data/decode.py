@@ -1,28 +1,29 @@
-"""Image files to uint8 tensors, a pool of threads at a time (Pillow works outside Python's lock)."""
+"""Image files to arrays of uint8, a pool of threads at a time (Pillow works outside Python's lock)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from octavize.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 # Longer side of what is resized, in shorter sides; further out nothing is looked at.
 LONGEST = 8
 # Seconds of decoding after which a progress bar appears.
 PATIENCE = 2.0
 
 
-def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) -> Tensor:
+def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) -> Pixels:
     """Decode images with a pool of threads: (N, 3, size, size) uint8, in the order of `paths`.
 
     Args:
@@ -33,17 +34,19 @@ def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) ->
     Raises:
         InputError: an image is broken; the message names its path.
     """
-    from tqdm import tqdm
-
-    images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
+    images = np.empty((len(paths), 3, size, size), np.uint8)
 
     def read(i: int) -> None:
         images[i] = decode(paths[i], size)
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        done = pool.map(read, range(len(paths)))
-        for _ in tqdm(done, progress, len(paths), delay=PATIENCE, disable=progress is None):
+        done: Iterable[None] = pool.map(read, range(len(paths)))
+        if progress is not None:
+            from tqdm import tqdm
+
+            done = tqdm(done, progress, len(paths), delay=PATIENCE)
+        for _ in done:
             pass
     finally:
         # After a broken image the rest need not be read.
@@ -51,13 +54,12 @@ def decode_all(paths: Sequence[Path], size: int, progress: str | None = None) ->
     return images
 
 
-def decode(path: Path, size: int) -> Tensor:
+def decode(path: Path, size: int) -> Pixels:
     """One image as (3, size, size) uint8: shorter side resized to `size` (antialiased), center crop.
 
     Raises:
         InputError: the image is broken; the message names its path.
     """
-    import numpy as np
     from PIL import Image, ImageOps
 
     image = open_rgb(path)
@@ -69,7 +71,7 @@ def decode(path: Path, size: int) -> Tensor:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (width - size) // 2, (height - size) // 2
         image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return np.asarray(image, np.uint8).transpose(2, 0, 1)
 
 
 def _shortened(size: tuple[int, int]) -> tuple[int, int]:

@@ -11,12 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from octavize.data.choice import hold_out, limit
-from octavize.data.decode import decode_all, open_rgb
-from octavize.data.images import AnySplit, Images, LazySplit, Split, assemble
-from octavize.errors import InputError, require_extra, whole
+from octavize.data.decode import Pixels, decode_all, open_rgb
+from octavize.errors import InputError, extra_here, require_extra, whole
 
 SUFFIXES = frozenset(
     {
@@ -24,27 +21,50 @@ SUFFIXES = frozenset(
         *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
     }
 )
-# A split that would take more bytes than this once decoded is decoded batch by batch instead.
 EAGER_BYTES = 4 * 2**30
+"""A split that would take more once decoded is decoded batch by batch instead."""
+LAZY_SAMPLE = 2048
+"""Mean and deviation of such a one come from so many images, evenly spaced."""
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """Image files of one split and the label of each."""
 
     paths: list[Path]
     labels: list[int]
 
-    def __getitem__(self, indices: Iterable[int]) -> _Files:
+    def __getitem__(self, indices: Iterable[int]) -> Files:
         chosen = list(indices)
-        return _Files([self.paths[i] for i in chosen], [self.labels[i] for i in chosen])
+        return Files([self.paths[i] for i in chosen], [self.labels[i] for i in chosen])
+
+    def decoded(self, size: int, what: str) -> Pixels | None:
+        """All images (N, 3, size, size), with a progress bar; None where they are too large for memory."""
+        if len(self.paths) * 3 * size * size > EAGER_BYTES:
+            return None
+        return decode_all(self.paths, size, progress=f"decoding {what}")
 
 
-def load_folder(
+@dataclass(frozen=True)
+class Folder:
+    """A data set on disk: its classes, the side of its images as they are read, and its splits."""
+
+    classes: list[str]
+    size: int
+    train: Files
+    val: Files
+    test: Files
+
+
+def find_folder(
     size: int | None, data_dir: str | Path | None, val_fraction: float, limit_train: int | None
-) -> Images:
-    """The folder as three splits; see `load_data`."""
-    require_extra("PIL", "experiment")
+) -> Folder:
+    """Which file of the folder belongs to which split; see `load_data`.
+
+    Raises:
+        InputError: there is no such folder, or something in it is missing.
+    """
+    require_extra("PIL", extra_here("experiment"))
     if size is not None:
         whole("size", size, 1)
     if data_dir is None:
@@ -67,10 +87,7 @@ def load_folder(
         val = train[held_out]
     train = train[limit(keep, train.labels, limit_train, len(classes))]
     size = _first_size(train.paths[0]) if size is None else size
-    splits = [
-        _read_split(files, size, label) for files, label in ((train, "train"), (val, "val"), (test, "test"))
-    ]
-    return assemble("folder", classes, *splits)
+    return Folder(classes, size, train, val, test)
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -86,7 +103,7 @@ def _subfolders(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
 
 
-def _list_files(folder: Path, classes: list[str]) -> _Files:
+def _list_files(folder: Path, classes: list[str]) -> Files:
     """All images of a split, sorted by class and name.
 
     Raises:
@@ -105,7 +122,7 @@ def _list_files(folder: Path, classes: list[str]) -> _Files:
         labels += [label] * len(found)
         left_out += others
     tell_left_out(folder, left_out)
-    return _Files(paths, labels)
+    return Files(paths, labels)
 
 
 def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -162,10 +179,3 @@ def _first_size(path: Path) -> int:
             f"give size, e.g. size={min(image.size)}"
         )
     return image.width
-
-
-def _read_split(files: _Files, size: int, label: str) -> AnySplit:
-    labels = torch.tensor(files.labels)
-    if len(files.paths) * 3 * size * size > EAGER_BYTES:
-        return LazySplit(files.paths, labels, size)
-    return Split(decode_all(files.paths, size, progress=f"decoding {label}"), labels)

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from octavize.data.decode import decode_all
+from octavize.data.folder import LAZY_SAMPLE
 
-# Mean and deviation of a split that does not fit in memory come from so many images, evenly spaced.
-LAZY_SAMPLE = 2048
 STATS_CHUNK = 1024
 
 
@@ -73,7 +72,8 @@ class LazySplit:
             InputError: an image is broken; the message names its path.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return decode_all([self.paths[i] for i in index.tolist()], self.size), self.labels[index]
+        pixels = decode_all([self.paths[i] for i in index.tolist()], self.size)
+        return torch.from_numpy(pixels), self.labels[index]
 
     @property
     def shape(self) -> tuple[int, int, int]:

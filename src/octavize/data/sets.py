@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from octavize.data.choice import hold_out, limit
-from octavize.data.folder import load_folder
-from octavize.data.images import Images, Split, assemble
+from octavize.data.folder import Files, find_folder
+from octavize.data.images import AnySplit, Images, LazySplit, Split, assemble
 from octavize.data.textures import PHOTOGRAPHS, texture_patches
 from octavize.errors import InputError, one_line, require_extra, whole
 
@@ -58,7 +58,7 @@ def load_data(
     if name == "textures":
         return _load_textures(32 if size is None else size, limit_train)
     if name == "folder":
-        return load_folder(size, data_dir, val_fraction, limit_train)
+        return _load_folder(size, data_dir, val_fraction, limit_train)
     return _load_cifar(name, size, data_dir, val_fraction, limit_train)
 
 
@@ -71,6 +71,21 @@ def _load_textures(size: int, limit_train: int | None) -> Images:
     keep = limit(range(len(train)), train.labels.tolist(), limit_train, len(PHOTOGRAPHS))
     train = Split(*train.__getitems__(keep))
     return assemble("textures", list(PHOTOGRAPHS), train, splits["val"], splits["test"])
+
+
+def _load_folder(
+    size: int | None, data_dir: str | Path | None, val_fraction: float, limit_train: int | None
+) -> Images:
+    found = find_folder(size, data_dir, val_fraction, limit_train)
+
+    def split(files: Files, what: str) -> AnySplit:
+        pixels, labels = files.decoded(found.size, what), torch.tensor(files.labels)
+        if pixels is None:
+            return LazySplit(files.paths, labels, found.size)
+        return Split(torch.from_numpy(pixels), labels)
+
+    splits = (split(found.train, "train"), split(found.val, "val"), split(found.test, "test"))
+    return assemble("folder", found.classes, *splits)
 
 
 def _load_cifar(

@@ -86,7 +86,8 @@ def freeze_layers(model: nn.Module, shape: Inputs | Sequence[int], *, join: Way 
     problem: str | None = None
     joins = per_layer("join", join, layers, _check_join, dict.fromkeys(layers, "none"))
     with torch.inference_mode(False), torch.no_grad():
-        seen = watch(model, shape if isinstance(shape, Inputs) else tuple(shape))
+        given = shape if isinstance(shape, Inputs) else tuple(shape)
+        seen = watch(model, given)
         for folding, channels_last in product((True, False), repeat=2):
             frozen = clean_copy(model)
             for p in frozen.parameters():
@@ -95,7 +96,7 @@ def freeze_layers(model: nn.Module, shape: Inputs | Sequence[int], *, join: Way 
                 _freeze_layer(frozen, name, seen, joins[name], folding)
             if not channels_last:
                 _lay_out_as_torch(frozen)
-            problem = difference(model, frozen, shape)
+            problem = difference(model, frozen, given)
             if problem is None:
                 return frozen.eval()
     raise InputError(

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from octavize.errors import InputError, require_extra
+from octavize.deploy.formats import Array
+from octavize.errors import InputError, extra_here, require_extra
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def prepare(paths: Sequence[Path], about: Mapping[str, Any]) -> Tensor:
+def prepare(paths: Sequence[Path], about: Mapping[str, Any]) -> Array:
     """Images as input of a network: (N, C, size, size), float32.
 
     The shorter side is resized to the network's size and the center cut out, as for the images it was
@@ -27,9 +27,9 @@ def prepare(paths: Sequence[Path], about: Mapping[str, Any]) -> Tensor:
     Raises:
         InputError: an image cannot be read, or the network takes no square images in gray or color.
     """
-    require_extra("PIL", "experiment")
-    from octavize.data.augment import to_input
+    require_extra("PIL", extra_here("experiment"))
     from octavize.data.decode import decode_all
+    from octavize.data.normalize import normalized
 
     shape = about["input_shape"]
     if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
@@ -40,12 +40,12 @@ def prepare(paths: Sequence[Path], about: Mapping[str, Any]) -> Tensor:
             raise InputError(f"image {path} {what}: give the path of an image file")
     pixels = decode_all(paths, shape[2])
     if shape[1] == 1:
-        pixels = pixels.float().mean(1, keepdim=True).round().to(torch.uint8)
+        pixels = pixels.mean(1, keepdims=True).round().astype(np.uint8)
     mean, std = (about.get(key) or IMAGENET[key][: shape[1]] for key in ("mean", "std"))
-    return to_input(pixels, mean, std, normalize=about.get("normalize", True))
+    return normalized(pixels, mean, std, about.get("normalize", True))
 
 
-def batches(paths: Sequence[Path], about: Mapping[str, Any], size: int = 25) -> Iterator[Tensor]:
+def batches(paths: Sequence[Path], about: Mapping[str, Any], size: int = 25) -> Iterator[Array]:
     """The same for many images, batch by batch, with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import track

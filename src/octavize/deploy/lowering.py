@@ -14,7 +14,7 @@ import numpy as np
 
 from octavize.deploy.formats import Array, Format, format_of
 from octavize.deploy.runtime import as_float32, load_runtime
-from octavize.errors import InputError, require_extra, shown
+from octavize.errors import InputError, extra_here, require_extra, shown
 
 Calibration: TypeAlias = "Array | Iterable[Any]"
 """Images as the network takes them, arrays or tensors of either framework: (N, C, H, W), or batches of
@@ -31,7 +31,7 @@ def check_precision(precision: str, kind: Format) -> None:
         known = ", ".join(kind.precisions)
         raise InputError(f"precision={shown(precision)}: {kind.suffix} ({kind.runtime}) has {known}")
     for module in kind.needed_to_lower if precision == "int8" else ():
-        require_extra(module, "quantize")
+        require_extra(module, extra_here("quantize"))
 
 
 def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int = 300) -> list[Array]:
@@ -91,6 +91,10 @@ def lower(
     about = load_runtime(path).metadata
     if about.get("precision") != "float32":
         raise InputError(f"path {path} is in {about.get('precision')}: give the float32 file")
+    if precision == "int8" and "inputs" in about:
+        raise InputError(
+            f"path {path} takes several inputs, or whole numbers: only files of one image are quantized"
+        )
     shape = tuple(about["input_shape"])
     shape = (1, *shape[1:]) if about["dynamic_batch"] else shape
     images = batches_of(calibration, shape) if precision == "int8" else []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from octavize.deploy.images import prepare
 from octavize.deploy.runtime import Runner
@@ -29,19 +29,21 @@ def predict(runner: Runner, images: Sequence[str | Path], top: int = 5) -> list[
     names = runner.metadata.get("classes") or []
     answers = []
     for image in images:
-        logits = torch.from_numpy(runner(prepare([Path(image)], runner.metadata))).float()
-        if logits.dim() != 2:
-            raise InputError(f"model {runner.path} answers with {tuple(logits.shape)}: give a classifier")
+        logits = runner(prepare([Path(image)], runner.metadata)).astype(np.float64)
+        if logits.ndim != 2:
+            raise InputError(f"model {runner.path} answers with {logits.shape}: give a classifier")
         if names and (not isinstance(names, list) or len(names) != logits.shape[1]):
             raise InputError(
                 f"model {runner.path} has {logits.shape[1]} outputs, and its classes are not a list of as "
                 "many names: export it with them, or without classes"
             )
-        chances, indices = logits.softmax(1)[0].topk(min(top, logits.shape[1]))
+        chances = np.exp(logits[0] - logits[0].max())
+        chances /= chances.sum()
+        indices = np.argsort(-chances, kind="stable")[:top]
         answers.append(
             [
-                {"class": str(names[i]) if names else str(i), "index": i, "probability": p}
-                for i, p in zip(indices.tolist(), chances.tolist(), strict=True)
+                {"class": str(names[i]) if names else str(i), "index": i, "probability": float(chances[i])}
+                for i in indices.tolist()
             ]
         )
     return answers

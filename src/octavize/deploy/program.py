@@ -4,59 +4,73 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from octavize.convert.inputs import Inputs, Shape, inputs_of, joined
 from octavize.errors import InputError, one_line
 
 
 def export_program(
-    frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool
+    frozen: nn.Module, given: Inputs | Shape, dynamic_batch: bool, dynamic_size: bool
 ) -> torch.export.ExportedProgram:
-    """A frozen network as torch.export sees it.
+    """A frozen network as torch.export sees it; given inputs, it takes their tensors by position.
 
     Raises:
         InputError: it cannot be exported, or not for inputs of any size.
     """
     try:
-        return _program(frozen, shape, dynamic_batch, dynamic_size)
+        return _program(frozen, given, dynamic_batch, dynamic_size)
     except Exception as error:  # torch raises many kinds
-        remedy = _remedy(frozen, shape, dynamic_batch, dynamic_size)
+        remedy = _remedy(frozen, given, dynamic_batch, dynamic_size)
         raise InputError(
             f"model {type(frozen).__name__} cannot be exported ({one_line(error)}): {remedy}"
         ) from error
 
 
+class _Positional(nn.Module):
+    """A network whose inputs are the tensors of an example, one after the other; all else stays as in it."""
+
+    def __init__(self, net: nn.Module, example: Inputs) -> None:
+        super().__init__()
+        self.net, self.example = net, example
+
+    def forward(self, *tensors: Tensor) -> Any:
+        left = iter(tensors)
+        return self.example.map(lambda _: next(left)).call(self.net)
+
+
 def _program(
-    frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool
+    frozen: nn.Module, given: Inputs | Shape, dynamic_batch: bool, dynamic_size: bool
 ) -> torch.export.ExportedProgram:
-    dynamic = torch.export.Dim.DYNAMIC
-    axes = {0: dynamic} if dynamic_batch else {}
-    if dynamic_size:
-        axes |= {axis: dynamic for axis in range(2, len(shape))}
-    # A batch of one would be taken for a constant.
-    example = torch.zeros(max(shape[0], 2) if dynamic_batch else shape[0], *shape[1:], dtype=torch.float32)
+    inputs = inputs_of(given, "cpu", torch.float32)
+    if isinstance(given, Inputs):
+        frozen = _Positional(frozen, inputs)
+    if dynamic_batch and inputs.batch == 1:  # it would be taken for a constant
+        inputs = joined([inputs, inputs])
+    free = (open_axes(x, inputs, dynamic_batch, dynamic_size) for x in inputs.tensors)
+    axes = tuple(dict.fromkeys(found, torch.export.Dim.DYNAMIC) or None for found in free)
+    parameters = inspect.signature(frozen.forward).parameters.values()
+    told = (axes,) if any(p.kind is p.VAR_POSITIONAL for p in parameters) else axes
     with torch.no_grad(), torch.autocast("cpu", enabled=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(frozen, (example,), dynamic_shapes=_open(frozen, axes), strict=False)
+        return torch.export.export(frozen, tuple(inputs.tensors), dynamic_shapes=told, strict=False)
 
 
-def _open(frozen: nn.Module, axes: dict[int, Any]) -> Any:
-    """The axes of the input that stay open, as torch.export wants them told."""
-    parameters = inspect.signature(frozen.forward).parameters.values()
-    told = (axes or None,)
-    return (told,) if any(p.kind is p.VAR_POSITIONAL for p in parameters) else told
+def open_axes(x: Tensor, inputs: Inputs, dynamic_batch: bool, dynamic_size: bool) -> list[int]:
+    """The axes of one of the inputs whose length stays open."""
+    rows = [0] if dynamic_batch and inputs.is_batched(x) else []
+    return [*rows, *range(2, x.dim())] if dynamic_size and inputs.is_sized(x) else rows
 
 
-def _remedy(frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool) -> str:
+def _remedy(frozen: nn.Module, given: Inputs | Shape, dynamic_batch: bool, dynamic_size: bool) -> str:
     """What to do about a network that cannot be exported: found by leaving less open."""
     makes = "its forward makes a number of"
-    if dynamic_size and _runs(frozen, shape, dynamic_batch, False):
+    if dynamic_size and _runs(frozen, given, dynamic_batch, False):
         return f"{makes} the size of a map, so export it for one size (dynamic_size=False)"
-    if dynamic_batch and _runs(frozen, shape, False, False):
+    if dynamic_batch and _runs(frozen, given, False, False):
         return (
             f"{makes} the batch, as len(x) and x.shape.numel() do; write x.size(0) and x.numel(), or export "
             "it in Python for one batch (dynamic_batch=False)"
@@ -64,9 +78,9 @@ def _remedy(frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynami
     return "its forward does what torch.export cannot follow, such as a branch on values; change that"
 
 
-def _runs(frozen: nn.Module, shape: Sequence[int], dynamic_batch: bool, dynamic_size: bool) -> bool:
+def _runs(frozen: nn.Module, given: Inputs | Shape, dynamic_batch: bool, dynamic_size: bool) -> bool:
     try:
-        _program(frozen, shape, dynamic_batch, dynamic_size)
+        _program(frozen, given, dynamic_batch, dynamic_size)
     except Exception:  # as above
         return False
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from octavize.deploy.agreement import Agreement, agreement_of
 from octavize.deploy.runtime import Runner
-from octavize.errors import InputError
 from octavize.nn.tensor import OctTensor
 
 
@@ -54,49 +53,19 @@ def _is_half(x: Any, window: Any, stride: Any, padding: Any = 0, *how: Any) -> b
     return cells and plain and all(isinstance(n, int) and n % 2 == 0 for n in x.shape[2:])
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How a file and its network answer to the same images.
-
-    Attributes:
-        images: how many.
-        same: share of them, from 0 to 1, for which both name the same class first.
-        before: accuracy of the network, None without labels.
-        after: accuracy of the file, likewise.
-    """
-
-    images: int
-    same: float
-    before: float | None
-    after: float | None
-
-
 def agreement(
-    model: nn.Module, runner: Runner, batches: Iterable[Tensor], labels: Sequence[int] | None = None
+    model: nn.Module, runner: Runner, batches: Iterable[Any], labels: Sequence[int] | None = None
 ) -> Agreement:
     """Compare an exported file with its network.
 
     Args:
         model: the network, in evaluation mode.
-        batches: images (N, C, H, W), as the network takes them.
+        batches: images (N, C, H, W), as the network takes them: tensors or arrays.
         labels: the classes of all of them, as indices.
 
     Raises:
         InputError: the network is no classifier.
     """
-    answers: list[tuple[Tensor, Tensor]] = []
-    for images in batches:
-        with torch.no_grad():
-            scores = model(images)
-        if scores.dim() != 2:
-            raise InputError(f"{type(model).__name__} answers with {tuple(scores.shape)}: give a classifier")
-        answers.append((scores.argmax(1), torch.from_numpy(runner(images)).argmax(1)))
-    before, after = (torch.cat(column) for column in zip(*answers, strict=True))
-
-    def share(matches: Tensor) -> float:
-        return float(matches.double().mean())
-
-    if labels is None:
-        return Agreement(len(before), share(before == after), None, None)
-    truth = torch.tensor(labels)
-    return Agreement(len(before), share(before == after), share(before == truth), share(after == truth))
+    with torch.no_grad():
+        called = type(model).__name__
+        return agreement_of(lambda x: model(torch.as_tensor(x)), runner, batches, labels, called)

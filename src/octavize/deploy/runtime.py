@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from importlib import util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from octavize.deploy.formats import Array, Format, Run, format_of
-from octavize.errors import InputError, one_line, require_extra, whole
+from octavize.deploy.formats import Array, Run, format_of
+from octavize.errors import InputError, extra_here, one_line, require_extra, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,62 +22,135 @@ class Runner:
 
     Attributes:
         metadata: what `octavize export` wrote into it: `classes`, `mean`, `std`, `size`, `alpha`,
-            `input_shape`, `dynamic_batch`, `dynamic_size`, `octavize` (the version) …
+            `input_shape`, `dynamic_batch`, `dynamic_size`, `octavize` (the version) …; and, of a network of
+            several inputs or whole numbers, `inputs`.
+        inputs: what the network takes, in this order.
     """
 
     def __init__(self, path: Path, run: Run, about: str | None) -> None:
         self.path, self._run = path, run
         self.metadata: dict[str, Any] = _read(path, about)
+        self.inputs: list[Entry] = entries_in(self.metadata)
 
-    def __call__(self, batch: Array | Tensor) -> Array:
+    def __call__(self, *batch: Array | Tensor | Mapping[str, Any]) -> Array:
         """The network's output (N, …) for a batch (N, C, H, W), both float32.
+
+        Of a network of several inputs, the batch is one array an input, or one mapping with them by name.
+        Whole numbers and truth values stay what they are.
 
         Raises:
             InputError: the shape is not one that the file was exported for, or the runtime fails on it.
         """
-        values = as_float32(batch)
-        self._check(values.shape)
+        values = [self._value(entry, x) for entry, x in zip(self.inputs, self._in_order(batch), strict=True)]
+        rows = self._rows(values)
         try:
-            output = self._run(np.ascontiguousarray(values))
+            output = self._run(*map(np.ascontiguousarray, values))
         except Exception as error:  # each runtime has its own kinds
+            shapes = ", ".join(str(x.shape) for x in values)
             raise InputError(
-                f"model {self.path} fails on a batch of shape {values.shape} ({one_line(error)})"
+                f"model {self.path} fails on a batch of shape {shapes} ({one_line(error)})"
             ) from error
-        if len(output) != len(values):
+        if len(output) != rows:
             raise InputError(
-                f"model {self.path} made {len(output)} outputs of {len(values)} inputs: its images may be "
+                f"model {self.path} made {len(output)} outputs of {rows} inputs: its images may be "
                 "too small, or the batch empty"
             )
         return output
 
-    def _check(self, shape: tuple[int, ...]) -> None:
-        wanted = self.metadata["input_shape"]
-        free = {0} if self.metadata["dynamic_batch"] else set()
-        if self.metadata["dynamic_size"]:
-            free |= set(range(2, len(wanted)))
-        if len(shape) != len(wanted) or any(
-            n != want and axis not in free for axis, (n, want) in enumerate(zip(shape, wanted, strict=True))
-        ):
-            told = ["any" if axis in free else str(n) for axis, n in enumerate(wanted)]
-            raise InputError(f"batch has shape {shape}, but {self.path} takes ({', '.join(told)})")
+    def _in_order(self, batch: Sequence[Any]) -> Sequence[Any]:
+        """The inputs one after the other."""
+        names = [entry.name for entry in self.inputs]
+        if len(batch) == 1 and isinstance(batch[0], Mapping):
+            if set(batch[0]) != set(names):
+                raise InputError(f"batch has {', '.join(batch[0])}, but {self.path} takes {', '.join(names)}")
+            return [batch[0][name] for name in names]
+        if len(batch) != len(names):
+            told = f"{len(names)} inputs ({', '.join(names)})" if len(names) > 1 else "one input"
+            raise InputError(f"batch has {len(batch)} inputs, but {self.path} takes {told}")
+        return batch
+
+    def _value(self, entry: Entry, value: Any) -> Array:
+        """An input as the file takes it.
+
+        Raises:
+            InputError: it has another shape, or is of numbers where whole ones are wanted.
+        """
+        told = "batch" if len(self.inputs) == 1 else f"input {entry.name!r}"
+        found = as_float32(value) if entry.dtype == "float32" else as_array(value)
+        if not np.can_cast(found.dtype, entry.dtype, "same_kind"):
+            raise InputError(f"{told} is of {found.dtype}, but {self.path} takes {entry.dtype}")
+        if not entry.takes(found.shape):
+            raise InputError(f"{told} has shape {found.shape}, but {self.path} takes {entry}")
         least = self.metadata.get("smallest_size", 1)
-        if self.metadata["dynamic_size"] and min(shape[2:]) < least:
-            raise InputError(f"batch has shape {shape}, but {self.path} takes sizes from {least} pixels on")
+        if any(found.shape[axis] < least for axis in entry.open if axis > 0):
+            raise InputError(
+                f"{told} has shape {found.shape}, but {self.path} takes sizes from {least} pixels on"
+            )
+        return found.astype(entry.dtype, copy=False)
+
+    def _rows(self, values: Sequence[Array]) -> int:
+        """How many images there are.
+
+        Raises:
+            InputError: inputs that belong together differ in their length, or maps in their size.
+        """
+        for what, which in (("lengths", slice(1)), ("sizes", slice(2, None))):
+            pairs = zip(self.inputs, values, strict=True)
+            found = {x.shape[which] for entry, x in pairs if {*range(x.ndim)[which]} & {*entry.open}}
+            if len(found) > 1:
+                shapes = ", ".join(str(x.shape) for x in values)
+                raise InputError(f"batch has inputs of different {what}, {shapes}: give as many of each")
+        first = next((x for entry, x in zip(self.inputs, values, strict=True) if 0 in entry.open), None)
+        return self.metadata["input_shape"][0] if first is None else len(first)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An input of a file: its name, its shape, its dtype, and the axes whose length is open."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    open: tuple[int, ...]
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        same = len(shape) == len(self.shape)
+        return same and all(n == shape[axis] or axis in self.open for axis, n in enumerate(self.shape))
+
+    def __str__(self) -> str:
+        told = ["any" if axis in self.open else str(n) for axis, n in enumerate(self.shape)]
+        return f"({', '.join(told)})"
+
+
+def entries_in(metadata: Mapping[str, Any]) -> list[Entry]:
+    """The inputs that a file takes: one image, unless it says otherwise."""
+    shape = metadata["input_shape"]
+    axes = [0] if metadata["dynamic_batch"] else []
+    axes += range(2, len(shape)) if metadata["dynamic_size"] else []
+    image = {"name": "input", "shape": shape, "dtype": "float32", "open": axes}
+    return [
+        Entry(each["name"], tuple(each["shape"]), each["dtype"], tuple(each["open"]))
+        for each in metadata.get("inputs", [image])
+    ]
 
 
 def as_float32(values: Any) -> Array:
     """An array, or a tensor of either framework, as an array of float32."""
     if hasattr(values, "detach"):
         values = values.detach().astype("float32") if hasattr(values, "astype") else values.detach().float()
-        values = values.cpu().numpy()
-    return np.asarray(values, np.float32)
+    return np.asarray(as_array(values), np.float32)
+
+
+def as_array(values: Any) -> Array:
+    """An array, or a tensor of either framework, as an array."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
 def _read(path: Path, about: str | None) -> dict[str, Any]:
     """The metadata of a file, checked."""
     try:
         metadata = json.loads(about or "")
-        _ = [metadata[key] for key in ("input_shape", "dynamic_batch", "dynamic_size")]
+        entries_in(metadata)
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"model {path} was not written by octavize: export it with `octavize export`"
@@ -93,7 +167,8 @@ def load_runtime(path: str | Path, threads: int | None = None, *, trust: bool = 
         trust: also read a .pt2, which PyTorch unpickles: whoever wrote the file may run code here.
 
     Returns:
-        A `Runner`: `runner(batch)` gives the output as a NumPy array, `runner.metadata` what the file knows.
+        A `Runner`: `runner(batch)`, or `runner(a, b)`, gives the output as a NumPy array, `runner.metadata`
+        what the file knows.
 
     Raises:
         InputError: missing, damaged, of another kind or not written by octavize; not trusted; or its runtime
@@ -111,7 +186,7 @@ def load_runtime(path: str | Path, threads: int | None = None, *, trust: bool = 
             "Python trust=True); .onnx and .xml files run none"
         )
     for module in kind.needed_to_load:
-        require_extra(module, _extra_of(kind))
+        require_extra(module, extra_here(kind.extra) if kind.from_onnx else kind.extra)
     try:
         run, about = kind.load(path, threads)
     except InputError:
@@ -119,9 +194,3 @@ def load_runtime(path: str | Path, threads: int | None = None, *, trust: bool = 
     except Exception as error:  # each runtime has its own kinds
         raise InputError(f"model {path} cannot be read ({one_line(error)}): export it again") from error
     return Runner(path, run, about)
-
-
-def _extra_of(kind: Format) -> str:
-    """What brings a format's runtime: users of Paddle need no torch for it."""
-    for_paddle = util.find_spec("torch") is None and util.find_spec("paddle") is not None
-    return f"paddle-{kind.extra}" if for_paddle and kind.extra == "deploy" else kind.extra

@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from octavize.convert.trace import image_shape
+from octavize.errors import refuse_options
 from octavize.files import FACTS, NETWORK, read_about
 from octavize.zoo.checkpoint import load_checkpoint
-from octavize.zoo.find import RUN, find_origin, refuse_options, run_checkpoint
+from octavize.zoo.find import RUN, find_origin, run_checkpoint
 from octavize.zoo.storage import load_converted
 
 

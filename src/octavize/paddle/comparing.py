@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from octavize.paddle.tensor import OctTensor
 from octavize.paddle.trace import clean_copy, dtype_of
 
 TOLERANCE = 1e-3
-"""Relative to the largest output: folding rounds the weights."""
+"""Relative to what another input changes in the outputs: folding rounds the weights."""
+LEAST_CHANGE = 0.01
+"""Share of the largest output that an error is related to where an input changes the outputs less."""
 TOLERANCE_HALF = 0.1
-"""The same for networks in float16 or bfloat16."""
+"""Relative to the largest output, for networks in float16 or bfloat16."""
 
 
 def difference(model: nn.Layer, other: nn.Layer, inputs: Inputs) -> str | None:
@@ -28,23 +30,24 @@ def difference(model: nn.Layer, other: nn.Layer, inputs: Inputs) -> str | None:
     answers to one input cannot be compared.
     """
     dtype = dtype_of(model)
-    tolerance = TOLERANCE_HALF if dtype in (paddle.float16, paddle.bfloat16) else TOLERANCE
+    half = dtype in (paddle.float16, paddle.bfloat16)
+    tolerance, least = (TOLERANCE_HALF, 1.0) if half else (TOLERANCE, LEAST_CHANGE)
     problem = None
     for wanted in (dtype, paddle.float64):
         first, second = (_as(net, wanted) for net in (model, other))
         given = random_input(inputs, wanted)
         with paddle.no_grad(), unannounced():
             try:
-                expected = outputs_of(given.call(first))
+                expected, others = (outputs_of(each.call(first)) for each in (given, negative(given)))
             except Exception:  # this processor may lack the dtype
                 continue
             try:
                 got = outputs_of(given.call(second))
             except Exception as error:  # a network may raise anything
                 return f"it fails ({one_line(error, kind=True)})"
-            if error_of(expected, got) <= tolerance:
+            if error_of(expected, got, others, least) <= tolerance:
                 return None
-            if not error_of(expected, outputs_of(given.call(first))) <= tolerance:
+            if not error_of(expected, outputs_of(given.call(first)), others, least) <= tolerance:
                 return "it cannot be compared, for the network gives two answers to one input"
         problem = "its outputs are others"
     return problem
@@ -69,6 +72,26 @@ def random_input(inputs: Inputs, dtype: Any, seed: int = 0) -> Inputs:
     return inputs.each(made)
 
 
+def negative(inputs: Inputs) -> Inputs:
+    """Other inputs of the same kind: real numbers with the other sign."""
+
+    def made(entry: Any) -> Any:
+        return -entry if isinstance(entry, Tensor) and entry.is_floating_point() else entry
+
+    return inputs.each(made)
+
+
+def answering(model: nn.Layer) -> Callable[[np.ndarray[Any, Any]], Tensor]:
+    """What a network makes of arrays, in evaluation mode and without gradients."""
+    model.eval()
+
+    def answer(images: np.ndarray[Any, Any]) -> Tensor:
+        with paddle.no_grad():
+            return model(paddle.to_tensor(images))
+
+    return answer
+
+
 def outputs_of(output: Any) -> list[np.ndarray[Any, Any]]:
     """All tensors that a network returned, dense, in float64."""
     if isinstance(output, OctTensor):
@@ -80,16 +103,28 @@ def outputs_of(output: Any) -> list[np.ndarray[Any, Any]]:
     return [y for part in output for y in outputs_of(part)] if isinstance(output, (list, tuple)) else []
 
 
-def error_of(expected: Sequence[Any], got: Sequence[Any]) -> float:
-    """The largest difference relative to the largest value of its output; infinite where shapes differ."""
+def error_of(expected: Sequence[Any], got: Sequence[Any], others: Sequence[Any], least: float) -> float:
+    """The largest difference relative to what another input changes; infinite where shapes differ.
+
+    A large constant in the outputs, such as a bias, hides no difference but rounding.
+
+    Args:
+        others: outputs for the other input, in the order of `expected`.
+        least: share of the largest output that a difference is related to where the inputs change less.
+    """
     if len(expected) != len(got) or any(a.shape != b.shape for a, b in zip(expected, got, strict=True)):
         return float("inf")
     worst = 0.0
-    for a, b in zip(expected, got, strict=True):
-        largest = np.max(np.abs(a[np.isfinite(a)]), initial=1e-12)
+    for a, b, other in zip(expected, got, others, strict=True):
+        change = _largest(a - other) if a.shape == other.shape else 0.0
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-        error = np.where(same, 0.0, np.abs(a - b)).max(initial=0.0) / largest
+        error = np.where(same, 0.0, np.abs(a - b)).max(initial=0.0) / max(change, least * _largest(a), 1e-12)
         worst = max(worst, float(error)) if error == error else float("nan")
         if worst != worst:
             return worst
     return worst
+
+
+def _largest(x: Any) -> float:
+    """The largest finite number, without its sign."""
+    return float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0))

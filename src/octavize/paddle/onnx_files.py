@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +32,10 @@ def write_onnx(program: Path, path: Path, about: str) -> None:
     import onnx
     import paddle2onnx
 
-    said = io.StringIO()
+    said: list[str] = []
     try:
         # By default it would try to install a package, to fold constants with.
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with _listening(said):
             paddle2onnx.export(
                 f"{program}.json",
                 f"{program}.pdiparams",
@@ -41,7 +44,7 @@ def write_onnx(program: Path, path: Path, about: str) -> None:
                 optimize_tool="None",
             )
     except (Exception, SystemExit) as error:  # it ends the program
-        known = [line for line in said.getvalue().splitlines() if "Failed to convert" in line]
+        known = [line for line in said if "Failed to convert" in line]
         told = known[-1].partition("Failed to convert")[2] if known else one_line(error)
         raise InputError(
             f"path {path.name} is not written: Paddle2ONNX cannot convert {told.strip()}; save it for paddle"
@@ -51,6 +54,26 @@ def write_onnx(program: Path, path: Path, about: str) -> None:
     _scale_by_numbers(model)
     onnx.helper.set_model_props(model, {KEY: about})
     onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _listening(said: list[str]) -> Iterator[None]:
+    """Keep from the terminal what a library says, in Python or not; `said` gets its lines."""
+    in_python = io.StringIO()
+    with tempfile.TemporaryFile() as file:
+        before = [os.dup(stream) for stream in (1, 2)]
+        sys.stdout.flush()
+        try:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+            with contextlib.redirect_stdout(in_python), contextlib.redirect_stderr(in_python):
+                yield
+        finally:
+            for stream, copy in zip((1, 2), before, strict=True):
+                os.dup2(copy, stream)
+                os.close(copy)
+            file.seek(0)
+            said += in_python.getvalue().splitlines() + file.read().decode(errors="replace").splitlines()
 
 
 def _name(graph: onnx.GraphProto) -> None:

@@ -9,9 +9,10 @@ from paddle import nn
 
 from octavize.errors import InputError
 from octavize.paddle.planner import plan
-from octavize.paddle.trace import trace
-from octavize.paddle.zoo import create_model
+from octavize.paddle.source import build_named
+from octavize.paddle.trace import example_inputs, trace
 from octavize.plans.plan import Plan
+from octavize.plans.planning import Shape
 from octavize.text import Table
 
 COLUMNS = ("model", "alpha", "params", "macs", "macs_ratio")
@@ -28,7 +29,7 @@ def profile_rows(
     """One row a network and α: parameters without running statistics, and MACs of one image.
 
     Args:
-        names: of `octavize.paddle.list_models()`.
+        names: of `octavize.paddle.list_models()`, or `module:function`.
         alphas: shares of low channels; ratios are to the first.
         size: side of the image in pixels.
 
@@ -39,8 +40,8 @@ def profile_rows(
     for name in names:
         first = 0
         for alpha in alphas:
-            net = _built(name, alpha, num_classes, exchange)
-            macs = trace(net, (1, 3, size, size)).macs
+            net = build_named(name, alpha, num_classes, size, exchange)
+            macs = trace(net, _image(net, size)).macs
             first = first or macs
             values = (name, alpha, count_params(net), macs, macs / first)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
@@ -55,11 +56,11 @@ def count_params(net: nn.Layer) -> int:
 
 def layers_of(name: str, alpha: float, *, size: int, num_classes: int | None, exchange: str | None) -> Plan:
     """The plan of a named network: what became of each layer, and what it costs."""
-    net = _built(name, alpha, num_classes, exchange)
+    net = build_named(name, alpha, num_classes, size, exchange)
     alphas = {n: layer.alpha for n, layer in net.named_sublayers() if hasattr(layer, "alpha")}
     if not alphas:
         raise InputError(f"{name} has no layer that can be octave: give another network")
-    return plan(net, {"*": 0.0, **alphas}, example=(1, 3, size, size))
+    return plan(net, {"*": 0.0, **alphas}, example=_image(net, size))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -72,6 +73,6 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return Table(head, cells)
 
 
-def _built(name: str, alpha: float, num_classes: int | None, exchange: str | None) -> nn.Layer:
-    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    return create_model(name, alpha, exchange=exchange, **arguments)
+def _image(net: nn.Layer, size: int) -> Shape:
+    """The shape of a square image with the channels that the network reads."""
+    return (1, example_inputs(net).shape[1], size, size)

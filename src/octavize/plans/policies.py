@@ -103,32 +103,40 @@ def _bottleneck_resnet(alpha: float) -> dict[str, float]:
     return {"*": alpha, "layer4.*": 0}
 
 
-@policy("oct_resnet152_official", "oct_seresnet152_official")
+@policy("oct_seresnet152_official")
+def _official_seresnet152(alpha: float) -> dict[str, float]:
+    """The same; its stem has several layers, all vanilla."""
+    return {"*": alpha, "conv1.*": 0, "layer4.*": 0}
+
+
+@policy("oct_resnet152_official")
 def _official_resnet152(alpha: float) -> dict[str, float]:
-    """The same; its stem has several layers and a block, all vanilla."""
-    return {"*": alpha, "conv1.*": 0, "maxpool.*": 0, "layer4.*": 0}
+    """The same; its stem has a block, too."""
+    return _official_seresnet152(alpha) | {"maxpool.*": 0}
 
 
-@policy("oct_resnetv2_*")
+@policy("oct_resnetv2_*", "oct_resnextv2_*", "oct_seresnetv2_*")
 def _resnet_v2(alpha: float) -> dict[str, float]:
     """As for those that activate afterwards (paper §3.3); the official ablation study used these."""
     return {"*": alpha, "stages.3.*": 0}
 
 
-@policy(
-    "oct_densenet121",
-    ends={
-        "block": ("features.denseblock*.denselayer*.conv2", "features.transition[12].conv"),
-        "stage": ("features.transition[12].conv",),
-    },
-)
-def _densenet(alpha: float) -> dict[str, float]:
-    """The 7×7 stem is octave, too; the last dense block is vanilla, and the transition to it merges.
+_DENSENET_ENDS = {
+    "block": ("features.denseblock*.denselayer*.conv2", "features.transition[12].conv"),
+    "stage": ("features.transition[12].conv",),
+}
 
-    So it is in the official code; the paper does not say.
-    """
-    last = {"features.transition3.conv": 0, "features.denseblock4.*": 0}
-    return {"*": alpha, "features.conv0": alpha, **last}
+
+@policy("oct_densenet121_vanilla_stem", ends=_DENSENET_ENDS)
+def _densenet_vanilla_stem(alpha: float) -> dict[str, float]:
+    """The last dense block is vanilla, and the transition to it merges: the official Symbol code."""
+    return {"*": alpha, "features.transition3.conv": 0, "features.denseblock4.*": 0}
+
+
+@policy("oct_densenet121", ends=_DENSENET_ENDS)
+def _densenet(alpha: float) -> dict[str, float]:
+    """The same, and the 7×7 stem is octave, too: the official Gluon code; the paper does not say."""
+    return _densenet_vanilla_stem(alpha) | {"features.conv0": alpha}
 
 
 @policy("oct_resnet18", "oct_resnet34")

@@ -3,6 +3,7 @@
 * d-li14's PyTorch code: `layer1.0.conv1.conv.conv_h2h.weight`, `features.1.0.conv.conv_h2h.weight`.
 * The article's PaddlePaddle code: the same, with `_mean` and `_variance`, and a bias a path.
 * The paper's own code in Gluon: `L1_B0.conv1.conv_h2h.weight`.
+* The paper's own code in Symbol: `L2_B01_conv1_conv-h2h_weight`.
 
 All of them average before a layer of stride 2 even where it reads and writes plain maps, which
 `downsample="pool_always"` does.
@@ -12,35 +13,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from octavize.errors import InputError
-from octavize.published.joining import Arrays, Joined, Layout, Pieces, Unit
+from octavize.published.gluon import read_gluon
+from octavize.published.joining import Arrays, Layout, Pieces
+from octavize.published.peers import read_peer
+from octavize.published.symbol import as_gluon
 
 _TORCH = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
 _WEIGHT, _NORM = "{unit}.conv.conv_{path}.weight", "{unit}.bn_{half}.{leaf}"
 PYTORCH = Layout("d-li14's PyTorch code", _WEIGHT, _NORM, _TORCH)
 _PADDLE = _TORCH | {"running_mean": "_mean", "running_var": "_variance"}
 ARTICLE = Layout("the article's Paddle code", _WEIGHT, _NORM, _PADDLE, transposed_classifier=True)
+_SCORED = {"mean": [123.68, 116.779, 103.939], "std": [58.393, 57.12, 57.375]}
 GLUON = Layout(
     "the paper's Gluon code",
     weight="{unit}.conv_{path}.weight",
     norm="{unit}.bn_{half}.{leaf}",
     leaves=_TORCH | {"weight": "gamma", "bias": "beta"},
+    classifier="classifer",
+    input={key: [value / 255 for value in values] for key, values in _SCORED.items()},
+)
+SYMBOL = replace(
+    GLUON,
+    name="the paper's Symbol code",
+    epsilon=1e-4,
     input={"mean": [124 / 255, 117 / 255, 104 / 255], "std": [1 / (0.0167 * 255)] * 3},
 )
-DEPTHS: dict[tuple[int, ...], int] = {
-    (2, 2, 2, 2): 26,
-    (3, 4, 6, 3): 50,
-    (3, 4, 23, 3): 101,
-    (3, 8, 36, 3): 152,
-    (3, 24, 36, 3): 200,
-}
-"""Of ResNets, by the blocks of their stages."""
-REMEDY = "octavize reads those of d-li14 (PyTorch), of the article (Paddle) and of the paper's Gluon code"
+"""After `as_gluon`."""
+REMEDY = "octavize reads those of d-li14 (PyTorch), of the article (Paddle), and of the paper (Gluon, Symbol)"
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,10 @@ class Published:
         model: its name, as `create_model` takes it.
         alpha: share of low channels, that of the first layer which has any.
         classes: how many.
-        arguments: further ones of `create_model`.
+        arguments: further ones of `create_model`, such as `downsample` and `width`.
         arrays: under torchvision's names for ResNets (`layer1.0.conv1.weight`, `layer1.0.bn1.running_mean`,
-            `fc.weight`); for MobileNetV1 `stem.conv`, `stem.bn`, `blocks.0.conv1`, `blocks.0.bn1` … and `fc`.
+            `fc.weight`); for MobileNetV1 `stem.conv`, `stem.bn`, `blocks.0.conv1`, `blocks.0.bn1` … and `fc`;
+            for the other networks under timm's names.
         low: low outputs of each convolution, by the same names.
         input: `mean` and `std` of the images, where they are known.
     """
@@ -73,121 +79,43 @@ def recognize(arrays: Mapping[str, np.ndarray]) -> Published:
     """The network that a file holds.
 
     Raises:
-        InputError: it is none of the three, or has arrays that its network has not.
+        InputError: it is none of the four, or has arrays that its network has not.
     """
     arrays = {key.removeprefix("module."): array for key, array in arrays.items()}
     arrays = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     layout = _layout_of(arrays)
-    pieces, joined = Pieces(arrays, layout), Joined()
-    units, model, arguments = _network(arrays, layout)
-    for unit in units:
-        pieces.join(unit, joined)
-    classifier = "classifer" if layout is GLUON else "fc"
-    weight, bias = (pieces.take(f"{classifier}.{leaf}") for leaf in ("weight", "bias"))
+    pieces = Pieces(as_gluon(arrays) if layout is SYMBOL else arrays, layout)
+    network = read_gluon(pieces) if layout in (GLUON, SYMBOL) else read_peer(pieces)
+    _classifier(pieces, network.classifier)
+    shares = (low / len(pieces.made[f"{conv}.weight"]) for conv, low in pieces.low.items() if low)
+    classes = len(pieces.made[f"{network.classifier}.bias"])
+    alpha, made = next(shares, 0.0), (pieces.made, pieces.low, layout.input)
+    return Published(layout.name, network.model, alpha, classes, network.arguments, *made)
+
+
+def _classifier(pieces: Pieces, ours: str) -> None:
+    """Take the classifier, the last that a file may have: (classes, channels), wherever its code has it."""
+    layout, name = pieces.layout, pieces.layout.classifier
+    weight, bias = pieces.arrays.get(f"{name}.weight"), pieces.take(f"{name}.bias", 1)
+    pieces.left.discard(f"{name}.weight")
     if weight is None or bias is None or pieces.left:
-        odd = sorted(pieces.left)[0] if pieces.left else f"no {classifier}.weight or no {classifier}.bias"
-        raise InputError(
-            f"checkpoint is like one of {layout.name}, but has {odd}: it is of another network; {REMEDY}"
-        )
-    weight = weight.T if layout.transposed_classifier else weight.reshape(weight.shape[0], -1)
-    joined.arrays |= {"fc.weight": np.ascontiguousarray(weight), "fc.bias": bias}
-    shares = (low / len(joined.arrays[f"{conv}.weight"]) for conv, low in joined.low.items() if low)
-    alpha = next(shares, 0.0)
-    found = (len(bias), arguments, joined.arrays, joined.low, layout.input)
-    return Published(layout.name, model, alpha, *found)
+        odd = sorted(pieces.left)[0] if pieces.left else f"no {name}.weight or no {name}.bias"
+        raise pieces.another(f"has {odd}")
+    if weight.size == 0 or weight.ndim < 2 or weight.size != weight.shape[0] * weight.shape[1]:
+        raise pieces.another(f"{name}.weight has the shape {weight.shape}")
+    weight = weight.reshape(weight.shape[:2])
+    weight = np.ascontiguousarray(weight.T if layout.transposed_classifier else weight)
+    pieces.made |= {f"{ours}.weight": weight, f"{ours}.bias": bias}
 
 
 def _layout_of(arrays: Iterable[str]) -> Layout:
     keys = list(arrays)
     if any(re.match(r"L\d_B\d+\..*conv_[hl]2[hl]\.weight", key) for key in keys):
         return GLUON
+    if any(re.match(r"L\d_B\d+_conv\d_conv-[hl]2[hl]_weight", key) for key in keys):
+        return SYMBOL
     if any(re.search(r"\.conv\.conv_[hl]2[hl]\.weight", key) for key in keys):
         return ARTICLE if any(key.endswith("._mean") for key in keys) else PYTORCH
     raise InputError(
         f"checkpoint holds no octave network that is known, by the names of its arrays: {REMEDY}"
     )
-
-
-def _network(arrays: Mapping[str, np.ndarray], layout: Layout) -> tuple[list[Unit], str, dict[str, Any]]:
-    """The units of the network, its name, and its further arguments."""
-    if layout is GLUON:
-        return _gluon(arrays)
-    return _mobilenet(arrays) if any(key.startswith("features.") for key in arrays) else _resnet(arrays)
-
-
-# ---- PyTorch and the article -------------------------------------------------------------------------------
-
-
-def _resnet(arrays: Mapping[str, np.ndarray]) -> tuple[list[Unit], str, dict[str, Any]]:
-    pattern = r"(layer(\d)\.(\d+)\.(?:conv\d|downsample\.0))\.conv\.conv_..."
-    found = {m[1]: (int(m[2]), int(m[3])) for key in arrays if (m := re.match(pattern, key))}
-    units = [Unit("conv1", "bn1", "conv1", "bn1", plain=True)]
-    units += [Unit(name, _norm_of(name), name, name) for name in found]
-    return units, f"oct_resnet{_depth(found.values())}", {}
-
-
-def _norm_of(conv: str) -> str:
-    """`layer1.0.bn2` for `layer1.0.conv2`, `….downsample.1` for `….downsample.0`."""
-    return re.sub(r"conv(\d)$", r"bn\1", re.sub(r"downsample\.0$", "downsample.1", conv))
-
-
-def _depth(blocks: Iterable[tuple[int, int]]) -> int:
-    stages: dict[int, int] = {}
-    for stage, block in blocks:
-        stages[stage] = max(stages.get(stage, 0), block + 1)
-    counts = tuple(stages[stage] for stage in sorted(stages))
-    if counts not in DEPTHS:
-        raise InputError(
-            f"checkpoint is of a ResNet with {counts} blocks: known are {', '.join(map(str, DEPTHS))}"
-        )
-    return DEPTHS[counts]
-
-
-def _mobilenet(arrays: Mapping[str, np.ndarray]) -> tuple[list[Unit], str, dict[str, Any]]:
-    units = [Unit("stem.conv", "stem.bn", "features.0.0", "features.0.1", plain=True)]
-    for block in range(13):
-        for part in range(2):
-            theirs = f"features.{block + 1}.{part}"
-            units.append(
-                Unit(f"blocks.{block}.conv{part + 1}", f"blocks.{block}.bn{part + 1}", theirs, theirs)
-            )
-    return units, "oct_mobilenet_v1", _width(arrays, "features.0.0.weight")
-
-
-def _width(arrays: Mapping[str, np.ndarray], stem: str) -> dict[str, Any]:
-    channels = len(arrays[stem]) if stem in arrays else 32
-    return {} if channels == 32 else {"width": channels / 32}
-
-
-# ---- Gluon -------------------------------------------------------------------------------------------------
-
-
-def _gluon(arrays: Mapping[str, np.ndarray]) -> tuple[list[Unit], str, dict[str, Any]]:
-    pattern = r"(L(\d)_B(\d+))\.conv(\d)\.conv_...\.weight"
-    found = [match for key in arrays if (match := re.match(pattern, key))]
-    kinds = {m[4] for m in found}
-    blocks = sorted({(int(m[2]), int(m[3]), m[1]) for m in found})
-    if kinds == {"1", "2"} and "tail.0.gamma" not in arrays:
-        units = [Unit("stem.conv", "stem.bn", "conv1.0", "conv1.1", plain=True)]
-        units += [
-            Unit(f"blocks.{i}.conv{n}", f"blocks.{i}.bn{n}", f"{name}.conv{n}", f"{name}.bn{n}")
-            for i, (_, _, name) in enumerate(blocks)
-            for n in (1, 2)
-        ]
-        return units, "oct_mobilenet_v1", _width(arrays, "conv1.0.weight")
-    plain = any(key.startswith(("tail.", "conv1.3.", "L1_B0.se_block", "L1_B0.bn1a")) for key in arrays)
-    if kinds != {"1", "2", "3", "4"} or plain:
-        raise InputError(
-            "checkpoint is of the paper's Gluon code, and of none of the networks that are read: ResNet-50 "
-            "and ResNeXt-50 (v1b), MobileNetV1"
-        )
-    units = [Unit("conv1", "bn1", "conv1.0", "conv1.1", plain=True)]
-    for stage, block, name in blocks:
-        for n in "1234":
-            if any(key.startswith(f"{name}.conv{n}.") for key in arrays):
-                ours = f"layer{stage}.{block}.conv{n}".replace("conv4", "downsample.0")
-                units.append(Unit(ours, _norm_of(ours), f"{name}.conv{n}", f"{name}.bn{n}"))
-    depth = _depth((stage, block) for stage, block, _ in blocks)
-    outputs = (f"L1_B0.conv2.conv_h2{half}.weight" for half in "hl")
-    width = sum(len(arrays[key]) for key in outputs if key in arrays)
-    return units, f"oct_resnet{depth}" if width == 64 else f"oct_resnext{depth}_32x4d", {}

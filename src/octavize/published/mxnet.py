@@ -9,12 +9,13 @@ little-endian.
 from __future__ import annotations
 
 import struct
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from octavize.errors import InputError
+from octavize.errors import InputError, one_line
 
 FILE = 0x112
 VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -31,7 +32,8 @@ class _Cut(Exception):
 def read_mxnet(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a file of `net.save_parameters(path)` or `mx.model.save_checkpoint`, as it names them.
 
-    The prefixes `arg:` and `aux:` of the second are taken off.
+    The prefixes `arg:` and `aux:` of the second are taken off. A .tar archive may hold the file; nothing is
+    unpacked.
 
     Raises:
         InputError: it is missing, cut short, of another program, or has sparse arrays.
@@ -40,9 +42,28 @@ def read_mxnet(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give the path of a .params file")
     try:
-        return _Bytes(path.read_bytes()).named_arrays()
+        return _Bytes(_content_of(path)).named_arrays()
     except _Cut as error:
         raise InputError(f"checkpoint {path} is no file of MXNet's arrays ({error}): {REMEDY}") from None
+
+
+def is_archive(path: str | Path) -> bool:
+    """Whether it is a .tar archive of files; the .pth.tar files of torch are none."""
+    return Path(path).is_file() and tarfile.is_tarfile(path)
+
+
+def _content_of(path: Path) -> bytes:
+    if not is_archive(path):
+        return path.read_bytes()
+    try:
+        with tarfile.open(path, "r:") as archive:
+            found = [member for member in archive if member.isfile() and member.name.endswith(".params")]
+            if len(found) != 1 or found[0].issparse():
+                raise _Cut(f"the archive holds {len(found)} .params files, not a single whole one")
+            file = archive.extractfile(found[0])
+            return b"" if file is None else file.read()
+    except (tarfile.TarError, OSError) as error:
+        raise _Cut(f"the archive cannot be read: {one_line(error)}") from None
 
 
 class _Bytes:

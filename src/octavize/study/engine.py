@@ -34,7 +34,7 @@ def train_here(
     out: Path,
     data_dir: str | Path | None,
     hardware: Hardware,
-    workers: int | None,
+    workers: int,
     progress: Progress,
 ) -> None:
     """Train runs until every one is finished or has failed.
@@ -45,12 +45,12 @@ def train_here(
         runs: those that are not at an end, in the order in which they are wanted.
         recipe: whose images they are; every worker loads its own.
         hardware: of one run.
-        workers: how many; by default one for each GPU or core.
+        workers: how many.
 
     Raises:
         InputError: the disk is full, the machine is in other trouble, or workers are killed again and again.
     """
-    crew, deaths = Crew(recipe, out, data_dir, hardware, workers or default_workers(hardware)), 0
+    crew, deaths = Crew(recipe, out, data_dir, hardware, workers), 0
     waiting, free = deque(runs), deque(range(min(crew.size, len(runs))))
     running: dict[Future[None], tuple[int, Planned]] = {}
     try:

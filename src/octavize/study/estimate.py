@@ -14,8 +14,11 @@ import torch
 from octavize.bench.profile import training_step
 from octavize.bench.timing import interleave
 from octavize.data.images import Images
+from octavize.files import known_json, write_json
+from octavize.report.numbers import seconds as told
 from octavize.study.arms import macs_of, network, network_key
 from octavize.study.design import Planned
+from octavize.training.hardware import Hardware, device_of, lent
 from octavize.training.metrics import known_metrics
 from octavize.training.recipe import Recipe
 from octavize.training.runs import input_shape
@@ -26,6 +29,7 @@ MOST_MACS = 4e10
 """Of a timed step, about a second: networks of large images are timed on smaller batches. With very few
 images, what a step does once, whatever its batch, would count for too much."""
 STEPS = 3
+FILE = "estimate.json"
 
 Speeds = dict[str, float]
 """Training images a second by `network_key`."""
@@ -58,6 +62,46 @@ def _timed_speed(recipe: Recipe, images: Images, device: torch.device) -> float:
     with _arithmetic(recipe, device):
         seconds = interleave({"": step}, STEPS, warm_up=1)[""]  # the first one sets up
     return batch / min(seconds)
+
+
+def estimates(runs: Sequence[Planned], out: Path, images: Images, hardware: Hardware) -> dict[str, float]:
+    """Seconds of training that each run takes on one worker, by slug.
+
+    Where `out` holds finished epochs, their speed counts; otherwise a few training steps are timed here.
+
+    Args:
+        hardware: of one worker.
+    """
+    macs = all_macs(runs, images)
+    with lent(hardware):  # a step is timed as a worker would train it
+        speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
+    return {run.slug: seconds_of(run.recipe, images, speeds, macs) or 0.0 for run in runs}
+
+
+def foretell(runs: Sequence[Planned], out: Path, images: Images, hardware: Hardware) -> None:
+    """Keep what each run is expected to take, before it is trained, to be told beside what it took."""
+    known = known_json(out / FILE)
+    if any(run.slug not in known for run in runs):
+        write_json(out / FILE, {**estimates(runs, out, images, hardware), **known})
+
+
+def hindsight(times: Mapping[str, float], out: Path) -> str:
+    """What training took, beside what was expected before it began.
+
+    Args:
+        times: seconds of training of each finished run.
+    """
+    known = known_json(out / FILE)
+    own = [run for run in times if run in known]
+    text = f"{len(times)} runs took {told(sum(times.values()))} of training on one worker"
+    if not own:
+        return text
+    which = (
+        ""
+        if len(own) == len(times)
+        else f" for {len(own)} of them, which took {told(sum(times[r] for r in own))}"
+    )
+    return f"{text}; {told(sum(known[run] for run in own))} were expected{which}"
 
 
 def seconds_of(recipe: Recipe, images: Images, speeds: Speeds, macs: Mapping[str, int]) -> float | None:

@@ -10,11 +10,11 @@ from octavize.report.numbers import quantity, seconds
 from octavize.study.arms import network_key, resolve
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.engine import default_workers, hardware_of
-from octavize.study.estimate import all_macs, seconds_of, timed_speeds, trained_speeds
+from octavize.study.estimate import all_macs, estimates
 from octavize.study.model import Study
 from octavize.study.work import ended
 from octavize.text import Table
-from octavize.training.hardware import Hardware, device_of, lent
+from octavize.training.hardware import Hardware
 from octavize.training.train import load_images
 
 
@@ -31,9 +31,7 @@ def listing(
     found = resolve(study, images, read_json(out / "arms.json"), time=False)
     runs = distinct(plan_study(study, found))
     macs = all_macs(runs, images)
-    with lent(hardware_of(0, workers, hardware)):  # a step is timed as a worker would train it
-        speeds = timed_speeds(runs, images, trained_speeds(runs, out, images), device_of(hardware))
-    times = {run.slug: seconds_of(run.recipe, images, speeds, macs) or 0.0 for run in runs}
+    times = estimates(runs, out, images, hardware_of(0, workers, hardware))
     groups: dict[tuple[str, str, str], list[Planned]] = {}
     for run in runs:
         groups.setdefault((run.cell.name, run.model, run.arm), []).append(run)

@@ -15,6 +15,7 @@ from octavize.report.page import render
 from octavize.study.arms import told
 from octavize.study.costs import Costs, cost_ratios
 from octavize.study.deployed import deployed_rows
+from octavize.study.estimate import hindsight
 from octavize.study.figures import curve_titles, draw_figures
 from octavize.study.work import finished
 from octavize.text import to_csv
@@ -47,6 +48,7 @@ def write_report(results: dict[str, Any], costs: Costs, out: Path) -> None:
         "study.html.j2",
         r=results,
         times=times,
+        hindsight=hindsight(times, out),
         matched=told(results["matched"]),
         costs=costs,
         ratios=list(reversed(shown.values())),

@@ -4,6 +4,7 @@ study.yaml         what was asked for; the folder belongs to this recipe
 arms.json          what matched arms were found to be
 runs/<run>         as of `compare`, with `log.txt`, `failed.json` if the run failed, and `deployed.json` if
                    its network was tested in a runtime
+estimate.json      how long runs were expected to train, before they began
 results.json       accuracies, paired differences, effects, curves: the same bytes however often the study was
                    killed
 results.csv        a line per run
@@ -34,7 +35,8 @@ from octavize.study.arms import Found, resolve_in, told
 from octavize.study.costs import costs_in
 from octavize.study.deployed import check_runtimes, deploy_runs
 from octavize.study.design import Planned, distinct, plan_study
-from octavize.study.engine import train_here
+from octavize.study.engine import default_workers, hardware_of, train_here
+from octavize.study.estimate import foretell, hindsight
 from octavize.study.model import Study
 from octavize.study.progress import Progress
 from octavize.study.ray_engine import Cluster, train_on_cluster
@@ -126,6 +128,8 @@ def run_study(
                     cluster = Cluster(address or "auto", 1.0 if gpu_share is None else gpu_share)
                     train_on_cluster(runs, out, images, hardware, cluster, progress)
                 else:
+                    workers = workers or default_workers(hardware)
+                    foretell(plan.runs, out, images, hardware_of(0, workers, hardware))
                     train_here(runs, study.recipe, out, data_dir, hardware, workers, progress)
         return report(plan, out, timing, console) if is_first_process() else {}
 
@@ -269,7 +273,7 @@ def report(
     plan: Prepared, out: Path, timing: Timing, console: Console, *, measure: bool = True
 ) -> dict[str, Any]:
     """Write results, figures and report of what is there; costs are measured only if nobody trains."""
-    from octavize.study.report import write_report, write_results
+    from octavize.study.report import train_seconds, write_report, write_results
 
     with FileLock(out / "report.lock"):
         results = analyze(plan.study, plan.places, plan.images, out, plan.matched)
@@ -284,6 +288,8 @@ def report(
         console.print(f"[red]failed[/red]  {failed['run']}: {failed['reason']}")
     for failed in results["undeployed"]:
         console.print(f"[red]failed[/red]  {failed['run']} in {failed['precision']}: {failed['reason']}")
+    if times := train_seconds(results, out):
+        console.print(hindsight(times, out))
     console.print(f"report: [bold]{out / 'report.html'}[/bold]")
     return results
 

@@ -18,8 +18,8 @@ from octavize.convert.norms import reestimate_norms
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import plan as make_plan
 from octavize.convert.trace import copied, to_meta
-from octavize.data.augment import check_statistics
 from octavize.data.images import Images
+from octavize.data.normalize import check_statistics
 from octavize.errors import InputError, one_line
 from octavize.files import PLAN, read_json, write_json
 from octavize.plans.geometry import Downsample

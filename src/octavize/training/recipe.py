@@ -107,8 +107,9 @@ class Recipe:
     """Where the frequencies meet: once a `block` or a `stage`, with one path as in `block:high_to_low`; or
     the paths of every layer: `both` (the paper), `low_to_high`, `high_to_low` or `none`."""
     initializer: Initializer = "builder"
-    """Of all convolutions but the depthwise ones: `builder` leaves timm's, `he` is normal by fan-in, `torch`
-    is torch's default, `framework` is the article's: normal by fan-in, groups ignored, path by path."""
+    """Of all convolutions but the depthwise ones: `builder` leaves timm's (or Paddle's), `he` is normal by
+    fan-in, `torch` is torch's default, `framework` is the article's: normal by fan-in, groups ignored, path
+    by path."""
     depthwise_initializer: Initializer = "builder"
     """The same for depthwise convolutions."""
     alphas: Several[Share] = (0.0, 0.5)

@@ -15,15 +15,13 @@ from torch import nn
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Alpha
 from octavize.convert.trace import image_shape
-from octavize.errors import InputError, one_line, require_extra
-from octavize.files import call_named
+from octavize.errors import InputError, one_line, refuse_options, require_extra
+from octavize.files import BEST, arguments_of_file, call_named
 from octavize.plans.policies import exchange_of, policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
-from octavize.zoo.trusted import arguments_of_file
 from octavize.zoo.weights import load_state, read_metadata
 
-BEST = "best.safetensors"
 RUN = "the folder of a trained run"
 BUILDERS = ("octavize", "torchvision", "timm")
 """Who builds networks by name, in the order in which they are asked."""
@@ -226,17 +224,6 @@ def run_checkpoint(name: str, *others: str) -> Path | None:
     runs = sorted(p.parent.name for p in path.glob(f"runs/*/{BEST}"))
     remedy = f"give one of its runs, {path}/runs/{runs[0]} …" if runs else f"give {RUN}"
     raise InputError(f"model {name} is a folder without {' or '.join((BEST, *others))}: {remedy}")
-
-
-def refuse_options(name: str, options: Mapping[str, object]) -> None:
-    """Check that nothing is asked of a network that is built already.
-
-    Raises:
-        InputError: one of the options is not None.
-    """
-    for option, value in options.items():
-        if value is not None:
-            raise InputError(f"{option} is given and {name} is a network of its own: leave it out")
 
 
 def _from_run(path: Path) -> Vanilla:

@@ -10,10 +10,10 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from octavize.errors import InputError
-from octavize.files import FACTS, NETWORK, PLAN, WEIGHTS, read_about, write_json
+from octavize.files import BEST, FACTS, NETWORK, PLAN, WEIGHTS, read_about, write_json
 from octavize.plans.plan import Plan
 from octavize.zoo.checkpoint import load_checkpoint
-from octavize.zoo.find import BEST, Origin
+from octavize.zoo.find import Origin
 from octavize.zoo.storage import load_converted, save_converted
 from octavize.zoo.weights import save_weights
 

@@ -13,7 +13,7 @@ from torch import nn
 from octavize.errors import InputError
 from octavize.nn.conv import OctConv
 from octavize.published.layouts import Published, recognize
-from octavize.published.mxnet import read_mxnet
+from octavize.published.mxnet import is_archive, read_mxnet
 from octavize.published.pdparams import read_pdparams
 from octavize.zoo.models import create_model
 from octavize.zoo.weights import read_state, save_weights
@@ -25,12 +25,15 @@ READERS = {".params": read_mxnet, ".pdparams": read_pdparams}
 def load_published(path: str | Path, alpha: float | None = None) -> nn.Module:
     """The octave network of a file that others published, with its weights.
 
-    Files of d-li14's PyTorch code (ResNet-26/50/101/152/200, MobileNetV1), of the article's PaddlePaddle code
-    (the same), and of the paper's own Gluon code (ResNet-50, ResNeXt-50, MobileNetV1) are recognized by the
-    names of their arrays. They are read as plain arrays: nothing in a file is executed.
+    Read are files of d-li14's PyTorch code (ResNet-26/50/101/152/200, MobileNetV1), of the article's
+    PaddlePaddle code (the same), and of the paper's own code: Gluon (ResNet-50 and ResNeXt-50 v1b and v2b,
+    SE-ResNet-50 v1b, ResNet-152 v1f and SE v1e, DenseNet-121, MobileNetV1 and V2) and Symbol (ResNet v2
+    26/50/101/152/200, SE-ResNet-50, ResNeXt-50/101, DenseNet-121). They are recognized by the names of their
+    arrays, and read as plain arrays: nothing in a file is executed.
 
     Args:
-        path: a .pth, .tar or .safetensors file, Paddle's .pdparams, or MXNet's .params.
+        path: a .pth, .pth.tar or .safetensors file, Paddle's .pdparams, or MXNet's .params, also in a .tar
+            archive.
         alpha: share of low channels; by default that of the first octave layer.
 
     Returns:
@@ -46,8 +49,8 @@ def load_published(path: str | Path, alpha: float | None = None) -> nn.Module:
 def read_published(path: str | Path) -> Published:
     """The network in a file, as arrays; see `load_published`."""
     path = Path(path)
-    read = READERS.get(path.suffix)
-    return recognize(_arrays_of_torch(path) if read is None else read(path))
+    read = read_mxnet if is_archive(path) else READERS.get(path.suffix, _arrays_of_torch)
+    return recognize(read(path))
 
 
 def import_published(path: str | Path, to: str | Path, alpha: float | None = None) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def import_published(path: str | Path, to: str | Path, alpha: float | None = Non
         "classes": [str(number) for number in range(published.classes)],
         "in_chans": 3,
         "size": 224,
-        "arguments": {"downsample": "pool_always", **published.arguments},
+        "arguments": {**published.arguments},
         "published_by": published.layout,
         **published.input,
     }
@@ -88,13 +91,14 @@ def import_published(path: str | Path, to: str | Path, alpha: float | None = Non
 def build(published: Published, alpha: float | None = None) -> nn.Module:
     """The network with its weights; see `load_published`."""
     alpha = published.alpha if alpha is None else alpha
-    settings: dict[str, Any] = {"num_classes": published.classes, "downsample": "pool_always"}
-    net = create_model(published.model, alpha, **settings, **published.arguments)
+    net = create_model(published.model, alpha, num_classes=published.classes, **published.arguments)
     names = _mobilenet_names(net) if published.model == "oct_mobilenet_v1" else {}
     state = {}
     for key, array in published.arrays.items():
         name, _, leaf = key.rpartition(".")
         state[f"{names.get(name, name)}.{leaf}"] = torch.from_numpy(np.array(array, np.float32))
+    if "head.fc.weight" in state:  # a convolution
+        state["head.fc.weight"] = state["head.fc.weight"][:, :, None, None]
     own = {key: v for key, v in net.state_dict().items() if not key.endswith("num_batches_tracked")}
     wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from octavize.errors import InputError
+from octavize.zoo import official
 from octavize.zoo.video import CLIP, video_resnet
 
 IMAGE, SMALL_IMAGE = (3, 224, 224), (3, 32, 32)
@@ -66,37 +67,12 @@ for _name in ("wide_resnet50_2", "resnext50_32x4d", "resnext101_32x4d", "seresne
     REGISTRY[f"oct_{_name}"] = _resnet(_name)
 
 
-def _official_resnet152(use_se: bool) -> Recipe:
-    """The paper's own, `resnet152_v1f`: a stem of three 3×3, a residual block in the place of max-pooling,
-    and strides in the last 1×1 of a block. Wherever there is a stride, it averages first."""
-
-    def build(**arguments: Any) -> nn.Module:
-        import timm
-        from timm.models.resnet import Bottleneck, downsample_conv
-
-        if arguments.pop("pretrained", False):
-            raise InputError("pretrained=True: there are no weights for this ResNet-152; leave it out")
-        model: Any = timm.create_model("seresnet152" if use_se else "resnet152", **arguments)
-        widths, strides = (model.conv1.in_channels, 8, 32, 64), (1, 2, 1)
-        layers: list[nn.Module] = []
-        for c_in, c_out, stride in zip(widths, widths[1:], strides, strict=False):
-            layers += [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(True)]
-        model.conv1 = nn.Sequential(*layers[:-2])  # bn1 and act1 follow
-        for layer in model.conv1:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        shortcut = downsample_conv(64, 64, 1, stride=2)
-        model.maxpool = Bottleneck(64, 16, stride=2, downsample=shortcut, base_width=128)
-        for stage in (model.layer2, model.layer3, model.layer4):
-            stage[0].conv2.stride, stage[0].conv3.stride = (1, 1), (2, 2)
-        return model
-
-    # The stem is no octave layer: its strides are its own.
-    return Recipe(build, None, downsample={"*": "pool_always", "conv1.*": "pool", "maxpool.*": "pool"})
-
-
-REGISTRY["oct_resnet152_official"] = _official_resnet152(use_se=False)
-REGISTRY["oct_seresnet152_official"] = _official_resnet152(use_se=True)
+# The stem is no octave layer: its strides are its own. Elsewhere the paper's code averages first.
+_AVERAGE = {"*": "pool_always", "conv1.*": "pool"}
+REGISTRY["oct_resnet152_official"] = Recipe(
+    official.resnet152_v1f, None, downsample=_AVERAGE | {"maxpool.*": "pool"}
+)
+REGISTRY["oct_seresnet152_official"] = Recipe(official.seresnet152_v1e, None, downsample=_AVERAGE)
 
 
 def _resnet_v2(depth: int, *layers: int) -> Recipe:
@@ -134,10 +110,21 @@ def _small_v2_stem(model: Any, channels: int) -> None:
     model.stem.pool = nn.Identity()
 
 
-for _depth, _layers in {
+_BLOCKS = {
     26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)
-}.items():  # fmt: skip
+}  # fmt: skip
+
+
+def _official_v2(depth: int, **how: Any) -> Recipe:
+    return Recipe(official.resnet_v2(_BLOCKS[depth], **how), None, downsample="pool_always")
+
+
+for _depth, _layers in _BLOCKS.items():
     REGISTRY[f"oct_resnetv2_{_depth}"] = _resnet_v2(_depth, *_layers)
+    REGISTRY[f"oct_resnetv2_{_depth}_official"] = _official_v2(_depth)
+for _depth in (50, 101):
+    REGISTRY[f"oct_resnextv2_{_depth}_32x4d_official"] = _official_v2(_depth, cardinality=32)
+REGISTRY["oct_seresnetv2_50_official"] = _official_v2(50, use_se=True)
 
 
 def _wide_resnet28_10(width: float = 1.0, **arguments: Any) -> nn.Module:
@@ -212,27 +199,7 @@ for _generation in (1, 2):
     REGISTRY[f"oct_mobilenet_v{_generation}"] = _mobilenet(_generation)
 
 
-def _official_mobilenet_v2(width: float = 1.0, **arguments: Any) -> nn.Module:
-    """As the paper's own code has it: the first block expands, too, by a factor of 1, and widths are cut down
-    to whole numbers. Within a block timm rounds to multiples of 8."""
-    from timm.models._efficientnet_builder import decode_arch_def
-    from timm.models.efficientnet import EfficientNet
-
-    if arguments.pop("pretrained", False):
-        raise InputError("pretrained=True: there are no weights for this MobileNetV2; leave it out")
-    blocks = ["r1_k3_s1_e1_c16", "r2_k3_s2_e6_c24", "r3_k3_s2_e6_c32", "r4_k3_s2_e6_c64", "r3_k3_s1_e6_c96"]
-    blocks += ["r3_k3_s2_e6_c160", "r1_k3_s1_e6_c320"]
-    return EfficientNet(
-        decode_arch_def([[f"ir_{block}"] for block in blocks]),
-        num_features=int(1280 * max(width, 1)),
-        stem_size=32,
-        round_chs_fn=lambda channels: int(channels * width),
-        act_layer=nn.ReLU6,
-        **arguments,
-    )
-
-
-REGISTRY["oct_mobilenet_v2_official"] = Recipe(_official_mobilenet_v2, _small_mobilenet_stem)
+REGISTRY["oct_mobilenet_v2_official"] = Recipe(official.mobilenet_v2, _small_mobilenet_stem)
 
 
 # ---- others ----------------------------------------------------------------------------------------------
@@ -245,5 +212,6 @@ def _densenet121(**arguments: Any) -> nn.Module:
 
 
 REGISTRY["oct_densenet121"] = Recipe(_densenet121, None)
+REGISTRY["oct_densenet121_vanilla_stem"] = Recipe(_densenet121, None)
 REGISTRY["oct_c2d_resnet50"] = Recipe(partial(video_resnet, False), None, CLIP)
 REGISTRY["oct_i3d_resnet50"] = Recipe(partial(video_resnet, True), None, CLIP)

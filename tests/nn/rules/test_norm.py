@@ -12,6 +12,8 @@ from tests.helpers.maps import MAPS, dense_of, equal, make, map_named, randomize
 from tests.helpers.reference import repeat_pixels
 from torch import nn
 
+import octavize
+
 pytestmark = pytest.mark.filterwarnings("error::octavize.nn.dispatch.DenseFallbackWarning")
 
 Function = Callable[..., Any]
@@ -157,3 +159,16 @@ def test_the_variance_of_one_stored_pixel_that_stands_for_several(
 def test_the_variance_of_one_dense_pixel_is_refused_as_by_torch() -> None:
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         nn.BatchNorm2d(4).double()(make((2, 2), 1, 1)[:1])
+
+
+def test_what_follows_a_norm_may_work_in_place_where_a_half_is_empty() -> None:
+    """Two norms read a map, as in a pre-activation shortcut, and each result is changed in place."""
+    head = octavize.OctConv2d(3, 8, 3, padding=1, alpha=1)
+    branches = [
+        nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(inplace=True), octavize.OctConv2d(8, 8, 1, alpha=1))
+        for _ in range(2)
+    ]
+    shared = head(torch.randn(2, 3, 8, 8))
+    (branches[0](shared) + branches[1](shared)).to_dense().square().sum().backward()
+    assert head.weight.grad is not None
+    assert head.weight.grad.abs().sum() > 0

@@ -7,6 +7,7 @@ their `--help`, so a module imports torch, and whatever else is heavy, in the fu
 
 from __future__ import annotations
 
+import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 KEY = "octavize"
 """Under this key a file carries its metadata, as JSON."""
 Array: TypeAlias = "np.ndarray[Any, Any]"
-Run: TypeAlias = "Callable[[Array], Array]"
+Run: TypeAlias = "Callable[..., Array]"
+"""From the inputs of a network, one after the other, to its output."""
 Write: TypeAlias = "Callable[[torch.export.ExportedProgram, Path, str], None]"
 Load: TypeAlias = "Callable[[Path, int | None], tuple[Run, str | None]]"
 FromOnnx: TypeAlias = "Callable[[Path, Path, str], object]"
@@ -75,6 +77,11 @@ class Format:
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files of a network that is exported to `path`, which is the first."""
         return (path, *(path.with_suffix(suffix) for suffix in self.beside))
+
+
+def input_names(about: str) -> list[str]:
+    """Of a file's inputs, by its metadata as JSON."""
+    return [each["name"] for each in json.loads(about).get("inputs", [{"name": "input"}])]
 
 
 def formats() -> dict[str, Format]:

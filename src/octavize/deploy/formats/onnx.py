@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavize.deploy.formats import KEY, Array, Format, Run
+from octavize.deploy.formats import KEY, Array, Format, Run, input_names
 
 if TYPE_CHECKING:
     import torch
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) -> None:
-    """Convert and write; input and output are called so, `about` lies in the file's metadata."""
+    """Convert and write; inputs are called as `about` says, which lies in the file's metadata."""
     import torch
 
     with quiet("torch.onnx", "onnxscript"):
         made = torch.onnx.export(
-            program, dynamo=True, input_names=["input"], output_names=["output"], verbose=False
+            program, dynamo=True, input_names=input_names(about), output_names=["output"], verbose=False
         )
     assert made is not None  # dynamo returns a program
     made.model.metadata_props[KEY] = about
@@ -94,10 +94,10 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
     # calls cost whatever else runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    names = [each.name for each in session.get_inputs()]
 
-    def run(batch: Array) -> Array:
-        return np.asarray(session.run(None, {name: batch})[0])
+    def run(*batch: Array) -> Array:
+        return np.asarray(session.run(None, dict(zip(names, batch, strict=True)))[0])
 
     return run, session.get_modelmeta().custom_metadata_map.get(KEY)
 

@@ -26,7 +26,29 @@ def _write(program: torch.export.ExportedProgram, path: Path, about: str) -> Non
 def _from_onnx(through: Path, path: Path, about: str) -> None:
     import openvino
 
-    _save(openvino.convert_model(through), path, about)
+    model = openvino.Core().read_model(through)  # convert_model would already do what `_keep_order` prevents
+    _keep_order(model)
+    _save(model, path, about)
+
+
+def _keep_order(model: Any) -> None:
+    """Keep a new order of channels out of the weights of the convolution that reads it.
+
+    OpenVINO 2026.4 puts it there as if the order were its own inverse, as that of RGB and BGR is, and others
+    come out wrong. It does not where the indices have two axes.
+    """
+    from openvino import opset13 as op
+
+    for node in model.get_ops():
+        if node.get_type_name() != "Gather" or len(node.input_value(1).get_partial_shape()) != 1:
+            continue
+        x, indices, axis = (node.input_value(i) for i in range(3))
+        dim = int(axis.get_node().data) % len(x.get_partial_shape())
+        chosen = op.squeeze(op.gather(x, op.unsqueeze(indices, 0), dim), dim)
+        names = node.output(0).get_names()
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(chosen.output(0))
+        chosen.output(0).set_names(names)
 
 
 def _save(model: Any, path: Path, about: str) -> None:
@@ -77,10 +99,10 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
         warnings.warn(f"model {path}: this processor has no bf16, so it computes in float32", stacklevel=2)
     own = threading.local()  # a request serves one call at a time
 
-    def run(batch: Array) -> Array:
+    def run(*batch: Array) -> Array:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        return np.array(own.request.infer(batch)[0])
+        return np.array(own.request.infer(list(batch))[0])
 
     return run, about
 

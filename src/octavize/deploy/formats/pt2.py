@@ -32,9 +32,9 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
         # Runner checks the shape; torch 2.9 also writes checks that sizes fail which the program takes.
         module: Any = without_guards(torch.export.load(path, extra_files=found))
 
-    def run(batch: Array) -> Array:
+    def run(*batch: Array) -> Array:
         with torch.inference_mode(), torch_threads(threads):
-            return module(torch.from_numpy(batch)).numpy()
+            return module(*map(torch.from_numpy, batch)).numpy()
 
     return run, found[KEY]
 

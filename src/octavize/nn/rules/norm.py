@@ -57,7 +57,7 @@ def _by_half(
 
     def normalized(half: Tensor, i: int) -> Tensor:
         if half.shape[1] == 0:
-            return half
+            return half.clone()  # what follows may change the result in place, and not what is read here
         settings = (*(part[i] for part in parts), training, momentum, eps)
         if training and images * half.shape[2:].numel() == 1 < images * x.shape[2:].numel():
             # torch refuses the variance of one value. This one stands for several: it is 0.

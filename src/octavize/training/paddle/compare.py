@@ -13,11 +13,12 @@ import paddle
 from rich.console import Console
 
 from octavize.errors import InputError
+from octavize.paddle.state import PADDLE
 from octavize.paddle.zoo import list_models
 from octavize.training.folder import claim
 from octavize.training.paddle.costs import measure_costs
 from octavize.training.paddle.data import load_images
-from octavize.training.paddle.train import OPTIMIZERS, PADDLE, build_network, train_run
+from octavize.training.paddle.train import OPTIMIZERS, build_network, train_run
 from octavize.training.recipe import Recipe, dump_recipe
 from octavize.training.runs import OUTPUTS, check_data, foreign_to, plan_runs
 from octavize.training.summary import DEFAULT_TIMING, Timing, write_summary
@@ -106,8 +107,6 @@ def check_settings(recipe: Recipe) -> None:
         raise InputError(f"precision is {recipe.precision!r}, which Paddle has on GPUs only: give 32-true")
     usual: dict[str, tuple[Any, str]] = {
         "octave_bias": (False, "its octave layers have one bias an output"),
-        "initializer": ("builder", "its networks start with Paddle's own weights"),
-        "depthwise_initializer": ("builder", "its networks start with Paddle's own weights"),
         "norm_images": (0, "it reads batch norms as training left them"),
     }
     for name, (value, why) in usual.items():

@@ -14,11 +14,16 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from octavize.data.choice import hold_out, limit
+from octavize.data.decode import decode_all
+from octavize.data.folder import LAZY_SAMPLE, Files, find_folder
+from octavize.data.normalize import normalized
 from octavize.data.textures import COUNTS, PHOTOGRAPHS, texture_patches
 from octavize.errors import InputError, one_line
 from octavize.training.recipe import Recipe
 
-DATA_NAMES = ("textures", "cifar10", "cifar100")
+DATA_NAMES = ("textures", "cifar10", "cifar100", "folder")
+CHUNK = 256
+"""Images at once, in measuring mean and deviation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +39,35 @@ class Split:
     def __getitem__(self, index: Any) -> Split:
         return Split(self.images[index], self.labels[index])
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        return self.images.shape[1:]
+
+
+@dataclass(frozen=True, eq=False)
+class LazySplit:
+    """Images of a split too large for memory: a part of it is decoded when asked for."""
+
+    paths: Sequence[Path]
+    labels: npt.NDArray[np.int64]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Split:
+        chosen = np.arange(len(self))[index]
+        return Split(decode_all([self.paths[i] for i in chosen], self.size), self.labels[index])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of one image."""
+        return (3, self.size, self.size)
+
+
+AnySplit = Split | LazySplit
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -41,21 +75,21 @@ class Images:
 
     name: str
     classes: Sequence[str]
-    train: Split
-    val: Split
-    test: Split
+    train: AnySplit
+    val: AnySplit
+    test: AnySplit
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @property
     def channels(self) -> int:
         """1 for gray, 3 for color."""
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
     @property
     def size(self) -> int:
         """Side of an image, pixels."""
-        return self.train.images.shape[2]
+        return self.train.shape[1]
 
 
 def load_images(recipe: Recipe, data_dir: str | Path | None = None) -> Images:
@@ -68,6 +102,8 @@ def load_images(recipe: Recipe, data_dir: str | Path | None = None) -> Images:
         raise InputError(
             f"data is {recipe.data!r}, which --backend paddle does not read: give {', '.join(DATA_NAMES)}"
         )
+    if recipe.data == "folder":
+        return _folder(recipe, data_dir)
     images = _textures(recipe) if recipe.data == "textures" else _cifar(recipe, data_dir)
     if recipe.size is not None and recipe.size < images.size:
         raise InputError(
@@ -83,6 +119,18 @@ def _textures(recipe: Recipe) -> Images:
     train = splits["train"]
     keep = limit(range(len(train)), train.labels.tolist(), recipe.limit_train, len(PHOTOGRAPHS))
     return _assembled("textures", PHOTOGRAPHS, train[keep], splits["val"], splits["test"])
+
+
+def _folder(recipe: Recipe, data_dir: str | Path | None) -> Images:
+    """Read at the size that the network sees."""
+    found = find_folder(recipe.size, data_dir, recipe.val_fraction, recipe.limit_train)
+
+    def split(files: Files, what: str) -> AnySplit:
+        pixels, labels = files.decoded(found.size, what), np.array(files.labels, np.int64)
+        return LazySplit(files.paths, labels, found.size) if pixels is None else Split(pixels, labels)
+
+    splits = (split(found.train, "train"), split(found.val, "val"), split(found.test, "test"))
+    return _assembled("folder", found.classes, *splits)
 
 
 def _cifar(recipe: Recipe, data_dir: str | Path | None) -> Images:
@@ -115,12 +163,23 @@ def _read_cifar(name: str, data_dir: str | Path | None, mode: Any) -> Split:
     return Split(images.astype(np.uint8), np.array([label for _, label in found.data], np.int64))
 
 
-def _assembled(name: str, classes: Sequence[str], train: Split, val: Split, test: Split) -> Images:
-    values = train.images
-    mean = values.mean((0, 2, 3), dtype=np.float64)
-    std = values.std((0, 2, 3), dtype=np.float64)
+def _assembled(name: str, classes: Sequence[str], train: AnySplit, val: AnySplit, test: AnySplit) -> Images:
+    return Images(name, classes, train, val, test, *_statistics(train))
+
+
+def _statistics(split: AnySplit) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel, images scaled to 0..1; of a `LazySplit`, those of a sample."""
+    step = 1 if isinstance(split, Split) else max(1, len(split) // LAZY_SAMPLE)
+    index = np.arange(0, len(split), step)
+    total = squares = np.zeros(split.shape[0])
+    for first in range(0, len(index), CHUNK):
+        values = split[index[first : first + CHUNK]].images.astype(np.float64)
+        total, squares = total + values.sum((0, 2, 3)), squares + np.square(values).sum((0, 2, 3))
+    count = len(index) * split.shape[1] * split.shape[2]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
     std = np.where(std > 0, std, 255.0)  # a channel without contrast must not divide by zero
-    return Images(name, classes, train, val, test, tuple((mean / 255).tolist()), tuple((std / 255).tolist()))
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
 def crop_and_flip(
@@ -152,11 +211,7 @@ def crop_and_flip(
 
 def as_seen(images: npt.NDArray[np.uint8], of: Images, recipe: Recipe) -> Tensor:
     """What a network sees of images (N, C, H, W) of a data set: normalized, enlarged, float32."""
-    values = images.astype(np.float32) / 255
-    if recipe.normalize:
-        mean, std = (np.array(v, np.float32)[:, None, None] for v in (of.mean, of.std))
-        values = (values - mean) / std
-    tensor = paddle.to_tensor(values)
+    tensor = paddle.to_tensor(normalized(images, of.mean, of.std, recipe.normalize))
     if recipe.size is not None and recipe.size != of.size:
         tensor = F.interpolate(tensor, size=[recipe.size, recipe.size], mode="bilinear", align_corners=False)
     return tensor

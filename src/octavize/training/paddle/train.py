@@ -30,16 +30,24 @@ from rich.progress import Progress
 from octavize.bench.environment import processor_name, versions
 from octavize.errors import InputError
 from octavize.files import write_json, write_text
+from octavize.paddle.initialize import initialize
+from octavize.paddle.state import PADDLE, read_state, write_state
 from octavize.paddle.weights import load_named, put, torch_state
 from octavize.paddle.zoo import create_model
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row, finite_or_none
-from octavize.training.paddle.data import Images, Split, as_seen, crop_and_flip
-from octavize.training.paddle.state import read_state, write_state
+from octavize.training.paddle.data import AnySplit, Images, Split, as_seen, crop_and_flip
 from octavize.training.recipe import Recipe
-from octavize.training.runs import Run, describe_data, describe_input, fingerprint, read_result, teller
+from octavize.training.runs import (
+    Run,
+    describe_data,
+    describe_input,
+    fingerprint,
+    input_shape,
+    read_result,
+    teller,
+)
 
-PADDLE = "PaddlePaddle"
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": lambda momentum, **o: paddle.optimizer.Momentum(momentum=momentum, use_nesterov=True, **o),
     "momentum": lambda momentum, **o: paddle.optimizer.Momentum(momentum=momentum, **o),
@@ -52,7 +60,9 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 def build_network(recipe: Recipe, images: Images, model: str, alpha: float) -> nn.Layer:
     """The network of this name and α, as the recipe builds it for these images."""
     shape = {"num_classes": len(images.classes), "in_chans": images.channels}
-    return create_model(model, alpha, **shape, **recipe.arguments_of(model))
+    net = create_model(model, alpha, **shape, **recipe.arguments_of(model))
+    initialize(net, recipe.initializer, recipe.depthwise_initializer, input_shape(recipe, images))
+    return net
 
 
 def train_run(run: Run, recipe: Recipe, images: Images, folder: Path, *, console: Console) -> dict[str, Any]:
@@ -180,7 +190,7 @@ class _Training:
             scores = self.net(inputs)
         return scores.astype("float32")
 
-    def _evaluate(self, split: Split) -> tuple[float, float]:
+    def _evaluate(self, split: AnySplit) -> tuple[float, float]:
         """Mean loss and accuracy."""
         self.net.eval()
         losses, right = 0.0, 0

@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 
 from octavize.errors import InputError, one_line
 
+PADDLE = "PaddlePaddle"
+"""As files of trained runs name their framework."""
 KEY = "octavize"
 """Under this key a file says what it is; as in files of torch."""
 

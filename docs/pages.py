@@ -11,6 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mkdocs.structure.files import File
+from nbconvert import MarkdownExporter
+
 if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
@@ -22,6 +25,8 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
 }
 """Files of the repository, and the pages that they become."""
+NOTEBOOKS = {"examples/octavize.ipynb": "notebook.md"}
+"""Notebooks become pages with the outputs that they hold; nothing is executed."""
 FIGURES = "benchmarks/results/**/*.svg"
 TABLES = "benchmarks/results/**/*.md"
 # Code comes first, so that what looks like a link in it stays as it is.
@@ -42,6 +47,12 @@ def on_files(files: Files, config: Any) -> Files:
     outside = OUTSIDE | {name: name for name in (path.relative_to(ROOT).as_posix() for path in found)}
     for name, page in outside.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / name)))
+    for name, page in NOTEBOOKS.items():
+        text, resources = MarkdownExporter().from_filename(str(ROOT / name))
+        folder = posixpath.dirname(name)
+        figures = {f"{folder}/{figure}": drawn for figure, drawn in resources["outputs"].items()}
+        for path, content in {page: text, **figures}.items():
+            files.append(File.generated(config, path, content=content))
     return files
 
 
@@ -49,7 +60,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """The page with links as the site needs them, and without comments, which tables cannot follow."""
     markdown = re.sub(rf"({CODE})|{COMMENT}|({BREAK})", _without, markdown, flags=FLAGS)
     here = page.file.src_uri
-    name = next((name for name, made in OUTSIDE.items() if made == here), None)
+    name = next((name for name, made in (OUTSIDE | NOTEBOOKS).items() if made == here), None)
     folder = posixpath.dirname(name or _in_repository(here))
 
     def mend(match: re.Match[str]) -> str:
@@ -87,7 +98,7 @@ def _link(target: str, here: str, folder: str, files: Files) -> str | None:
         return target
     name, _, mark = target.partition("#")
     name = posixpath.normpath(posixpath.join(folder, name))
-    page = OUTSIDE.get(name, name.removeprefix("docs/"))
+    page = (OUTSIDE | NOTEBOOKS).get(name, name.removeprefix("docs/"))
     file = files.get_file_from_path(page)
     if file is None or file.inclusion.is_excluded():
         return None

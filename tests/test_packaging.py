@@ -62,6 +62,8 @@ def test_the_sdist_is_small_and_has_no_results(built: Path) -> None:
     assert names >= {"LICENSE", "README.md", "README.zh.md"}
     assert names >= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"}
     assert not any(name.startswith(("docs/", "benchmarks/", "tests/", "runs/")) for name in names)
+    assert "examples/gallery/bands.py" in names
+    assert not any(name.endswith((".ipynb", ".png")) for name in names)
 
 
 def test_one_version_everywhere() -> None:

@@ -102,7 +102,7 @@ def refit(
     Examples:
         >>> plan = calibrate(trained, images, alpha=0.25, downsample="stride")
         >>> net = octavize(trained, plan)
-        >>> print(refit(net, images))
+        >>> table = refit(net, images)  # of each layer's error before and after
     """
     check_network(model)
     whole("max_images", max_images, 2)

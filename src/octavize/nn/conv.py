@@ -423,7 +423,7 @@ class OctConv2d(OctConv, nn.Conv2d):
     Examples:
         >>> layer = OctConv2d(64, 128, 3, padding=1, alpha=0.5)
         >>> layer(torch.randn(1, 64, 56, 56))
-        OctTensor(shape=(1, 128, 56, 56), alpha=0.5, high=(1, 64, 56, 56), low=(1, 64, 28, 28), …)
+        OctTensor(shape=(1, 128, 56, 56), alpha=0.5, high=(1, 64, 56, 56), low=(1, 64, 28, 28), ...)
     """
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from octavize.errors import DenseFallbackWarning, InputError
-from octavize.nn._torch_internals import is_view, own_function, tree_leaves, tree_map
+from octavize.nn._torch_internals import counts_changes, is_view, own_function, tree_leaves, tree_map
+from octavize.nn.recompute import version_of
 
 Rule = Callable[..., Any]
 
@@ -162,6 +163,8 @@ def apply_rule(
     """Call `func` on octave values: by its rule, or on the dense maps without one."""
     if not torch.is_grad_enabled():
         check_seen(args)
+    if kwargs and (out := kwargs.get("out")) is not None and oct_tensors(out):
+        return _into(out, func, args, {k: v for k, v in kwargs.items() if k != "out"}, rules)
     rule = _rule_of_operator(func, rules) if torch.compiler.is_compiling() else None
     rule, result = rule or rules.get(func), NotImplemented
     try:
@@ -177,6 +180,20 @@ def apply_rule(
     if _observed and not torch.compiler.is_compiling():
         _tell_observers(func, args, kwargs, result, dense)
     return result
+
+
+def _into(out: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule]) -> Any:
+    """`func(…, out=out)` for octave maps: they become its results."""
+    octave = bool(oct_tensors((args, kwargs)))
+    result = apply_rule(func, args, kwargs, rules) if octave else func(*args, **kwargs)
+    become = getattr(out, "become", None)
+    if become is None or not isinstance(result, (Tensor, Octave)):
+        name = getattr(func, "__name__", str(func))
+        raise ChangeRefused(f"{name}(out=…) cannot write into octave maps: keep its result instead")
+    become(result)
+    if _observed and not torch.compiler.is_compiling():
+        _tell_observers(func, args, kwargs, out, False)
+    return out
 
 
 def check_seen(values: Sequence[Any]) -> None:
@@ -347,13 +364,28 @@ def on_dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return copies[-1][1]
 
     args, kwargs = tree_map(copied, (args, kwargs))
+    versions = _versions(copies)
     result = func(*args, **kwargs)
     if not torch.compiler.is_compiling():
+        if versions != _versions(copies):
+            name = getattr(func, "__name__", str(func))
+            raise ChangeRefused(f"{name} changes in place what it gets, and it gets a copy of an octave map")
         views = [y for y in tree_leaves(result) if isinstance(y, Tensor)]
         for x, copy in copies:
             if any(is_view(view, copy) for view in views):
                 x.watch([copy])
     return result
+
+
+def _versions(copies: Sequence[tuple[Octave, Tensor]]) -> list[Any]:
+    """What changes if one of these copies is changed; a map without low channels is no copy."""
+    if torch.compiler.is_compiling() or not counts_changes():
+        return []
+    return [
+        version_of(copy)
+        for x, copy in copies
+        if copy is not getattr(x, "high", None) and copy is not getattr(x, "low", None)
+    ]
 
 
 @contextmanager

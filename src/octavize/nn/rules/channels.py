@@ -106,7 +106,10 @@ def _sliced(x: OctTensor, channels: slice) -> OctTensor | Tensor:
 
 
 def _part(y: OctTensor | Tensor, whole: OctTensor) -> OctTensor | Tensor:
-    return y.as_part(whole) if isinstance(y, OctTensor) else y
+    if isinstance(y, OctTensor):
+        return y.as_part(whole)
+    whole.lend(y)
+    return y
 
 
 @oct_rule(*functions_named("split split_with_sizes chunk tensor_split"))

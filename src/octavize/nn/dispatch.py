@@ -47,6 +47,14 @@ def _is_ours(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith(_OURS)
 
 
+def _asking() -> FrameType:
+    """Who asks for an attribute."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name == "__getattr__" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
 class Octave:
     """How torch functions, methods and operators reach the rules of an octave value."""
 
@@ -70,7 +78,7 @@ class Octave:
             method = getattr(torch.Tensor, name, None)
             if callable(method):
                 return partial(_call, method, self)
-            if _observed and hasattr(torch.Tensor, name):
+            if _observed and hasattr(torch.Tensor, name) and not _is_ours(_asking()):
                 _tell_observers(name, (self,), {}, None, True)
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 

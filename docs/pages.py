@@ -41,7 +41,6 @@ LINK = re.compile(rf"({CODE})|(!?)\[((?:{IMAGE}|[^\[\]])*)\]\(([^)\s]+)\)", FLAG
 
 def on_files(files: Files, config: Any) -> Files:
     """Pages and figures that lie outside docs/."""
-    from mkdocs.structure.files import File
 
     found = [path for pattern in (FIGURES, TABLES) for path in ROOT.glob(pattern)]
     outside = OUTSIDE | {name: name for name in (path.relative_to(ROOT).as_posix() for path in found)}

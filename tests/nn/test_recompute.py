@@ -87,6 +87,18 @@ def test_transforms_that_allow_no_hooks() -> None:
     assert torch.allclose(torch.func.grad(loss)(weight), gradients(layer, x, layer)[2])
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_many_layers_at_once(stride: int) -> None:
+    layer, x = layer_and_map(stride=stride)
+    weights = torch.stack([layer.weight.detach() * scale for scale in (1, 2, 3)])
+
+    def output(weight: torch.Tensor) -> torch.Tensor:
+        read = OctTensor(x.high * weight.sum(), x.low * weight.sum())
+        return torch.func.functional_call(layer, {"weight": weight}, (read,)).to_dense()
+
+    torch.testing.assert_close(torch.vmap(output)(weights), torch.stack([output(w) for w in weights]))
+
+
 @pytest.mark.parametrize("settings", LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("what", ["high", "low", "weight"])
 def test_what_is_changed_in_place_afterwards_is_refused(what: str, settings: Any) -> None:

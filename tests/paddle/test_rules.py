@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from tests.helpers.paddle_maps import MAPS, average, dense_of, make, map_named
 from octavize import InputError
 from octavize.errors import DenseFallbackWarning
 from octavize.paddle import OctTensor, oct_rule
-from octavize.paddle.dispatch import RULES
+from octavize.paddle.dispatch import RULES, unannounced
 from octavize.paddle.rules.elementwise import BINARY, POINTWISE
 
 pytestmark = pytest.mark.filterwarnings("error::octavize.errors.DenseFallbackWarning")
@@ -433,3 +434,35 @@ def test_halves_that_do_not_belong_together(build: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         build(x.high, x.low)
     assert message in str(error.value)
+
+
+def test_a_sum_over_the_whole_map_counts_every_pixel() -> None:
+    x = make((2, 2), 4, 6)
+    same(F.avg_pool2d(x, (4, 6), divisor_override=5), F.avg_pool2d(x.to_dense(), (4, 6), divisor_override=5))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, 1:3],
+        lambda x: x[:, :1],
+        lambda x: x[:, 1:][:, 1:],
+        lambda x: x.detach(),
+        lambda x: x.flatten(2),
+        lambda x: x.reshape([2, 4, -1]),
+        lambda x: x.transpose([0, 2, 3, 1]),
+    ],
+)
+def test_a_change_that_a_view_would_miss_is_refused(view: Any) -> None:
+    x = make((2, 2), 4, 6)
+    with unannounced():
+        y = view(x)
+    with pytest.raises(InputError, match="changed in place while a view or a slice of it"):
+        F.relu_(x)
+    if isinstance(y, OctTensor):
+        with pytest.raises(InputError, match="changed in place while a view or a slice of it"):
+            F.relu_(y)
+    dense = x.to_dense()
+    same(copy.deepcopy(x), dense)
+    del y
+    same(F.relu_(x), F.relu(dense))

@@ -33,6 +33,22 @@ def line_of_call() -> str:
     return ""
 
 
+def asks_for_a_tensor() -> bool:
+    """Whether the line that now asks for the class of a map asks if it is a tensor, not if it is a list."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    if frame is None or frame.f_code.co_filename.startswith(_TORCH):
+        return frame is not None and frame.f_code.co_name == "is_tensor"
+    known = {**frame.f_globals, **frame.f_locals}
+    names = {name for name in _names_read(frame.f_code, frame.f_lineno) if isinstance(name, str)}
+    kinds = [known.get(name) for name in names]
+    kinds += [kind for several in kinds if isinstance(several, tuple) for kind in several]
+    if any(isinstance(kind, type) and issubclass(kind, Octave) for kind in kinds):
+        return False  # it knows of octave maps
+    return "Tensor" in names or any(kind is torch.Tensor for kind in kinds)
+
+
 def line_of_error(error: BaseException) -> str:
     """The innermost line of the network's code that an error went through; empty if there is none."""
     return next((_line(f.f_code, line) for f, line in _frames(error) if _is_users(f.f_code)), "")
@@ -66,7 +82,8 @@ def _names_read(code: CodeType, line: int) -> set[Any]:
     starts = dict(dis.findlinestarts(code))
     for instruction in dis.get_instructions(code):
         current = starts.get(instruction.offset, current)
-        if current == line and "LOAD" in instruction.opname:
+        loads = "LOAD" in instruction.opname and instruction.opname != "LOAD_CONST"
+        if current == line and loads:
             value = instruction.argval  # two names where Python loads both at once
             names |= set(value) if isinstance(value, tuple) else {value}
     return names

@@ -20,11 +20,11 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.utils.flop_counter import FlopCounterMode
 
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
-from octavize.convert.lines import line_of_call, line_of_error, maps_read
+from octavize.convert.lines import asks_for_a_tensor, line_of_call, line_of_error, maps_read
 from octavize.errors import InputError, one_line, shortened
 from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.conv import OctConv
-from octavize.nn.dispatch import Octave, observe_calls, oct_tensors, unannounced
+from octavize.nn.dispatch import ASKED, Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
 from octavize.plans.planning import Fallback, Layer, Trace, TraceError
 
@@ -62,7 +62,7 @@ class Sources:
 
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:
         sources = self.of(*operands)
-        if dense:
+        if dense and (name != ASKED or asks_for_a_tensor()):
             self.fallbacks.append(Fallback(name, sources, line_of_call()))
         self.add(result, sources)
 

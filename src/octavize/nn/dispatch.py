@@ -5,6 +5,7 @@ A function without a rule gets the dense map, which is exact but slow; a warning
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,13 +14,16 @@ from contextvars import ContextVar
 from functools import partial
 from inspect import signature
 from numbers import Number
+from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from octavize.errors import DenseFallbackWarning, InputError
-from octavize.nn._torch_internals import is_view, own_function, tree_leaves, tree_map
+from octavize.nn._torch_internals import counts_changes, is_view, own_function, tree_leaves, tree_map
+from octavize.nn.recompute import version_of
 
 Rule = Callable[..., Any]
 
@@ -31,6 +35,24 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 class ChangeRefused(InputError):
     """This call cannot change an octave value in place."""
+
+
+_CLASS: Any = vars(object)["__class__"]
+_OURS = str(Path(__file__).parents[1])
+ASKED = "isinstance"
+"""What observers are told where code asks for the class of a map."""
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_OURS)
+
+
+def _asking() -> FrameType:
+    """Who asks for an attribute."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name == "__getattr__" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 class Octave:
@@ -56,7 +78,20 @@ class Octave:
             method = getattr(torch.Tensor, name, None)
             if callable(method):
                 return partial(_call, method, self)
+            if _observed and hasattr(torch.Tensor, name) and not _is_ours(_asking()):
+                _tell_observers(name, (self,), {}, None, True)
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    @property
+    def __class__(self) -> Any:
+        """The class. Python asks for it where `isinstance(x, torch.Tensor)` finds none of torch's."""
+        if _observed and not torch.compiler.is_compiling() and not _is_ours(sys._getframe(1)):
+            _tell_observers(ASKED, (self,), {}, None, True)
+        return type(self)
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        _CLASS.__set__(self, kind)
 
     def __bool__(self) -> bool:
         raise RuntimeError(
@@ -162,6 +197,8 @@ def apply_rule(
     """Call `func` on octave values: by its rule, or on the dense maps without one."""
     if not torch.is_grad_enabled():
         check_seen(args)
+    if kwargs and (out := kwargs.get("out")) is not None and oct_tensors(out):
+        return _into(out, func, args, {k: v for k, v in kwargs.items() if k != "out"}, rules)
     rule = _rule_of_operator(func, rules) if torch.compiler.is_compiling() else None
     rule, result = rule or rules.get(func), NotImplemented
     try:
@@ -170,13 +207,27 @@ def apply_rule(
         dense = result is NotImplemented
         if dense:
             result = _dense_fallback(func, args, kwargs)
-    except ChangeRefused:
+    except Exception:  # which the network's code may catch, to go another way
         if _observed and not torch.compiler.is_compiling():
             _tell_observers(func, args, kwargs, None, True)
         raise
     if _observed and not torch.compiler.is_compiling():
         _tell_observers(func, args, kwargs, result, dense)
     return result
+
+
+def _into(out: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule]) -> Any:
+    """`func(…, out=out)` for octave maps: they become its results."""
+    octave = bool(oct_tensors((args, kwargs)))
+    result = apply_rule(func, args, kwargs, rules) if octave else func(*args, **kwargs)
+    become = getattr(out, "become", None)
+    if become is None or not isinstance(result, (Tensor, Octave)):
+        name = getattr(func, "__name__", str(func))
+        raise ChangeRefused(f"{name}(out=…) cannot write into octave maps: keep its result instead")
+    become(result)
+    if _observed and not torch.compiler.is_compiling():
+        _tell_observers(func, args, kwargs, out, False)
+    return out
 
 
 def check_seen(values: Sequence[Any]) -> None:
@@ -347,13 +398,28 @@ def on_dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return copies[-1][1]
 
     args, kwargs = tree_map(copied, (args, kwargs))
+    versions = _versions(copies)
     result = func(*args, **kwargs)
     if not torch.compiler.is_compiling():
+        if versions != _versions(copies):
+            name = getattr(func, "__name__", str(func))
+            raise ChangeRefused(f"{name} changes in place what it gets, and it gets a copy of an octave map")
         views = [y for y in tree_leaves(result) if isinstance(y, Tensor)]
         for x, copy in copies:
             if any(is_view(view, copy) for view in views):
                 x.watch([copy])
     return result
+
+
+def _versions(copies: Sequence[tuple[Octave, Tensor]]) -> list[Any]:
+    """What changes if one of these copies is changed; a map without low channels is no copy."""
+    if torch.compiler.is_compiling() or not counts_changes():
+        return []
+    return [
+        version_of(copy)
+        for x, copy in copies
+        if copy is not getattr(x, "high", None) and copy is not getattr(x, "low", None)
+    ]
 
 
 @contextmanager

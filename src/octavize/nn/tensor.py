@@ -35,7 +35,8 @@ from octavize.split import (
 
 _Shared = dict[str, tuple[Any, Tensor]] | None
 """Cached tensors by name, each with the state that it is from."""
-_OF_ITS_LIFE = ("_copies", "_wholes")
+_OF_ITS_LIFE = ("_copies", "_wholes", "_parts")
+_MISSED = "a view or a slice of it (x.flatten(2), x[:, ::2])"
 # Properties that both halves share.
 _SHARED_PROPERTIES = frozenset(
     {"is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "itemsize", "layout"}
@@ -194,7 +195,9 @@ class OctTensor(Octave):
         return self
 
     def watch(self, copies: Iterable[Tensor], *, changed: bool = False) -> None:
-        """Refuse to be used once one of these copies was changed: torch would have given views of this map.
+        """Watch copies where torch would have given views of this map.
+
+        The map refuses to be used once one of them was changed, and to be changed while one is in use.
 
         Args:
             changed: they are already.
@@ -203,7 +206,7 @@ class OctTensor(Octave):
             return
         own = (self.high, self.low)
         known = [
-            (c, None if changed else version_of(c))
+            _Copy.of(c, changed=changed)
             for c in copies
             if changed or (not c.is_inference() and all(c is not x for x in own))
         ]
@@ -258,13 +261,34 @@ class OctTensor(Octave):
     def as_part(self, whole: OctTensor) -> OctTensor:
         """This map, known as a slice of another: its halves are views of the other's."""
         if not torch.compiler.is_compiling():
-            self.__dict__["_wholes"] = [*whole.__dict__.get("_wholes", ()), weakref.ref(whole)]
+            wholes = self.__dict__["_wholes"] = [*whole.__dict__.get("_wholes", ()), weakref.ref(whole)]
+            for reference in wholes:
+                if (x := reference()) is not None:
+                    x.lend(self)
         return self
+
+    def lend(self, part: OctTensor | Tensor) -> None:
+        """Know a view of this map, which sees no change that gives this map other halves."""
+        if not torch.compiler.is_compiling():
+            self.__dict__.setdefault("_parts", []).append(weakref.ref(part))
+
+    @property
+    def is_strided(self) -> bool:
+        """Whether this is a slice of another map's channels: torch's would not be contiguous."""
+        if torch.compiler.is_compiling():
+            return False
+        wholes = (whole() for whole in self.__dict__.get("_wholes", ()))
+        return len(self) > 1 and any(x is not None and x.shape[1] != self.shape[1] for x in wholes)
 
     def become(self, other: OctTensor | Tensor) -> OctTensor:
         """Take over values and layout of a map of the same shape, cast to the dtype of this map.
 
         A map that this one is a slice of cannot be used any more: it has missed the change.
+
+        Raises:
+            RuntimeError: the shapes differ.
+            ChangeRefused: slices of this map are still in use, or the map without its history; they miss the
+                change.
         """
         if not isinstance(other, OctTensor):
             other = OctTensor.all_high(other, octave_dims=self.octave_dims)
@@ -273,13 +297,15 @@ class OctTensor(Octave):
         self.high, self.low = other.high.to(self.dtype), other.low.to(self.dtype)
         self.channel_layout = other.channel_layout
         if not torch.compiler.is_compiling():
-            self._spoil_wholes()
+            self._spoil_others()
         return self.invalidate()
 
-    def _spoil_wholes(self) -> None:
+    def _spoil_others(self) -> None:
         for whole in self.__dict__.get("_wholes", ()):
             if (x := whole()) is not None:
                 x.watch([self.high.detach()], changed=True)
+        if any(part() is not None for part in self.__dict__.get("_parts", ())):
+            raise changed_under(_MISSED)
 
     # ---- properties of a tensor ---------------------------------------------------------------------
 
@@ -336,7 +362,7 @@ class OctTensor(Octave):
     @property
     def data(self) -> OctTensor:
         """The map without its history, with the same memory; unlike torch's, it counts changes in place."""
-        return self.trusted_like(self.high.detach(), self.low.detach())
+        return self.detach()
 
     @data.setter
     def data(self, values: object) -> None:
@@ -363,20 +389,52 @@ class Watched(OctTensor):
     """A map that gave away copies where torch gives views, see `OctTensor.watch`: each use looks at them."""
 
     def _half(self, name: str) -> Tensor:
-        for copy, version in self.__dict__.get("_copies", ()):
-            if version_of(copy) != version:
-                raise ChangeRefused(
-                    "an octave map was changed in place through a view or a slice of it (x.flatten(2), "
-                    "x[:, ::2]), which cannot reach the map: change the map itself, or give alpha=0 to the "
-                    "layer before"
-                )
+        if any(copy.changed for copy in self.__dict__.get("_copies", ())):
+            raise ChangeRefused(
+                f"an octave map was changed in place through {_MISSED}, which cannot reach the map: change "
+                "the map itself, or give alpha=0 to the layer before"
+            )
         return self.__dict__[name]
+
+    def invalidate(self) -> OctTensor:
+        if any(copy.is_used for copy in self.__dict__.get("_copies", ())):
+            raise changed_under(_MISSED)
+        return super().invalidate()
 
     def _set_half(self, value: Tensor, name: str) -> None:
         self.__dict__[name] = value
 
     high = property(partial(_half, name="high"), partial(_set_half, name="high"))  # pyright: ignore
     low = property(partial(_half, name="low"), partial(_set_half, name="low"))  # pyright: ignore
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What was given away in place of a view; it is used as long as it, or a view of it, exists."""
+
+    memory: Tensor
+    version: Any
+    given: weakref.ref[Tensor]
+
+    @classmethod
+    def of(cls, given: Tensor, *, changed: bool) -> _Copy:
+        # A detached tensor counts the same changes, and does not keep the one that is given away.
+        return cls(given.detach(), None if changed else version_of(given), weakref.ref(given))
+
+    @property
+    def changed(self) -> bool:
+        return version_of(self.memory) != self.version
+
+    @property
+    def is_used(self) -> bool:
+        return self.given() is not None
+
+
+def changed_under(views: str) -> ChangeRefused:
+    return ChangeRefused(
+        f"an octave map was changed in place while {views} is in use, which cannot see the change: keep the "
+        "result of the function that returns a new map, or give alpha=0 to the layer before"
+    )
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

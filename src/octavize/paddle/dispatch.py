@@ -142,11 +142,27 @@ def apply_rule(name: str, func: Function, args: tuple[Any, ...], kwargs: dict[st
         dense = result is NotImplemented
         if dense:
             result = _dense_fallback(name, func, args, kwargs)
+        if name in _VIEWS:
+            _lend(octave_values(args), result)
     except ChangeRefused:
         _tell_observers(name, args, kwargs, None, True)
         raise
     _tell_observers(name, args, kwargs, result, dense)
     return result
+
+
+_VIEWS = {
+    *("getitem", "__getitem__", "slice", "detach", "flatten", "reshape", "view", "view_as"),
+    *("transpose", "squeeze", "unsqueeze", "unbind"),
+}
+"""Functions whose results are views of their arguments."""
+
+
+def _lend(maps: Sequence[Any], result: Any) -> None:
+    lend = getattr(maps[0], "lend", None) if maps else None
+    if lend is not None and paddle.in_dynamic_mode():
+        for view in result if isinstance(result, (list, tuple)) else [result]:
+            lend(view)
 
 
 def _rules_for(values: Sequence[Any]) -> dict[str, Rule]:

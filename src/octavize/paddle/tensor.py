@@ -6,6 +6,7 @@ on it (see `dispatch.py`). A rule for each function (see `rules/`) says how it a
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -15,7 +16,7 @@ from paddle import Tensor
 
 from octavize.errors import InputError
 from octavize.paddle.channels import merge_channels, split_channels, take_channels
-from octavize.paddle.dispatch import RULES, Octave
+from octavize.paddle.dispatch import RULES, ChangeRefused, Octave
 from octavize.paddle.resample import halve, upsample
 from octavize.paddle.sizes import differ, size_of
 from octavize.paddle.wrapping import enable
@@ -209,8 +210,32 @@ class OctTensor(Octave):
         low = take_channels(self.low, low_places, dim=1)
         return self.trusted(high, low, self.spatial_shape, layout, self.octave_dims, self.strict)
 
+    def lend(self, view: Any) -> None:
+        """Know what Paddle would have given as a view of this map: both would see each other's changes."""
+        if view is self:
+            return
+        others = [weakref.ref(self), *self.__dict__.get("_views", ())]
+        for x in [x for other in others if (x := other()) is not None and x is not view]:
+            if isinstance(x, OctTensor):
+                x.__dict__.setdefault("_views", []).append(weakref.ref(view))
+            if isinstance(view, OctTensor):
+                view.__dict__.setdefault("_views", []).append(weakref.ref(x))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_views"}
+
     def become(self, other: Any) -> OctTensor:
-        """Take over values and layout of a map of the same shape."""
+        """Take over values and layout of a map of the same shape.
+
+        Raises:
+            RuntimeError: the shapes differ.
+            ChangeRefused: a view of this map is in use, or this is one of a map in use; it misses the change.
+        """
+        if any(view() is not None for view in self.__dict__.get("_views", ())):
+            raise ChangeRefused(
+                "an octave map was changed in place while a view or a slice of it, or the map that it is a "
+                "slice of, is in use, which cannot see the change: use the function that returns a new map"
+            )
         if not isinstance(other, OctTensor):
             other = OctTensor.all_high(other, octave_dims=self.octave_dims)
         if list(other.shape) != list(self.shape):

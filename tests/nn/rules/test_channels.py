@@ -328,3 +328,4 @@ def test_glu(where: str) -> None:
     equal(dense_of(F.glu(x, 1)), F.glu(dense_of(x), 1))
     equal(dense_of(F.glu(make((2, 2, 2, 2), 5, 4), dim=-3)), F.glu(dense_of(make((2, 2, 2, 2), 5, 4)), 1))
     assert isinstance(F.glu(make((2, 2, 2, 2), 5, 4), 1), OctTensor)
+    equal(F.glu(make((4, 0), 5, 4), 1), F.glu(dense_of(make((4, 0), 5, 4)), 1))

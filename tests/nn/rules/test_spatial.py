@@ -151,6 +151,28 @@ def test_window_over_the_whole_map_is_global(kind: str, side: int) -> None:
     equal(dense_of(y), POOLS[kind][1](dense_of(x), side) if kind == "max" else x.mean((2, 3), True))
 
 
+@pytest.mark.parametrize("layout", [(8, 0), (0, 8), (2, 2, 1, 3)])
+def test_a_sum_over_the_whole_map_counts_every_pixel(layout: tuple[int, ...]) -> None:
+    x = make(layout, 4, 6)
+    pools: list[Any] = [lambda x: F.avg_pool2d(x, (4, 6), divisor_override=5)]
+    pools += [lambda x, p=p: F.lp_pool2d(x, p, (4, 6)) for p in (1, 2, 3.0, 4)]
+    for pool in pools:
+        equal(dense_of(pool(x)), pool(dense_of(x)))
+
+
+@pytest.mark.parametrize("norm_type", [1, 2, 3, float("inf"), -float("inf")])
+@pytest.mark.parametrize("size", [(4, 8), (5, 7)])
+def test_power_pooling_is_torchs_on_each_half(norm_type: float, size: tuple[int, int]) -> None:
+    x = make((2, 2, 1, 3), *size)
+    y = F.lp_pool2d(x, norm_type, 2, 2)
+    equal(y.high, F.lp_pool2d(x.high, norm_type, 2, 2))
+    equal(y.low[..., :1, :2], F.lp_pool2d(x.low, norm_type, 2)[..., :1, :2])
+    assert torch.isfinite(y.low).all() or norm_type == 3  # the root of a negative sum
+    equal(nn.LPPool2d(norm_type, 2)(x.abs()).high, F.lp_pool2d(x.high.abs(), norm_type, 2))
+    with pytest.raises(ValueError, match="non-zero"):
+        F.lp_pool2d(x, 0, 2)
+
+
 @pytest.mark.parametrize("where", MAPS)
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_nearest_resize_by_whole_factors_is_exact(where: str, factor: int) -> None:

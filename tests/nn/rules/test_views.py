@@ -16,6 +16,7 @@ from tests.helpers.maps import dense_of, equal, make
 from torch import nn
 
 from octavize import InputError, OctTensor, octavize, plan
+from octavize.nn.activation import OctHardswish
 
 LAYOUTS = [(5, 3), (2, 2, 3, 1)]
 OTHER = torch.randn(2, 8, 4, 6, dtype=torch.float64)
@@ -58,6 +59,36 @@ REFUSED: dict[str, Callable[[Any], object]] = {
     "slice and a dense map": lambda x: x[:, 4:].__iadd__(OTHER[:, 4:]),
     "slice of a slice": lambda x: x[:, 3:][:, 1:].__iadd__(OTHER[:, 4:]),
 }
+SEEN: dict[str, Callable[[Any], Any]] = {
+    "slice": lambda x: (x[:, 2:7], x.mul_(2))[0],
+    "high channels": lambda x: (x[:, :2], x.mul_(2))[0],
+    "detach": lambda x: (x.detach(), x.relu_())[0],
+    "data": lambda x: (x.data, x.relu_())[0],
+    "a copy of a slice": lambda x: (x, x[:, 2:].contiguous().mul_(2))[0],
+    "a copy of a slice that is a whole half": lambda x: (x, x[:, 5:].contiguous().mul_(2))[0],
+    "a copy in another layout": lambda x: (x, x.to(memory_format=torch.channels_last).mul_(2))[0],
+    "a shuffled copy": lambda x: (x.view(GRID).transpose(1, 2).reshape(2, 8, 4, 6), x.mul_(2))[0],
+    "a view that is gone": lambda x: (x.flatten(2).sum(), x.mul_(2))[1],
+}
+UNSEEN: dict[str, Callable[[Any], object]] = {
+    "view": lambda x: (x.view(2, 8, -1), x.mul_(2)),
+    "flatten": lambda x: (x.flatten(2), F.relu(x, inplace=True)),
+    "view of a view": lambda x: (x.flatten(2).transpose(1, 2), F.relu_(x)),
+    "two axes": lambda x: (x.view(2, -1), x.__setitem__((slice(None), slice(0, 2)), 0.5)),
+    "of space": lambda x: (x[:, :, ::2, ::2], x.__iadd__(1)),
+    "steps": lambda x: (x[:, ::2], x.mul_(2)),
+    "hardswish": lambda x: (x.flatten(2), OctHardswish(inplace=True)(x)),
+    "slice and a dense map": lambda x: (x[:, 2:7], x.mul_(OTHER)),
+    "high channels and a dense map": lambda x: (x[:, :2], x.mul_(OTHER)),
+    "detach and a dense map": lambda x: (x.detach(), x.mul_(OTHER)),
+    "turned grid": lambda x: (x.view(GRID).transpose(1, 2), x.mul_(2))[0].reshape(2, 8, 4, 6),
+}
+WRITTEN: dict[str, Callable[[Any, Any], object]] = {
+    "half by half": lambda x, y: torch.add(x, 1, out=y),
+    "dense": lambda x, y: torch.mul(x, OTHER, out=y),
+    "by no rule": lambda x, y: torch.cumsum(x, 2, out=y),
+    "of plain tensors": lambda x, y: torch.cat([OTHER[:, :3], OTHER[:, 3:]], 1, out=y),
+}
 pytestmark = pytest.mark.filterwarnings("ignore::octavize.errors.DenseFallbackWarning")
 
 
@@ -84,6 +115,56 @@ def test_a_map_that_missed_a_change_is_refused(name: str, layout: tuple[int, ...
             with pytest.raises(InputError, match="in place through a view or a slice of it") as error:
                 use(x)
             assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", SEEN)
+def test_a_change_of_the_map_reaches_its_views_and_no_copies(
+    name: str, layout: tuple[int, ...], grad: bool
+) -> None:
+    with torch.set_grad_enabled(grad):
+        x = make(layout, 4, 6)
+        d = dense_of(x)
+        equal(dense_of(SEEN[name](x)), SEEN[name](d))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_change_that_a_view_would_miss_is_refused(name: str, layout: tuple[int, ...], grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        with pytest.raises(InputError, match=r"in place while a view .* cannot see the change") as error:
+            UNSEEN[name](make(layout, 4, 6))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_map_given_as_out_gets_the_result(name: str, layout: tuple[int, ...]) -> None:
+    x, y = make(layout, 4, 6), make((4, 4), 4, 6, seed=1)
+    d, e = dense_of(x), dense_of(y)
+    assert WRITTEN[name](x, y) is y
+    WRITTEN[name](d, e)
+    equal(dense_of(y), e)
+    with pytest.raises(InputError, match=r"sort\(out=…\) cannot write into octave maps"):
+        torch.sort(x, 1, out=(y, torch.empty(0, dtype=torch.long)))
+
+
+def test_a_function_that_changes_its_copy_is_refused() -> None:
+    x = make((5, 3), 4, 6)
+    with pytest.raises(InputError, match="_foreach_mul_ changes in place what it gets"):
+        torch._foreach_mul_([x], 2.0)
+    high = OctTensor.all_high(OTHER.clone())
+    torch._foreach_mul_([high], 2.0)  # the dense map is its own memory
+    equal(dense_of(high), OTHER * 2)
+
+
+def test_a_detached_map_and_its_origin_share_their_values() -> None:
+    x = make((5, 3), 4, 6)
+    x.detach().mul_(OTHER)
+    with pytest.raises(InputError, match="in place through a view"):
+        x.relu()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -141,6 +222,16 @@ def test_planning_merges_before_such_a_line() -> None:
             x[:, 4:] += torch.ones(8, 8)
             return self.c(x).mean((2, 3))
 
+    class Kept(Net):
+        def forward(self, x: Any) -> Any:
+            x = self.a(self.stem(x))
+            rows = x.flatten(2)
+            F.relu_(x)
+            return self.c(self.b(x) + rows.mean(2)[..., None, None]).mean((2, 3))
+
+    made = plan(Kept(), 0.5, min_low=0, example=(1, 3, 8, 8))
+    assert made.alphas == {"a": 0, "b": 0.5, "c": 0.5}
+    assert "test_views.py:" in made.decisions[1].reason
     net = Net().double()
     made = plan(net, 0.5, min_low=0, example=(1, 3, 8, 8))
     assert made.alphas == {"a": 0, "b": 0, "c": 0.5}

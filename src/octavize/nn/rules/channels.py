@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from octavize.nn.dispatch import Octave, apply_rule, functions_named, oct_rule
+from octavize.nn.dispatch import Octave, functions_named, oct_rule
 from octavize.nn.rules.elementwise import Function, operand_halves
 from octavize.nn.tensor import OctTensor
 from octavize.split import join_layouts, same_layout
@@ -106,7 +106,10 @@ def _sliced(x: OctTensor, channels: slice) -> OctTensor | Tensor:
 
 
 def _part(y: OctTensor | Tensor, whole: OctTensor) -> OctTensor | Tensor:
-    return y.as_part(whole) if isinstance(y, OctTensor) else y
+    if isinstance(y, OctTensor):
+        return y.as_part(whole)
+    whole.lend(y)
+    return y
 
 
 @oct_rule(*functions_named("split split_with_sizes chunk tensor_split"))
@@ -153,4 +156,4 @@ def gate(func: Function, x: OctTensor, dim: int = -1) -> Any:
     if dim % x.dim() != 1 or x.shape[1] % 2:
         return NotImplemented
     values, gates = x.chunk(2, 1)
-    return apply_rule(torch.mul, (values, gates.sigmoid()), {})
+    return torch.mul(values, gates.sigmoid())  # there may be plain ones

@@ -53,6 +53,12 @@ POINTWISE = """
 
 
 _NOT_IN_PLACE = {"inplace": False}  # torch's modules pass this at every call
+_MAY_ALIAS = frozenset(
+    functions_named("detach contiguous float double half bfloat16 byte char short int long bool cpu cuda")
+    + functions_named("to type type_as")
+)
+"""Functions that may return the map itself, or its memory, instead of a copy."""
+_DETACH, _LAY_OUT = functions_named("detach"), functions_named("contiguous")
 
 
 @oct_rule(*functions_named(POINTWISE), *functions_named("__neg__ __abs__ __invert__"))
@@ -62,15 +68,28 @@ def pointwise(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
     A bound or threshold per channel, as in `clamp(x, min=(C, 1, 1))`, is split like the channels.
     """
     if not args and (not kwargs or kwargs == _NOT_IN_PLACE) and isinstance(x, OctTensor):  # the fast path
-        return x.trusted_like(func(x.high, **kwargs), func(x.low, **kwargs))
+        high, low = func(x.high, **kwargs), func(x.low, **kwargs)
+        return _copied_or_not(func, x, high, low) if func in _MAY_ALIAS else x.trusted_like(high, low)
     halves = _arguments_of_halves(x, args, kwargs)
     if halves is None:
         return NotImplemented
     (args_high, kwargs_high), (args_low, kwargs_low) = halves
-    y = x.trusted_like(func(x.high, *args_high, **kwargs_high), func(x.low, *args_low, **kwargs_low))
+    y = _copied_or_not(func, x, func(x.high, *args_high, **kwargs_high), func(x.low, *args_low, **kwargs_low))
     if kwargs.get("inplace") or any(arg is True for arg in args):  # `relu(x, inplace=True)` changes x too
         x.invalidate()
     return y
+
+
+def _copied_or_not(func: Function, x: OctTensor, high: Tensor, low: Tensor) -> OctTensor:
+    """The result of a function that may return its argument or its memory: of both halves, or of none."""
+    if func in _DETACH:
+        return x.trusted_like(high, low).as_part(x)
+    copies = (high is not x.high, low is not x.low)
+    if not any(copies) and x.is_strided and func in _LAY_OUT:
+        copies = (True, False)
+    if any(copies) and not all(copies):
+        high, low = (half.clone() if half is own else half for half, own in ((high, x.high), (low, x.low)))
+    return x.trusted_like(high, low)
 
 
 @oct_rule(*in_place_functions_named(f"{POINTWISE} zero requires_grad"))
@@ -111,7 +130,7 @@ def cast(func: Function, x: Any, *args: Any, **kwargs: Any) -> Any:
         return func(x, *args, **kwargs)
     if not args and not kwargs:  # `x.type()` asks for the name
         return func(x.high)
-    return x.trusted_like(func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))
+    return _copied_or_not(func, x, func(x.high, *args, **kwargs), func(x.low, *args, **kwargs))
 
 
 # ---- two operands ---------------------------------------------------------------------------------------
@@ -277,5 +296,5 @@ def ask_high(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> Any:
 
 @oct_rule(*functions_named("is_contiguous"))
 def is_contiguous(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> bool:
-    """Whether both halves are contiguous."""
-    return func(x.high, *args, **kwargs) and func(x.low, *args, **kwargs)
+    """Whether both halves are contiguous, and the map is no slice of the channels of another."""
+    return not x.is_strided and func(x.high, *args, **kwargs) and func(x.low, *args, **kwargs)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from octavize.nn.dispatch import Octave, Rule, apply_rule, functions_named, oct_rule, on_dense, register
+from octavize.nn.recompute import version_of
 from octavize.nn.rules.elementwise import Function, combine, pointwise
-from octavize.nn.tensor import OctTensor
+from octavize.nn.tensor import OctTensor, changed_under
 from octavize.split import common_layout
 
 
@@ -33,9 +34,21 @@ class ChannelGrid(Octave):
     rules: ClassVar[dict[Any, Rule]] = {}
 
     def __init__(self, map: OctTensor, rows: int, columns: int) -> None:
-        self.map, self.rows, self.columns = map, rows, columns
+        self._map, self.rows, self.columns = map, rows, columns
         self.strict = map.strict
         self.origin: OctTensor | None = None  # of whose channels this is a copy in another order
+        self.copied: Any = None  # the state of the origin then
+
+    @property
+    def map(self) -> OctTensor:
+        """The map.
+
+        Raises:
+            ChangeRefused: it is a copy of one that has changed since; torch's would be a view of that.
+        """
+        if self.origin is not None and self.copied != _state(self.origin):
+            raise changed_under("a view of it with its channels in another order")
+        return self._map
 
     @property
     def shape(self) -> torch.Size:
@@ -58,7 +71,7 @@ class ChannelGrid(Octave):
         if not isinstance(map, OctTensor):
             map = OctTensor.all_high(map, octave_dims=self.map.octave_dims)
         turned_grid = ChannelGrid(map, self.columns, self.rows)
-        turned_grid.origin = self.map
+        turned_grid.origin, turned_grid.copied = self.map, _state(self.map)
         return turned_grid
 
     def row(self, i: int) -> Any:
@@ -66,6 +79,13 @@ class ChannelGrid(Octave):
         if self.origin is not None:  # torch's row would be a view of it
             self.origin.watch((self.map.high, self.map.low))
         return self.map.channels(range(i * self.columns, (i + 1) * self.columns))
+
+
+def _state(x: OctTensor) -> Any:
+    """What changes with each change of a map in place."""
+    if torch.compiler.is_compiling():
+        return None
+    return [(id(half), version_of(half)) for half in (x.high, x.low)]
 
 
 grid_rule = partial(register, ChannelGrid.rules)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,6 +46,17 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
     kwargs = {**dict(zip(settings[: len(args)], args, strict=True)), **kwargs}
     if kwargs.get("return_indices"):
         return NotImplemented
+    return _pool_halves(func, x, kernel_size, kwargs, 1 if kwargs.get("divisor_override") else 0)
+
+
+def _pool_halves(
+    func: Callable[..., Tensor], x: OctTensor, kernel_size: Any, kwargs: dict[str, Any], power: float
+) -> Any:
+    """`func(half, kernel_size, **kwargs)` of each half, see `pool_by_window`.
+
+    Args:
+        power: of the number of pixels in a window, to which the result is proportional: 1 for a sum.
+    """
     low, low_kernel = x.low, kernel_size
     size = _pooled_size(x, x.high.shape[2:], kernel_size, kwargs, bool(kwargs.get("ceil_mode")))
     wanted = low_size(size, x.octave_dims)
@@ -66,6 +78,8 @@ def pool_by_window(func: Function, x: OctTensor, kernel_size: Any, *args: Any, *
     )
     high = _on_half(x.high, size, lambda half: func(half, kernel_size, **kwargs))
     low = _on_half(low, wanted, lambda half: func(half, low_kernel, **{**kwargs, "ceil_mode": ceil}))
+    if power and low_kernel is not kernel_size:  # a sum over fewer pixels
+        low = low * (math.prod(window) / math.prod(_windows(x, low_kernel))) ** power
     return x.like(high, crop(low, wanted))
 
 
@@ -94,11 +108,15 @@ def _on_half(half: Tensor, size: Sequence[int], func: Callable[[Tensor], Tensor]
 def lp_pool(
     func: Function, x: OctTensor, norm_type: float, kernel_size: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Power-average pooling by torch's definition: the root of the window's mean power times its pixels."""
-    settings = {**dict(zip(("stride", "ceil_mode"), args, strict=False)), **kwargs}
-    average = {F.lp_pool1d: F.avg_pool1d, F.lp_pool2d: F.avg_pool2d, F.lp_pool3d: F.avg_pool3d}[func]
-    powers = average(x.pow(norm_type), kernel_size, **settings)
-    return (powers.relu() * math.prod(_windows(x, kernel_size))).pow(1 / norm_type)
+    """Power-average pooling, as other pooling: the root of the sum of a window's powers."""
+    settings = ("stride", "ceil_mode")
+    kwargs = {**dict(zip(settings[: len(args)], args, strict=True)), **kwargs}
+    root = 1 / norm_type if norm_type else 0  # torch refuses 0
+    return _pool_halves(partial(_of_norm, func, norm_type), x, kernel_size, kwargs, root)
+
+
+def _of_norm(func: Function, norm_type: float, half: Tensor, kernel_size: Any, **kwargs: Any) -> Tensor:
+    return func(half, norm_type, kernel_size, **kwargs)
 
 
 @oct_rule(F.interpolate)

@@ -72,7 +72,10 @@ def pool_by_window(func: Function, x: OctTensor, *args: Any, **kwargs: Any) -> A
     missing = [max(want - have, 0) * s for want, have, s in zip(wanted, reached, step, strict=True)]
     of_half = ((window, low_window), (ceil, True), ([0] * len(size), missing))
     y = x.each_half(pooled, *of_half, size=size)
-    return y.like(y.high, crop(y.low, wanted))
+    low = crop(y.low, wanted)
+    if settings.get("divisor_override"):  # a sum: over fewer pixels, where the window is the whole map
+        low = low * (math.prod(window) / math.prod(low_window))
+    return y.like(y.high, low)
 
 
 def _pool_unknown(func: Function, x: OctTensor, how: Any, settings: dict[str, Any]) -> Any:

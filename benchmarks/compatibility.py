@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -33,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from octavize.bench.environment import environment
+from octavize.convert.inputs import Inputs, inputs_of
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import plan
 from octavize.convert.trace import example_shape, runs, to_meta
@@ -53,6 +55,8 @@ SHAPES = {
     **dict.fromkeys(("inception_v3", "quantized_inception_v3"), (1, 3, 299, 299)),
 }
 """Of networks that take neither, nor what octavize derives from them."""
+PAIRS = {"raft_small": (1, 3, 128, 128)}
+"""Of networks that take two images."""
 STAGES = ("convert", "gradients", "freeze", "export")
 NONE = "no layer becomes octave"
 Row = dict[str, Any]
@@ -106,8 +110,9 @@ def build(name: str) -> nn.Module:
     if collection == "smp":
         import segmentation_models_pytorch as smp
 
-        encoder = () if model == "DPT" else ("resnet18",)  # DPT reads vision transformers alone
-        return getattr(smp, model)(*encoder, encoder_weights=None)
+        # DPT takes vision transformers alone: this one has a ResNet for a stem.
+        encoder = "tu-vit_base_r50_s16_224.orig_in21k" if model == "DPT" else "resnet18"
+        return getattr(smp, model)(encoder, encoder_weights=None)
     from efficientnet_pytorch import EfficientNet
 
     return EfficientNet.from_name(model)
@@ -122,7 +127,11 @@ def tried(name: str) -> Row:
     row: Row = {"name": name}
     try:
         model = build(name).eval()
-        made = plan(model, ALPHA, example=SHAPES.get(name.rpartition(":")[2]) or example(model))
+        network = name.rpartition(":")[2]
+        pair = PAIRS.get(network)
+        given = None if pair is None else Inputs((torch.randn(pair), torch.randn(pair)))
+        given = given or SHAPES.get(network) or example(model)
+        made = plan(model, ALPHA, example=given)
     except Exception as error:
         none = "has no convolution" in str(error)
         return row | {"convert": f"{NONE} (it has no convolution)" if none else one_line(error, kind=True)}
@@ -136,11 +145,11 @@ def tried(name: str) -> Row:
         return row | {"convert": f"{NONE} ({', '.join(reasons)})"}
     row["convert"] = "yes"
     octave = octavize(model, made)
-    shape = tuple(made.input_shape)
+    given = given or tuple(made.input_shape)
     stages: dict[str, Callable[[], str]] = {
-        "gradients": lambda: gradients(model, octave, shape),
-        "freeze": lambda: frozen(octave, shape),
-        "export": lambda: exported(octave, shape),
+        "gradients": lambda: gradients(model, octave, given),
+        "freeze": lambda: frozen(octave, given),
+        "export": lambda: exported(octave, given),
     }
     return row | {stage: _or_why_not(run) for stage, run in stages.items()}
 
@@ -167,11 +176,17 @@ def _or_why_not(run: Callable[[], str]) -> str:
         return one_line(error, kind=True)
 
 
-def gradients(vanilla: nn.Module, octave: nn.Module, shape: tuple[int, ...]) -> str:
+def images(given: Inputs | tuple[int, ...], batch: int | None = None) -> Inputs:
+    """Noise, a batch of so many, or as many as the example has."""
+    inputs = inputs_of(given, "cpu", torch.float32)
+    return inputs.rows(torch.arange(batch or inputs.batch) % inputs.batch).noisy()
+
+
+def gradients(vanilla: nn.Module, octave: nn.Module, given: Inputs | tuple[int, ...]) -> str:
     """Whether the same parameters get a gradient, and a finite one."""
     found = {}
     for kind, model in (("vanilla", vanilla), ("octave", octave)):
-        outputs = model.train()(torch.randn(2, *shape[1:]))
+        outputs = images(given, 2).call(model.train())
         sum(z.square().mean() for z in _tensors(outputs) if z.requires_grad).backward()  # pyright: ignore
         grads = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
         bad = [key for key, g in grads.items() if not g.isfinite().all()]
@@ -184,29 +199,29 @@ def gradients(vanilla: nn.Module, octave: nn.Module, shape: tuple[int, ...]) -> 
     return f"no gradient for {len(lost)}, such as {lost[0]}" if lost else "yes"
 
 
-def frozen(octave: nn.Module, shape: tuple[int, ...]) -> str:
+def frozen(octave: nn.Module, given: Inputs | tuple[int, ...]) -> str:
     """Whether the frozen network computes the same."""
     from octavize import freeze
 
-    x = torch.randn(shape)
+    x = images(given)
     with torch.no_grad():
-        pairs = zip(_tensors(octave(x)), _tensors(freeze(octave, shape)(x)), strict=True)
+        pairs = zip(_tensors(x.call(octave)), _tensors(x.call(freeze(octave, given))), strict=True)
         off = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in pairs)
     return "yes" if off < 1e-3 else f"off by {off:.1e} of the largest output"
 
 
-def exported(octave: nn.Module, shape: tuple[int, ...]) -> str:
+def exported(octave: nn.Module, given: Inputs | tuple[int, ...]) -> str:
     """Whether the ONNX file computes the same, which `export` checks, and another batch, too."""
     from octavize import export, load_runtime
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         model = First(octave).eval()
-        export(model, path, shape)
-        x = torch.randn(3, *shape[1:])
+        export(model, path, given)
+        x = images(given, 3)
         with torch.no_grad():
-            wanted = model(x)
-        found = torch.as_tensor(load_runtime(path)(x))
+            wanted = x.call(model)
+        found = torch.as_tensor(load_runtime(path)(*x.tensors))
         off = float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-12))
     return "yes" if off < 1e-3 else f"batch 3: off by {off:.1e} of the largest output"
 
@@ -218,8 +233,8 @@ class First(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _tensors(self.net(x))[0]
+    def forward(self, *images: Tensor) -> Tensor:
+        return _tensors(self.net(*images))[0]
 
 
 def _tensors(outputs: Any) -> list[Any]:
@@ -258,7 +273,7 @@ def page(results: Any) -> str:
         lines.append((collection, str(len(own)), str(len(none)), *yes, f"{clean} / {len(rest)}"))
     parts.append(Table(head, lines, align="lr").markdown())
     bad = [
-        (row["name"], stage, shortened(row[stage]))
+        (row["name"], stage, _why(row[stage]))
         for row in rows
         for stage in STAGES
         if row.get(stage, "yes") != "yes" and not row[stage].startswith(NONE)
@@ -283,6 +298,12 @@ def page(results: Any) -> str:
     none = [(row["name"], row["convert"]) for row in rows if row["convert"].startswith(NONE)]
     parts += ["## Nothing to convert", Table(("network", "why"), none, align="ll").markdown()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _why(told: str) -> str:
+    """The reason and the remedy in a message; without them its beginning."""
+    reason = told.partition("does not run on an input of shape ")[2].partition("): ")[2]
+    return re.split(r" \(\w*(?:Error|Exception)", reason)[0] if reason else shortened(told)
 
 
 def one_in_its_process(name: str) -> Row:

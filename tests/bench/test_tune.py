@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from torch import nn
 import octavize
 from octavize import InputError
 from octavize.bench import tune as fastest
+from octavize.bench.contenders import Contender
+from octavize.bench.runtimes import RUNTIMES, Setting
 from octavize.bench.tune import MARGIN, Choice, Tuner, combine, plan_of, stages
+from octavize.convert.inputs import Inputs
 from octavize.convert.planner import Planner
 from octavize.nn.conv import OctConv
 
@@ -154,3 +158,30 @@ def test_in_a_runtime() -> None:
     model = octavize.octavize(net(), octavize.tune(net(), 0.7, "openvino", example=EXAMPLE))
     assert any(isinstance(m, OctConv) and m.alpha > 0 for m in model.modules())
     assert model.state_dict().keys() == net().state_dict().keys()
+
+
+class Captioned(nn.Module):
+    """An image and token ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()),
+            nn.Conv2d(32, 4, 1),
+        )
+        self.words = nn.Embedding(10, 4)
+
+    def forward(self, image: Any, ids: Any) -> Any:
+        return self.features(image).mean((2, 3)) + self.words(ids).mean(1)
+
+
+def test_several_inputs_are_timed(tmp_path: Path) -> None:
+    """Each runtime gets a network with all its inputs, for any batch."""
+    example = Inputs((torch.randn(1, 3, 16, 16), torch.tensor([[1, 2, 9]])))
+    c = Contender("net", Captioned().eval(), (3, 16, 16), 1, example=example)
+    for name in ("eager", "frozen", "onnxruntime"):
+        with torch.no_grad():
+            RUNTIMES[name](c, Setting(2, 1, "cpu", tmp_path))()
+    given = c.given(3)
+    assert isinstance(given, Inputs)
+    assert [tuple(x.shape) for x in given.tensors] == [(3, 3, 16, 16), (3, 3)]

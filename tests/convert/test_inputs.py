@@ -135,10 +135,29 @@ def test_examples_that_are_none(example: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_measuring_takes_one_map() -> None:
-    for call in (
-        lambda: octavize.calibrate(Two(), [IMAGE], 0.5, example=(IMAGE, IDS)),
-        lambda: octavize.tune(Two(), 0.8, "compile", example=(IMAGE, IDS)),
+def test_inputs_that_are_missing_are_named() -> None:
+    with pytest.raises(
+        InputError, match=r"its forward takes image, ids: give all in Python, as example=\(ima"
     ):
-        with pytest.raises(InputError, match="takes only networks that read one map"):
-            call()
+        octavize.plan(Two(), 0.5)
+
+
+def test_a_part_that_runs_is_named() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.backbone = (
+                nn.Conv2d(32, 4, 1),
+                nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 1)),
+            )
+
+        def forward(self, x: Any) -> Any:
+            y = self.head(self.backbone(x)).flatten(2)
+            return y[:, :, : int(y.amax().item())]
+
+    model = Detector()
+    words = r"asks for values, .*; convert .* such as model.backbone = octavize\(model.backbone\)"
+    with pytest.raises(InputError, match=words):
+        octavize.plan(model, 0.5, example=(1, 3, 16, 16))
+    model.backbone = octavize.octavize(model.backbone, 0.5, example=(1, 3, 16, 16))
+    assert model.backbone[1].alpha == 0.5  # pyright: ignore

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
-from octavize import DenseFallbackWarning, OctTensor
+from octavize import DenseFallbackWarning, OctTensor, plan
 from octavize.nn.dispatch import observe_calls, unannounced
 
 LIMIT = 30.0
@@ -52,6 +53,20 @@ def test_calls_of_another_thread_are_not_seen() -> None:
     octave_map().neg()
     assert own == ["abs", "tanh"]
     assert others == ["sigmoid"]
+
+
+def test_a_plan_made_beside_a_running_network_lists_its_own_fallbacks() -> None:
+    class Beside(nn.Sequential):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            in_another_thread(lambda: octave_map().cumsum(2))
+            return super().forward(input)
+
+    convs = [nn.Conv2d(n, 32, 3, padding=1) for n in (3, 32, 32)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DenseFallbackWarning)
+        told = plan(Beside(*convs), 0.5, example=(1, 3, 8, 8))
+    assert not told.fallbacks
+    assert told.alphas["1"] == 0.5
 
 
 def test_two_threads_that_end_in_any_order() -> None:

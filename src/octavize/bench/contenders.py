@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import torch
 from torch import nn
 
 from octavize.bench.profile import count_macs
+from octavize.convert.inputs import Inputs, Shape
 from octavize.convert.trace import TraceError, image_shape
 from octavize.errors import InputError
 from octavize.zoo.models import create_model
@@ -19,7 +21,10 @@ VANILLA = "vanilla"
 
 @dataclass(frozen=True)
 class Contender:
-    """A network to time. `image` is its input's (C, H, W), `macs` are of one of them."""
+    """A network to time. `image` is its input's (C, H, W), `macs` are of one of them.
+
+    `example` is what a network of several inputs, or of whole numbers, is called with.
+    """
 
     name: str
     model: nn.Module
@@ -27,6 +32,13 @@ class Contender:
     macs: int
     alpha: float = 0.0
     exchange: str | None = None
+    example: Inputs | None = None
+
+    def given(self, batch: int) -> Inputs | Shape:
+        """The example with so many images, or the shape of the input."""
+        if self.example is None:
+            return self.shape(batch)
+        return self.example.rows(torch.arange(batch) % self.example.batch)
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """Of an input: (batch, C, H, W)."""

@@ -9,10 +9,11 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from octavize.bench.contenders import Contender
 from octavize.bench.profile import training_step, wait
+from octavize.convert.inputs import Inputs, inputs_of
 from octavize.convert.trace import copied
 from octavize.deploy.export import export
 from octavize.deploy.formats import Format, timed_formats
@@ -40,19 +41,19 @@ Prepare = Callable[[Contender, Setting], Call]
 """Makes a call that runs a network once, on an input made beforehand."""
 
 
-def _images(c: Contender, setting: Setting) -> Tensor:
-    x = torch.randn(c.shape(setting.batch), device=setting.device)
-    x = x.bfloat16() if setting.precision == "bf16" else x
-    return x.contiguous(memory_format=torch.channels_last)
+def _inputs(c: Contender, setting: Setting) -> Inputs:
+    dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
+    inputs = inputs_of(c.given(setting.batch), setting.device, dtype)
+    return inputs.map(lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
 
 
 def _torch_call(model: nn.Module, c: Contender, setting: Setting) -> Call:
-    x = _images(c, setting)
-    model = model.to(setting.device, x.dtype)
+    inputs = _inputs(c, setting)
+    model = model.to(setting.device, torch.bfloat16 if setting.precision == "bf16" else torch.float32)
 
     def call() -> None:
-        model(x)
-        wait(x)
+        inputs.call(model)
+        wait(inputs.tensors[0])
 
     return call
 
@@ -78,18 +79,18 @@ def _training(c: Contender, setting: Setting) -> Call:
 
 
 def _frozen(c: Contender, setting: Setting) -> Call:
-    return _torch_call(freeze(c.model, c.shape(1)), c, setting)
+    return _torch_call(freeze(c.model, c.given(1)), c, setting)
 
 
 def _compiled(c: Contender, setting: Setting) -> Call:
     """torch.compile of the frozen network, its weights made constants."""
-    frozen = freeze(c.model, c.shape(1)).net.to(setting.device)
+    frozen = freeze(c.model, c.given(1)).net.to(setting.device)
     compiled: Any = torch.compile(_in_code_of_its_own(frozen), fullgraph=True, dynamic=False)
-    x = _images(c, setting)
+    inputs = _inputs(c, setting)
 
     def call() -> None:
-        compiled(x)
-        wait(x)
+        inputs.call(compiled)
+        wait(inputs.tensors[0])
 
     with constant_weights(), torch.no_grad():
         call()
@@ -103,8 +104,8 @@ def _in_code_of_its_own(net: nn.Module) -> Call:
     of an architecture share the code of their `forward`, and would stay as long as that does.
     """
 
-    def run(x: Tensor) -> Any:
-        return net(x)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return net(*args, **kwargs)
 
     code = run.__code__.replace(co_name="run_network")
     return FunctionType(code, run.__globals__, "run_network", None, run.__closure__)
@@ -115,7 +116,7 @@ def _exported(kind: Format) -> Prepare:
         told = f"{c.name}-{setting.batch}-{setting.precision}"
         slug = "".join(letter if letter.isalnum() else "-" for letter in told)
         file = setting.folder / f"{slug}{kind.suffix}"
-        shape = c.shape(setting.batch)
+        given = c.given(setting.batch)
         if not file.exists():  # it serves for every number of threads
             # Which numbers int8 stands for makes no difference to its time.
             noise = torch.randn(c.shape(max(setting.batch, 4))) if setting.precision == "int8" else None
@@ -123,13 +124,14 @@ def _exported(kind: Format) -> Prepare:
                 export(
                     c.model,
                     file,
-                    shape,
+                    given,
                     precision=setting.precision,
                     calibration=noise,
                     dynamic_batch=False,
                 )
-        runner, batch = load_runtime(file, setting.threads, trust=True), torch.randn(shape).numpy()
-        return lambda: runner(batch)
+        runner = load_runtime(file, setting.threads, trust=True)
+        batch = [x.numpy() for x in inputs_of(given, "cpu", torch.float32).tensors]
+        return lambda: runner(*batch)
 
     return prepare
 

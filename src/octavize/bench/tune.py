@@ -23,7 +23,7 @@ from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.environment import told_once
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import EXPORTED, Setting, check_precisions, choose_runtimes
-from octavize.convert.inputs import Example
+from octavize.convert.inputs import Example, Inputs
 from octavize.convert.octavize import octavize
 from octavize.convert.planner import Planner, Way
 from octavize.errors import InputError, whole
@@ -94,7 +94,6 @@ def tune(
         planner = Planner(
             model, exchange=each, downsample=downsample, min_low=least_low(min_low, None), example=example
         )
-        planner.check_one_map("tune takes")
         tuners[str(each)] = Tuner(planner, runtime, **how)
     with told_once():
         plans = {told: tuner.plan(budget) for told, tuner in tuners.items()}
@@ -190,7 +189,9 @@ class Tuner:
 
     def _network(self, name: str, plan: Plan) -> Contender:
         model = octavize(self.planner.model, plan).cpu().float().eval()
-        return Contender(name, model, self.planner.shape[1:], plan.macs_after)
+        given = self.planner.inputs
+        example = given if isinstance(given, Inputs) else None
+        return Contender(name, model, self.planner.shape[1:], plan.macs_after, example=example)
 
 
 def stages(planner: Planner) -> list[Stage]:

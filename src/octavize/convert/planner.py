@@ -119,18 +119,6 @@ class Planner(planning.Planner):
         ways: dict[str, Any] = {"exchange": exchange, "downsample": downsample, "min_low": min_low}
         super().__init__(type(model).__name__, layer_infos(model, before), modules, before, shape, **ways)
 
-    def check_one_map(self, what: str) -> None:
-        """Check that the network reads one tensor of numbers, as images are.
-
-        Raises:
-            InputError: it reads several inputs, or whole numbers.
-        """
-        if isinstance(self.inputs, Inputs):
-            raise InputError(
-                f"example holds inputs of shape {self.inputs}: {what} only networks that read one map; "
-                "give α to octavize instead"
-            )
-
     def blocks(self) -> list[Block]:
         return residual_blocks(self.vanilla, self.inputs)
 

@@ -8,6 +8,7 @@ literature counts a network.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
@@ -87,7 +88,7 @@ def example_inputs(model: nn.Module, example: Example | Inputs | None = None) ->
     check_network(model)
     if example is not None:
         return checked_example(model, example)
-    first = next((m for m in model.modules() if isinstance(m, CONVOLUTIONS)), None)
+    first: Any = next(_convolutions(model), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no convolution: octavize converts CNNs")
     config = getattr(model, "default_cfg", None) or {}
@@ -295,23 +296,37 @@ def _failed_on(error: BaseException | None, sources: Sources) -> list[Fallback]:
 
 
 @contextmanager
-def explained(
-    model: nn.Module,
-    shape: Inputs | Sequence[int],
-    remedy: str = "give an example (--size) it runs on",
-) -> Iterator[None]:
+def explained(model: nn.Module, shape: Inputs | Sequence[int], remedy: str | None = None) -> Iterator[None]:
     """Turn an error of a network's forward into a `TraceError` that names the shape of its input."""
     try:
         yield
     except Exception as error:
         line = line_of_error(error)
-        if "meta" in str(error).lower():  # torch's word for tensors without values
-            remedy = "its code asks for values, and octavize runs it without any"
+        if remedy is None or "meta" in str(error).lower():  # torch's word for tensors without values
+            remedy = _remedy(model, shape, error)
         told = shape if isinstance(shape, Inputs) else tuple(shape)
         raise TraceError(
             f"{type(model).__name__} does not run on an input of shape {told}: {remedy} "
             f"({one_line(error, kind=True)}{line and f', at {line}'})"
         ) from error
+
+
+def _convolutions(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, CONVOLUTIONS))
+
+
+def _remedy(model: nn.Module, given: Inputs | Sequence[int], error: Exception) -> str:
+    """What to do about a network that does not run."""
+    if "meta" in str(error).lower():
+        parts = {name: len(list(_convolutions(part))) for name, part in model.named_children()}
+        most = max(parts, key=parts.__getitem__, default="")
+        asks = "its code asks for values, and octavize runs it without any"
+        such = f"model.{most} = octavize(model.{most})"
+        return f"{asks}; convert the part that does not, such as {such}" if parts.get(most) else asks
+    wanted = [p.name for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
+    if len(wanted) > 1 and not isinstance(given, Inputs) and isinstance(error, TypeError):
+        return f"its forward takes {', '.join(wanted)}: give all in Python, as example=({', '.join(wanted)})"
+    return "give an example (--size) it runs on"
 
 
 def leaves(output: Any) -> list[Any]:

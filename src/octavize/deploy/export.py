@@ -43,7 +43,7 @@ LARGEST_STEP = 64
 def export(
     model: nn.Module,
     path: str | Path,
-    example: Example,
+    example: Example | Inputs,
     *,
     precision: str = "float32",
     calibration: Calibration | None = None,

@@ -31,7 +31,7 @@ TORCH_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def freeze(
     model: nn.Module,
-    example: Example | None = None,
+    example: Example | Inputs | None = None,
     *,
     join: Way = "low_out",
 ) -> FrozenNetwork:

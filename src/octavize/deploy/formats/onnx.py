@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) -> None:
     """Convert and write; inputs are called as `about` says, which lies in the file's metadata."""
     import torch
+    from onnx_ir.passes import PassError
 
+    names: Any = {"input_names": input_names(about), "output_names": ["output"]}
     with quiet("torch.onnx", "onnxscript"):
-        made = torch.onnx.export(
-            program, dynamo=True, input_names=input_names(about), output_names=["output"], verbose=False
-        )
+        try:
+            made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        except PassError:  # onnxscript 0.7 cannot fold a split of constants under a free batch, as of RAFT
+            made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False, **names)
     assert made is not None  # dynamo returns a program
     made.model.metadata_props[KEY] = about
     made.save(path, external_data=False)

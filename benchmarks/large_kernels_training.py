@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from rich.console import Console
 from torch import nn
 
 import octavize
@@ -73,9 +72,7 @@ def train_arm(
     told = [network, f"{arm.alpha:g}", arm.exchange.replace(":", "-"), f"seed{seed}"]
     folder = out / "-".join([*told, f"{recipe.epochs_of(network)}epochs"])
     with patch.object(train, "build_network", arm.build):
-        result = read_result(folder) or train_run(
-            run, recipe, images, folder, hardware=hardware, console=Console()
-        )
+        result = read_result(folder) or train_run(run, recipe, images, folder, hardware=hardware)
     macs = count_macs(arm.build(recipe, images, network, arm.alpha), shape_of(recipe, images))
     kept = {key: result[key] for key in ("test_accuracy", "test_loss", "best_epoch", "environment")}
     return {"network": network, "arm": arm.name, "seed": seed, "macs": macs, **kept}

@@ -12,6 +12,7 @@ of one row of the figure show what the framework does, and two rows what the ini
 own takes a depthwise layer's fan-in for that of an ordinary layer.
 
 A run is kept as soon as it is done, and one that is there is skipped: call it again after a kill.
+`paddle_paired_page.py --publish FOLDER` brings the results into the pages.
 """
 
 from __future__ import annotations
@@ -35,16 +36,11 @@ from octavize.data.images import Images
 from octavize.data.sets import load_data
 from octavize.files import read_json, write_json
 from octavize.paddle.weights import from_torch, torch_state
-from octavize.text import Table
 from paddle_networks import one_thread
+from paddle_paired_page import FRAMEWORKS, NETWORKS, STARTS, draw, table
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "runs/paddle-paired"
-NETWORKS = {"mobilenet_v1": "MobileNetV1", "resnet50": "ResNet-50"}
-FRAMEWORKS = ("torch", "paddle")
-STARTS = ("torch", "paddle")
-SMOOTH = 20
-"""Steps whose losses a curve averages."""
 
 
 @dataclass(frozen=True)
@@ -238,77 +234,12 @@ def collected(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def tables(out: Path) -> str:
-    """Test accuracy of every run, the frameworks side by side, and how far their curves are apart."""
-    by_key = {(r["network"], r["alpha"], r["start"], r["seed"], r["framework"]): r for r in collected(out)}
-    rows = []
-    for *key, framework in by_key:
-        pair = [by_key.get((*key, f)) for f in FRAMEWORKS]
-        if framework == FRAMEWORKS[0] and None not in pair:
-            network, alpha, start, seed = key
-            ours, theirs = pair
-            apart = np.abs(np.subtract(ours["train_loss"], theirs["train_loss"]))
-            smooth = np.abs(np.subtract(smoothed(ours["train_loss"]), smoothed(theirs["train_loss"])))
-            cells = [f"{r['test'][-1]['accuracy']:.1%}" for r in (ours, theirs)]
-            kind = "vanilla" if alpha == 0 else f"octave, α = {alpha:g}"
-            first = f"{apart[: min(5, len(apart))].max():.0e}"
-            rows.append([NETWORKS[network], kind, start, str(seed), *cells, first, f"{smooth.mean():.3f}"])
-    columns = ("network", "", "initial weights of", "seed", "test accuracy, torch", "Paddle",
-               "losses apart, first 5 steps", f"mean, over {SMOOTH} steps each")  # fmt: skip
-    return Table(columns, sorted(rows), align="lllrrrrr").markdown()
-
-
-def smoothed(losses: Sequence[float]) -> np.ndarray:
-    """The mean of every so many steps."""
-    whole = len(losses) // SMOOTH * SMOOTH
-    return (
-        np.asarray(losses[:whole] if whole else losses).reshape(-1, SMOOTH if whole else len(losses)).mean(1)
-    )
-
-
-def draw(out: Path) -> None:
-    """curves.png: a column a network, a row an initialization; vanilla and octave, torch and Paddle."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from octavize.report.figures import COLOURS, DASHED, STYLE
-
-    found = collected(out)
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(2 * len(STARTS), len(NETWORKS), figsize=(10, 12), sharex="col")
-        for result in found:
-            row, column = STARTS.index(result["start"]), list(NETWORKS).index(result["network"])
-            vanilla = result["alpha"] == 0
-            label = f"{'vanilla' if vanilla else 'octave'}, {result['framework']}"
-            style = {
-                "color": COLOURS[0 if vanilla else 1],
-                "linestyle": "-" if result["framework"] == "torch" else DASHED,
-                "label": label if result["seed"] == min(r["seed"] for r in found) else None,
-            }
-            losses, tests = smoothed(result["train_loss"]), result["test"]
-            epochs = len(tests) - 1
-            axes[2 * row, column].plot((np.arange(len(losses)) + 0.5) * epochs / len(losses), losses, **style)
-            axes[2 * row + 1, column].plot(range(epochs + 1), [t["accuracy"] for t in tests], **style)
-        for row, start in enumerate(STARTS):
-            for column, network in enumerate(NETWORKS.values()):
-                above, below = axes[2 * row, column], axes[2 * row + 1, column]
-                above.set_title(f"{network}, initial weights of {'torch' if start == 'torch' else 'Paddle'}")
-                above.set_ylabel("training loss"), below.set_ylabel("test accuracy")
-        axes[0, 0].legend()
-        for column in range(len(NETWORKS)):
-            axes[-1, column].set_xlabel("epochs")
-        figure.tight_layout()
-        figure.savefig(out / "curves.png", dpi=110, metadata={"Software": ""})
-        pyplot.close(figure)
-
-
 def summarize(out: Path) -> None:
     """results.json, table.md and curves.png, of all runs that are done."""
-    write_json(out / "results.json", {"settings": read_json(out / "settings.json"), "runs": collected(out)})
-    (out / "table.md").write_text(tables(out) + "\n", "utf-8")
-    draw(out)
+    results = {"settings": read_json(out / "settings.json"), "runs": collected(out)}
+    write_json(out / "results.json", results)
+    (out / "table.md").write_text(table(results, "en") + "\n", "utf-8")
+    draw(results, out / "curves.png")
 
 
 def main() -> None:

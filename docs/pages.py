@@ -11,9 +11,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File
-from nbconvert import MarkdownExporter
-
 if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
@@ -41,6 +38,8 @@ LINK = re.compile(rf"({CODE})|(!?)\[((?:{IMAGE}|[^\[\]])*)\]\(([^)\s]+)\)", FLAG
 
 def on_files(files: Files, config: Any) -> Files:
     """Pages and figures that lie outside docs/."""
+    from mkdocs.structure.files import File  # here: tests read this file without the site's packages
+    from nbconvert import MarkdownExporter
 
     found = [path for pattern in (FIGURES, TABLES) for path in ROOT.glob(pattern)]
     outside = OUTSIDE | {name: name for name in (path.relative_to(ROOT).as_posix() for path in found)}

@@ -54,7 +54,9 @@ def mentions(page: Path) -> list[str]:
 
 
 def options_of(name: str) -> set[str]:
-    """All options of a command."""
+    """All options of a command; of the program itself, in place of a command's name."""
+    if name in OWN:
+        return set(OWN)
     assert name in program.commands, f"octavize has no command {name!r}"
     found = {"--help"}
     for parameter in program.commands[name].params:
@@ -64,11 +66,17 @@ def options_of(name: str) -> set[str]:
 
 def parse(command: str) -> None:
     """Read a command line as the program does; raises its error if it refuses it."""
+    command, _, file = command.partition(" > ")
+    assert not file or "--json" in command, "only JSON alone stands on standard output"
     name, *arguments = spread(shlex.split(command))
+    if name in OWN:
+        return
     assert name in program.commands, f"octavize has no command {name!r}"
     program.commands[name].make_context(name, arguments)
 
 
+OWN = ("--help", "--version", "--install-completion", "--show-completion")
+"""Options of the program."""
 WITH_BLOCKS = [page for page in PAGES if any(blocks(page))]
 WITH_MENTIONS = [page for page in PAGES if mentions(page)]
 

@@ -26,6 +26,7 @@ SCRIPTS = (
         "bands.py",
         "large_kernels.py",
         "paddle_speed_table.py",
+        "paddle_paired_page.py",
     ),
 )
 

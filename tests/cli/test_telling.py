@@ -85,7 +85,7 @@ def test_answers_as_json(images: Path, capsys: pytest.CaptureFixture[str]) -> No
         code, out, err = run(capsys, *arguments, "--json")
         assert code == 0, err
         assert json.loads(out).keys() >= keys, arguments
-    assert json.loads(made[1])["file"] == "m.pt2"
+    assert json.loads(made[1])["files"] == ["m.pt2"]
     assert isinstance(json.loads(run(capsys, "models", "--json")[1]), list)
 
 

@@ -167,7 +167,7 @@ def convert(
 
     [cyan]octavize convert resnet50 --pretrained --alpha 0.25 --out octave-r50[/cyan]
 
-    [cyan]octavize convert timm:convnext_tiny --weights flowers.pth --num-classes 17 --out octave[/cyan]
+    [cyan]octavize convert timm:regnety_008 --weights flowers.pth --num-classes 17 --out octave[/cyan]
 
     [cyan]octavize convert mynets:build --weights mine.safetensors --size 96 --out octave[/cyan]
 

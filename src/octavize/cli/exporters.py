@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from octavize.cli.paddle import is_paddle
 from octavize.deploy.formats import Array, format_of, formats
-from octavize.deploy.lowering import check_precision
 from octavize.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ class Exporter(ABC):
         Raises:
             InputError: no format has such a name or this precision, or a package is missing.
         """
+        from octavize.deploy.lowering import check_precision
+
         kind = format_of("--to", to)
         check_precision(precision, kind)
         return kind.files(to)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from octavize.convert.inputs import Inputs, Shape, inputs_of, joined
+from octavize.deploy.formats.onnx import quiet
 from octavize.errors import InputError, one_line
 
 
@@ -54,8 +54,9 @@ def _program(
     axes = tuple(dict.fromkeys(found, torch.export.Dim.DYNAMIC) or None for found in free)
     parameters = inspect.signature(frozen.forward).parameters.values()
     told = (axes,) if any(p.kind is p.VAR_POSITIONAL for p in parameters) else axes
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # Where torch fails to simplify a condition on sizes it keeps it, and logs a traceback nevertheless.
+    noisy = quiet("torch.fx.experimental.symbolic_shapes")
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), noisy:
         return torch.export.export(frozen, tuple(inputs.tensors), dynamic_shapes=told, strict=False)
 
 

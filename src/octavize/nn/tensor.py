@@ -371,6 +371,11 @@ class OctTensor(Octave):
     def __len__(self) -> int:
         return self.high.shape[0]
 
+    @property
+    def _version(self) -> tuple[Any, Any]:
+        """How often each half was changed in place, as torch counts it for a tensor."""
+        return self.high._version, self.low._version
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.high, name) if name in _SHARED_PROPERTIES else super().__getattr__(name)
 

@@ -73,7 +73,7 @@ def test_a_converted_network_for_paddle_inference(
     assert code == 0, err
     told = json.loads(out)
     assert told["files"] == ["new/net.json", "new/net.pdiparams", "new/net.octavize"]
-    assert told["error"] < 1e-4
+    assert told["parity"] < 1e-4
     assert told["input_shape"] == [1, 3, 16, 16]
     assert json.loads(Path("new/net.octavize").read_text("utf-8"))["classes"] == CLASSES
     x = paddle.randn([2, 3, 21, 16])

@@ -29,7 +29,7 @@ from octavize.cli import study as cli_study
 from octavize.cli import zoo as cli_zoo
 from octavize.cli.answers import compared
 from octavize.cli.telling import ANEW, RESUMED, Answer, AsJson, say, told, warn
-from octavize.errors import InputError
+from octavize.errors import InputError, extra_here
 from octavize.text import Table
 
 app = typer.Typer(
@@ -319,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def extra_of(module: str) -> str | None:
-    """The smallest extra of octavize that brings a package; None if none does."""
+    """The smallest extra of octavize that brings a package to the framework at hand; None if none does."""
     extras: dict[str, list[str]] = {}
     for line in requires("octavize") or []:
         package, _, marker = line.partition(";")
@@ -327,7 +327,8 @@ def extra_of(module: str) -> str | None:
         extras.setdefault(extra, []).append(_normal(re.split(r"[^\w-]", package)[0]))
     wanted = _normal(PACKAGES.get(module, module))
     bring = [extra for extra, packages in extras.items() if wanted in packages]
-    return min(bring, key=lambda extra: len(extras[extra]), default=None)
+    own = [extra for extra in bring if extra.startswith("paddle") == bool(extra_here(""))]
+    return min(own or bring, key=lambda extra: len(extras[extra]), default=None)
 
 
 def _normal(package: str) -> str:

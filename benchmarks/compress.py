@@ -73,7 +73,7 @@ class Task:
     batch: int = 64
     transfer: int = 0
 
-    def recipe(self, name: str, seed: int, epochs: int, lr: float) -> Recipe:
+    def recipe(self, name: str, seed: int, epochs: int, lr: float, precision: str) -> Recipe:
         """Of a fine-tuning. An eighth of the images' size is cropped."""
         return fine_tuning_recipe(
             load_recipe("cifar"),
@@ -86,7 +86,7 @@ class Task:
                 "epochs": epochs,
                 "lr": lr,
                 "batch_size": self.batch,
-                "precision": "bf16-mixed",
+                "precision": precision,
             },
         )
 
@@ -106,7 +106,7 @@ class Bench:
         source = find_vanilla(found_run(given.network, seed))
         facts: dict[str, Any] = {k: v for k in ("mean", "std") if (v := getattr(given, k)) is not None}
         source = replace(source, facts={**source.facts, **facts, "size": self.task.size})
-        recipe = self.task.recipe(source.origin.name, seed, self.task.epochs, self.task.lr)
+        recipe = self.task.recipe(source.origin.name, seed, self.task.epochs, self.task.lr, given.precision)
         self.recipe = with_facts(recipe, source.facts)
         self.images = as_trained(load_images(self.recipe, given.data_dir), source.facts)
         self.shape = input_shape(self.recipe, self.images)
@@ -195,7 +195,12 @@ class Bench:
                     key: done[key] for key in ("test_accuracy", "val_accuracy", "best_epoch", "train_seconds")
                 },
                 "exported": self.exported(deployed(model), side),
-                "settings": {"epochs": self.task.epochs, "lr": self.task.lr, "transfer": self.task.transfer},
+                "settings": {
+                    "epochs": self.task.epochs,
+                    "lr": self.task.lr,
+                    "transfer": self.task.transfer,
+                    "precision": self.recipe.precision,
+                },
                 "environment": environment("openvino", "nncf", "torch_pruning"),
             },
         )
@@ -307,6 +312,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mean", type=float, nargs=3)
     parser.add_argument("--std", type=float, nargs=3)
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--precision",
+        choices=["bf16-mixed", "32-true"],
+        default="bf16-mixed",
+        help="of training; 32-true is faster on a processor without bfloat16 instructions",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/compress"))
     parser.add_argument("--times", action="store_true", help="time the finished runs; leave the machine idle")
     parser.add_argument("--rounds", type=int, default=50, help="of --times")

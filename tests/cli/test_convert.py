@@ -191,13 +191,14 @@ def test_a_damaged_folder_is_named(damage: object, words: str, capsys: pytest.Ca
         (("convert", "resnet18", "--plan", "none.yaml", "--size", 32), ("--size is 32", "--plan none.yaml")),
         (("convert", "resnet18", "--plan", "p.yaml", "--downsample", "pool"), ("--downsample is pool",)),
         (("convert", "resnet18", "--downsample", "max"), ("downsample='max'",)),
-        (("convert", "NETS:deep", "--refit", "folder"), ("--refit is folder", "give --mean and --std")),
+        (("convert", "NETS:deep", "--refit", "images"), ("--refit is given", "give --mean and --std")),
+        (("convert", "NETS:none", "--refit", "folder"), ("folder folder holds no images",)),
+        (("convert", "NETS:none", "--refit", "nowhere"), ("folder nowhere does not exist",)),
+        (("convert", "NETS:none", "--alpha", 2), ("alpha=2",)),
+        (("convert", "NETS:none", "--budget", 2), ("budget=2",)),
+        (("convert", "NETS:none", "--exchange", "up"), ("exchange='up'",)),
         (("convert", "NETS:deep", "--refit-images", 9), ("--refit-images is 9 without --refit",)),
         (("convert", "NETS:deep", "--refit-epochs", 0), ("--refit-epochs is 0 without --refit",)),
-        (
-            ("convert", "NETS:deep", "--refit", "folder", "--mean", 0.5, 0.5, 0.5, "--std", 1, 1, 1),
-            ("folder folder holds no images",),
-        ),
         (("convert", "folder"), ("folder", "best.safetensors")),
         (("convert", "octave.safetensors"), ("octave already", "--alpha 0")),
         (("convert", "none.safetensors"), ("none.safetensors", "does not exist")),
@@ -214,6 +215,7 @@ def test_mistakes_cost_one_line(
 ) -> None:
     Path("text.pth").write_text("not weights")
     Path("folder").mkdir()
+    make_folder(Path("images"), 2, 2)
     save_file({"weight": torch.zeros(3)}, "other.safetensors")
     facts = {
         "model": MODEL,

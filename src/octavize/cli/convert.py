@@ -16,11 +16,16 @@ from octavize.cli.telling import Answer
 from octavize.deploy.formats import timed_formats
 from octavize.errors import InputError
 from octavize.files import check_folder
+from octavize.plans.exchanging import check_exchange_policy
+from octavize.plans.geometry import check_downsample
+from octavize.plans.plan import check_budget
+from octavize.split import check_alpha
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from octavize.calibration.refitting import Refitting
+    from octavize.deploy.images import Found
     from octavize.plans.plan import Plan
     from octavize.zoo.find import Vanilla
 
@@ -184,6 +189,7 @@ def convert(
     if target is not None and budget is None:
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
+    _check_ways(alpha, budget, downsample, exchange)
     if cli_paddle.is_paddle(backend):
         cli_paddle.refuse({"--target": target}, "times are measured on networks of torch")
         refitting = {"--refit": refit, "--refit-images": refit_images, "--refit-epochs": refit_epochs}
@@ -192,23 +198,24 @@ def convert(
             model, out, asdict(network), size=size, mean=mean, std=std, alpha=alpha, budget=budget, plan=plan,
             exchange=exchange, downsample=downsample or FOR_TRAINED, min_low=min_low,
         )  # fmt: skip
-    from octavize.calibration.calibrate import calibrate
-    from octavize.convert.octavize import octavize
-    from octavize.plans.plan import Plan as PlanFile
-    from octavize.zoo.storage import save_converted
-
     for option, value in {"--refit-images": refit_images, "--refit-epochs": refit_epochs}.items():
         if refit is None and value is not None:
             raise InputError(f"{option} is {value} without --refit: give the folder of the images")
     if refit is not None and alpha == 0:
         raise InputError("--refit is given and --alpha is 0, which makes no layer octave: give another")
+    from octavize.deploy.images import find_images
+    from octavize.plans.plan import Plan as PlanFile
+
+    found = None if refit is None else find_images(refit, None, None)
+    known = None if plan is None else PlanFile.load(plan)
+    from octavize.calibration.calibrate import calibrate
+    from octavize.convert.octavize import octavize
+    from octavize.zoo.storage import save_converted
+
     source = _normalized(network.find(model), mean, std)
-    if plan is not None:
-        decided = PlanFile.load(plan)
-    else:
-        decided = _planned(source, size, alpha, budget, target, downsample, exchange, min_low)
+    decided = known or _planned(source, size, alpha, budget, target, downsample, exchange, min_low)
     check_octave(model, decided, alpha)
-    images = None if refit is None else _images(refit, refit_images, decided, source.facts)
+    images = None if found is None else _images(found, refit_images, decided, source.facts)
     if images is not None and plan is None:
         decided = calibrate(source.model, images, plan=decided)
     net = octavize(source.model, decided, inplace=True)
@@ -254,27 +261,27 @@ def _planned(
     return tune(source.model, budget, target, **ways)
 
 
-def _images(folder: Path, count: int | None, decided: Plan, facts: Mapping[str, Any]) -> list[Tensor]:
+def _images(found: Found, count: int | None, decided: Plan, facts: Mapping[str, Any]) -> list[Tensor]:
     """Some of a folder's images, evenly spaced, as input of the network.
 
     Raises:
-        InputError: there are none, or it is not known how they are normalized.
+        InputError: there is one only, or it is not known how they are normalized.
     """
     import torch
 
     from octavize.calibration.refit import MAX_IMAGES
-    from octavize.deploy.images import batches, find_images, spread_out
+    from octavize.deploy.images import batches, spread_out
 
     if facts.get("normalize", True) and not (facts.get("mean") and facts.get("std")):
         raise InputError(
-            f"--refit is {folder}, and how the network's images are normalized is not known: give --mean and "
+            "--refit is given, and how the network's images are normalized is not known: give --mean and "
             "--std"
         )
-    paths = spread_out(find_images(folder, None, None), count or MAX_IMAGES)[0].paths
+    paths = spread_out(found, count or MAX_IMAGES)[0].paths
     if len(paths) < 2:
-        raise InputError(f"--refit is {folder}, which holds a single image: give 2, better 100 or more")
-    found = batches(paths, {**facts, "input_shape": decided.input_shape})
-    return [torch.from_numpy(images) for images in found]
+        raise InputError(f"--refit is given a single image, {paths[0]}: give 2, better 100 or more")
+    prepared = batches(paths, {**facts, "input_shape": decided.input_shape})
+    return [torch.from_numpy(images) for images in prepared]
 
 
 def _refit(net: nn.Module, images: list[Tensor], epochs: int | None) -> Refitting:
@@ -282,6 +289,17 @@ def _refit(net: nn.Module, images: list[Tensor], epochs: int | None) -> Refittin
 
     epochs, count = EPOCHS if epochs is None else epochs, sum(map(len, images))
     return refit(net, images, epochs=epochs, max_images=count)
+
+
+def _check_ways(
+    alpha: float | None, budget: float | None, downsample: str | None, exchange: str | None
+) -> None:
+    """Check what can be checked before a network is built, which takes seconds."""
+    for value, check in ((alpha, check_alpha), (budget, check_budget), (downsample, check_downsample)):
+        if value is not None:
+            check(value)  # pyright: ignore[reportArgumentType]
+    if exchange is not None:
+        check_exchange_policy(exchange)
 
 
 def _check_plan_alone(
@@ -370,6 +388,7 @@ def adapt(
 
     if no_distil and distil is not None:
         raise InputError(f"--distil {distil:g} and --no-distil are both given: choose one")
+    _check_ways(alpha, budget, downsample, exchange)
     source = _normalized(network.find(model), mean, std)
     # A function may have loaded its own weights; for everything else there is nothing to adapt without them.
     if source.weights == "as built" and source.origin.kind != "function":

@@ -20,7 +20,7 @@ from octavize.files import BEST, arguments_of_file, call_named
 from octavize.plans.policies import exchange_of, policy_of
 from octavize.zoo.checkpoint import load_checkpoint
 from octavize.zoo.models import create_model, list_models
-from octavize.zoo.weights import load_state, read_metadata
+from octavize.zoo.weights import check_file, load_state, read_metadata
 
 RUN = "the folder of a trained run"
 BUILDERS = ("octavize", "torchvision", "timm")
@@ -134,6 +134,8 @@ def find_vanilla(
         options = {"--weights": weights, "--pretrained": pretrained or None, "--num-classes": num_classes}
         refuse_options(name, options)
         return _from_run(run)
+    if weights is not None:
+        check_file(weights)  # before the network, which takes seconds to build
     origin = find_origin(name, num_classes=num_classes, otherwise=RUN)
     if pretrained and origin.kind == "function":
         raise InputError(f"--pretrained is given and {name} is a function: let it load, or give --weights")

@@ -113,14 +113,19 @@ def load_state(model: nn.Module, path: str | Path) -> None:
     mark_order(model, json.loads(said or "{}").get("order", ""))
 
 
+def check_file(path: str | Path) -> None:
+    """Raises InputError where there is no such file of weights."""
+    if not Path(path).is_file():
+        raise InputError(f"weights {path} do not exist: give the path of a .safetensors or .pth file")
+
+
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file of weights, without wrappers and prefix, see `load_state`.
 
     Raises:
         InputError: the file is missing, unreadable, or holds more than tensors.
     """
-    if not path.is_file():
-        raise InputError(f"weights {path} do not exist: give the path of a .safetensors or .pth file")
+    check_file(path)
     try:
         ours = path.suffix == ".safetensors"
         state: Any = load_file(path) if ours else torch.load(path, map_location="cpu", weights_only=True)

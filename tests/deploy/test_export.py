@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
@@ -100,6 +101,20 @@ def test_any_size(suffix: str, tmp_path: Path) -> None:
 def test_networks_of_the_registry(name: str, alpha: float, suffix: str, tmp_path: Path) -> None:
     model = shaken(octavize.create_model(name, alpha, num_classes=5))
     assert octavize.export(model, tmp_path / f"model{suffix}", (1, 3, 64, 64)) < 1e-4
+
+
+def test_free_axes_of_onnx_are_named(tmp_path: Path) -> None:
+    import onnx as onnx_file
+
+    path = tmp_path / "n.onnx"
+    octavize.export(octave(), path, (1, 3, 32, 32), dynamic_size=True)
+    graph = onnx_file.load(path).graph
+    [given], [output] = graph.input, graph.output
+    dims = [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
+    assert dims == ["batch", 3, "height", "width"]
+    assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
+    known = {d.dim_param for v in graph.value_info for d in v.type.tensor_type.shape.dim}
+    assert not any(re.search(r"\bs\d+\b", name) for name in known)
 
 
 def test_the_network_is_left_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from octavize.deploy.formats import KEY, Array, Format, Run, input_names
 from octavize.report.progress import steps
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import torch
 
 
@@ -31,7 +33,31 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) ->
             made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False, **names)
     assert made is not None  # dynamo returns a program
     made.model.metadata_props[KEY] = about
+    _name_axes(made.model)
     made.save(path, external_data=False)
+
+
+def _name_axes(model: ir.Model) -> None:
+    """Free axes are called batch, height …, by the input that has them first, and no longer s77."""
+    names: dict[str, str] = {}
+    for given in model.graph.inputs:
+        axes = ("batch", "channels", *_SPACE.get(len(given.shape or ()), ()))
+        for dim, axis in zip(given.shape or (), axes, strict=False):
+            if not isinstance(dim, int) and dim.value is not None:
+                taken = axis in names.values()
+                names.setdefault(dim.value, f"{given.name}_{axis}" if taken else axis)
+    if not names:
+        return
+    symbol = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+    values = [*model.graph.inputs, *(out for node in model.graph.all_nodes() for out in node.outputs)]
+    for value in values:
+        for i, dim in enumerate(value.shape or ()):
+            if value.shape is not None and not isinstance(dim, int) and dim.value is not None:
+                value.shape[i] = symbol.sub(lambda found: names[found[0]], dim.value)
+
+
+_SPACE = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
+"""Names of the axes behind the channels, by the number of all."""
 
 
 @contextlib.contextmanager

@@ -62,9 +62,7 @@ def converted(folder: str, origin: Origin, vanilla: nn.Module) -> None:
 
 
 def of_the_readme() -> dict[str, Any]:
-    images = torch.randn(8, 3, 32, 32)
-    layers = {"nn": nn, "bn": nn.BatchNorm2d(64)}
-    return {"trained": small_resnet(), "loader": small_loader(), "images": images, **layers}
+    return {"trained": small_resnet(), "loader": small_loader()}
 
 
 def of_the_guide() -> dict[str, Any]:

@@ -250,7 +250,8 @@ def train(given: argparse.Namespace) -> None:
             bench = Bench(task, seed, given)
             matched = bench.matched()
             for arm in ARMS:
-                bench.run(arm, matched)
+                if not given.arm or arm.slug in given.arm:
+                    bench.run(arm, matched)
 
 
 def finished(out: Path, task: str) -> Iterator[tuple[Path, Run]]:
@@ -312,6 +313,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mean", type=float, nargs=3)
     parser.add_argument("--std", type=float, nargs=3)
     parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--arm", nargs="+", choices=[arm.slug for arm in ARMS], help="only these")
     parser.add_argument(
         "--precision",
         choices=["bf16-mixed", "32-true"],

@@ -22,6 +22,8 @@ from octavize import InputError, load_runtime
 from octavize.convert.inputs import Inputs
 from octavize.deploy import export as e
 from octavize.deploy.formats import onnx
+from octavize.deploy.predict import predict
+from octavize.deploy.quantize import agreement
 from octavize.deploy.runtime import Runner
 
 NEEDS = {
@@ -167,18 +169,86 @@ def test_a_network_that_cannot_be_exported(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-class Two(nn.Module):
-    def __init__(self) -> None:
+class Several(nn.Module):
+    """Returns maps, numbers without a row an image, and whole numbers; or what `what` says instead."""
+
+    def __init__(self, what: str = "") -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
+        self.what = what
+        self.a, self.b = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.register_buffer("anchors", torch.arange(8.0).reshape(4, 2))
 
     def forward(self, x: Any) -> Any:
-        return {"a": self.conv(x), "b": x}
+        y = self.a(x)
+        if self.what == "octave":
+            return [y, y]
+        y = self.b(y)
+        if self.what == "none":
+            return y, None
+        return {"input": y, "boxes": [self.anchors * 2, y.mean((2, 3))], "class": y.argmax(1)}
 
 
-def test_one_output_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Two returns more than one tensor"):
-        octavize.export(Two(), tmp_path / "model.pt2", (1, 3, 8, 8))
+@pytest.mark.parametrize("suffix", formats())
+def test_several_outputs(suffix: str, tmp_path: Path) -> None:
+    net = octavize.octavize(Several(), 0.5, example=(1, 3, 16, 16)).eval()
+    path, x = tmp_path / f"n{suffix}", torch.randn(3, 3, 16, 16)
+    assert octavize.export(net, path, (1, 3, 16, 16)) < 1e-5
+    with torch.no_grad():
+        expected = net(x)
+    runner = load_runtime(path, trust=True)
+    found = runner(x)
+    assert list(found) == runner.outputs == ["output.input", "boxes.0", "boxes.1", "class"]
+    wanted = [expected["input"], *expected["boxes"], expected["class"]]
+    for name, want in zip(runner.outputs, wanted, strict=True):
+        np.testing.assert_allclose(found[name], want.numpy(), atol=1e-5)
+    for got, want in zip(runner.all(x), found.values(), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_octave_outputs_are_written_dense(tmp_path: Path) -> None:
+    vanilla = nn.Sequential(*(nn.Conv2d(n, 32, 3, padding=1) for n in (3, 32, 32)))
+    net = octavize.octavize(vanilla, 0.5, example=(1, 3, 16, 16)).eval()[:2]
+    x = torch.randn(2, 3, 16, 16)
+    octavize.export(net, tmp_path / "n.pt2", (1, 3, 16, 16))
+    with torch.no_grad():
+        y = net(x)
+    assert isinstance(y, octavize.OctTensor), "or the test tests nothing"
+    got = load_runtime(tmp_path / "n.pt2", trust=True)(x)
+    np.testing.assert_allclose(got, y.to_dense().numpy(), atol=1e-5)
+
+
+def test_a_wrong_output_among_several_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiled(self: Runner, *batch: Any) -> Any:
+        *others, last = right(self, *batch)
+        return [*others, last + 1]
+
+    right = Runner.all
+    monkeypatch.setattr(Runner, "all", spoiled)
+    with pytest.raises(InputError, match="not written: its outputs differ"):
+        octavize.export(Several(), tmp_path / "n.pt2", (1, 3, 16, 16))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_no_file_can_hold(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model Several returns None as output\.1: let it return tensors"):
+        octavize.export(Several("none"), tmp_path / "n.pt2", (1, 3, 16, 16))
+
+
+def test_files_of_several_outputs_do_not_classify(tmp_path: Path) -> None:
+    path = tmp_path / "n.pt2"
+    octavize.export(Several(), path, (1, 3, 16, 16))
+    runner = load_runtime(path, trust=True)
+    for ask in (
+        lambda: predict(runner, ["image.png"]),
+        lambda: agreement(Several(), runner, [torch.randn(1, 3, 16, 16)]),
+    ):
+        with pytest.raises(InputError, match=r"answers with .*boxes\.0, .*: give a classifier"):
+            ask()
+
+
+def test_metadata_of_our_own(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="metadata has outputs, which export writes itself: leave it out"):
+        octavize.export(small(), tmp_path / "n.pt2", (1, 3, 16, 16), metadata={"outputs": 4})
 
 
 @pytest.mark.parametrize(("alpha", "least"), [(0, 5), (0.5, 9)])

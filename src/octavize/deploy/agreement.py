@@ -50,6 +50,8 @@ def agreement_of(
         InputError: the network is no classifier.
     """
     answers: list[tuple[Array, Array]] = []
+    if len(runner.outputs) > 1:
+        raise InputError(f"{called} answers with {', '.join(runner.outputs)}: give a classifier")
     for images in steps(batches, "comparing"):
         scores = as_float32(answer(images))
         if scores.ndim != 2:

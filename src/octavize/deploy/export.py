@@ -18,12 +18,12 @@ from torch import nn
 from octavize._version import __version__
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
 from octavize.convert.trace import TraceError, check_network, clean_copy, runs, trace
-from octavize.deploy.difference import change, largest
-from octavize.deploy.formats import Format, format_of
+from octavize.deploy.difference import change, dense_leaves, largest
+from octavize.deploy.formats import Format, format_of, input_names
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
 from octavize.deploy.lowering import Calibration, batches_of, check_finite, check_precision
-from octavize.deploy.program import export_program, open_axes
+from octavize.deploy.program import export_program, open_axes, returned_by, with_dense_outputs
 from octavize.deploy.quantize import PoolsAsConvolutions
 from octavize.deploy.runtime import load_runtime
 from octavize.errors import InputError, require_extra
@@ -36,6 +36,9 @@ TOLERANCE = 1e-4
 """Largest error at which a file counts as the same network, see `parity`; float32."""
 LEAST_CHANGE = 0.1
 """Share of the largest output that an error is related to where an input changes the outputs less."""
+OWN = {"input_shape", "dynamic_batch", "dynamic_size", "smallest_size", "octavize", "precision"}
+OWN |= {"inputs", "outputs"}
+"""Metadata that nobody else can give."""
 LARGEST_STEP = 64
 """Pixels between the sizes that a network takes, at most."""
 
@@ -54,6 +57,9 @@ def export(
     """Write a network as a file for another runtime, with its batch norms folded, and compare the two.
 
     The file appears under its name only after it passed.
+
+    The file has an output for each tensor that the network returns, in this order, under the keys of its
+    dicts or the numbers of its sequences: `out`, `output.0`. Octave outputs are written dense.
 
     Args:
         model: the network, octave or not; only read. It is written in evaluation mode.
@@ -81,7 +87,8 @@ def export(
         numbers are always the example's. Precision is lowered afterwards.
 
     Raises:
-        InputError: the network does not run on `example` or cannot be exported; the error exceeds 1e-4,
+        InputError: the network does not run on `example`, cannot be exported or returns something else than
+            tensors; `metadata` has a key that is octavize's own; the error exceeds 1e-4,
             or outputs in low precision are not finite, and no file is written; the path is of no format or
             its folder is missing; the format lacks the precision; int8 of several inputs; a package is
             missing.
@@ -99,6 +106,8 @@ def export(
             "precision='int8': only networks that read one image are quantized here; export float32, and "
             "quantize the file with the runtime's own tools"
         )
+    if own := OWN & {*(metadata or {})}:
+        raise InputError(f"metadata has {', '.join(sorted(own))}, which export writes itself: leave it out")
     quantized_on = (
         batches_of(calibration, (1, *shape[1:]) if dynamic_batch else shape) if precision == "int8" else []
     )
@@ -109,17 +118,15 @@ def export(
         least = smallest_size(eager, inputs, step) if dynamic_size else None
         with PoolsAsConvolutions() if precision == "int8" else nullcontext():
             logger.info("reading the network")
-            frozen = freeze_layers(eager, given, join="low_out")
+            frozen = with_dense_outputs(freeze_layers(eager, given, join="low_out"), inputs)
             program = export_program(frozen, given, dynamic_batch, dynamic_size)
-        if program.call_spec.out_spec is None or not program.call_spec.out_spec.is_leaf():
-            raise InputError(
-                f"model {type(model).__name__} returns more than one tensor: wrap it in a module that "
-                "returns the one that is wanted"
-            )
         about = {"input_shape": list(shape), "dynamic_batch": dynamic_batch, "dynamic_size": dynamic_size}
         about |= {"smallest_size": least or 1, "octavize": __version__}
         if isinstance(given, Inputs):
             about["inputs"] = entries_of(eager, inputs, dynamic_batch, dynamic_size)
+        taken = input_names(_as_json(about))
+        if (outputs := returned_by(program, taken, type(model).__name__)) is not None:
+            about["outputs"] = outputs
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             written = Path(folder) / path.name
             about = {"alpha": alpha_of(model), **(metadata or {}), **about}
@@ -255,19 +262,27 @@ def parity(model: nn.Module, path: Path, tried: Sequence[Inputs]) -> float:
     """Largest difference between a file and its network on some inputs, relative to what an input changes.
 
     That is the largest change of an output between an input and its negative, but at least a tenth of the
-    largest output: a large constant in the outputs, such as a bias, hides no difference but rounding.
+    largest output: a large constant in the outputs, such as a bias, hides no difference but rounding. Of
+    several outputs each is compared by itself.
     Inputs of which the network itself makes no finite numbers tell nothing; NaN if there are no others.
     """
     runner, worst = load_runtime(path, trust=True), []
     for inputs in tried:
         with torch.no_grad():
-            expected, other = (each.call(model).float() for each in (inputs, inputs.negative()))
-        got = torch.from_numpy(runner(*inputs.tensors)).float()
-        scale = max(change(expected, other), LEAST_CHANGE * largest(expected), 1e-12)
-        error = float((got - expected).abs().max()) / scale
-        if expected.isfinite().all():
-            worst.append(error if error == error else float("inf"))
+            expected, others = (dense_leaves(each.call(model)) for each in (inputs, inputs.negative()))
+        found = map(torch.from_numpy, runner.all(*inputs.tensors))
+        for want, other, got in zip(expected, others, found, strict=True):
+            if want.isfinite().all():
+                worst.append(_error(want.float(), other.float(), got.float()))
     return max(worst, default=float("nan"))
+
+
+def _error(want: torch.Tensor, other: torch.Tensor, got: torch.Tensor) -> float:
+    scale = max(change(want, other), LEAST_CHANGE * largest(want), 1e-12)
+    if got.shape != want.shape:
+        return float("inf")
+    error = float((got - want).abs().max()) / scale if want.numel() else 0.0
+    return error if error == error else float("inf")
 
 
 def _check_writable(path: Path, kind: Format) -> None:

@@ -115,7 +115,7 @@ def check_finite(path: Path, images: Sequence[Array]) -> None:
         InputError: some outputs are not finite.
     """
     runner = load_runtime(path, trust=True)
-    if not all(np.isfinite(runner(batch)).all() for batch in images):
+    if not all(np.isfinite(output).all() for batch in images for output in runner.all(batch)):
         raise InputError(
             f"path {path.name} is not written: in {runner.metadata['precision']} its outputs are not finite; "
             "export it in float32, and report the network"

@@ -27,6 +27,8 @@ def predict(runner: Runner, images: Sequence[str | Path], top: int = 5) -> list[
         InputError: an image cannot be read, or the file takes no images in gray or color.
     """
     whole("top", top, 1)
+    if len(runner.outputs) > 1:
+        raise InputError(f"model {runner.path} answers with {', '.join(runner.outputs)}: give a classifier")
     names = runner.metadata.get("classes") or []
     answers = []
     for image in steps(images, "classifying"):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path, tree_map, tree_unflatten
 
 from octavize.convert.inputs import Inputs, Shape, inputs_of, joined
+from octavize.convert.trace import leaves
 from octavize.deploy.formats.onnx import quiet
 from octavize.errors import InputError, one_line
+from octavize.nn.dispatch import unannounced
+from octavize.nn.tensor import OctTensor
 
 
 def export_program(
@@ -42,6 +47,25 @@ class _Positional(nn.Module):
         return self.example.map(lambda _: next(left)).call(self.net)
 
 
+class _Dense(nn.Module):
+    """A network whose octave outputs are dense."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = self.net(*args, **kwargs)
+        return tree_map(lambda v: v.to_dense() if isinstance(v, OctTensor) else v, found)
+
+
+def with_dense_outputs(net: nn.Module, inputs: Inputs) -> nn.Module:
+    """The network itself, or one around it where it returns octave maps, of which runtimes know nothing."""
+    with torch.no_grad(), unannounced():
+        octave = any(isinstance(v, OctTensor) for v in leaves(inputs.call(net)))
+    return _Dense(net) if octave else net
+
+
 def _program(
     frozen: nn.Module, given: Inputs | Shape, dynamic_batch: bool, dynamic_size: bool
 ) -> torch.export.ExportedProgram:
@@ -64,6 +88,42 @@ def open_axes(x: Tensor, inputs: Inputs, dynamic_batch: bool, dynamic_size: bool
     """The axes of one of the inputs whose length stays open."""
     rows = [0] if dynamic_batch and inputs.is_batched(x) else []
     return [*rows, *range(2, x.dim())] if dynamic_size and inputs.is_sized(x) else rows
+
+
+def returned_by(
+    program: torch.export.ExportedProgram, taken: Sequence[str], called: str
+) -> list[dict[str, Any]] | None:
+    """What a network returns, for the metadata of its file; None of a single tensor.
+
+    Args:
+        called: the network's name, for messages.
+        taken: names of the file's inputs, which no output gets.
+
+    Returns:
+        For each tensor, in the order in which the network returns them, its `name` (the keys of dicts and the
+        numbers of sequences that lead to it) and `rows`: whether it has a row for each image.
+
+    Raises:
+        InputError: there is something else than tensors among it.
+    """
+    spec, signature = program.call_spec.out_spec, program.graph_signature
+    if spec is None or spec.is_leaf():
+        return None
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    images = values[str(signature.user_inputs[0])]
+    returned, found = signature.user_outputs, []
+    paths, _ = tree_flatten_with_path(tree_unflatten(list(range(len(returned))), spec))
+    for (path, _), output in zip(paths, returned, strict=True):
+        name = ".".join(
+            str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path
+        )
+        name = f"output.{name}" if name[0].isdigit() or name in taken else name
+        value = values.get(output) if isinstance(output, str) else output
+        if not isinstance(value, Tensor):
+            raise InputError(f"model {called} returns {value!r} as {name}: let it return tensors alone")
+        rows = value.dim() > 0 and str(value.shape[0]) == str(images.shape[0])
+        found.append({"name": name, "rows": rows})
+    return found
 
 
 def _remedy(frozen: nn.Module, given: Inputs | Shape, dynamic_batch: bool, dynamic_size: bool) -> str:

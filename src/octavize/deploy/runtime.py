@@ -25,15 +25,21 @@ class Runner:
             `input_shape`, `dynamic_batch`, `dynamic_size`, `octavize` (the version) …; and, of a network of
             several inputs or whole numbers, `inputs`.
         inputs: what the network takes, in this order.
+        outputs: the names of what it returns, in this order.
     """
 
     def __init__(self, path: Path, run: Run, about: str | None) -> None:
         self.path, self._run = path, run
         self.metadata: dict[str, Any] = _read(path, about)
         self.inputs: list[Entry] = entries_in(self.metadata)
+        returned = self.metadata.get("outputs", [{"name": "output", "rows": True}])
+        self.outputs: list[str] = [each["name"] for each in returned]
+        self._by_row: list[bool] = [each["rows"] for each in returned]
 
-    def __call__(self, *batch: Array | Tensor | Mapping[str, Any]) -> Array:
+    def __call__(self, *batch: Array | Tensor | Mapping[str, Any]) -> Any:
         """The network's output (N, …) for a batch (N, C, H, W), both float32.
+
+        Of a network of several outputs, or one that returns a dict, a dict with all of them by name.
 
         Of a network of several inputs, the batch is one array an input, or one mapping with them by name.
         Whole numbers and truth values stay what they are.
@@ -41,21 +47,27 @@ class Runner:
         Raises:
             InputError: the shape is not one that the file was exported for, or the runtime fails on it.
         """
+        found = self.all(*batch)
+        return found[0] if "outputs" not in self.metadata else dict(zip(self.outputs, found, strict=True))
+
+    def all(self, *batch: Array | Tensor | Mapping[str, Any]) -> list[Array]:
+        """The same as a list, one output or several."""
         values = [self._value(entry, x) for entry, x in zip(self.inputs, self._in_order(batch), strict=True)]
         rows = self._rows(values)
         try:
-            output = self._run(*map(np.ascontiguousarray, values))
+            found = self._run(*map(np.ascontiguousarray, values))
         except Exception as error:  # each runtime has its own kinds
             shapes = ", ".join(str(x.shape) for x in values)
             raise InputError(
                 f"model {self.path} fails on a batch of shape {shapes} ({one_line(error)})"
             ) from error
-        if len(output) != rows:
-            raise InputError(
-                f"model {self.path} made {len(output)} outputs of {rows} inputs: its images may be "
-                "too small, or the batch empty"
-            )
-        return output
+        for output, by_row in zip(found, self._by_row, strict=True):
+            if by_row and len(output) != rows:
+                raise InputError(
+                    f"model {self.path} made {len(output)} outputs of {rows} inputs: its images may be "
+                    "too small, or the batch empty"
+                )
+        return found
 
     def _in_order(self, batch: Sequence[Any]) -> Sequence[Any]:
         """The inputs one after the other."""
@@ -167,8 +179,8 @@ def load_runtime(path: str | Path, threads: int | None = None, *, trust: bool = 
         trust: also read a .pt2, which PyTorch unpickles: whoever wrote the file may run code here.
 
     Returns:
-        A `Runner`: `runner(batch)`, or `runner(a, b)`, gives the output as a NumPy array, `runner.metadata`
-        what the file knows.
+        A `Runner`: `runner(batch)`, or `runner(a, b)`, gives the output as a NumPy array, or several by name,
+        `runner.metadata` what the file knows.
 
     Raises:
         InputError: missing, damaged, of another kind or not written by octavize; not trusted; or its runtime

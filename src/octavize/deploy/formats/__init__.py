@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 KEY = "octavize"
 """Under this key a file carries its metadata, as JSON."""
 Array: TypeAlias = "np.ndarray[Any, Any]"
-Run: TypeAlias = "Callable[..., Array]"
-"""From the inputs of a network, one after the other, to its output."""
+Run: TypeAlias = "Callable[..., list[Array]]"
+"""From the inputs of a network, one after the other, to its outputs."""
 Write: TypeAlias = "Callable[[torch.export.ExportedProgram, Path, str], None]"
 Load: TypeAlias = "Callable[[Path, int | None], tuple[Run, str | None]]"
 FromOnnx: TypeAlias = "Callable[[Path, Path, str], object]"
@@ -82,6 +82,11 @@ class Format:
 def input_names(about: str) -> list[str]:
     """Of a file's inputs, by its metadata as JSON."""
     return [each["name"] for each in json.loads(about).get("inputs", [{"name": "input"}])]
+
+
+def output_names(about: str) -> list[str]:
+    """Of a file's outputs, likewise."""
+    return [each["name"] for each in json.loads(about).get("outputs", [{"name": "output"}])]
 
 
 def formats() -> dict[str, Format]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavize.deploy.formats import KEY, Array, Format, Run, input_names
+from octavize.deploy.formats import KEY, Array, Format, Run, input_names, output_names
 from octavize.report.progress import steps
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, about: str) -> None:
-    """Convert and write; inputs are called as `about` says, which lies in the file's metadata."""
+    """Convert and write; inputs and outputs are called as `about` says, which lies in the file's metadata."""
     import torch
     from onnx_ir.passes import PassError
 
-    names: Any = {"input_names": input_names(about), "output_names": ["output"]}
-    with quiet("torch.onnx", "onnxscript"):
+    names: Any = {"input_names": input_names(about), "output_names": output_names(about)}
+    with quiet("torch.onnx", "onnxscript", "onnx_ir"):
         try:
             made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
         except PassError:  # onnxscript 0.7 cannot fold a split of constants under a free batch, as of RAFT
@@ -126,8 +126,8 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
 
-    def run(*batch: Array) -> Array:
-        return np.asarray(session.run(None, dict(zip(names, batch, strict=True)))[0])
+    def run(*batch: Array) -> list[Array]:
+        return [np.asarray(output) for output in session.run(None, dict(zip(names, batch, strict=True)))]
 
     return run, session.get_modelmeta().custom_metadata_map.get(KEY)
 

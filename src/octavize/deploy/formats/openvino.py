@@ -104,10 +104,10 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
         warnings.warn(f"model {path}: this processor has no bf16, so it computes in float32", stacklevel=2)
     own = threading.local()  # a request serves one call at a time
 
-    def run(*batch: Array) -> Array:
+    def run(*batch: Array) -> list[Array]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        return np.array(own.request.infer(list(batch))[0])
+        return [np.array(output) for output in own.request.infer(list(batch)).to_tuple()]
 
     return run, about
 

@@ -22,6 +22,7 @@ def _write(program: torch.export.ExportedProgram, path: Path, about: str) -> Non
 
 def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
     import torch
+    from torch.utils._pytree import tree_leaves
 
     from octavize.deploy.program import without_guards
     from octavize.deploy.threads import torch_threads
@@ -32,9 +33,9 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
         # Runner checks the shape; torch 2.9 also writes checks that sizes fail which the program takes.
         module: Any = without_guards(torch.export.load(path, extra_files=found))
 
-    def run(*batch: Array) -> Array:
+    def run(*batch: Array) -> list[Array]:
         with torch.inference_mode(), torch_threads(threads):
-            return module(*map(torch.from_numpy, batch)).numpy()
+            return [x.numpy() for x in tree_leaves(module(*map(torch.from_numpy, batch)))]
 
     return run, found[KEY]
 

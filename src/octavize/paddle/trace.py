@@ -202,7 +202,7 @@ def _macs(layer: Any, value: Any, output: Any) -> int:
 @contextmanager
 def explained(
     model: nn.Layer,
-    inputs: Inputs,
+    inputs: Inputs | tuple[int | None, ...],
     remedy: str = "give an example it runs on, several inputs (a, b), or inputs by name",
 ) -> Iterator[None]:
     """Turn an error of a network's forward into a `TraceError` that names the shape of its input."""

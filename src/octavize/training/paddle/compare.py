@@ -7,6 +7,7 @@ curves are VisualDL's.
 from __future__ import annotations
 
 import logging
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def check_settings(recipe: Recipe) -> None:
     known = list_models()
     for model in recipe.models:
         if model not in known:
-            raise InputError(f"model {model!r} is none of Paddle's: choose from {', '.join(known)}")
+            close = get_close_matches(model, known, n=3)
+            told = f"did you mean {', '.join(close)}?" if close else "see `octavize models --backend paddle`"
+            raise InputError(f"model {model!r} is none of Paddle's: {told}")
     if recipe.optimizer not in OPTIMIZERS:
         raise InputError(
             f"optimizer is {recipe.optimizer!r}: --backend paddle has {', '.join(OPTIMIZERS)}; give one"

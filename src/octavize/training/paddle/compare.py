@@ -13,7 +13,7 @@ from typing import Any
 
 import paddle
 
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 from octavize.paddle.state import PADDLE
 from octavize.paddle.zoo import list_models
 from octavize.training.folder import claim
@@ -108,14 +108,10 @@ def check_settings(recipe: Recipe) -> None:
         )
     if recipe.precision != "32-true" and paddle.device.get_device() == "cpu":
         raise InputError(f"precision is {recipe.precision!r}, which Paddle has on GPUs only: give 32-true")
-    usual: dict[str, tuple[Any, str]] = {
-        "octave_bias": (False, "its octave layers have one bias an output"),
-        "norm_images": (0, "it reads batch norms as training left them"),
-    }
-    for name, (value, why) in usual.items():
-        if getattr(recipe, name) != value:
-            told = str(value).lower() if isinstance(value, bool) else value
-            raise InputError(
-                f"{name} is {getattr(recipe, name)}, which --backend paddle does not have ({why}): give "
-                f"--set {name}={told}"
-            )
+    if recipe.norm_images:
+        whole("norm_images", recipe.norm_images, 2)
+    if recipe.octave_bias:
+        raise InputError(
+            "octave_bias is True, which --backend paddle does not have (its octave layers have one bias an "
+            "output): give --set octave_bias=false"
+        )

@@ -23,7 +23,7 @@ from octavize.training.recipe import Recipe
 
 DATA_NAMES = ("textures", "cifar10", "cifar100", "folder")
 CHUNK = 256
-"""Images at once, in measuring mean and deviation."""
+"""Images at once, in measuring statistics."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,11 +42,11 @@ WORDS: dict[str, Any] = {
         ),
     },
     "zh": {
-        "head": ("网络", "类型", "初始权重来自", "准确率，torch", "Paddle", "第一步损失之差", f"之后每 {SMOOTH} 步平均损失之差"),
-        "vanilla": "原始",
+        "head": ("网络", "类型", "初始权重来自", "测试准确率，torch", "Paddle", "第一步损失之差", f"之后每 {SMOOTH} 步平均损失之差"),
+        "vanilla": "原始网络",
         "octave": "octave",
         "note": (
-            "CIFAR-10（JPEG），{train_images:,} 张训练图像、{test_images:,} 张测试图像，{epochs} 个 epoch，Adam，学习率 {learning_rate:g}，批 {batch}，"
+            "CIFAR-10（JPEG），{train_images:,} 张训练图像、{test_images:,} 张测试图像，{epochs} 轮，Adam，学习率 {learning_rate:g}，批 {batch}，"
             "α = {alpha:g}；MobileNetV1 宽度 {width_mobilenet_v1:g}，ResNet-50 宽度 {width_resnet50:g}；种子 0，各运行一次；float32，单线程，"
             "torch {torch}，Paddle {paddle}。[数据](results/paddle-paired/results.json) · `python benchmarks/paddle_paired.py CIFAR`"
         ),

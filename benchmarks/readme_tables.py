@@ -78,7 +78,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "latency": "推理时间",
         "step": "训练步时间",
         "params": "参数量",
-        "narrow": ("网络", "准确率", "与原始网络之差", "毫秒"),
+        "narrow": ("网络", "测试准确率", "与原始网络之差，百分点", "毫秒"),
         "arms": {
             "vanilla": "原始网络",
             "α=0.5, once a block, down": "octave α = 0.5，每块交换一次",
@@ -226,8 +226,9 @@ def pages() -> list[tuple[Path, Callable[[str], str]]]:
     """The pages, and what writes the tables of each anew."""
     found: list[tuple[Path, Callable[[str], str]]] = []
     for language, words in WORDS.items():
-        measured = {"speed": speed_table(words), "macs": macs_table(words)}
-        found.append((ROOT / words["readme"], partial(with_tables, {"pays": pays(language)})))
+        told = study_tables.translated if language == "zh" else str
+        measured = {"speed": told(speed_table(words)), "macs": told(macs_table(words))}
+        found.append((ROOT / words["readme"], partial(with_tables, {"pays": told(pays(language))})))
         found.append((ROOT / words["measured"], partial(with_tables, measured)))
     return found
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,25 +79,25 @@ WORDS = {
         "numbers": "全部数据",
         "setting": "设置",
         "network": "网络",
-        "arm": "方案",
+        "arm": "变体",
         "latency": "前向时间",
         "train_step": "训练一步",
         "activation_bytes": "训练内存",
         "seeds": "种子数",
         "of_seeds": "种子 {}",
         "accuracy": "测试准确率",
-        "difference": "与 {} 之差，百分点（95 %）",
+        "difference": "与{}之差，百分点（95 %）",
         "unchanged": "不变",
         "changed": "改动的设置",
         "from": "基准",
-        "effect": "只改一个设置时的变化，百分点（95 %）",
+        "effect": "只改一个设置时测试准确率的变化，百分点（95 %）",
         "epoch": "轮次",
         "running": "{}，滑动统计",
         "measured": "{}，实测统计",
-        "running_difference": "octave − vanilla，滑动统计（95 %）",
-        "measured_difference": "octave − vanilla，实测统计（95 %）",
+        "running_difference": "octave − 原始网络，滑动统计（95 %）",
+        "measured_difference": "octave − 原始网络，实测统计（95 %）",
         "ms": "{}，毫秒，批 1 / 8",
-        "deployed": "在 {runtime} 中，单线程；与 {reference} 之差以百分点计（95 %）",
+        "deployed": "测试准确率，在 {runtime} 中，单线程；与{reference}之差以百分点计（95 %）",
         "instead": (
             "同样的时间（按单张图像、float32 匹配）：octave 网络比改得同样快的原始网络高多少，"
             "百分点（95 %）；以及它的用时是那个网络的多少倍，批 1 / 8"
@@ -113,6 +114,53 @@ WORDS = {
         ),
     },
 }  # fmt: skip
+IN_CHINESE = {
+    "vanilla": "原始网络",
+    "MACs": "乘加次数",
+    "small stem": "小尺寸 stem",
+    "as given": "默认",
+    "article": "原文章",
+    "sound": "常用设置",
+    "paper": "论文",
+    "constant rate": "恒定学习率",
+    "falling rate": "下降学习率",
+    "once a block, down": "每块交换一次（高到低）",
+    "every layer": "每层交换",
+    "smaller": "更小的图像",
+    "thinner": "更窄",
+    "time of once a block": "用时同每块交换一次",
+    "same MACs": "乘加次数相同",
+    "same time": "用时相同",
+    "pixels": "像素",
+    "px": "像素",
+    "width": "宽度",
+    "bias": "偏置",
+    "depthwise": "深度卷积初始化",
+    "initial": "初始化",
+    "normalize": "归一化",
+    "augment": "数据增强",
+    "rate": "学习率",
+    "optimizer": "优化器",
+    "epochs": "轮数",
+    "exchange": "交换",
+    "downsample": "下采样",
+    "size": "尺寸",
+    "on": "有",
+    "off": "无",
+    "none": "无",
+    "constant": "恒定",
+    "cosine": "余弦",
+    "both": "双向",
+    "low to high": "低到高",
+    "high to low": "高到低",
+    "to": "至",
+    "pool": "池化",
+    "stride": "步长",
+    "adam": "Adam",
+    "sgd": "SGD",
+    "cores": "核",
+}
+"""Words of results, but names of options: those stand in backticks."""
 REAL_IMAGES = ("resolution", "size")
 """Studies of docs/study.md; all others are small, and in the appendix."""
 PAGES = {
@@ -136,6 +184,23 @@ def read(path: Path, otherwise: Any = None) -> Any:
     if otherwise is not None and not path.is_file():
         return otherwise
     return json.loads(path.read_text("utf-8"))
+
+
+def translated(text: str) -> str:
+    """The tables of a page, and what stands above and below them, with the words of results in Chinese."""
+    words = "|".join(map(re.escape, sorted(IN_CHINESE, key=len, reverse=True)))
+    found = re.compile(rf"(`[^`]*`|\]\([^)]*\))|(?<![A-Za-z0-9_/-])({words})(?![A-Za-z0-9_/-])")
+
+    def chosen(match: re.Match[str]) -> str:
+        return match[1] or IN_CHINESE[match[2]]
+
+    def line(of: str) -> str:
+        if of.startswith(("!", "#")):
+            return of
+        told = re.sub(r"(?<=）):$", "：", found.sub(chosen, of))
+        return told.replace(", ", "，").replace(": ", "：") if of.startswith(("|", "**")) else told
+
+    return re.sub(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])", "", "\n".join(map(line, text.split("\n"))))
 
 
 def publish(run_folder: Path, results: Path = DOCS / "results") -> None:
@@ -408,6 +473,9 @@ def page(words: Words, real: bool) -> Callable[[str], str]:
     if not real:
         read_norms = read(DOCS / "results" / NORMS, {})
         parts["norms"] = norms(read_norms, words) if read_norms.get("runs") else words["none"]
+
+    if words is WORDS["zh"]:
+        parts = {name: translated(part) for name, part in parts.items()}
 
     def made(text: str) -> str:
         for name, part in parts.items():

@@ -38,6 +38,39 @@ def test_tables_are_those_of_the_results(script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+NAMES = {
+    *(
+        "Adam",
+        "CIFAR",
+        "M",
+        "MB",
+        "MobileNetV",
+        "ONNX",
+        "OpenVINO",
+        "Paddle",
+        "PyTorch",
+        "ResNet",
+        "Runtime",
+        "SGD",
+    ),
+    *("bf", "e", "float", "framework", "he", "int", "ms", "octave", "stem", "torch"),
+}
+"""What Chinese readers of this field write in Latin letters."""
+
+
+@pytest.mark.parametrize("page", ["README", "docs/measured", "docs/study", "docs/study-32"])
+def test_chinese_tables_say_the_same_in_chinese(page: str) -> None:
+    marked = re.compile(r"<!-- [\w-]+: written by benchmarks/\w+\.py -->(.*?)<!-- /", re.DOTALL)
+    ours, theirs = (marked.findall((ROOT / f"{page}{end}").read_text("utf-8")) for end in (".zh.md", ".md"))
+    assert len(ours) == len(theirs) > 0
+    for chinese, english in zip(ours, theirs, strict=True):
+        rows = [[line for line in text.splitlines() if line.startswith("| ")] for text in (chinese, english)]
+        numbers = [[re.findall(r"\d+(?:\.\d+)?", row) for row in table] for table in rows]
+        assert numbers[0] == numbers[1]
+        plain = re.sub(r"`[^`]*`", "", "\n".join(rows[0]))
+        assert not set(re.findall(r"[A-Za-z]+", plain)) - NAMES
+
+
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

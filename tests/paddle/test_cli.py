@@ -8,6 +8,7 @@ import re
 import sys
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -145,6 +146,38 @@ def test_what_cannot_be_converted(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["resnet18", "oct_resnet50"])
+def test_weights_that_cannot_be_downloaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: Any) -> Any:
+        raise RuntimeError("Retry limit reached")
+
+    monkeypatch.setattr("paddle.vision.models.resnet.get_weights_path_from_url", refuse)
+    assert convert(name, "--pretrained", "--out", str(tmp_path / "out")) == 2
+    told = capsys.readouterr().err
+    assert f"weights of {name} cannot be had (Retry limit reached); try again with a connection, or" in told
+    assert not (tmp_path / "out").exists()
+
+
+# ---- models ----------------------------------------------------------------------------------------------
+
+
+def models(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["models", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert models("oct_resnet5*", "--backend", "paddle", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == ["oct_resnet50", "oct_resnet50_small"]
+    assert models("lenet", "--backend", "paddle") == 2
+    assert "'lenet' matches no network" in capsys.readouterr().err
+    assert models("--costs", "--backend", "paddle") == 2
+    assert "`octavize profile --backend paddle NAME` counts them" in capsys.readouterr().err
+
+
 # ---- what is missing -------------------------------------------------------------------------------------
 
 
@@ -159,3 +192,20 @@ def test_a_missing_runtime_is_brought_by_the_framework_at_hand(
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(InputError, match=re.escape(f"'octavize[{extra}]'")):
         load_runtime(tmp_path / "net.onnx")
+
+
+@pytest.mark.skipif(util.find_spec("torch") is not None, reason="torch is here")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert", "resnet18", "--out", "x"),
+        ("profile", "oct_resnet18"),
+        ("compare",),
+        ("export", "oct_resnet18", "--to", "net.onnx"),
+        ("models",),
+    ],
+)
+def test_the_backend_at_hand_is_told(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "torch is not installed, and PaddlePaddle is: add --backend paddle" in capsys.readouterr().err

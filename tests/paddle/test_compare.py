@@ -135,14 +135,19 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"models": ["oct_resnet51"]}, "none of Paddle's"),
+        ({"models": ["oct_resnet51"]}, "none of Paddle's: did you mean oct_resnet50"),
+        ({"models": ["LeNet"]}, "none of Paddle's: see `octavize models --backend paddle`"),
         ({"data": "folder"}, "data_dir is not given"),
         ({"optimizer": "lamb"}, "optimizer is 'lamb'"),
         ({"precision": "16-mixed"}, "precision is '16-mixed'"),
         ({"precision": "bf16-mixed"}, "on GPUs only"),
         ({"octave_bias": True}, "give --set octave_bias=false"),
-        ({"norm_images": 9}, "norm_images is 9"),
-        ({"size": 16}, "size is 16"),
+        ({"norm_images": 1}, "norm_images=1: give a whole number of at least 2"),
+        (
+            {"size": 16},
+            "textures have 32 or 64 pixels: Paddle makes none smaller",
+        ),
+        ({"size": 48}, "give 32, 64 or more"),
         ({"model_arguments": {"*": {"height": 2}}}, "does not take these arguments"),
     ],
 )
@@ -315,6 +320,7 @@ OTHERWISE: dict[str, Any] = {
     "flip": False,
     "normalize": False,
     "limit_train": 30,
+    "norm_images": 20,
 }
 """Another value of every setting that training in Paddle honors."""
 ELSEWHERE = {
@@ -322,7 +328,6 @@ ELSEWHERE = {
     "data": "test_a_folder_is_read_as_in_torch",
     "val_fraction": "test_a_folder_is_read_as_in_torch",
     "octave_bias": "test_what_is_refused",
-    "norm_images": "test_what_is_refused",
     "precision": "test_what_is_refused",
 }
 """The other settings, and who tests them."""

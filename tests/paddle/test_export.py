@@ -160,6 +160,7 @@ def test_a_function_follows_alpha_and_size(capsys: pytest.CaptureFixture[str]) -
         ((NAME, "--to", "net.onnx", "--precision", "bf16"), "precision='bf16': .onnx"),
         ((NAME, "--to", "net", "--calibration", "."), "float32 needs no images"),
         (("resnet51", "--to", "net"), "did you mean"),
+        (("LeNet", "--to", "net"), "give a name from `octavize models --backend paddle`"),
         (("none.safetensors", "--to", "net"), "none.safetensors does not exist"),
         (("os:getcwd", "--to", "net", "--num-classes", "3"), "leave it to the function"),
         (("octave", "--to", "net", "--alpha", "0.5"), "--alpha is given and octave"),

@@ -222,7 +222,7 @@ def test_layers_that_a_dense_map_follows_merge() -> None:
     decided = plan(ReadsADenseMap(), example=SHAPE)
     assert alphas(decided) == {"one": None, "two": 0.5, "three": 0.0, "four": 0.5}
     reasons = {d.name: d.reason for d in decided.decisions}
-    assert reasons["three"] == "merges: cumsum needs the dense map"
+    assert reasons["three"].startswith("merges: cumsum needs the dense map, at paddle/test_octavize.py:")
     assert not decided.fallbacks
     net = octavize(ReadsADenseMap(), example=SHAPE, strict=True)
     assert net(paddle.randn(SHAPE)).shape == [1, 8]

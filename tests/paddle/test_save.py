@@ -252,13 +252,31 @@ def test_a_file_that_computes_something_else_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_several_outputs_are_refused(tmp_path: Path) -> None:
-    class Two(Residual):
-        def forward(self, x: Any) -> Any:
-            return super().forward(x), x
+class Returning(Residual):
+    """A network that returns what a function makes of its output."""
 
-    with pytest.raises(InputError, match="returns 2 tensors"):
-        save(Two(), tmp_path / "net", SHAPE)
+    def __init__(self, made: Any) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: Any) -> Any:
+        return self.made(super().forward(x))
+
+
+@pytest.mark.parametrize("target", ["paddle", pytest.param("onnx", marks=needs_onnx)])
+@pytest.mark.parametrize("made", [lambda y: (y, y * 2), lambda y: {"out": y, "twice": y * 2}])
+def test_several_outputs_are_refused(tmp_path: Path, made: Any, target: str) -> None:
+    path = tmp_path / ("net.onnx" if target == "onnx" else "net")
+    with pytest.raises(InputError, match=r"^Returning returns 2 tensors"):
+        save(Returning(made), path, SHAPE, target=target)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["paddle", pytest.param("onnx", marks=needs_onnx)])
+@pytest.mark.parametrize("made", [lambda y: {"out": y}, lambda y: {"all": [y], "none": None}])
+def test_one_output_in_a_dict(tmp_path: Path, made: Any, target: str) -> None:
+    path = tmp_path / ("net.onnx" if target == "onnx" else "net")
+    assert save(octavize(Returning(made), example=SHAPE), path, SHAPE, target=target) < 1e-4
 
 
 @needs_onnx

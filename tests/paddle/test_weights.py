@@ -124,7 +124,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         from_torch(net, {**torch_state(net), "head.weight": np.zeros((8, 5))})
     with pytest.raises(InputError, match="to two tensors"):
         torch_state(net, names={"norm": "older"})
-    with pytest.raises(InputError, match=r"are no \.safetensors file"):
+    with pytest.raises(InputError, match=r"do not exist: give the path of a \.safetensors file"):
         from_torch(net, tmp_path / "net.pth")
     with pytest.raises(InputError, match=r"give a \.safetensors file"):
         to_torch(net, tmp_path / "net.pth")

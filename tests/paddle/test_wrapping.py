@@ -33,6 +33,7 @@ def state():
     for kind in (paddle.Tensor, paddle.pir.Value, paddle.nn.BatchNorm):
         found |= {(kind, key): id(getattr(kind, key)) for key in dir(kind) if key != "__doc__"
                   and isinstance(vars(kind).get(key), types.FunctionType)}
+    found["PyLayer.apply"] = str(vars(paddle.autograd.PyLayer).get("apply"))
     return found, list(convert_call_func.BUILTIN_LIKELY_MODULES), set(skip_files.skip_file_names)
 """
 

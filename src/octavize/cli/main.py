@@ -92,7 +92,7 @@ def compare(
             metavar="SHARE...",
         ),
     ] = None,
-    exchange: o.ExchangeName = None,
+    exchange: o.RecipeExchange = None,
     seed: o.Seeds = None,
     restart: o.Restart = False,
     backend: o.Backend = "torch",
@@ -143,7 +143,7 @@ def train(
         list[float] | None,
         o.runs(help="Share of low channels, 0 to 1; 0 is vanilla. \\[default: 0.5]"),
     ] = None,
-    exchange: o.ExchangeName = None,
+    exchange: o.RecipeExchange = None,
     seed: Annotated[
         list[int] | None,
         o.runs(help="Fixes initial weights, order of images and augmentation. \\[default: 0]"),

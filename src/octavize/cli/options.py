@@ -80,6 +80,9 @@ EXCHANGE_HELP = (
 ExchangeName = Annotated[
     str | None, network("--exchange", help=f"{EXCHANGE_HELP} \\[default: every]", metavar="WHERE")
 ]
+RecipeExchange = Annotated[
+    str | None, network("--exchange", help=f"{EXCHANGE_HELP} \\[default: the recipe's own]", metavar="WHERE")
+]
 Exchanges = Annotated[
     list[str] | None,
     typer.Option("--exchange", help=f"{EXCHANGE_HELP} Several are compared.", metavar="WHERE..."),

@@ -10,7 +10,7 @@ from typing import Any
 from octavize.cli import options as o
 from octavize.cli.answers import check_octave, compared, converted, plan_values
 from octavize.cli.telling import Answer
-from octavize.errors import InputError, require_extra
+from octavize.errors import InputError, extra_here, require_extra
 from octavize.text import to_csv
 
 BACKENDS = ("torch", "paddle")
@@ -20,13 +20,18 @@ def is_paddle(backend: str) -> bool:
     """Whether a command is for Paddle.
 
     Raises:
-        InputError: the backend is unknown, or Paddle is not installed.
+        InputError: the backend is unknown or not installed.
     """
     if backend not in BACKENDS:
         raise InputError(f"--backend is {backend!r}: give {' or '.join(BACKENDS)}")
     if backend == "paddle":
         require_extra("paddle", "paddle")
         os.environ.setdefault("GLOG_minloglevel", "2")  # its remarks on itself are not for our users
+    elif extra_here(""):
+        raise InputError(
+            "torch is not installed, and PaddlePaddle is: add --backend paddle, or run "
+            "`pip install 'octavize[torch]'`"
+        )
     return backend == "paddle"
 
 
@@ -35,6 +40,21 @@ def refuse(options: Mapping[str, object], why: str) -> None:
     for option, value in options.items():
         if value is not None and value is not False:
             raise InputError(f"{option} is given with --backend paddle: {why}; leave it out")
+
+
+def models(pattern: str, costs: bool) -> Answer:
+    """`octavize models` of Paddle's networks."""
+    from octavize.paddle.zoo import list_models
+
+    if costs:
+        raise InputError(
+            "--costs is given with --backend paddle: `octavize profile --backend paddle NAME` counts them; "
+            "leave it out"
+        )
+    names = list_models(pattern)
+    if not names:
+        raise InputError(f"PATTERN {pattern!r} matches no network: see `octavize models --backend paddle`")
+    return Answer(names, names)
 
 
 def profile(

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from octavize.cli.options import Backend
+from octavize.cli.paddle import is_paddle
+from octavize.cli.paddle import models as models_of_paddle
 from octavize.cli.telling import Answer
 from octavize.errors import InputError
 from octavize.report.progress import steps
@@ -21,6 +24,7 @@ def models(
     alpha: Annotated[
         float | None, typer.Option(help="Share of low channels for --costs. \\[default: 0.5]")
     ] = None,
+    backend: Backend = "torch",
 ) -> Answer:
     """List the networks that octavize builds by name.
 
@@ -32,14 +36,18 @@ def models(
     [cyan]octavize models[/cyan]
 
     [cyan]octavize models 'oct_resnext*' --costs --alpha 0.25[/cyan]
+
+    [cyan]octavize models --backend paddle[/cyan]
     """
+    if alpha is not None and not costs:
+        raise InputError(f"--alpha {alpha:g} is given without --costs: names have no α; add --costs")
+    if is_paddle(backend):
+        return models_of_paddle(pattern, costs)
     from octavize.zoo.models import list_models
 
     names = list_models(pattern)
     if not names:
         raise InputError(f"PATTERN {pattern!r} matches no network: see `octavize models`")
-    if alpha is not None and not costs:
-        raise InputError(f"--alpha {alpha:g} is given without --costs: names have no α; add --costs")
     if not costs:
         return Answer(names, names)
     from octavize.bench.paper import cost_row, cost_table

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from octavize.convert.inputs import Inputs, Shape, inputs_of
-from octavize.convert.lines import line_of_call
+from octavize.convert.lines import LINES
 from octavize.convert.trace import (
     Fallback,
     Sources,
@@ -120,7 +120,7 @@ class _Run(Sources):
             return
         maps = [x for x in oct_tensors(operands) if isinstance(x, OctTensor)]
         (self.entered if any(x.requires_grad for x in maps) else self.inside).append(
-            Fallback("", self.of(*maps), line_of_call())
+            Fallback("", self.of(*maps), LINES.of_call())
         )
 
 

@@ -21,8 +21,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.utils.flop_counter import FlopCounterMode
 
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
-from octavize.convert.lines import asks_for_a_tensor, line_of_call, line_of_error, maps_read
-from octavize.errors import InputError, one_line, shortened
+from octavize.convert.lines import LINES
+from octavize.errors import InputError, one_line
 from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.conv import OctConv
 from octavize.nn.dispatch import ASKED, Octave, observe_calls, oct_tensors, unannounced
@@ -63,8 +63,8 @@ class Sources:
 
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:
         sources = self.of(*operands)
-        if dense and (name != ASKED or asks_for_a_tensor()):
-            self.fallbacks.append(Fallback(name, sources, line_of_call()))
+        if dense and (name != ASKED or LINES.asks_for_a_tensor()):
+            self.fallbacks.append(Fallback(name, sources, LINES.of_call()))
         self.add(result, sources)
 
 
@@ -280,19 +280,10 @@ def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
         ):
             output = inputs.call(meta)
     except TraceError as failed:
-        failed.fallbacks = [*sources.fallbacks, *_failed_on(failed.__cause__, sources)]
+        failed.fallbacks = [*sources.fallbacks, *LINES.failed_on(failed.__cause__, sources.of)]
         raise
     macs = counter.get_total_flops() // 2
     return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
-
-
-def _failed_on(error: BaseException | None, sources: Sources) -> list[Fallback]:
-    """The maps on which the network's code failed: it may run on the dense ones."""
-    if error is None or not (made_by := sources.of(*maps_read(error))):
-        return []
-    where = line_of_error(error) or "a layer"
-    what = f"{where}, which fails on an octave map ({shortened(one_line(error, kind=True))}),"
-    return [Fallback(what, made_by)]
 
 
 @contextmanager
@@ -301,7 +292,7 @@ def explained(model: nn.Module, shape: Inputs | Sequence[int], remedy: str | Non
     try:
         yield
     except Exception as error:
-        line = line_of_error(error)
+        line = LINES.of_error(error)
         if remedy is None or "meta" in str(error).lower():  # torch's word for tensors without values
             remedy = _remedy(model, shape, error)
         told = shape if isinstance(shape, Inputs) else tuple(shape)

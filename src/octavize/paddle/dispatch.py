@@ -7,6 +7,7 @@ function without a rule gets the dense map, which is exact but slow; a warning s
 from __future__ import annotations
 
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from contextvars import ContextVar
 from functools import partial
 from inspect import signature
 from numbers import Number
+from pathlib import Path
 from typing import Any, ClassVar
 
 import paddle
@@ -33,8 +35,22 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 _observers: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
 
 
+_OURS = str(Path(__file__).parents[1])
+ASKED = "isinstance"
+"""What observers are told where code asks for the class of a map."""
+_CLASS: Any = vars(object)["__class__"]
+
+
 class ChangeRefused(InputError):
     """This call cannot change an octave value in place."""
+
+
+def _asked_by_others() -> bool:
+    """Whether code but octavize's asks an octave value for an attribute."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name == "__getattr__" and frame.f_back is not None:
+        frame = frame.f_back
+    return not frame.f_code.co_filename.startswith(_OURS)
 
 
 class Octave:
@@ -56,9 +72,23 @@ class Octave:
 
     def __getattr__(self, name: str) -> Any:
         # Python asks here for missing names only: methods of paddle.Tensor, `x.flatten(1)`, `x.mean([2, 3])`.
-        if not name.startswith("_") and callable(getattr(paddle.Tensor, name, None)):
-            return partial(_call, name, self)
+        if not name.startswith("_"):
+            if callable(getattr(paddle.Tensor, name, None)):
+                return partial(_call, name, self)
+            if _observers.get() and hasattr(paddle.Tensor, name) and _asked_by_others():
+                _tell_observers(name, (self,), {}, None, True)
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    @property
+    def __class__(self) -> Any:
+        """The class. Python asks for it where `isinstance(x, paddle.Tensor)` finds none of Paddle's."""
+        if _observers.get() and _asked_by_others():
+            _tell_observers(ASKED, (self,), {}, None, True)
+        return type(self)
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None:
+        _CLASS.__set__(self, kind)
 
     def __setitem__(self, position: Any, value: Any) -> None:
         apply_rule("setitem", operator.setitem, (self, position, value), {})
@@ -144,7 +174,7 @@ def apply_rule(name: str, func: Function, args: tuple[Any, ...], kwargs: dict[st
             result = _dense_fallback(name, func, args, kwargs)
         if name in _VIEWS:
             _lend(octave_values(args), result)
-    except ChangeRefused:
+    except Exception:  # which the network's code may catch, to go another way
         _tell_observers(name, args, kwargs, None, True)
         raise
     _tell_observers(name, args, kwargs, result, dense)
@@ -260,13 +290,15 @@ def _dense_fallback(name: str, func: Function, args: tuple[Any, ...], kwargs: di
     if name in _OF_THE_TENSOR_ITSELF:
         raise ChangeRefused(f"{name} is of one tensor, and this map is two: ask its halves, x.high and x.low")
     _announce_fallback(name)
-    return func(*(dense(arg) for arg in args), **{key: dense(value) for key, value in kwargs.items()})
+    return func(*(dense(arg) for arg in args), **dense(kwargs))
 
 
 def dense(value: Any) -> Any:
-    """A value with dense maps instead of octave ones, also in a list or tuple."""
+    """A value with dense maps instead of octave ones, also in a list, tuple or dict."""
     if isinstance(value, Octave):
         return value.to_dense()
+    if type(value) is dict:
+        return {key: dense(part) for key, part in value.items()}
     return type(value)(map(dense, value)) if type(value) in (list, tuple) else value
 
 

@@ -92,6 +92,7 @@ def save(
     about = {"alpha": _alpha_of(model), **(metadata or {}), **about}
     about |= {"octavize": __version__, "precision": "float32"}
     net = clean_copy(model).to(dtype="float32")
+    _check_outputs(net, inputs)
     frozen = freeze(net, inputs)
     spec = [None if dynamic_batch else shape[0], shape[1]]
     spec += [None if dynamic_size else n for n in shape[2:]]
@@ -125,6 +126,17 @@ def _check(path: Path, target: str, for_int8: bool) -> None:
     if target == "onnx":
         for module in ("paddle2onnx", "onnx", "onnxruntime"):
             require_extra(module, "paddle-deploy")
+
+
+def _check_outputs(net: nn.Layer, inputs: Inputs) -> None:
+    """Raises InputError unless the network runs, and returns one tensor, in a dict or list or not."""
+    with explained(net, inputs), paddle.no_grad(), unannounced():
+        found = len(outputs_of(inputs.made("float32").call(net)))
+    if found != 1:
+        raise InputError(
+            f"{type(net).__name__} returns {found} tensors: save a layer around it that returns the one that "
+            "is wanted"
+        )
 
 
 def _as_json(about: Mapping[str, Any]) -> str:
@@ -167,7 +179,7 @@ _WRITERS = {"paddle": _write_paddle, "onnx": _write_onnx}
 
 def _write_program(net: nn.Layer, path: Path, spec: Sequence[int | None], *, for_onednn: bool) -> None:
     layout = laid_out_for_onednn() if for_onednn else nullcontext()
-    with layout, unannounced(), explained(net, Inputs((tuple(spec),)), "it cannot be saved as a program"):
+    with layout, unannounced(), explained(net, tuple(spec), "it cannot be saved as a program"):
         paddle.jit.save(net, str(path), input_spec=[InputSpec(spec, "float32", "input")])
 
 
@@ -192,11 +204,6 @@ def _parity(model: nn.Layer, run: Run, shapes: Sequence[Shape]) -> float:
         given = random_input(Inputs((shape,)), "float32")
         with paddle.no_grad(), unannounced():
             expected, others = (outputs_of(each.call(model)) for each in (given, negative(given)))
-        if len(expected) != 1:
-            raise InputError(
-                f"{type(model).__name__} returns {len(expected)} tensors: save a layer around it that "
-                "returns the one that is wanted"
-            )
         try:
             got = [np.asarray(y, np.float64) for y in run(given.args[0].numpy())]
         except Exception as error:  # each runtime has its own kinds

@@ -54,15 +54,16 @@ class Origin:
         """
         if self.kind == FUNCTION:
             return call_named(self.name, nn.Layer)
-        extra: dict[str, Any] = {"pretrained": True} if pretrained else {}
+        if not pretrained:
+            return build_vanilla(self.name, **self.arguments)
         try:
-            return build_vanilla(self.name, **self.arguments, **extra)
+            return build_vanilla(self.name, **self.arguments, pretrained=True)
         except InputError:
             raise
         except Exception as error:  # a download may fail in any way
             raise InputError(
-                f"model {self.name!r} cannot be built with {dict(self.arguments)}, pretrained={pretrained}: "
-                f"{one_line(error)}; check name and options"
+                f"--pretrained: Paddle's weights of {self.name} cannot be had ({one_line(error)}); try again "
+                "with a connection, or give --weights"
             ) from error
 
 

@@ -19,9 +19,10 @@ from paddle import Tensor, nn
 from octavize.errors import InputError, one_line
 from octavize.paddle.conv import OctConv
 from octavize.paddle.costs import convolution_macs, octave_macs
-from octavize.paddle.dispatch import Octave, observe_calls, octave_values, unannounced
+from octavize.paddle.dispatch import ASKED, Octave, observe_calls, octave_values, unannounced
 from octavize.paddle.geometry import CONVOLUTIONS, geometry_of
 from octavize.paddle.inputs import Example, Inputs, inputs_of
+from octavize.paddle.lines import LINES
 from octavize.paddle.tensor import OctTensor
 from octavize.plans.planning import Fallback, Layer, Shape, Trace, TraceError
 
@@ -44,8 +45,8 @@ class _Sources:
 
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:
         sources = self.of(*operands)
-        if dense:
-            self.fallbacks.append(Fallback(name, sources))
+        if dense and (name != ASKED or LINES.asks_for_a_tensor()):
+            self.fallbacks.append(Fallback(name, sources, LINES.of_call()))
         self.add(result, sources)
 
 
@@ -119,13 +120,36 @@ def trace(model: nn.Layer, example: Example | Inputs) -> Trace:
     recorder = _Recorder(net, inputs)
     sources = recorder.sources
     try:
-        with explained(model, inputs), paddle.no_grad(), unannounced(), observe_calls(sources.watch):
+        with explained(model, inputs), paddle.no_grad(), unannounced(), _watched(sources):
             output = inputs.call(net)
     except TraceError as failed:
-        failed.fallbacks = sources.fallbacks
+        failed.fallbacks = [*sources.fallbacks, *LINES.failed_on(failed.__cause__, sources.of)]
         raise
     layers = list(recorder.found.values())
     return Trace(layers, sum(layer.macs for layer in layers), sources.fallbacks, sources.of(_plain(output)))
+
+
+@contextmanager
+def _watched(sources: _Sources) -> Iterator[None]:
+    """Inside, `sources` follows the calls on octave maps, and the questions whether they are tensors.
+
+    `isinstance(x, paddle.static.Variable)` is True of every tensor and looks at its type alone, so that an
+    octave map does not hear of it: Paddle's answer is listened to.
+    """
+    kind: Any = type(paddle.static.Variable)
+    answer = vars(kind)["__instancecheck__"]
+
+    def ask(cls: Any, value: Any) -> bool:
+        if isinstance(value, Octave):
+            sources.watch(ASKED, (value,), None, True)
+        return answer.__get__(None, cls)(value)
+
+    kind.__instancecheck__ = ask
+    try:
+        with observe_calls(sources.watch):
+            yield
+    finally:
+        kind.__instancecheck__ = answer
 
 
 class _Recorder:
@@ -178,16 +202,17 @@ def _macs(layer: Any, value: Any, output: Any) -> int:
 @contextmanager
 def explained(
     model: nn.Layer,
-    inputs: Inputs,
+    inputs: Inputs | tuple[int | None, ...],
     remedy: str = "give an example it runs on, several inputs (a, b), or inputs by name",
 ) -> Iterator[None]:
     """Turn an error of a network's forward into a `TraceError` that names the shape of its input."""
     try:
         yield
     except Exception as error:
+        line = LINES.of_error(error)
         raise TraceError(
             f"{type(model).__name__} does not run on an input of shape {inputs}: {remedy} "
-            f"({one_line(error, kind=True)})"
+            f"({one_line(error, kind=True)}{line and f', at {line}'})"
         ) from error
 
 

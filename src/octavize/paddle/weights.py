@@ -132,7 +132,9 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     path = Path(path)
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not path.is_file():
+        raise InputError(f"weights {path} do not exist: give the path of a .safetensors file")
+    if path.suffix != ".safetensors":
         raise InputError(
             f"weights {path} are no .safetensors file: write one in torch, "
             "safetensors.torch.save_file(net.state_dict(), path)"

@@ -15,14 +15,15 @@ from typing import Any
 
 import paddle
 import paddle.nn.functional as F
+from paddle.autograd import PyLayer
 
-from octavize.paddle.dispatch import OCTAVE_KINDS, apply_rule
+from octavize.paddle.dispatch import OCTAVE_KINDS, apply_rule, octave_values
 from octavize.paddle.functions import PUBLIC, VALUE, Function
 
 _replaced: dict[
     int, tuple[Function, Function]
 ] = {}  # by the id of the original: it, and what is in its place
-_methods: list[tuple[type, str, Any]] = []  # the class, the name, and the original
+_methods: list[tuple[type, str, Any]] = []  # the class, the name, and the original; None if inherited
 _REFUSED = ("truediv", "div", "lt", "le", "gt", "ge")
 """Operators that a Tensor refuses instead of asking an OctTensor. While a program is built, all do."""
 _OPERATORS = ("add", "sub", "mul", "floordiv", "mod", "pow", "matmul", *_REFUSED)
@@ -38,8 +39,9 @@ def enable() -> None:
 
     Wrapped are the public functions that take a map, wherever a loaded module holds them (`paddle.concat`,
     your `from paddle.nn.functional import relu`), operators that would raise an error instead of asking an
-    OctTensor, and the `forward` of `nn.BatchNorm` and `nn.SyncBatchNorm`, which call no function. `to_static`
-    takes octavize's modules as they are. `disable()` undoes all of it.
+    OctTensor, the `forward` of `nn.BatchNorm` and `nn.SyncBatchNorm`, which call no function, and
+    `PyLayer.apply`, which would give an octave map no gradient. `to_static` takes octavize's modules as they
+    are. `disable()` undoes all of it.
 
     Functions that a network's layers hold as attributes are found by `octavize()`. Those held elsewhere, in a
     dict or as a default argument, are found if `enable()` was called before they were put there.
@@ -53,6 +55,7 @@ def enable() -> None:
     for kind, names in ((paddle.Tensor, _REFUSED), (VALUE, _OPERATORS)):
         for name in names:
             _wrap_method(kind, f"__{name}__", _asking)
+    _wrap_method(PyLayer, "apply", _own_function)
     _wrap_method(paddle.nn.BatchNorm, "forward", _batch_norm)
     _wrap_method(paddle.nn.SyncBatchNorm, "forward", _sync_batch_norm)
     _leave_alone_in_to_static(True)
@@ -66,7 +69,10 @@ def disable() -> None:
     _replaced.clear()
     while _methods:
         kind, name, original = _methods.pop()
-        setattr(kind, name, original)
+        if original is None:
+            delattr(kind, name)
+        else:
+            setattr(kind, name, original)
     _leave_alone_in_to_static(False)
 
 
@@ -108,7 +114,7 @@ def _put_in_place(new: dict[int, Function]) -> None:
 def _wrap_method(kind: type, name: str, wrap: Any) -> None:
     original = getattr(kind, name, None)
     if original is not None:
-        _methods.append((kind, name, original))
+        _methods.append((kind, name, vars(kind).get(name)))
         setattr(kind, name, wrap(original))
 
 
@@ -120,6 +126,21 @@ def _asking(original: Function) -> Function:
         return NotImplemented if type(other) in OCTAVE_KINDS else original(self, other)
 
     return operate
+
+
+def _own_function(original: Function) -> Any:
+    """`PyLayer.apply`, which sees no tensor in an octave map, and so no gradient to compute: a dense one."""
+
+    @wraps(original)
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        own: Function = super(PyLayer, cls).apply  # pyright: ignore[reportAttributeAccessIssue]
+        return (
+            apply_rule(f"{cls.__name__}.apply", own, args, kwargs)
+            if octave_values((args, kwargs))
+            else own(*args, **kwargs)
+        )
+
+    return classmethod(apply)
 
 
 def _batch_norm(original: Function) -> Function:

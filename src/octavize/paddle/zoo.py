@@ -105,8 +105,10 @@ def build_vanilla(
 ) -> nn.Layer:
     """The vanilla network of a name; see `create_model`."""
     if name not in list_models():
-        close = get_close_matches(name, list_models(), n=3) or list_models("oct_*")
-        raise InputError(f"model {name!r} is unknown: did you mean {', '.join(close)}?")
+        close = get_close_matches(name, list_models(), n=3)
+        names = "give a name from `octavize models --backend paddle`, or octavize.paddle.list_models()"
+        told = f"did you mean {', '.join(close)}?" if close else names
+        raise InputError(f"model {name!r} is unknown: {told}")
     whole("num_classes", num_classes, 0)
     whole("in_chans", in_chans, 1)
     recipe = _recipe_of(name)

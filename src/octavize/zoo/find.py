@@ -59,9 +59,10 @@ class Origin:
 
             return zoo.get_model(self.name, weights="DEFAULT" if pretrained else None, **self.arguments)
         except (TypeError, ValueError, RuntimeError, OSError) as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in {**self.arguments, **extra}.items())
             raise InputError(
-                f"model {self.name!r} cannot be built with {dict(self.arguments)}, pretrained={pretrained}: "
-                f"{one_line(error)}; check name and options"
+                f"model {self.name!r} cannot be built{given and f' with {given}'}: {one_line(error)}; "
+                "check name and options"
             ) from error
 
     def octave(self, alpha: float, size: int | None = None, exchange: str | None = None) -> nn.Module:

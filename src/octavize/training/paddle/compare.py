@@ -7,12 +7,13 @@ curves are VisualDL's.
 from __future__ import annotations
 
 import logging
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import paddle
 
-from octavize.errors import InputError
+from octavize.errors import InputError, whole
 from octavize.paddle.state import PADDLE
 from octavize.paddle.zoo import list_models
 from octavize.training.folder import claim
@@ -94,7 +95,9 @@ def check_settings(recipe: Recipe) -> None:
     known = list_models()
     for model in recipe.models:
         if model not in known:
-            raise InputError(f"model {model!r} is none of Paddle's: choose from {', '.join(known)}")
+            close = get_close_matches(model, known, n=3)
+            told = f"did you mean {', '.join(close)}?" if close else "see `octavize models --backend paddle`"
+            raise InputError(f"model {model!r} is none of Paddle's: {told}")
     if recipe.optimizer not in OPTIMIZERS:
         raise InputError(
             f"optimizer is {recipe.optimizer!r}: --backend paddle has {', '.join(OPTIMIZERS)}; give one"
@@ -105,14 +108,10 @@ def check_settings(recipe: Recipe) -> None:
         )
     if recipe.precision != "32-true" and paddle.device.get_device() == "cpu":
         raise InputError(f"precision is {recipe.precision!r}, which Paddle has on GPUs only: give 32-true")
-    usual: dict[str, tuple[Any, str]] = {
-        "octave_bias": (False, "its octave layers have one bias an output"),
-        "norm_images": (0, "it reads batch norms as training left them"),
-    }
-    for name, (value, why) in usual.items():
-        if getattr(recipe, name) != value:
-            told = str(value).lower() if isinstance(value, bool) else value
-            raise InputError(
-                f"{name} is {getattr(recipe, name)}, which --backend paddle does not have ({why}): give "
-                f"--set {name}={told}"
-            )
+    if recipe.norm_images:
+        whole("norm_images", recipe.norm_images, 2)
+    if recipe.octave_bias:
+        raise InputError(
+            "octave_bias is True, which --backend paddle does not have (its octave layers have one bias an "
+            "output): give --set octave_bias=false"
+        )

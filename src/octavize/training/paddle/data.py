@@ -23,7 +23,7 @@ from octavize.training.recipe import Recipe
 
 DATA_NAMES = ("textures", "cifar10", "cifar100", "folder")
 CHUNK = 256
-"""Images at once, in measuring mean and deviation."""
+"""Images at once, in measuring statistics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +106,11 @@ def load_images(recipe: Recipe, data_dir: str | Path | None = None) -> Images:
         return _folder(recipe, data_dir)
     images = _textures(recipe) if recipe.data == "textures" else _cifar(recipe, data_dir)
     if recipe.size is not None and recipe.size < images.size:
+        sizes = sorted(COUNTS) if recipe.data == "textures" else [images.size]
+        fit = ", ".join([*map(str, sizes[:-1]), f"{sizes[-1]} or more"])
         raise InputError(
-            f"size is {recipe.size} and the images have {images.size} pixels: Paddle makes none smaller "
-            f"without aliasing; give {images.size} or more"
+            f"size is {recipe.size} and the images of {recipe.data} have {' or '.join(map(str, sizes))} "
+            f"pixels: Paddle makes none smaller without aliasing; give {fit}"
         )
     return images
 

@@ -30,13 +30,14 @@ from octavize.bench.environment import processor_name, versions
 from octavize.errors import InputError
 from octavize.files import write_json, write_text
 from octavize.paddle.initialize import initialize
+from octavize.paddle.norms import reestimate_norms
 from octavize.paddle.state import PADDLE, read_state, write_state
 from octavize.paddle.weights import load_named, put, torch_state
 from octavize.paddle.zoo import create_model
 from octavize.report.progress import bar
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row, finite_or_none
-from octavize.training.paddle.data import AnySplit, Images, Split, as_seen, crop_and_flip
+from octavize.training.paddle.data import CHUNK, AnySplit, Images, Split, as_seen, crop_and_flip
 from octavize.training.recipe import Recipe
 from octavize.training.runs import (
     Run,
@@ -165,6 +166,8 @@ class _Training:
                 losses, right = losses + loss, right + hits
                 advance()
         seconds = time.perf_counter() - begun
+        if self.recipe.norm_images:
+            reestimate_norms(self.net, self._training_images(self.recipe.norm_images), self._scores)
         val_loss, val_accuracy = self._evaluate(self.images.val)
         values = (losses / self.steps, right / len(order), val_loss, val_accuracy, lr, seconds)
         return {"epoch": epoch + 1, **dict(zip(COLUMNS[1:], values, strict=True))}
@@ -190,6 +193,12 @@ class _Training:
         with paddle.amp.auto_cast(enable=mixed, dtype="bfloat16" if mixed else "float16"):
             scores = self.net(inputs)
         return scores.astype("float32")
+
+    def _training_images(self, count: int) -> Iterator[np.ndarray]:
+        """Some of the training images, the same each time, the classes mixed; not augmented."""
+        order = np.random.default_rng(0).permutation(len(self.images.train))[:count]
+        for first in range(0, len(order), CHUNK):
+            yield self.images.train[order[first : first + CHUNK]].images
 
     def _evaluate(self, split: AnySplit) -> tuple[float, float]:
         """Mean loss and accuracy."""

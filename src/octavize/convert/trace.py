@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
@@ -191,6 +192,19 @@ def users_hooks(model: nn.Module) -> list[tuple[str, MutableMapping[int, Any], i
         # Weight norm and pruning are part of the network.
         if not hasattr(hook, "compute_weight") and not isinstance(hook, BasePruningMethod)
     ]
+
+
+def warn_of_hooks(model: nn.Module, what: str) -> None:
+    """Tell users whose network has hooks, which may change what it computes, that something is without them."""
+    hooked = [name for name, _, _ in users_hooks(model)]
+    if hooked:
+        where = f"its layer {hooked[0]!r}" if hooked[0] else "itself"
+        warnings.warn(
+            f"{type(model).__name__} has a hook on {where}: {what} is without hooks, and differs where one "
+            "changes what a layer reads or returns; let the forward do that",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def trace(model: nn.Module, shape: Inputs | Shape) -> Trace:

@@ -169,7 +169,9 @@ def test_a_plan_by_hand_does_not_send_the_forward_another_way(tmp_path: Path) ->
     text, edits = re.subn(r"(name: a\n  kind: Conv2d\n  alpha: )0.0", r"\g<1>0.25", text)
     assert edits == 1
     (tmp_path / "plan.yaml").write_text(text, "utf-8")
-    with pytest.raises(InputError, match=r"layer 'a' has alpha=0.25, but isinstance needs the dense map, at .*"):
+    with pytest.raises(
+        InputError, match=r"layer 'a' has alpha=0.25, but isinstance needs the dense map, at .*"
+    ):
         octavize(net, Plan.load(tmp_path / "plan.yaml"))
     octave, same = octavize(net, made), octavize(Net(lambda x: 2 * x), made)
     same.load_state_dict(octave.state_dict())

@@ -156,7 +156,9 @@ def test_a_file_is_without_hooks_and_says_so_once(tmp_path: Path) -> None:
         octavize.export(model, tmp_path / "model.pt2", (1, 3, 8, 8))
     assert sum("hook" in str(each.message) for each in told) == 1
     assert not torch.allclose(model(x), plain, rtol=1e-2)
-    np.testing.assert_allclose(load_runtime(tmp_path / "model.pt2", trust=True)(x), plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        load_runtime(tmp_path / "model.pt2", trust=True)(x), plain, rtol=1e-4, atol=1e-5
+    )
     with pytest.warns(UserWarning, match=rf"a hook on its layer '{first}': the frozen network is without"):
         octavize.freeze(model, (1, 3, 8, 8))
     hook.remove()

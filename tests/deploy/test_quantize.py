@@ -116,7 +116,9 @@ def test_bad_input(suffix: str, precision: str, calibration: Any, words: str, tm
 @pytest.mark.skipif(not find_spec("onnxruntime"), reason="not installed")
 def test_a_layer_that_the_quantizer_cannot_take_is_told_in_one_line(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 2, 2, groups=2)).eval()
-    with pytest.raises(InputError, match=r"precision='int8': ONNX Runtime's quantizer fails .*export it as") as e:
+    with pytest.raises(
+        InputError, match=r"precision='int8': ONNX Runtime's quantizer fails .*export it as"
+    ) as e:
         export(net, tmp_path / "net.onnx", SHAPE, precision="int8", calibration=IMAGES)
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())

@@ -60,7 +60,9 @@ def statistics(about: Mapping[str, Any], channels: int) -> tuple[Sequence[float]
     given = {key: about[key] for key in IMAGENET if about.get(key)}
     if len(given) == 1:
         (key,) = given
-        raise InputError(f"{key}={shown(given[key])} comes without {'mean' if key == 'std' else 'std'}: give both")
+        raise InputError(
+            f"{key}={shown(given[key])} comes without {'mean' if key == 'std' else 'std'}: give both"
+        )
     mean, std = (given.get(key, IMAGENET[key][:channels]) for key in ("mean", "std"))
     check_statistics(mean, std, channels)
     return mean, std

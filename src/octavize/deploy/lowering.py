@@ -52,7 +52,9 @@ def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int 
             told = tuple(values.shape) if _is_array(values) else shown(values)
             raise InputError(f"calibration has {told}: give images of (N, {', '.join(map(str, shape[1:]))})")
         if "float" not in str(values.dtype):
-            raise InputError(f"calibration is of {values.dtype}: give images prepared as the network takes them")
+            raise InputError(
+                f"calibration is of {values.dtype}: give images prepared as the network takes them"
+            )
         images += islice(as_float32(values), most - len(images))
         if len(images) >= most:
             break

@@ -154,10 +154,15 @@ def _shift(norm: BatchNorm, mean: Tensor) -> float:
 
 def _check_finite(model: nn.Module, norms: list[BatchNorm]) -> None:
     for name, norm in model.named_modules():
-        if norm in norms and not all(v.isfinite().all() for v in (norm.running_mean, norm.running_var)):
+        if not isinstance(norm, BatchNorm) or norm not in norms:
+            continue
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        if not all(v.isfinite().all() for v in (mean, variance)):
             raise InputError(
                 f"model: what {name!r} reads on these images is not finite, or too large for "
-                f"{str(norm.running_var.dtype).removeprefix('torch.')}: mend its weights, or give float32"
+                f"{str(variance.dtype).removeprefix('torch.')}: mend its weights, or give float32"
             )
 
 

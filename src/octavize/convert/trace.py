@@ -195,7 +195,7 @@ def users_hooks(model: nn.Module) -> list[tuple[str, MutableMapping[int, Any], i
 
 
 def warn_of_hooks(model: nn.Module, what: str) -> None:
-    """Tell users whose network has hooks, which may change what it computes, that something is without them."""
+    """Tell users that something is without the hooks of their network, which may change what it computes."""
     hooked = [name for name, _, _ in users_hooks(model)]
     if hooked:
         where = f"its layer {hooked[0]!r}" if hooked[0] else "itself"

@@ -42,7 +42,8 @@ def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int)
         raise InputError(f"mean={tuple(mean)} and std={tuple(std)} must be finite numbers")
     if not all(0 <= value <= 1 for value in mean):
         raise InputError(
-            f"mean={tuple(mean)}: images are scaled to 0..1, and so is their mean; divide it by 255, and std too"
+            f"mean={tuple(mean)}: images are scaled to 0..1, and so is their mean: "
+            "divide it by 255, and std too"
         )
     if not all(value > 0 for value in std):
         raise InputError(f"std={tuple(std)} must be above 0: measure it on images that have contrast")

@@ -24,11 +24,11 @@ class _Calls(NamedTuple):
     """A list of calls, None where there is none, and what it was written for."""
 
     graph: GraphModule | None
-    places: list[tuple[Mapping[str, Any], str]]  # of all parameters, buffers and layers, by name
+    places: Sequence[tuple[Mapping[str, Any], str]]  # of all parameters, buffers and layers, by name
     held: list[Any]  # there
     parameters: list[nn.Parameter]
     versions: list[Any]
-    hooks: list[Mapping[int, Any]]  # of all layers
+    hooks: Sequence[Mapping[int, Any]]  # of all layers
     own_hooks: int
 
     @classmethod
@@ -58,7 +58,8 @@ class FrozenNetwork(nn.Module):
 
     The list is for float32 images of the size of `shape` on the CPU, in batches of any size: a batch of
     another size than the last costs the time to copy the weights. Everything else (another size or device,
-    gradients, autocast, compilers, hooks on layers, networks that cannot be exported) runs through the layers.
+    gradients, autocast, compilers, hooks on layers, networks that cannot be exported) runs through the
+    layers.
 
     Attributes:
         net: the network of frozen layers, with its own `forward`.

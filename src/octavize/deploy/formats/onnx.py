@@ -82,8 +82,8 @@ def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
             )
     except Exception as error:  # it raises many kinds
         raise InputError(
-            f"precision='int8': ONNX Runtime's quantizer fails on this network ({one_line(error, kind=True)}): "
-            "export it as .xml, or in float32"
+            "precision='int8': ONNX Runtime's quantizer fails on this network "
+            f"({one_line(error, kind=True)}): export it as .xml, or in float32"
         ) from error
     prepared.unlink()
     model = onnx.load(path)

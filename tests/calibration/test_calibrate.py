@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -418,6 +419,10 @@ def test_an_order_of_another_network_is_refused():
         (lambda text: text.replace("places: ", "places: x ", 1), "holds what is no number"),
         (lambda text: text.replace("sizes: ", "sizes: 7 ", 1), "does not list each channel's size"),
         (lambda text: text.replace("orders:", "order:", 1), "lacks 'orders'"),
+        (
+            lambda text: re.sub(r"axes:\n    - \[.*\]\n", "axes:\n", text, count=1),
+            "not as Plan.save wrote it",
+        ),
     ],
 )
 def test_an_order_that_a_hand_has_spoilt_is_named(edit, words, tmp_path):

@@ -537,6 +537,9 @@ def test_mistakes_are_named() -> None:
     plan = calibrate(net, [images()], 0.5, example=(1, 3, 17, 17), min_low=0)
     with pytest.raises(InputError, match="vanilla: its channels are in another order than those of model"):
         refit(octavize(net, plan), [images()], vanilla=net)
+    for measure in (partial(refit, octave), partial(calibrate, net, example=(1, 3, 17, 17))):
+        with pytest.raises(InputError, match="images that are of one color each"):
+            measure([torch.rand(8, 3, 1, 1).expand(8, 3, 17, 17)])
     with pytest.raises(InputError, match="images: there is only one"):
         refit(octave, [images(1)])
     with pytest.raises(InputError, match="max_images=1: give a whole number of at least 2"):

@@ -149,6 +149,8 @@ def test_a_network_without_batch_norm_reads_nothing() -> None:
         ([IMAGES[0, 0]], ("shape (8, 8)", "batches (N, C, …)")),
         ([(255 * IMAGES).byte()], ("torch.uint8", "floating point")),
         ([IMAGES * float("nan")], ("not finite",)),
+        ([torch.ones_like(IMAGES), IMAGES[:, :, :1, :1].expand_as(IMAGES)], ("of one color each",)),
+        ([1e30 * IMAGES], ("not finite, or too large for float32",)),
         ([IMAGES[:, :2]], ("shape (23, 2, 8, 8)", "Net does not run")),
     ],
 )
@@ -161,6 +163,17 @@ def test_bad_loaders_cost_one_line_and_change_nothing(loader: Any, words: tuple[
     assert len(str(caught.value).splitlines()) == 1
     assert flags(net) == before
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+def test_a_loader_that_yields_once_is_refused_before_anything_changes() -> None:
+    net = Net()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(
+        InputError, match=r"loader is a generator, which yields its batches once, .*DataLoader"
+    ):
+        reestimate_norms(net, (batch for batch in [IMAGES]), vanilla=Net())
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert reestimate_norms(net, (batch for batch in [IMAGES])) == len(IMAGES)
 
 
 @pytest.mark.parametrize("count", [0, 1, True, 2.5, None])

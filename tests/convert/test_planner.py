@@ -171,6 +171,8 @@ def test_plans_for_other_networks_and_other_things() -> None:
     made = plan(tv.resnet18(num_classes=10), example=EXAMPLE)
     with pytest.raises(InputError, match="another network: Segmenter has no layer 'conv1'"):
         octavize(Segmenter(), made)
+    with pytest.raises(InputError, match=r"another network: it lacks layer 'layer1.2.conv1' of this ResNet"):
+        octavize(tv.resnet34(num_classes=10), made)  # which has all layers of a ResNet-18, and more
     other = tv.resnet18(num_classes=10)
     other.layer1[0].conv1 = nn.Conv1d(64, 64, 3)
     with pytest.raises(InputError, match="is a Conv1d in this ResNet and a Conv2d in the plan"):

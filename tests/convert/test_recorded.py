@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,30 @@ def test_a_plan_by_hand_for_two_inputs_cannot_be_checked() -> None:
         octavize(net, made)
     with pytest.warns(UserWarning, match="alpha of layer 'b' was given by hand"):
         octavize(net, made.with_alphas({"b": 0.25}))
+
+
+def test_a_plan_by_hand_does_not_send_the_forward_another_way(tmp_path: Path) -> None:
+    """No error would tell: the octave map is no tensor, so the line below the question is left out."""
+
+    def doubled(x: Any) -> Any:
+        return 2 * x if isinstance(x, Tensor) else x
+
+    net = Net(doubled)
+    made = plan(net, 0.5, min_low=0, example=EXAMPLE)
+    assert made.alphas["a"] == 0
+    made.save(tmp_path / "plan.yaml")
+    text = (tmp_path / "plan.yaml").read_text("utf-8")
+    text, edits = re.subn(r"(name: a\n  kind: Conv2d\n  alpha: )0.0", r"\g<1>0.25", text)
+    assert edits == 1
+    (tmp_path / "plan.yaml").write_text(text, "utf-8")
+    with pytest.raises(
+        InputError, match=r"layer 'a' has alpha=0.25, but isinstance needs the dense map, at .*"
+    ):
+        octavize(net, Plan.load(tmp_path / "plan.yaml"))
+    octave, same = octavize(net, made), octavize(Net(lambda x: 2 * x), made)
+    same.load_state_dict(octave.state_dict())
+    x = torch.randn(EXAMPLE)
+    torch.testing.assert_close(octave(x), same(x))
 
 
 @pytest.mark.parametrize("name", BY_FUNCTION)

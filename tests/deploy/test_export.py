@@ -154,6 +154,8 @@ class Reading(nn.Module):
         ("model.pt2", None, {}, "example=None is neither"),
         ("model.pt2", (1, 5, 8, 8), {}, "does not run on an input of shape"),
         ("model.pt2", (1, 3, 8, 8), {"metadata": {"mean": object()}}, "metadata cannot be written as JSON"),
+        ("model.pt2", (1, 3, 8, 8), {"metadata": {"inputs": "RGB"}}, "metadata has inputs, .*: leave it out"),
+        ("model.pt2", (1, 3, 8, 8), {"metadata": {"octavize": 1}}, "metadata has octavize, .*: leave it out"),
     ],
 )
 def test_bad_input(name: str, shape: Any, settings: Any, words: str, tmp_path: Path) -> None:
@@ -161,6 +163,23 @@ def test_bad_input(name: str, shape: Any, settings: Any, words: str, tmp_path: P
         octavize.export(octave(), tmp_path / name, shape, **settings)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_without_hooks_and_says_so_once(tmp_path: Path) -> None:
+    model = octave()
+    plain = model(x := torch.randn(2, 3, 8, 8)).detach()
+    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    hook = model.get_submodule(first).register_forward_hook(lambda module, args, y: 2 * y)
+    with pytest.warns(UserWarning, match=rf"a hook on its layer '{first}': a file is without hooks") as told:
+        octavize.export(model, tmp_path / "model.pt2", (1, 3, 8, 8))
+    assert sum("hook" in str(each.message) for each in told) == 1
+    assert not torch.allclose(model(x), plain, rtol=1e-2)
+    np.testing.assert_allclose(
+        load_runtime(tmp_path / "model.pt2", trust=True)(x), plain, rtol=1e-4, atol=1e-5
+    )
+    with pytest.warns(UserWarning, match=rf"a hook on its layer '{first}': the frozen network is without"):
+        octavize.freeze(model, (1, 3, 8, 8))
+    hook.remove()
 
 
 def test_a_network_that_cannot_be_exported(tmp_path: Path) -> None:
@@ -245,10 +264,6 @@ def test_files_of_several_outputs_do_not_classify(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"answers with .*boxes\.0, .*: give a classifier"):
             ask()
 
-
-def test_metadata_of_our_own(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="metadata has outputs, which export writes itself: leave it out"):
-        octavize.export(small(), tmp_path / "n.pt2", (1, 3, 16, 16), metadata={"outputs": 4})
 
 
 @pytest.mark.parametrize(("alpha", "least"), [(0, 5), (0.5, 9)])

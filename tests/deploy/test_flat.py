@@ -154,6 +154,37 @@ def test_it_is_written_anew_when_weights_change() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(frozen))(x), frozen(x))
 
 
+def test_weights_and_layers_that_are_replaced_count() -> None:
+    frozen, x = octavize.freeze(octave(), (1, 3, 16, 16)), torch.randn(2, 3, 16, 16)
+    before = frozen(x)
+    assert frozen.calls() is not None
+    tripled = {name: 3 * value for name, value in frozen.net.state_dict().items()}
+    frozen.net.load_state_dict(tripled, assign=True)
+    assert not torch.allclose(frozen(x), before)
+    torch.testing.assert_close(frozen(x), frozen.net(x))
+    name, last = list(frozen.net.named_children())[-1]
+    setattr(frozen.net, name, nn.Sequential(last, nn.Softmax(1)))
+    torch.testing.assert_close(frozen(x), frozen.net(x))
+    torch.testing.assert_close(frozen(x).sum(1), torch.ones(2))
+
+
+def test_hooks_on_layers_get_their_maps() -> None:
+    x, seen = torch.randn(2, 3, 16, 16), []
+    for first in (False, True):
+        frozen = octavize.freeze(octave(), (1, 3, 16, 16))
+        if first:  # before there is a list of calls
+            frozen(x)
+        layer = next(frozen.net.children())
+        hook = layer.register_forward_hook(lambda _, args, y: seen.append(y))
+        expected = frozen(x)
+        assert len(seen) == 1
+        hook.remove()
+        torch.testing.assert_close(frozen(x), expected)
+        assert len(seen) == 1
+        assert frozen.calls() is not None
+        seen.clear()
+
+
 def test_weights_are_laid_out_for_the_batch() -> None:
     model = octave()
     frozen, x = octavize.freeze(model, (1, 3, 16, 16)), torch.randn(8, 3, 16, 16)

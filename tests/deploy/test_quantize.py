@@ -103,11 +103,24 @@ def test_batches_for_calibration() -> None:
         ),
         (".onnx", "int8", IMAGES[:0], "calibration has 0 images"),
         (".onnx", "int8", ["x"], "calibration has 'x'"),
+        (".onnx", "int8", IMAGES.byte(), "calibration is of torch.uint8: give images prepared as"),
+        (".onnx", "int8", IMAGES / 0, "calibration has values that are not finite"),
     ],
 )
 def test_bad_input(suffix: str, precision: str, calibration: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
         export(octave(), tmp_path / f"net{suffix}", SHAPE, precision=precision, calibration=calibration)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not find_spec("onnxruntime"), reason="not installed")
+def test_a_layer_that_the_quantizer_cannot_take_is_told_in_one_line(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 2, 2, groups=2)).eval()
+    with pytest.raises(
+        InputError, match=r"precision='int8': ONNX Runtime's quantizer fails .*export it as"
+    ) as e:
+        export(net, tmp_path / "net.onnx", SHAPE, precision="int8", calibration=IMAGES)
+    assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())
 
 

@@ -94,6 +94,7 @@ def test_a_plan_is_for_its_network() -> None:
     check_plan(plan, {"a": replace(LAYER, kind="OctConv2D", reached=False)}, "Net")
     for layers, words in (
         ({"b": LAYER}, "another network: Net has no layer 'a'"),
+        ({"a": LAYER, "b": LAYER}, "another network: it lacks layer 'b' of this Net; make one with"),
         ({"a": replace(LAYER, kind="Conv1D")}, "is a Conv1D in this Net and a Conv2D in the plan"),
         ({"a": replace(LAYER, has_handler=False)}, "has no handler"),
         ({"a": replace(LAYER, geometry=replace(CONV, stride=(3, 3)))}, r"alpha=0.5: stride=\(3, 3\)"),

@@ -27,20 +27,26 @@ def images_of(loader: Iterable[object], limit: int, like: Inputs | Shape | None 
             or stand beside them as in ((a, b), labels).
 
     Raises:
-        InputError: not iterable, a batch of another kind, or no image at all.
+        InputError: not iterable, a batch of another kind, no image at all, or only images of one color each,
+            on which nothing can be measured: that is told at the end.
     """
     if not isinstance(loader, Iterable):
         raise InputError(
             f"loader is a {type(loader).__name__}: give an iterable of batches, such as a DataLoader"
         )
-    used = 0
+    used, plain = 0, True
     for batch in [loader] if isinstance(loader, Tensor) else loader:
         images = _inputs(batch, like).rows(slice(limit - used))
         used += images.batch
         if images.batch:
+            plain = plain and not isinstance(batch, Inputs) and _is_plain(images)
             yield images
         if used >= limit:
-            return
+            break
+    if used and plain:
+        raise InputError(
+            "loader yields images that are of one color each: give images of the kind that the network is for"
+        )
     if used == 0:
         raise InputError("loader yields no image: give one with at least one batch (N, C, H, W)")
 
@@ -102,6 +108,13 @@ def _finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise InputError("loader yields images with values that are not finite: leave them out or mend them")
     return values
+
+
+def _is_plain(images: Inputs) -> bool:
+    """Whether every channel of every image is of one value; single pixels tell nothing."""
+    maps = [x.flatten(2) for x in images.tensors if x.is_floating_point() and x.dim() >= 3]
+    maps = [x for x in maps if x.shape[2] > 1]
+    return bool(maps) and all(bool((x == x[..., :1]).all()) for x in maps)
 
 
 def run_on(model: nn.Module, images: Inputs) -> Any:

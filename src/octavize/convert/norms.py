@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example
 from octavize.convert.loaders import batch_count, images_of, run_on
 from octavize.convert.trace import check_network, clean_copy
-from octavize.errors import whole
+from octavize.errors import InputError, whole
 from octavize.nn._torch_internals import BatchNorm
 from octavize.report.progress import steps
 
@@ -62,8 +62,9 @@ def reestimate_norms(
         The number of images used; 0, without reading the loader, for a network without batch norm.
 
     Raises:
-        InputError: the loader yields nothing or something else, the network does not run on its batches, or
-            `max_images` is below 2.
+        InputError: the loader yields nothing or something else, or only once though it is read twice; the
+            network does not run on its batches, or makes values of them that are not finite; or `max_images`
+            is below 2.
 
     Warns:
         UserWarning: `vanilla` remembers other statistics.
@@ -73,6 +74,11 @@ def reestimate_norms(
     norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
+    if vanilla is not None and isinstance(loader, Iterator):
+        raise InputError(
+            f"loader is a {type(loader).__name__}, which yields its batches once, and with vanilla they are "
+            "read twice: give a list of them, or a DataLoader"
+        )
     like, used = None if example is None else checked_example(model, example), 0
     with torch.no_grad(), _averaging(model, norms):
         total = batch_count(loader, max_images)
@@ -146,6 +152,20 @@ def _shift(norm: BatchNorm, mean: Tensor) -> float:
     return float(((mean - norm.running_mean) / deviation).square().mean().sqrt())
 
 
+def _check_finite(model: nn.Module, norms: list[BatchNorm]) -> None:
+    for name, norm in model.named_modules():
+        if not isinstance(norm, BatchNorm) or norm not in norms:
+            continue
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        if not all(v.isfinite().all() for v in (mean, variance)):
+            raise InputError(
+                f"model: what {name!r} reads on these images is not finite, or too large for "
+                f"{str(variance.dtype).removeprefix('torch.')}: mend its weights, or give float32"
+            )
+
+
 @contextmanager
 def _averaging(model: nn.Module, norms: list[BatchNorm]) -> Iterator[None]:
     """Inside, batch norms average their input; then flags and momenta, after an error all, are restored."""
@@ -172,6 +192,7 @@ def _averaging(model: nn.Module, norms: list[BatchNorm]) -> Iterator[None]:
             norm.reset_running_stats()
             norm.training = True  # .train() would turn on the dropout in timm's norms
         yield
+        _check_finite(model, norms)
         done = True
     finally:
         for hook in hooks:

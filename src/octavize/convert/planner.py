@@ -16,6 +16,7 @@ from octavize.convert.recorded import Recorder
 from octavize.convert.swap import handler_of, swap
 from octavize.convert.trace import (
     CONVOLUTIONS,
+    TraceError,
     check_network,
     example_inputs,
     to_meta,
@@ -23,8 +24,9 @@ from octavize.convert.trace import (
 )
 from octavize.errors import InputError
 from octavize.nn.conv import OctConv, geometry_of
+from octavize.nn.dispatch import ASKED
 from octavize.plans import planning
-from octavize.plans.deciding import DEFAULT_ALPHA, LayerInfo
+from octavize.plans.deciding import DEFAULT_ALPHA, OCTAVE_REASONS, LayerInfo
 from octavize.plans.deciding import check_plan as check_decisions
 from octavize.plans.exchanging import Block
 from octavize.plans.plan import Decision, Plan, fit_budget
@@ -135,37 +137,52 @@ def check_plan(plan: Plan, model: nn.Module) -> None:
     """Check that a plan is for this model.
 
     Raises:
-        InputError: the model lacks a layer of the plan, or has it with another kind or geometry; the plan's
-            order of channels is not for this model; or an α, perhaps raised by hand, would lose gradients.
+        InputError: the model lacks a layer of the plan, has it with another kind or geometry, or has one that
+            the plan lacks; the plan's order of channels is not for this model; or an α, perhaps raised by
+            hand, would lose gradients or make the forward take another way.
     """
     check_network(model)
     check_decisions(plan, layer_infos(model), type(model).__name__)
     if plan.permutation is not None:
         check_order(model, plan.permutation)
-    _check_gradients(plan, model)
+    _check_maps(plan, model)
 
 
-def _check_gradients(plan: Plan, model: nn.Module) -> None:
-    """Check what planning checks, too: that autograd sees all that it sees in the vanilla network."""
+def _check_maps(plan: Plan, model: nn.Module) -> None:
+    """Check what planning checks, too: that the network does with octave maps what it does with dense ones.
+
+    Autograd has to see all that it sees in the vanilla network, and a forward that asks whether a map is a
+    tensor has to get one.
+    """
     recorder = Recorder(_as_vanilla(model), plan.input_shape)
-    by_hand = [
-        d.name for d in plan.decisions if d.alpha and (d.reason == "as given" or "merges:" in d.reason)
-    ]
+    by_hand = [d.name for d in plan.decisions if d.alpha and not d.reason.startswith(OCTAVE_REASONS)]
     if recorder.failed and by_hand:
         warnings.warn(
-            f"plan: alpha of layer {by_hand[0]!r} was given by hand, and whether that loses gradients cannot "
-            f"be told: {recorder.failed}",
+            f"plan: alpha of layer {by_hand[0]!r} was given by hand, and whether the network then does the "
+            f"same, and loses no gradients, cannot be told: {recorder.failed}",
             UserWarning,
             stacklevel=4,
         )
-    if not recorder.functions:
+    if recorder.failed:
         return
-    for call in recorder.hidden(_octave(model, plan.decisions)):
+    octave = _octave(model, plan.decisions)
+    calls = [(call, ", or it goes another way") for call in _asked(octave, plan.input_shape)]
+    if recorder.functions:
+        calls += [(call, ", or layers get no gradient") for call in recorder.hidden(octave)]
+    for call, why in calls:
         name = min(call.sources)
         raise InputError(
-            f"plan: layer {name!r} has alpha={plan.alphas[name]:g}, but {call.reason}, or layers get no "
-            "gradient: set it to 0"
+            f"plan: layer {name!r} has alpha={plan.alphas[name]:g}, but {call.reason}{why}: set it to 0"
         )
+
+
+def _asked(octave: nn.Module, shape: tuple[int, ...]) -> list[Fallback]:
+    """The lines of a network that ask whether an octave map is a tensor."""
+    try:
+        found = trace(octave, shape).fallbacks
+    except TraceError as failed:  # as every run of the network will
+        found = failed.fallbacks
+    return [call for call in found if call.function == ASKED and call.sources]
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Module]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from functools import partial
@@ -177,12 +178,33 @@ def _held(model: nn.Module) -> list[Any]:
 
 def drop_hooks(model: nn.Module) -> None:
     """Remove the hooks that users put on a network."""
-    for module in model.modules():
-        for hooks in forward_hooks(module):
-            for key, hook in list(hooks.items()):
-                # Weight norm and pruning are part of the network.
-                if not hasattr(hook, "compute_weight") and not isinstance(hook, BasePruningMethod):
-                    del hooks[key]
+    for _, hooks, key in users_hooks(model):
+        del hooks[key]
+
+
+def users_hooks(model: nn.Module) -> list[tuple[str, MutableMapping[int, Any], int]]:
+    """The hooks that users put on a network: each layer's name, where the hook is kept, and its key there."""
+    return [
+        (name, hooks, key)
+        for name, module in model.named_modules()
+        for hooks in forward_hooks(module)
+        for key, hook in hooks.items()
+        # Weight norm and pruning are part of the network.
+        if not hasattr(hook, "compute_weight") and not isinstance(hook, BasePruningMethod)
+    ]
+
+
+def warn_of_hooks(model: nn.Module, what: str) -> None:
+    """Tell users that something is without the hooks of their network, which may change what it computes."""
+    hooked = [name for name, _, _ in users_hooks(model)]
+    if hooked:
+        where = f"its layer {hooked[0]!r}" if hooked[0] else "itself"
+        warnings.warn(
+            f"{type(model).__name__} has a hook on {where}: {what} is without hooks, and differs where one "
+            "changes what a layer reads or returns; let the forward do that",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def trace(model: nn.Module, shape: Inputs | Shape) -> Trace:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from octavize.errors import InputError
+from octavize.errors import InputError, shown
 
 
 def normalized(
@@ -34,9 +34,16 @@ def normalized(
 def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
     """Raises InputError unless mean and deviation are usable numbers, one each a channel."""
     for name, values in (("mean", mean), ("std", std)):
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise InputError(f"{name}={shown(values)}: give a list of numbers, one for each channel")
         if len(values) != channels:
             raise InputError(f"{name} has {len(values)} values for {channels} channels: give one each")
     if not all(map(math.isfinite, (*mean, *std))):
         raise InputError(f"mean={tuple(mean)} and std={tuple(std)} must be finite numbers")
+    if not all(0 <= value <= 1 for value in mean):
+        raise InputError(
+            f"mean={tuple(mean)}: images are scaled to 0..1, and so is their mean: "
+            "divide it by 255, and std too"
+        )
     if not all(value > 0 for value in std):
         raise InputError(f"std={tuple(std)} must be above 0: measure it on images that have contrast")

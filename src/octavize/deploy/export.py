@@ -17,7 +17,7 @@ from torch import nn
 
 from octavize._version import __version__
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
-from octavize.convert.trace import TraceError, check_network, clean_copy, runs, trace
+from octavize.convert.trace import TraceError, check_network, clean_copy, runs, trace, warn_of_hooks
 from octavize.deploy.difference import change, dense_leaves, largest
 from octavize.deploy.formats import Format, format_of, input_names
 from octavize.deploy.freeze import freeze_layers
@@ -79,7 +79,8 @@ def export(
         dynamic_size: the file takes images of any size, odd ones included. Of several inputs, maps as large
             as the first are images, too.
         metadata: anything JSON can hold, such as `classes`, `mean`, `std`, `size`, `alpha`. Written into the
-            file, with the shape and the version of octavize; `octavize.load_runtime(path).metadata` reads it.
+            file, with the shape and the version of octavize, whose names are refused;
+            `octavize.load_runtime(path).metadata` reads it.
 
     Returns:
         The largest error in float32 against the network in PyTorch, relative to what an input changes, over
@@ -93,8 +94,12 @@ def export(
             its folder is missing; the format lacks the precision; int8 of several inputs; a package is
             missing.
         RuntimeError: the format writes other files than it says.
+
+    Warns:
+        UserWarning: the network has hooks, which are left out.
     """
     path, given = Path(path), _checked(model, example)
+    warn_of_hooks(model, "a file")
     shape = given.shape if isinstance(given, Inputs) else given
     kind = format_of("path", path)
     _check_writable(path, kind)

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from octavize.convert.inputs import Example, Inputs
 from octavize.convert.planner import Way, convolutions
 from octavize.convert.swap import replace_module
-from octavize.convert.trace import clean_copy, example_inputs
+from octavize.convert.trace import clean_copy, example_inputs, warn_of_hooks
 from octavize.deploy.difference import difference
 from octavize.deploy.frozen import JOINS, FrozenOctConv, Pool, parameter, torch_layer
 from octavize.deploy.network import FrozenNetwork
@@ -60,12 +60,15 @@ def freeze(
 
     Returns:
         A network in evaluation mode, on the same device and in the same dtype, without gradients and without
-        users' hooks. It agrees with `model.eval()` up to rounding. Its attribute `net` has the layers under
-        their names.
+        users' hooks. It agrees with `model.eval()` without them, up to rounding. Its attribute `net` has the
+        layers under their names.
 
     Raises:
         InputError: the network does not run on `example`, `join` is not one of the three, or one of its
             patterns matches no layer.
+
+    Warns:
+        UserWarning: the network has hooks, which are left out.
 
     Examples:
         >>> net = octavize.freeze(octavize.create_model("oct_resnet50", alpha=0.5))
@@ -87,6 +90,7 @@ def freeze_layers(model: nn.Module, shape: Inputs | Sequence[int], *, join: Way 
     joins = per_layer("join", join, layers, _check_join, dict.fromkeys(layers, "none"))
     with torch.inference_mode(False), torch.no_grad():
         given = shape if isinstance(shape, Inputs) else tuple(shape)
+        warn_of_hooks(model, "the frozen network")
         seen = watch(model, given)
         for folding, channels_last in product((True, False), repeat=2):
             frozen = clean_copy(model)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from octavize.deploy.formats import Array
-from octavize.errors import InputError, extra_here, require_extra
+from octavize.errors import InputError, extra_here, require_extra, shown
 from octavize.report.progress import steps
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -42,8 +42,30 @@ def prepare(paths: Sequence[Path], about: Mapping[str, Any]) -> Array:
     pixels = decode_all(paths, shape[2])
     if shape[1] == 1:
         pixels = pixels.mean(1, keepdims=True).round().astype(np.uint8)
-    mean, std = (about.get(key) or IMAGENET[key][: shape[1]] for key in ("mean", "std"))
+    mean, std = statistics(about, shape[1])
     return normalized(pixels, mean, std, about.get("normalize", True))
+
+
+def statistics(about: Mapping[str, Any], channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the images that a network was trained on, or ImageNet's where it names none.
+
+    Raises:
+        InputError: one is there without the other, or they are no numbers, one each a channel; or
+            `normalize` is neither true nor false.
+    """
+    from octavize.data.normalize import check_statistics
+
+    if about.get("normalize", True) not in (True, False):
+        raise InputError(f"normalize={shown(about['normalize'])}: give true or false")
+    given = {key: about[key] for key in IMAGENET if about.get(key)}
+    if len(given) == 1:
+        (key,) = given
+        raise InputError(
+            f"{key}={shown(given[key])} comes without {'mean' if key == 'std' else 'std'}: give both"
+        )
+    mean, std = (given.get(key, IMAGENET[key][:channels]) for key in ("mean", "std"))
+    check_statistics(mean, std, channels)
+    return mean, std
 
 
 def batches(paths: Sequence[Path], about: Mapping[str, Any], size: int = 25) -> Iterator[Array]:

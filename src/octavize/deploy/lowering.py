@@ -38,7 +38,7 @@ def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int 
     """The images to quantize on, as batches of `shape`, at most `most` images.
 
     Raises:
-        InputError: there are none, or they have another shape.
+        InputError: there are none, they have another shape, or they are whole numbers or not finite.
     """
     if calibration is None:
         raise InputError(
@@ -51,9 +51,15 @@ def batches_of(calibration: Calibration | None, shape: Sequence[int], most: int 
         if not _is_array(values) or tuple(values.shape[1:]) != tuple(shape[1:]):
             told = tuple(values.shape) if _is_array(values) else shown(values)
             raise InputError(f"calibration has {told}: give images of (N, {', '.join(map(str, shape[1:]))})")
+        if "float" not in str(values.dtype):
+            raise InputError(
+                f"calibration is of {values.dtype}: give images prepared as the network takes them"
+            )
         images += islice(as_float32(values), most - len(images))
         if len(images) >= most:
             break
+    if not all(np.isfinite(image).all() for image in images):
+        raise InputError("calibration has values that are not finite: leave those images out or mend them")
     if len(images) < shape[0]:
         raise InputError(f"calibration has {len(images)} images: give at least {shape[0]}, better a hundred")
     starts = range(0, len(images) - shape[0] + 1, shape[0])

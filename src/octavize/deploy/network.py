@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from octavize.convert.trace import users_hooks
 from octavize.deploy.difference import agree, dense_leaves
 from octavize.deploy.flat import flatten, lay_out
 from octavize.deploy.packed import is_plain_cpu
 from octavize.deploy.program import export_program
 from octavize.errors import InputError, one_line
-from octavize.nn._torch_internals import counts_changes, onednn, version_of
+from octavize.nn._torch_internals import counts_changes, forward_hooks, onednn, version_of
 
 
 class _Calls(NamedTuple):
-    """A list of calls, None where there is none, and the parameters that it was written for."""
+    """A list of calls, None where there is none, and what it was written for."""
 
     graph: GraphModule | None
+    places: Sequence[tuple[Mapping[str, Any], str]]  # of all parameters, buffers and layers, by name
+    held: list[Any]  # there
     parameters: list[nn.Parameter]
-    versions: list[int | None]
+    versions: list[Any]
+    hooks: Sequence[Mapping[int, Any]]  # of all layers
+    own_hooks: int
+
+    @classmethod
+    def of(cls, net: nn.Module, graph: GraphModule | None) -> _Calls:
+        # These are kept, because walking through all modules at every call would take a millisecond.
+        modules = list(net.modules())
+        kept = [d for m in modules for d in (m._parameters, m._buffers, m._modules)]
+        places = [(d, name) for d in kept for name in d]
+        hooks = [each for module in modules for each in forward_hooks(module)]
+        own_hooks = sum(map(len, hooks)) - len(users_hooks(net))
+        parameters = list(net.parameters())
+        versions = [version_of(p) for p in parameters]
+        return cls(graph, places, [d[name] for d, name in places], parameters, versions, hooks, own_hooks)
+
+    def is_current(self) -> bool:
+        """Whether the network still has the weights and layers that the list was written for."""
+        now = [d.get(name) for d, name in self.places]
+        return all(map(is_, now, self.held)) and [version_of(p) for p in self.parameters] == self.versions
+
+    def has_hooks(self) -> bool:
+        """Whether users wait at layers for maps, which the list does not hand them."""
+        return sum(map(len, self.hooks)) != self.own_hooks
 
 
 class FrozenNetwork(nn.Module):
@@ -31,7 +58,8 @@ class FrozenNetwork(nn.Module):
 
     The list is for float32 images of the size of `shape` on the CPU, in batches of any size: a batch of
     another size than the last costs the time to copy the weights. Everything else (another size or device,
-    gradients, autocast, compilers, networks that cannot be exported) runs through the layers.
+    gradients, autocast, compilers, hooks on layers, networks that cannot be exported) runs through the
+    layers.
 
     Attributes:
         net: the network of frozen layers, with its own `forward`.
@@ -55,21 +83,25 @@ class FrozenNetwork(nn.Module):
     def calls(self, batch: int = 1) -> GraphModule | None:
         """The list of calls, laid out for batches of this size; None if the network has none.
 
-        It is written at the first call of this, in some seconds, and again when weights have changed; a
-        warning says why it could not be. Layers that are replaced, and changes through `.data`, go unnoticed:
-        freeze the changed network instead.
+        It is written at the first call of this, in some seconds, and again when weights have changed or
+        layers were replaced; a warning says why it could not be. While layers have hooks, there is none.
+        Changes through `.data`, and of attributes that are no tensors of the network, go unnoticed: freeze
+        the changed network instead.
         """
-        if self._calls is None or self._calls.versions != [version_of(p) for p in self._calls.parameters]:
-            parameters = list(self.net.parameters())  # walking through all modules would take a millisecond
-            self._calls = _Calls(self._written(parameters), parameters, [version_of(p) for p in parameters])
-        if self._calls.graph is not None:
-            lay_out(self._calls.graph, batch)
+        if self._calls is None or not self._calls.is_current():
+            self._calls = None  # a failure leaves no old list
+            if users_hooks(self.net):
+                return None
+            self._calls = _Calls.of(self.net, self._written())
+        if self._calls.graph is None or self._calls.has_hooks():
+            return None
+        lay_out(self._calls.graph, batch)
         return self._calls.graph
 
-    def _written(self, parameters: list[nn.Parameter]) -> GraphModule | None:
+    def _written(self) -> GraphModule | None:
         if onednn() is None or not counts_changes():  # a list of old weights could not be told from a new one
             return None
-        if not all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters):
+        if not all(p.dtype == torch.float32 and p.device.type == "cpu" for p in self.net.parameters()):
             return None
         try:
             with torch.inference_mode(False), torch.no_grad():

@@ -20,6 +20,8 @@ from octavize.split import low_channels
 DEFAULT_ALPHA = 0.5
 DEFAULT_MIN_LOW = 16
 """Low channels below which a layer costs more time than it saves, where nobody asked for the layer itself."""
+OCTAVE_REASONS = ("octave", "depthwise: keeps", "no low output")
+"""How the reasons begin of layers that planning gives an α above 0; others got theirs by hand."""
 Value = TypeVar("Value", float, str)
 Layer = TypeVar("Layer")
 
@@ -182,7 +184,8 @@ def check_plan(plan: Plan, layers: Mapping[str, LayerInfo], network: str) -> Non
     """Check that a plan is for a network with these convolutions, by name.
 
     Raises:
-        InputError: the network lacks a layer of the plan, or has it with another kind or geometry.
+        InputError: the network lacks a layer of the plan, has it with another kind or geometry, or has one
+            that the plan lacks.
     """
     for d in plan.decisions:
         if d.name not in layers:
@@ -206,4 +209,11 @@ def check_plan(plan: Plan, layers: Mapping[str, LayerInfo], network: str) -> Non
         if d.alpha and layer.problem() is not None:
             raise InputError(
                 f"plan: layer {d.name!r} has alpha={d.alpha:g}: {layer.problem()}; set it to 0 or null"
+            )
+    decided = {d.name for d in plan.decisions}
+    for name in layers:
+        if name not in decided:  # the plan of a smaller network, which has the same names
+            raise InputError(
+                f"plan: it is for another network: it lacks layer {name!r} of this {network}; make one with "
+                "octavize.plan(model)"
             )

@@ -71,17 +71,22 @@ class Permutation:
             }
             for order in self.orders
         ]
-        return {"base": self.base, "orders": orders}
+        return {"base": self.base, "key": self.key, "orders": orders}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Permutation:
         """What `as_dict` gave.
 
         Raises:
-            InputError: see `check`.
+            InputError: see `check`; or it was edited: some of the orders alone make another network.
         """
         made = cls(tuple(_order(entry) for entry in values["orders"]), values["base"])
         made.check()
+        if values.get("key", made.key) != made.key:  # older files have none
+            raise InputError(
+                "permutation: it is not as Plan.save wrote it, and would make another network: leave it "
+                "alone, or calibrate anew"
+            )
         return made
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavize.deploy.formats import KEY, Array, Format, Run, input_names, output_names
+from octavize.errors import InputError, one_line
 from octavize.report.progress import steps
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ def quiet(*loggers: str) -> Any:
 
 
 def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
-    """int8, by ONNX Runtime's own quantizer: weights by channel, maps by the range they have here."""
+    """int8, by ONNX Runtime's own quantizer: weights by channel, maps by the range they have here.
+
+    Raises:
+        InputError: it fails, as on transposed convolutions in groups.
+    """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -91,15 +96,21 @@ def _quantize(path: Path, images: Sequence[Array], about: str) -> None:
             return None if image is None else {"input": image}
 
     prepared = path.with_name("prepared.onnx")
-    with quiet("root", "onnxruntime"):
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(prepared),
-            str(path),
-            Reader(),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,  # signed ones take twice the time on x86
-        )
+    try:
+        with quiet("root", "onnxruntime"):
+            quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared),
+                str(path),
+                Reader(),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,  # signed ones take twice the time on x86
+            )
+    except Exception as error:  # it raises many kinds
+        raise InputError(
+            "precision='int8': ONNX Runtime's quantizer fails on this network "
+            f"({one_line(error, kind=True)}): export it as .xml, or in float32"
+        ) from error
     prepared.unlink()
     model = onnx.load(path)
     del model.metadata_props[:]

@@ -265,7 +265,6 @@ def test_files_of_several_outputs_do_not_classify(tmp_path: Path) -> None:
             ask()
 
 
-
 @pytest.mark.parametrize(("alpha", "least"), [(0, 5), (0.5, 9)])
 def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> None:
     """A CIFAR ResNet halves twice, its octave layers once more."""
@@ -414,7 +413,7 @@ def test_threads_do_not_mix_up_answers(files: Any) -> None:
 
 def test_no_answer_of_another_batch(files: Any) -> None:
     runner = load_runtime(files(".pt2"), trust=True)
-    runner._run = lambda batch: np.zeros((2, 4), np.float32)
+    runner._run = lambda batch: [np.zeros((2, 4), np.float32)]
     with pytest.raises(InputError, match="made 2 outputs of 3 inputs"):
         runner(torch.randn(3, 3, 15, 18))
 

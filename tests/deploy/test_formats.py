@@ -42,7 +42,7 @@ def load(path, threads):
     net = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
     def run(batch):
-        return net(torch.from_numpy(batch)).detach().numpy() + ERROR
+        return [net(torch.from_numpy(batch)).detach().numpy() + ERROR]
 
     return run, path.with_suffix(".about").read_text()
 

@@ -32,7 +32,8 @@ def image(tmp_path: Path) -> Path:
 
 
 def answer(image: Path, numbers: list[float]) -> dict[int, float]:
-    runner: Any = Answers(numbers=numbers, path="net.onnx", metadata={"input_shape": SHAPE})
+    about = {"input_shape": SHAPE}
+    runner: Any = Answers(numbers=numbers, path="net.onnx", metadata=about, outputs=["output"])
     return {found["index"]: found["probability"] for found in predict(runner, [image])[0]}
 
 

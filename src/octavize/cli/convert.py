@@ -190,6 +190,7 @@ def convert(
         raise InputError(f"--target is {target} without a --budget: give one, such as --budget 0.6")
     check_folder(out)
     _check_ways(alpha, budget, downsample, exchange)
+    _check_statistics(mean, std)
     if cli_paddle.is_paddle(backend):
         cli_paddle.refuse({"--target": target}, "times are measured on networks of torch")
         refitting = {"--refit": refit, "--refit-images": refit_images, "--refit-epochs": refit_epochs}
@@ -302,6 +303,17 @@ def _check_ways(
         check_exchange_policy(exchange)
 
 
+def _check_statistics(mean: list[float] | None, std: list[float] | None) -> None:
+    """Check what is known of the images before anything is written that would be read with it."""
+    if bool(mean) != bool(std):
+        given, other = ("--mean", "--std") if mean else ("--std", "--mean")
+        raise InputError(f"{given} is given without {other}: give both")
+    if mean and std:
+        from octavize.data.normalize import check_statistics
+
+        check_statistics(mean, std, len(mean))
+
+
 def _check_plan_alone(
     plan: Path | None, alpha: float | None, budget: float | None, others: Mapping[str, object]
 ) -> None:
@@ -389,6 +401,7 @@ def adapt(
     if no_distil and distil is not None:
         raise InputError(f"--distil {distil:g} and --no-distil are both given: choose one")
     _check_ways(alpha, budget, downsample, exchange)
+    _check_statistics(mean, std)
     source = _normalized(network.find(model), mean, std)
     # A function may have loaded its own weights; for everything else there is nothing to adapt without them.
     if source.weights == "as built" and source.origin.kind != "function":

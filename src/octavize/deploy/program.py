@@ -110,7 +110,7 @@ def returned_by(
     if spec is None or spec.is_leaf():
         return None
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    images = values[str(signature.user_inputs[0])]
+    images = values[str(next(iter(signature.user_inputs)))]
     returned, found = signature.user_outputs, []
     paths, _ = tree_flatten_with_path(tree_unflatten(list(range(len(returned))), spec))
     for (path, _), output in zip(paths, returned, strict=True):

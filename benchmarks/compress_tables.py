@@ -102,8 +102,10 @@ def conditions(results: dict[str, Any]) -> str:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Accuracy against milliseconds, a panel a precision."""
+    done = {run["arm"] for run in results["runs"]}
+    arms = [arm.name for arm in ARMS if arm.name in done]
     panels = [
-        [(milliseconds(results, arm.name, name), accuracies(results, arm.name, name)) for arm in ARMS]
+        [(milliseconds(results, arm, name), accuracies(results, arm, name)) for arm in arms]
         for name in PRECISIONS
     ]
-    against_time.draw({"accuracy, %": panels}, [arm.name for arm in ARMS], "ms an image", path)
+    against_time.draw({"accuracy, %": panels}, arms, "ms an image", path)

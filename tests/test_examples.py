@@ -29,6 +29,6 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
     if path.stem in NEEDED and find_spec(NEEDED[path.stem]) is None:
         pytest.skip(f"pip install {NEEDED[path.stem]}")
     command = [sys.executable, path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert LAST[path.stem] in done.stdout.splitlines()[-1]

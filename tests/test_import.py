@@ -11,7 +11,9 @@ import pytest
 
 PROGRAM = """
 import json, sys, time
+begun = time.perf_counter()
 import torch
+torch_seconds = time.perf_counter() - begun
 before = set(sys.modules)
 start = time.perf_counter()
 import octavize
@@ -19,7 +21,7 @@ for name in octavize.__all__:
     getattr(octavize, name)
 seconds = time.perf_counter() - start
 roots = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(json.dumps({"seconds": seconds, "roots": sorted(roots)}))
+print(json.dumps({"share": seconds / torch_seconds, "roots": sorted(roots)}))
 """
 HEAVY = {
     "timm", "torchvision", "lightning", "pytorch_lightning", "matplotlib", "typer", "rich", "torchmetrics",
@@ -34,7 +36,8 @@ def test_import_is_light_and_quick() -> None:
         for _ in range(3)
     ]
     assert set(runs[0]["roots"]) & HEAVY == set()
-    assert min(run["seconds"] for run in runs) < 0.5, "seconds added to `import torch` by all public names"
+    # A share, since processors differ: a third of a second beside a second of torch.
+    assert min(run["share"] for run in runs) < 0.5, "time added to that of `import torch` by all public names"
 
 
 def test_public_names_exist() -> None:

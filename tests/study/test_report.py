@@ -61,7 +61,7 @@ def look(page: Path, width: int, folder: Path) -> dict[str, Any]:
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000"]
     command += [f"--user-data-dir={folder}/profile", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += ["--enable-logging=stderr", "--window-size=1200,2000", "--dump-dom", probe.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert ":CONSOLE" not in done.stderr, done.stderr
     found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stdout[-2000:]

@@ -304,7 +304,7 @@ def test_sigkill_and_the_same_command_again(
     command = [octavize, "train", MODEL, "--out", str(out)]
     command += ["--recipe", str(path), "--data-dir", str(data_dir), "--accelerator", "cpu", "--threads", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

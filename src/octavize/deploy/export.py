@@ -19,13 +19,13 @@ from octavize._version import __version__
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
 from octavize.convert.trace import TraceError, check_network, clean_copy, runs, trace, warn_of_hooks
 from octavize.deploy.difference import change, dense_leaves, largest
-from octavize.deploy.formats import Format, format_of, input_names
+from octavize.deploy.formats import Format, format_of
 from octavize.deploy.freeze import freeze_layers
 from octavize.deploy.frozen import FrozenOctConv
 from octavize.deploy.lowering import Calibration, batches_of, check_finite, check_precision
 from octavize.deploy.program import export_program, open_axes, returned_by, with_dense_outputs
 from octavize.deploy.quantize import PoolsAsConvolutions
-from octavize.deploy.runtime import load_runtime
+from octavize.deploy.runtime import entries_in, load_runtime
 from octavize.errors import InputError, require_extra
 from octavize.nn.conv import OctConv
 from octavize.split import default_octave_dims
@@ -129,7 +129,7 @@ def export(
         about |= {"smallest_size": least or 1, "octavize": __version__}
         if isinstance(given, Inputs):
             about["inputs"] = entries_of(eager, inputs, dynamic_batch, dynamic_size)
-        taken = input_names(_as_json(about))
+        taken = [entry.name for entry in entries_in(about)]
         if (outputs := returned_by(program, taken, type(model).__name__)) is not None:
             about["outputs"] = outputs
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:

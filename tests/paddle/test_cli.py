@@ -92,14 +92,15 @@ def test_a_named_network_is_converted_and_read_back(tmp_path: Path) -> None:
     paddle.save(trained.state_dict(), str(tmp_path / "mine.pdparams"))
     given = ("oct_resnet18_small", "--weights", str(tmp_path / "mine.pdparams"), "--num-classes", "7")
     out = tmp_path / "out"
-    assert convert(*given, "--alpha", "0.25", "--size", "32", "--mean", "1", "2", "3", "--out", str(out)) == 0
+    statistics = ("--mean", "0.5", "0.25", "0.75", "--std", "1", "1", "1")
+    assert convert(*given, "--alpha", "0.25", "--size", "32", *statistics, "--out", str(out)) == 0
     net = load_converted(out)
     expected = create_model("oct_resnet18_small", 0.25, num_classes=7, downsample="stride")
     expected.set_state_dict(trained.state_dict())
     np.testing.assert_array_equal(scores(net), scores(expected))
     told = read_about(out)
     assert told["origin"] == {"kind": "paddle", "name": "oct_resnet18_small", "arguments": {"num_classes": 7}}
-    assert told["input"] == {"mean": [1.0, 2.0, 3.0], "size": 32, "in_chans": 3}
+    assert told["input"] == {"mean": [0.5, 0.25, 0.75], "std": [1.0, 1.0, 1.0], "size": 32, "in_chans": 3}
     again = ("--plan", str(out / "plan.yaml"), "--out", str(tmp_path / "again"))
     assert convert(*given, *again) == 0
     np.testing.assert_array_equal(scores(load_converted(tmp_path / "again")), scores(net))

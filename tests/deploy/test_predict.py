@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,9 @@ from PIL import Image
 from octavize import InputError
 from octavize.deploy.images import prepare
 from octavize.deploy.predict import predict
+from octavize.deploy.runtime import Runner
 
 SHAPE = (1, 3, 8, 8)
-
-
-class Answers(SimpleNamespace):
-    """A file that answers to every image with the same numbers."""
-
-    def __call__(self, batch: Any) -> Any:
-        return np.array([self.numbers], np.float32)
 
 
 @pytest.fixture
@@ -31,9 +26,16 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "a.png"
 
 
+def runner_of(numbers: list[float], outputs: Sequence[str] = ()) -> Runner:
+    """A file that answers to every image with the same numbers, and tells these names of outputs."""
+    about: dict[str, Any] = {"input_shape": SHAPE, "dynamic_batch": True, "dynamic_size": False}
+    about |= {"outputs": [{"name": name, "rows": True} for name in outputs]} if outputs else {}
+    answers = [np.array([numbers], np.float32) for _ in outputs or ("output",)]
+    return Runner(Path("net.onnx"), lambda batch: answers, json.dumps(about))
+
+
 def answer(image: Path, numbers: list[float]) -> dict[int, float]:
-    about = {"input_shape": SHAPE}
-    runner: Any = Answers(numbers=numbers, path="net.onnx", metadata=about, outputs=["output"])
+    runner = runner_of(numbers)
     return {found["index"]: found["probability"] for found in predict(runner, [image])[0]}
 
 
@@ -55,6 +57,16 @@ def test_logits_become_chances_and_chances_stay(image: Path) -> None:
 def test_answers_that_name_no_class(numbers: list[float], words: str, image: Path) -> None:
     with pytest.raises(InputError, match=words):
         answer(image, numbers)
+
+
+def test_a_dict_of_one_output_is_that_output(image: Path) -> None:
+    (found,) = predict(runner_of([0.0, 1.0], ["out"]), [image], top=1)
+    assert found[0]["index"] == 1
+
+
+def test_several_outputs_are_no_classifier(image: Path) -> None:
+    with pytest.raises(InputError, match=r"answers with out, aux: give a classifier"):
+        predict(runner_of([0.0, 1.0], ["out", "aux"]), [image])
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,17 @@ def test_a_single_output_tells_no_classes_apart() -> None:
     assert outputs_of(nn.Sequential(*head, nn.Linear(3, 1)), SHAPE) is None
     assert outputs_of(nn.Sequential(*head, nn.Linear(3, 2)), SHAPE) == 2
     assert outputs_of(nn.Conv2d(3, 4, 1), SHAPE) is None
+
+
+class Named(nn.Sequential):
+    def forward(self, input: torch.Tensor) -> Any:
+        return {"out": super().forward(input)}
+
+
+@pytest.mark.skipif(not find_spec("onnxruntime"), reason="not installed")
+def test_a_dict_of_scores_agrees_with_its_file(tmp_path: Path) -> None:
+    net = Named(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    assert outputs_of(net, SHAPE) == 2
+    export(net, tmp_path / "net.onnx", SHAPE)
+    found = agreement(net, load_runtime(tmp_path / "net.onnx"), [torch.randn(SHAPE)], [0])
+    assert (found.images, found.same, found.before) == (1, 1.0, found.after)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from octavize.deploy.formats import Array
-from octavize.deploy.runtime import Runner, as_float32
-from octavize.errors import InputError
+from octavize.deploy.runtime import Runner, scores_in
 from octavize.report.progress import steps
 
 
@@ -32,7 +31,7 @@ class Agreement:
 
 
 def agreement_of(
-    answer: Callable[[Any], Any],
+    answer: Callable[[Any], Sequence[Any]],
     runner: Runner,
     batches: Iterable[Any],
     labels: Sequence[int] | None = None,
@@ -41,7 +40,7 @@ def agreement_of(
     """Compare an exported file with its network.
 
     Args:
-        answer: the network: a batch to its scores, as an array or a tensor.
+        answer: the network: a batch to all that it returns, as arrays or tensors.
         batches: images (N, C, H, W), as the network takes them.
         labels: the classes of all of them, as indices.
         called: the network's name, for messages.
@@ -50,13 +49,9 @@ def agreement_of(
         InputError: the network is no classifier.
     """
     answers: list[tuple[Array, Array]] = []
-    if len(runner.outputs) > 1:
-        raise InputError(f"{called} answers with {', '.join(runner.outputs)}: give a classifier")
     for images in steps(batches, "comparing"):
-        scores = as_float32(answer(images))
-        if scores.ndim != 2:
-            raise InputError(f"{called} answers with {scores.shape}: give a classifier")
-        answers.append((scores.argmax(1), runner(images).argmax(1)))
+        after, before = runner.scores(images), scores_in(answer(images), called)
+        answers.append((before.argmax(1), after.argmax(1)))
     before, after = (np.concatenate(column) for column in zip(*answers, strict=True))
 
     def share(matches: Array) -> float:

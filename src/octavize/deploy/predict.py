@@ -33,13 +33,11 @@ def predict(runner: Runner, images: Sequence[str | Path], top: int = 5) -> list[
             apart.
     """
     whole("top", top, 1)
-    if len(runner.outputs) > 1:
-        raise InputError(f"model {runner.path} answers with {', '.join(runner.outputs)}: give a classifier")
     names = runner.metadata.get("classes") or []
     answers = []
     for image in steps(images, "classifying"):
-        logits = runner(prepare([Path(image)], runner.metadata)).astype(np.float64)
-        if logits.ndim != 2 or logits.shape[1] < 2:  # a single number is no choice of a class
+        logits = runner.scores(prepare([Path(image)], runner.metadata)).astype(np.float64)
+        if logits.shape[1] < 2:  # a single number is no choice of a class
             raise InputError(
                 f"model {runner.path} answers with {logits.shape}: give a classifier of two classes or more"
             )

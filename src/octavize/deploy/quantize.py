@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from octavize.deploy.agreement import Agreement, agreement_of
+from octavize.deploy.difference import dense_leaves
 from octavize.deploy.runtime import Runner
 from octavize.nn.tensor import OctTensor
 
@@ -18,9 +19,9 @@ from octavize.nn.tensor import OctTensor
 def outputs_of(model: nn.Module, shape: Sequence[int]) -> int | None:
     """How many classes a network tells apart; None if it is no classifier, as one with a single output."""
     with torch.no_grad():
-        scores = model.eval()(torch.zeros(tuple(shape)))
-    classifies = isinstance(scores, Tensor) and scores.dim() == 2 and scores.shape[1] > 1
-    return scores.shape[1] if classifies else None
+        found = dense_leaves(model.eval()(torch.zeros(tuple(shape))))
+    classifies = len(found) == 1 and found[0].dim() == 2 and found[0].shape[1] > 1
+    return found[0].shape[1] if classifies else None
 
 
 class PoolsAsConvolutions(TorchFunctionMode):
@@ -68,4 +69,6 @@ def agreement(
     """
     with torch.no_grad():
         called = type(model).__name__
-        return agreement_of(lambda x: model(torch.as_tensor(x)), runner, batches, labels, called)
+        return agreement_of(
+            lambda x: dense_leaves(model(torch.as_tensor(x))), runner, batches, labels, called
+        )

@@ -69,6 +69,16 @@ class Runner:
                 )
         return found
 
+    def scores(self, batch: Array | Tensor) -> Array:
+        """What a classifier gives for a batch of images (N, C, H, W): its one output (N, classes).
+
+        Raises:
+            InputError: as above, or there are several outputs, or one of another shape: it is no classifier.
+        """
+        if len(self.outputs) > 1:
+            raise InputError(f"model {self.path} answers with {', '.join(self.outputs)}: give a classifier")
+        return scores_in(self.all(batch), f"model {self.path}")
+
     def _in_order(self, batch: Sequence[Any]) -> Sequence[Any]:
         """The inputs one after the other."""
         names = [entry.name for entry in self.inputs]
@@ -156,6 +166,18 @@ def as_float32(values: Any) -> Array:
 def as_array(values: Any) -> Array:
     """An array, or a tensor of either framework, as an array."""
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def scores_in(outputs: Sequence[Any], called: str) -> Array:
+    """The one output (N, classes) of a classifier among all that it returned.
+
+    Raises:
+        InputError: there are several, or one of another shape; the message begins with `called`.
+    """
+    shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        raise InputError(f"{called} answers with {shapes or 'no array'}: give a classifier")
+    return as_float32(outputs[0])
 
 
 def _read(path: Path, about: str | None) -> dict[str, Any]:

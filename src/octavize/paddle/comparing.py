@@ -81,13 +81,13 @@ def negative(inputs: Inputs) -> Inputs:
     return inputs.each(made)
 
 
-def answering(model: nn.Layer) -> Callable[[np.ndarray[Any, Any]], Tensor]:
-    """What a network makes of arrays, in evaluation mode and without gradients."""
+def answering(model: nn.Layer) -> Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+    """All that a network makes of an array, in evaluation mode and without gradients."""
     model.eval()
 
-    def answer(images: np.ndarray[Any, Any]) -> Tensor:
+    def answer(images: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         with paddle.no_grad():
-            return model(paddle.to_tensor(images))
+            return outputs_of(model(paddle.to_tensor(images)))
 
     return answer
 

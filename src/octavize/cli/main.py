@@ -21,6 +21,7 @@ import typer
 from click import Abort
 
 from octavize.bench.process import settle_process
+from octavize.cli import adapt as cli_adapt
 from octavize.cli import convert as cli_convert
 from octavize.cli import deploy as cli_deploy
 from octavize.cli import options as o
@@ -278,7 +279,7 @@ command(cli_zoo.tables)
 command(cli_zoo.import_)
 resumed(cli_study.study)
 command(cli_convert.convert)
-resumed(cli_convert.adapt)
+resumed(cli_adapt.adapt)
 command(cli_deploy.export)
 command(cli_deploy.predict)
 command(cli_deploy.bench)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,14 @@ def normalized(
         values -= np.array(mean, np.float32)[:, None, None]
         values /= np.array(std, np.float32)[:, None, None]
     return values
+
+
+def check_together(mean_and_std: Mapping[str, Any]) -> None:
+    """Raises InputError where one of mean and deviation, by the names that callers know, is given alone."""
+    given = [name for name, value in mean_and_std.items() if value]
+    if len(given) == 1:
+        (other,) = mean_and_std.keys() - given
+        raise InputError(f"{given[0]}={shown(mean_and_std[given[0]])} comes without {other}: give both")
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:

@@ -53,17 +53,13 @@ def statistics(about: Mapping[str, Any], channels: int) -> tuple[Sequence[float]
         InputError: one is there without the other, or they are no numbers, one each a channel; or
             `normalize` is neither true nor false.
     """
-    from octavize.data.normalize import check_statistics
+    from octavize.data.normalize import check_statistics, check_together
 
     if about.get("normalize", True) not in (True, False):
         raise InputError(f"normalize={shown(about['normalize'])}: give true or false")
-    given = {key: about[key] for key in IMAGENET if about.get(key)}
-    if len(given) == 1:
-        (key,) = given
-        raise InputError(
-            f"{key}={shown(given[key])} comes without {'mean' if key == 'std' else 'std'}: give both"
-        )
-    mean, std = (given.get(key, IMAGENET[key][:channels]) for key in ("mean", "std"))
+    given = {key: about.get(key) for key in IMAGENET}
+    check_together(given)
+    mean, std = (given[key] or IMAGENET[key][:channels] for key in ("mean", "std"))
     check_statistics(mean, std, channels)
     return mean, std
 

@@ -74,7 +74,10 @@ def train(options: argparse.Namespace) -> None:
     """All runs that are not finished."""
     if options.encoder is None:
         raise InputError("--encoder is not given: give the weights of EfficientNet-Lite0")
-    settings = Settings(options.epochs, options.batch, tuple(options.crop), options.lr, every=options.every)
+    settings = Settings(
+        options.epochs, options.batch, tuple(options.crop), options.lr, precision=options.precision,
+        every=options.every,
+    )  # fmt: skip
     check_settings(options.out, settings)
     for arm, seed, folder in places(options):
         run_once(arm, seed, settings, options.data, options.encoder, folder, options.threads)
@@ -161,6 +164,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", nargs=2, type=int, default=[256, 320], metavar=("H", "W"))
     parser.add_argument("--lr", type=float, default=1e-3, help="peak of the one-cycle schedule")
+    parser.add_argument(
+        "--precision", choices=("bf16", "float32"), default="bf16", help="of training; bf16 is slower where "
+        "the processor does not compute in it"
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30, help="of --times")
     parser.add_argument("--scene", default="Seq05VD_f02370", help="test image that is drawn")

@@ -19,9 +19,12 @@ from paddle.static import InputSpec
 from paddle.vision import models
 
 from octavize import InputError
+from octavize.deploy.runtime import load_runtime
 from octavize.paddle import OctConv2D, freeze, octavize, predictor_config, save
 from octavize.paddle.frozen import FrozenOctConv
 from octavize.paddle.predictor import faulty_passes
+from octavize.paddle.returned import leaves
+from octavize.paddle.tensor import OctTensor
 
 SHAPE = (1, 3, 16, 16)
 needs_onnx = pytest.mark.skipif(
@@ -235,6 +238,7 @@ def test_a_network_that_decides_by_the_size_of_its_images_is_saved_for_one(tmp_p
         ({"for_int8": True}, "lower a file of target='onnx'"),
         ({"example": {"image": SHAPE}}, "takes several inputs"),
         ({"metadata": {"a": object()}}, "metadata"),
+        ({"metadata": {"precision": "int8"}}, "metadata has precision, which export writes itself"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, arguments: Any, said: str) -> None:
@@ -264,11 +268,59 @@ class Returning(Residual):
 
 
 @pytest.mark.parametrize("target", ["paddle", pytest.param("onnx", marks=needs_onnx)])
-@pytest.mark.parametrize("made", [lambda y: (y, y * 2), lambda y: {"out": y, "twice": y * 2}])
-def test_several_outputs_are_refused(tmp_path: Path, made: Any, target: str) -> None:
+@pytest.mark.parametrize(
+    ("made", "names"),
+    [
+        (lambda y: (y, y * 2), ["output.0", "output.1"]),
+        (lambda y: {"twice": y * 2, "out": y}, ["twice", "out"]),
+        (lambda y: {"b": [y, y * 2], "a": None, "input": {"c": y + 1}}, ["b.0", "b.1", "input.c"]),
+        (lambda y: [y, y], ["output.0", "output.1"]),
+        (lambda y: {"input": y, "total": y.sum(0)}, ["output.input", "total"]),
+    ],
+)
+def test_several_outputs_have_their_names_and_order(
+    tmp_path: Path, made: Any, names: list[str], target: str
+) -> None:
     path = tmp_path / ("net.onnx" if target == "onnx" else "net")
-    with pytest.raises(InputError, match=r"^Returning returns 2 tensors"):
-        save(Returning(made), path, SHAPE, target=target)
+    net = octavize(Returning(made), example=SHAPE)
+    net.eval()
+    assert save(net, path, SHAPE, target=target) < 1e-4
+    x = paddle.randn((3, *SHAPE[1:]))
+    with paddle.no_grad():
+        wanted = [y.numpy() for _, y in leaves(net(x))]
+    if target == "onnx":
+        runner = load_runtime(path)
+        assert runner.outputs == names
+        found = list(runner(x.numpy()).values())
+    else:
+        about = json.loads(path.with_name("net.octavize").read_text("utf-8"))
+        assert [each["name"] for each in about["outputs"]] == names
+        predictor = paddle.inference.create_predictor(predictor_config(path))
+        found = [y.numpy() for y in predictor.run([x])]
+    for a, b in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_octave_maps_are_written_dense(tmp_path: Path) -> None:
+    layers = nn.Conv2D(3, 8, 3, padding=1), OctConv2D(8, 8, 3, padding=1, alpha=0.5)
+    features = nn.Sequential(*layers)
+    features.eval()
+    assert isinstance(features(paddle.randn(SHAPE)), OctTensor)
+    assert save(features, tmp_path / "net", SHAPE) < 1e-5
+    assert "outputs" not in json.loads((tmp_path / "net.octavize").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda y: (y, 3), "returns 3 as output.1: let it return tensors alone"),
+        (lambda y: [None], "returns no tensor"),
+        (lambda y: {"a.b": y, "a": {"b": y}}, "returns two tensors as a.b: give one another name"),
+    ],
+)
+def test_outputs_that_no_file_can_hold(tmp_path: Path, made: Any, said: str) -> None:
+    with pytest.raises(InputError, match=f"^Returning {said}"):
+        save(Returning(made), tmp_path / "net", SHAPE)
     assert not list(tmp_path.iterdir())
 
 

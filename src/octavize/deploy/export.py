@@ -27,6 +27,7 @@ from octavize.deploy.program import export_program, open_axes, returned_by, with
 from octavize.deploy.quantize import PoolsAsConvolutions
 from octavize.deploy.runtime import entries_in, load_runtime
 from octavize.errors import InputError, require_extra
+from octavize.metadata import check_metadata
 from octavize.nn.conv import OctConv
 from octavize.split import default_octave_dims
 
@@ -36,9 +37,6 @@ TOLERANCE = 1e-4
 """Largest error at which a file counts as the same network, see `parity`; float32."""
 LEAST_CHANGE = 0.1
 """Share of the largest output that an error is related to where an input changes the outputs less."""
-OWN = {"input_shape", "dynamic_batch", "dynamic_size", "smallest_size", "octavize", "precision"}
-OWN |= {"inputs", "outputs"}
-"""Metadata that nobody else can give."""
 LARGEST_STEP = 64
 """Pixels between the sizes that a network takes, at most."""
 
@@ -111,8 +109,7 @@ def export(
             "precision='int8': only networks that read one image are quantized here; export float32, and "
             "quantize the file with the runtime's own tools"
         )
-    if own := OWN & {*(metadata or {})}:
-        raise InputError(f"metadata has {', '.join(sorted(own))}, which export writes itself: leave it out")
+    check_metadata(metadata)
     quantized_on = (
         batches_of(calibration, (1, *shape[1:]) if dynamic_batch else shape) if precision == "int8" else []
     )

@@ -14,6 +14,7 @@ from octavize.convert.inputs import Inputs, Shape, inputs_of, joined
 from octavize.convert.trace import leaves
 from octavize.deploy.formats.onnx import quiet
 from octavize.errors import InputError, one_line
+from octavize.metadata import output_name
 from octavize.nn.dispatch import unannounced
 from octavize.nn.tensor import OctTensor
 
@@ -114,10 +115,8 @@ def returned_by(
     returned, found = signature.user_outputs, []
     paths, _ = tree_flatten_with_path(tree_unflatten(list(range(len(returned))), spec))
     for (path, _), output in zip(paths, returned, strict=True):
-        name = ".".join(
-            str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path
-        )
-        name = f"output.{name}" if name[0].isdigit() or name in taken else name
+        keys = [getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path]
+        name = output_name(keys, taken)
         value = values.get(output) if isinstance(output, str) else output
         if not isinstance(value, Tensor):
             raise InputError(f"model {called} returns {value!r} as {name}: let it return tensors alone")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from paddle import Tensor, nn
 from octavize.errors import one_line
 from octavize.paddle.dispatch import unannounced
 from octavize.paddle.inputs import Inputs
-from octavize.paddle.tensor import OctTensor
+from octavize.paddle.returned import leaves
 from octavize.paddle.trace import clean_copy, dtype_of
 
 TOLERANCE = 1e-3
@@ -94,13 +94,7 @@ def answering(model: nn.Layer) -> Callable[[np.ndarray[Any, Any]], list[np.ndarr
 
 def outputs_of(output: Any) -> list[np.ndarray[Any, Any]]:
     """All tensors that a network returned, dense, in float64."""
-    if isinstance(output, OctTensor):
-        output = output.to_dense()
-    if isinstance(output, Tensor):
-        return [output.astype("float64").numpy()]
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    return [y for part in output for y in outputs_of(part)] if isinstance(output, (list, tuple)) else []
+    return [value.astype("float64").numpy() for _, value in leaves(output) if isinstance(value, Tensor)]
 
 
 def error_of(expected: Sequence[Any], got: Sequence[Any], others: Sequence[Any], least: float) -> float:

@@ -7,24 +7,23 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from octavize.errors import InputError, one_line
+from octavize.metadata import KEY, output_names
 
 if TYPE_CHECKING:
     import onnx
 
-KEY = "octavize"
-"""Under this key a file carries its metadata, as JSON; the torch side writes the same."""
 _OPSET = 17
 
 
 def write_onnx(program: Path, path: Path, about: str) -> None:
-    """Convert a saved program; input and output are called so, `about` lies in the file's metadata.
+    """Convert a saved program; outputs are called as `about` says, which lies in the file's metadata.
 
     Raises:
         InputError: Paddle2ONNX has no form for one of its functions.
@@ -50,7 +49,7 @@ def write_onnx(program: Path, path: Path, about: str) -> None:
             f"path {path.name} is not written: Paddle2ONNX cannot convert {told.strip()}; save it for paddle"
         ) from error
     model = onnx.load(path)
-    _name(model.graph)
+    _name(model.graph, output_names(about))
     _scale_by_numbers(model)
     onnx.helper.set_model_props(model, {KEY: about})
     onnx.save(model, path)
@@ -76,13 +75,14 @@ def _listening(said: list[str]) -> Iterator[None]:
             said += in_python.getvalue().splitlines() + file.read().decode(errors="replace").splitlines()
 
 
-def _name(graph: onnx.GraphProto) -> None:
-    """Call the output so; the input has its name from its specification."""
-    (old,) = (output.name for output in graph.output)
+def _name(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Call the outputs so; the input has its name from its specification."""
+    new = dict(zip((output.name for output in graph.output), names, strict=True))
     for node in graph.node:
-        node.output[:] = ["output" if name == old else name for name in node.output]
-        node.input[:] = ["output" if name == old else name for name in node.input]
-    graph.output[0].name = "output"
+        node.output[:] = [new.get(name, name) for name in node.output]
+        node.input[:] = [new.get(name, name) for name in node.input]
+    for output in graph.output:
+        output.name = new[output.name]
 
 
 def _scale_by_numbers(model: onnx.ModelProto) -> None:

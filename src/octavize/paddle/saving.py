@@ -17,6 +17,7 @@ from paddle.static import InputSpec
 
 from octavize._version import __version__
 from octavize.errors import InputError, one_line, require_extra, shown
+from octavize.metadata import check_metadata
 from octavize.paddle.comparing import error_of, negative, outputs_of, random_input
 from octavize.paddle.conv import OctConv
 from octavize.paddle.dispatch import unannounced
@@ -25,6 +26,7 @@ from octavize.paddle.inputs import Example, Inputs
 from octavize.paddle.onnx_files import onnx_runner, write_onnx
 from octavize.paddle.predictor import predictor_config
 from octavize.paddle.resample import laid_out_for_int8, laid_out_for_onednn
+from octavize.paddle.returned import Listed, returned_by
 from octavize.paddle.trace import clean_copy, example_inputs, explained
 from octavize.plans.planning import Shape
 
@@ -49,7 +51,8 @@ def save(
 ) -> float:
     """Write a network for inference, see `octavize.paddle.freeze`, and compare the files with the network.
 
-    The files appear under their names only after they passed.
+    The files appear under their names only after they passed. A network may return several tensors, in lists
+    and dicts: the files return them one after the other, octave maps dense, and the metadata name them.
 
     Args:
         model: the network, octave or not; only read. It is written in evaluation mode and in float32.
@@ -74,8 +77,9 @@ def save(
 
     Raises:
         InputError: the network does not run on `example` or cannot be written; it takes a dict, or returns
-            more than one tensor; the error exceeds 1e-4, and no file is written; the target is unknown, or
-            the path ends in another name; a package is missing.
+            something else than tensors; the error exceeds 1e-4, and no file is written; the target is
+            unknown, or the path ends in another name; `metadata` holds what is written anyway; a package is
+            missing.
 
     Examples:
         >>> octavize.paddle.save(net, "oct_resnet50", (1, 3, 224, 224))
@@ -83,6 +87,7 @@ def save(
     """
     path, inputs = Path(path), example_inputs(model, example)
     _check(path, target, for_int8)
+    check_metadata(metadata)
     if len(inputs.args) != 1 or inputs.kwargs or isinstance(inputs.args[0], Mapping):
         raise InputError(
             f"{type(model).__name__} takes several inputs: save a layer around it that takes one image"
@@ -92,8 +97,9 @@ def save(
     about = {"alpha": _alpha_of(model), **(metadata or {}), **about}
     about |= {"octavize": __version__, "precision": "float32"}
     net = clean_copy(model).to(dtype="float32")
-    _check_outputs(net, inputs)
-    frozen = freeze(net, inputs)
+    if (returned := returned_by(net, inputs, dynamic_batch)) is not None:
+        about["outputs"] = returned
+    frozen = Listed(freeze(net, inputs))
     spec = [None if dynamic_batch else shape[0], shape[1]]
     spec += [None if dynamic_size else n for n in shape[2:]]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,17 +132,6 @@ def _check(path: Path, target: str, for_int8: bool) -> None:
     if target == "onnx":
         for module in ("paddle2onnx", "onnx", "onnxruntime"):
             require_extra(module, "paddle-deploy")
-
-
-def _check_outputs(net: nn.Layer, inputs: Inputs) -> None:
-    """Raises InputError unless the network runs, and returns one tensor, in a dict or list or not."""
-    with explained(net, inputs), paddle.no_grad(), unannounced():
-        found = len(outputs_of(inputs.made("float32").call(net)))
-    if found != 1:
-        raise InputError(
-            f"{type(net).__name__} returns {found} tensors: save a layer around it that returns the one that "
-            "is wanted"
-        )
 
 
 def _as_json(about: Mapping[str, Any]) -> str:

@@ -13,11 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from octavize.errors import InputError, one_line
+from octavize.metadata import KEY
 
 PADDLE = "PaddlePaddle"
 """As files of trained runs name their framework."""
-KEY = "octavize"
-"""Under this key a file says what it is; as in files of torch."""
 
 
 def write_state(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:

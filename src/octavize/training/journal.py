@@ -12,10 +12,11 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from octavize.files import write_text
+from octavize.metadata import KEY
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row
 from octavize.training.module import Classifier
-from octavize.zoo.weights import KEY, read_metadata, save_weights
+from octavize.zoo.weights import read_metadata, save_weights
 
 
 class Rows:

@@ -11,9 +11,10 @@ from torch import nn
 
 from octavize.errors import InputError
 from octavize.files import arguments_of_file
+from octavize.metadata import KEY
 from octavize.zoo.initialize import add_path_biases
 from octavize.zoo.models import create_model
-from octavize.zoo.weights import KEY, load_weights, read_metadata
+from octavize.zoo.weights import load_weights, read_metadata
 
 REMEDY = "delete it to train this run from the start"
 

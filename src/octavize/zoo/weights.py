@@ -15,9 +15,7 @@ from torch import nn
 
 from octavize.convert.order import mark_order
 from octavize.errors import InputError
-
-KEY = "octavize"
-"""Under this key a file says what it is: in the safetensors header and in the resume checkpoint."""
+from octavize.metadata import KEY
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:

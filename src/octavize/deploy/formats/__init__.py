@@ -7,7 +7,6 @@ their `--help`, so a module imports torch, and whatever else is heavy, in the fu
 
 from __future__ import annotations
 
-import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-KEY = "octavize"
-"""Under this key a file carries its metadata, as JSON."""
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Run: TypeAlias = "Callable[..., list[Array]]"
 """From the inputs of a network, one after the other, to its outputs."""
@@ -77,16 +74,6 @@ class Format:
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files of a network that is exported to `path`, which is the first."""
         return (path, *(path.with_suffix(suffix) for suffix in self.beside))
-
-
-def input_names(about: str) -> list[str]:
-    """Of a file's inputs, by its metadata as JSON."""
-    return [each["name"] for each in json.loads(about).get("inputs", [{"name": "input"}])]
-
-
-def output_names(about: str) -> list[str]:
-    """Of a file's outputs, likewise."""
-    return [each["name"] for each in json.loads(about).get("outputs", [{"name": "output"}])]
 
 
 def formats() -> dict[str, Format]:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavize.deploy.formats import KEY, Array, Format, Run, input_names, output_names
+from octavize.deploy.formats import Array, Format, Run
 from octavize.errors import InputError, one_line
+from octavize.metadata import KEY, input_names, output_names
 from octavize.report.progress import steps
 
 if TYPE_CHECKING:

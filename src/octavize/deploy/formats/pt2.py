@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavize.deploy.formats import KEY, Array, Format, Run
+from octavize.deploy.formats import Array, Format, Run
+from octavize.metadata import KEY
 
 if TYPE_CHECKING:
     import torch

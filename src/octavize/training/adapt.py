@@ -8,6 +8,7 @@ stages.json           accuracy after conversion, and after refitting or measurin
 training/             as a run of `train`: metrics.csv, last.ckpt, best.safetensors, TensorBoard
 results.json, results.csv, accuracy.svg, accuracy.png
                       written last
+train.lock            held while a command trains here: a second one is refused
 """
 
 from __future__ import annotations

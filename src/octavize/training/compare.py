@@ -7,6 +7,7 @@ results.csv                a line per run
 results.json               a record per network (model × α), every epoch, the recipe, the environment
 figures/                   PNG and SVG
 report.html                everything on one page
+train.lock                 held while a command trains here: a second one is refused
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from octavize.bench import environment
 from octavize.bench import ratios as b
 from octavize.bench.contenders import Contender
 from octavize.bench.report import draw, tables
-from octavize.bench.runtimes import Call, choose_runtimes
+from octavize.bench.runtimes import Call, Setting, choose_runtimes
 from octavize.bench.timing import interleave
 
 ALPHAS = {"vanilla": 0.0, "α=0.5": 0.5, "α=0.25": 0.25}
@@ -231,3 +231,11 @@ def test_a_panel_without_a_runtime_is_drawn_to_scale(tmp_path: Path) -> None:
     text = (tmp_path / "figure.svg").read_text()
     assert "<!-- 0.7" in text  # a tick of the axis, a share
     assert text.count("<!-- frozen -->") == text.count("<!-- eager -->") == 1
+
+
+def test_names_that_differ_in_punctuation_are_two_files(tmp_path: Path) -> None:
+    prepare = next(iter(choose_runtimes(["onnxruntime"]).values()))
+    nets = {"net 1.0": nn.Conv2d(3, 4, 1), "net-1-0": nn.Conv2d(3, 5, 1)}
+    setting = Setting(1, 1, "cpu", tmp_path)
+    calls = [prepare(Contender(name, net, (3, 8, 8), 1), setting) for name, net in nets.items()]
+    assert [call().shape for call in calls] == [(1, 4, 8, 8), (1, 5, 8, 8)]

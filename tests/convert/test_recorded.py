@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from octavize import InputError, Plan, octavize, plan
+from octavize import InputError, OctConv2d, Plan, octavize, plan
 
 EXAMPLE = (1, 3, 16, 16)
 
@@ -246,3 +246,53 @@ def test_layers_inside_of_a_reentrant_checkpoint_are_vanilla() -> None:
     net = Net(Block())
     assert alphas(net) == {"a": 0, "between.inner": 0, "b": 0.5, "c": 0.5}
     gradients(octavize(net, 0.5, min_low=0, example=EXAMPLE))
+
+
+class Checkpointed(nn.Module):
+    """A layer that writes a dense map; in a reentrant checkpoint layers that may make it octave; a reader."""
+
+    def __init__(self, inside: nn.Module, read: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.first, self.inside, self.read = nn.Conv2d(3, 8, 3, padding=1), inside, read
+
+    def forward(self, x: Tensor) -> Any:
+        return self.read(checkpoint(self.inside, self.first(x), use_reentrant=True))
+
+
+def octave_block(*before: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    octave = OctConv2d(8, 8, 3, padding=1, alpha=0.5)
+    return nn.Sequential(*before, octave, nn.BatchNorm2d(8), nn.ReLU()).eval()
+
+
+READERS = {
+    "function": lambda y: y.mean((2, 3)),
+    "method": lambda y: y.to_dense(),
+    "layer": OctConv2d(8, 8, 1, alpha=0.5),
+    "list": lambda y: torch.cat([y, y], dim=1),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=list(READERS))
+@pytest.mark.parametrize("before", [(), (nn.Conv2d(8, 8, 1),)], ids=["octave first", "vanilla first"])
+def test_an_octave_map_that_leaves_a_reentrant_checkpoint_is_refused(
+    before: tuple[nn.Module, ...], read: Callable[[Any], Any]
+) -> None:
+    net, x = Checkpointed(octave_block(*before), read), torch.randn(EXAMPLE)
+    with pytest.raises(InputError, match=r"CheckpointFunction\.apply returned an octave map, .* no gradient"):
+        net(x)
+    with torch.no_grad():
+        net(x)
+    net.inside.requires_grad_(False)
+    net.first.requires_grad_(False)
+    net(x)
+
+
+def test_an_octave_map_that_stays_in_a_reentrant_checkpoint_learns() -> None:
+    inside = nn.Sequential(octave_block(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net, x = Checkpointed(inside, lambda y: y), torch.randn(EXAMPLE)
+    net(x).square().sum().backward()
+    mine = [p.grad for p in net.parameters()]
+    wanted = torch.autograd.grad(inside(net.first(x)).square().sum(), list(net.parameters()))
+    for own, other in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(own, other)

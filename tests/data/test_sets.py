@@ -470,3 +470,31 @@ def test_class_too_small_to_hold_out(tmp_path: Path) -> None:
     make_folder(tmp_path, ("train", "test"), count=1)
     with fails("val_fraction=0.1", "class 'a'", "1 images"):
         load_data("folder", data_dir=tmp_path)
+
+
+def test_a_link_that_leads_back_is_not_followed(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in "ab":
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    (tmp_path / "train" / "a" / "again").symlink_to(tmp_path / "train" / "a")
+    (tmp_path / "train" / "a" / "all").symlink_to(tmp_path)
+    images = load_data("folder", data_dir=tmp_path, val_fraction=0.25)
+    assert (len(images.train), len(images.val)) == (6, 2)
+
+
+def test_a_dark_image_of_16_bits_is_dark(tmp_path: Path) -> None:
+    path = tmp_path / "dark.pgm"  # Pillow reads it into pixels of 32 bits, as it does a TIFF of 8
+    path.write_bytes(b"P5 4 4 65535\n" + np.full((4, 4), 200, ">u2").tobytes())
+    assert decode.decode(path, 4).max() == 0
+    path.write_bytes(b"P5 4 4 65535\n" + np.full((4, 4), 100 * 257, ">u2").tobytes())
+    assert decode.decode(path, 4).tolist() == np.full((3, 4, 4), 100).tolist()
+
+
+def test_numbers_below_zero_are_no_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "below.tif"
+    Image.fromarray(np.full((4, 4), -5, np.int32)).save(path)
+    with pytest.raises(InputError, match="neither 8-bit nor 16-bit"):
+        decode.decode(path, 4)

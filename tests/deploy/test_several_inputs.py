@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,65 @@ def test_int8_of_several_inputs_is_refused(tmp_path: Path) -> None:
     model = made(Difference, (images(1), images(1)))
     with pytest.raises(InputError, match="only networks that read one image are quantized"):
         octavize.export(model, tmp_path / "net.xml", (images(1), images(1)), precision="int8")
+
+
+class Scaled(Base):
+    """An image, and one number for all."""
+
+    def forward(self, image: Any, scale: Any) -> Any:
+        return (self.features(image) * scale).mean((2, 3))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_single_number(suffix: str, tmp_path: Path) -> None:
+    model, path = made(Scaled, (images(2), torch.tensor(2.0))), tmp_path / f"net{suffix}"
+    octavize.export(model, path, (images(2), torch.tensor(2.0)))
+    runner, x = load_runtime(path, trust=True), images(3)
+    wanted = call(model, x, torch.tensor(-3.0))
+    np.testing.assert_allclose(runner(x, torch.tensor(-3.0)), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_whole_numbers_that_the_file_cannot_hold(suffix: str, tmp_path: Path) -> None:
+    class Small(Captioned):
+        def forward(self, image: Any, ids: Any) -> Any:
+            return super().forward(image, ids.long())
+
+    model, path = made(Small, (images(2), ids(2).int())), tmp_path / f"net{suffix}"
+    octavize.export(model, path, (images(2), ids(2).int()))
+    runner, x, words = load_runtime(path, trust=True), images(2), ids(2)
+    np.testing.assert_allclose(runner(x, words), call(model, x, words), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="input 'ids' has numbers too large for int32"):
+        runner(x, words + 2**32)  # whose last 32 bits are those of words
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_pixels_that_nobody_prepared(suffix: str, tmp_path: Path) -> None:
+    model, path = made(Difference, (images(1), images(1))), tmp_path / f"net{suffix}"
+    octavize.export(model, path, (images(1), images(1)))
+    runner, x, y = load_runtime(path, trust=True), images(2), images(2)
+    pixels = (255 * x.sigmoid()).byte()
+    for given in (pixels, pixels.numpy(), pixels.long()):
+        with pytest.raises(InputError, match=r"input 'after' is of u?int\d+, .* float32: give it prepared"):
+            runner(x, given)
+    reversed_twice = y.flip(2).numpy()[:, :, ::-1]
+    for same in (y.double(), y.double().numpy(), reversed_twice, y.tolist()):
+        np.testing.assert_allclose(runner(x, same), call(model, x, y), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_batch_that_failed_leaves_no_trace(suffix: str, tmp_path: Path) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AvgPool2d(2), nn.Flatten())
+
+        def forward(self, x: Any) -> Any:
+            return self.features(x)
+
+    model, path, x = Pooled().eval(), tmp_path / f"net{suffix}", images(2)
+    octavize.export(model, path, (1, 3, 12, 12))
+    runner = load_runtime(path, trust=True)
+    with contextlib.suppress(InputError):  # OpenVINO takes no empty batch
+        runner(x[:0])
+    np.testing.assert_allclose(runner(x), call(model, x), rtol=1e-4, atol=1e-5)

@@ -23,7 +23,8 @@ from octavize.errors import InputError
 from octavize.study import arms, deployed, estimate
 from octavize.study.analysis import summary
 from octavize.study.model import Match, Study
-from octavize.study.run import analyze_study, folder_lock, run_study
+from octavize.study.run import LOCK, analyze_study, run_study
+from octavize.training.folder import folder_lock
 
 PRECISIONS = ["float32", "bf16", "int8"]
 DEPLOY = {"runtime": "openvino", "precisions": PRECISIONS}
@@ -232,7 +233,7 @@ def test_times_that_were_not_measured_are_missing(
 ) -> None:
     monkeypatch.setattr(deployed, "_accuracy", right_half)
     study = deployed_study(untested.parent)
-    with folder_lock(untested) as ours:  # as a command does that trains here
+    with folder_lock(untested / LOCK) as ours:  # as a command does that trains here
         assert ours
         results = again(study, untested, data_dir)
     assert results["networks"][0]["deployed"]["bf16"]["n"] == 2
@@ -252,7 +253,7 @@ def test_times_are_of_the_runtime_that_is_asked_for(
     monkeypatch.setattr(deployed, "_accuracy", right_half)
     again(deployed_study(untested.parent), untested, data_dir)
     other = deployed_study(untested.parent, deploy={"runtime": "onnxruntime", "precisions": "int8"})
-    with folder_lock(untested):
+    with folder_lock(untested / LOCK):
         results = again(other, untested, data_dir)
     rows = deployed.deployed_rows(results, costs_of(untested))
     assert [(row["precision"], row["ms"]) for row in rows] == [("int8", {})] * 2

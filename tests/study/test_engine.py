@@ -35,7 +35,8 @@ from octavize.errors import InputError
 from octavize.study import engine, ray_engine
 from octavize.study.load import load_study
 from octavize.study.progress import Progress
-from octavize.study.run import folder_lock, run_study
+from octavize.study.run import LOCK, run_study
+from octavize.training.folder import folder_lock
 from octavize.training.hardware import HERE, Hardware
 
 VANILLA: dict[str, Any] = {"vanilla": {"alpha": 0}}
@@ -108,12 +109,12 @@ def test_a_folder_is_one_commands(data_dir: Path, tmp_path: Path) -> None:
     study, out = tiny_study(tmp_path), tmp_path / "out"
     planned(study, out, data_dir)
     many = Hardware(accelerator="cpu", devices=2, strategy="ddp")
-    with folder_lock(out) as ours:
+    with folder_lock(out / LOCK) as ours:
         assert ours
         for hardware in (CPU, many):
             with pytest.raises(InputError, match=r"out is .*out, where another command is at work"):
                 run_study(study, out, data_dir=data_dir, hardware=hardware)
-    with folder_lock(out) as ours:
+    with folder_lock(out / LOCK) as ours:
         assert ours
 
 
@@ -226,7 +227,7 @@ def test_an_interrupted_command_ends_its_workers(data_dir: Path, tmp_path: Path)
     assert "The same command goes on" in said
     assert "Traceback" not in said
     assert not any(map(alive, workers))
-    with folder_lock(out) as ours:
+    with folder_lock(out / LOCK) as ours:
         assert ours
 
 

@@ -34,7 +34,8 @@ from octavize.study.costs import cost_ratios
 from octavize.study.design import plan_study
 from octavize.study.estimate import hindsight
 from octavize.study.report import train_seconds
-from octavize.study.run import analyze_study, folder_lock, run_study, shared
+from octavize.study.run import LOCK, analyze_study, run_study, shared
+from octavize.training.folder import folder_lock
 from octavize.training.hardware import Hardware
 from octavize.training.journal import WholeCheckpoints
 from octavize.training.metrics import read_metrics
@@ -121,7 +122,7 @@ def test_costs_are_measured_once_and_while_nobody_trains(
         (place, *_) = plan_study(study, read_json(quiet / "arms.json") or {})
         result = place.folder(quiet) / "result.json"
         kept = result.rename(result.with_name("kept"))
-        with folder_lock(quiet) as ours:
+        with folder_lock(quiet / LOCK) as ours:
             assert ours
             analyze_study(study, quiet, data_dir=data_dir, timing=FAST)
         kept.rename(result)

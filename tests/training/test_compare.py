@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,26 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from PIL import Image
 from tests.helpers.training import CLASSES, MODEL, make_folder, tiny
 
 from octavize.convert.norms import reestimate_norms
 from octavize.errors import InputError
-from octavize.report.naming import pretty
+from octavize.report.naming import pretty, run_slug
 from octavize.report.numbers import points, quantity, seconds
 from octavize.text import to_csv
 from octavize.training import train as train_module
 from octavize.training.compare import compare
+from octavize.training.folder import folder_lock
 from octavize.training.hardware import Hardware
 from octavize.training.inputs import TrainingInputs
 from octavize.training.metrics import COLUMNS, curve, read_metrics
 from octavize.training.recipe import dump_recipe, load_recipe
-from octavize.training.runs import Run, plan_runs
+from octavize.training.runs import Run, check_data, describe_data, plan_runs
 from octavize.training.summary import Timing
 from octavize.training.train import load_images, train_run
 from octavize.zoo.checkpoint import load_checkpoint
+from octavize.zoo.weights import KEY
 
 FAST = Timing(batch=2, rounds=1)
 RUN = Run(MODEL, 0.5, 3)
@@ -216,6 +220,109 @@ def test_other_images_are_refused(finished: Path, tmp_path: Path) -> None:
         compare(tiny(), finished, data_dir=make_folder(tmp_path, train=20))
 
 
+def exchange_labels(data: Path) -> None:
+    first, second = (data / "train" / name / "0.png" for name in CLASSES)
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+
+def turn_a_test_image(data: Path) -> None:
+    path = data / "test" / CLASSES[0] / "0.png"
+    with Image.open(path) as image:
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+    turned.save(path)
+
+
+@pytest.mark.parametrize("change", [exchange_labels, turn_a_test_image])
+def test_images_that_changed_in_place_are_refused(
+    change: Callable[[Path], None], data_dir: Path, tmp_path: Path
+) -> None:
+    recipe, data, out = tiny(epochs=2), tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data_dir, data)
+    images = load_images(recipe, data)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_run(RUN, recipe, images, out, callbacks=[Kill(1)])
+    killed = tmp_path / "killed"
+    shutil.copytree(out, killed)
+    train_run(RUN, recipe, images, out)
+    change(data)
+    changed = load_images(recipe, data)
+    assert changed.mean == images.mean  # of which the digest alone tells
+    with pytest.raises(InputError, match=r"belongs to another run \(other data\)"):
+        train_run(RUN, recipe, changed, killed)
+    with pytest.raises(InputError, match="saw other images"):
+        check_data([out], changed)
+
+
+def test_what_an_older_version_told_of_images_is_enough(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny(epochs=2)
+    images = load_images(recipe, data_dir)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_run(RUN, recipe, images, tmp_path, callbacks=[Kill(1)])
+    last = tmp_path / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    del state[KEY]["data"]["digest"]
+    torch.save(state, last)
+    train_run(RUN, recipe, images, tmp_path)
+    path = tmp_path / "result.json"
+    result = json.loads(path.read_text("utf-8"))
+    del result["data"]["digest"]
+    path.write_text(json.dumps(result), "utf-8")
+    check_data([tmp_path], images)
+
+
+def test_images_read_batch_by_batch_have_a_digest(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octavize.data.folder.EAGER_BYTES", 0)
+    data = tmp_path / "data"
+    shutil.copytree(data_dir, data)
+    before, again = (describe_data(load_images(tiny(), data))["digest"] for _ in range(2))
+    assert before == again
+    exchange_labels(data)
+    assert describe_data(load_images(tiny(), data))["digest"] != before
+
+
+def test_costs_of_another_machine_are_measured_anew(
+    finished: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = json.loads((out / "profile.json").read_text("utf-8"))
+    monkeypatch.setattr("octavize.bench.environment.processor_name", lambda: "another")
+    results = compare(tiny(), out, data_dir=data_dir, timing=FAST)
+    assert results["profile"]["environment"]["processor"].startswith("another, ")
+    after = json.loads((out / "profile.json").read_text("utf-8"))
+    name = f"{MODEL} α=0.5"
+    assert after["networks"][name]["latency_ms"] != before["networks"][name]["latency_ms"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_second_command_in_a_folder_is_refused(
+    restart: bool, finished: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    with folder_lock(out / "train.lock") as ours:
+        assert ours
+        with pytest.raises(InputError, match="another command is at work"):
+            compare(tiny(), out, data_dir=data_dir, restart=restart, timing=FAST)
+    assert (out / "results.json").exists()
+
+
+def test_alphas_that_differ_late_are_runs_of_their_own(data_dir: Path, tmp_path: Path) -> None:
+    recipe = tiny(alphas=[1 / 3, 0.3333332], epochs=1)
+    results = compare(recipe, tmp_path, data_dir=data_dir, timing=FAST)
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert folders == [f"{MODEL}-alpha0.3333332-seed0", f"{MODEL}-alpha0.3333333333333333-seed0"]
+    assert [(net["alpha"], net["n"]) for net in results["networks"]] == [(0.3333332, 1), (1 / 3, 1)]
+    assert len(json.loads((tmp_path / "profile.json").read_text("utf-8"))["networks"]) == 2
+    assert [run_slug("net", alpha, 0) for alpha in (0.0, 0.5, 0.125, 1.0)] == [
+        "net-alpha0-seed0", "net-alpha0.5-seed0", "net-alpha0.125-seed0", "net-alpha1-seed0"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -234,8 +341,11 @@ def test_mistakes_are_found_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(data_dir: Path, tmp_path: Path) -> None:
-    recipe = tiny(epochs=3)
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    precision: str, data_dir: Path, tmp_path: Path
+) -> None:
+    recipe = tiny(epochs=3, precision=precision)
     images = load_images(recipe, data_dir)
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     expected = train_run(RUN, recipe, images, quiet)
@@ -398,7 +508,7 @@ def test_the_schedule_climbs_and_falls() -> None:
 @pytest.mark.slow
 def test_two_processes(data_dir: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "tiny.yaml", tmp_path / "out"
-    path.write_text(dump_recipe(tiny(epochs=1, batch_size=8)), "utf-8")
+    path.write_text(dump_recipe(tiny(epochs=1, batch_size=8, lr=0.001)), "utf-8")
     octavize = str(Path(sys.executable).with_name("octavize"))
     command = [octavize, "compare", "--out", str(out), "--recipe", str(path)]
     command += ["--data-dir", str(data_dir), "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp"]

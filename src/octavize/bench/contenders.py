@@ -14,6 +14,7 @@ from octavize.bench.profile import count_macs
 from octavize.convert.inputs import Inputs, Shape
 from octavize.convert.trace import TraceError, image_shape
 from octavize.errors import InputError
+from octavize.report.naming import alpha_text
 from octavize.zoo.models import create_model
 
 VANILLA = "vanilla"
@@ -71,7 +72,7 @@ def contenders_of(
     found = [_contender(VANILLA, vanilla, size)]
     for alpha, exchange in product(dict.fromkeys(filter(None, alphas)), dict.fromkeys(exchanges) or (None,)):
         told = {} if exchange is None else {"exchange": exchange}
-        name = ", ".join([f"α={alpha:g}", *told.values()])
+        name = ", ".join([f"α={alpha_text(alpha)}", *told.values()])
         octave = _contender(name, build(alpha, **told), size, alpha, exchange)
         found.append(octave)
         if same_macs:

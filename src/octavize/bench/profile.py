@@ -39,6 +39,7 @@ from octavize.convert.trace import (
 )
 from octavize.deploy.threads import torch_threads
 from octavize.errors import InputError, whole
+from octavize.report.naming import alpha_text
 from octavize.text import Table, to_csv
 
 IN_TRAINING = "in training mode, give larger images (--size) or more of them (--batch)"
@@ -268,7 +269,7 @@ def profile_models(
         raise InputError(f"builders={dict(builders)}, alphas={list(alphas)}: give at least one of each")
     rows: list[dict[str, Any]] = []
     for name, build in builders.items():
-        models = {f"{alpha:g}": build(alpha) for alpha in alphas}
+        models = {alpha_text(alpha): build(alpha) for alpha in alphas}
         shape = image_shape(next(iter(models.values())), size, batch)
         profiles = measure(models, shape, rounds=rounds, threads=threads)
         rows += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -114,8 +115,8 @@ def _in_code_of_its_own(net: nn.Module) -> Call:
 def _exported(kind: Format) -> Prepare:
     def prepare(c: Contender, setting: Setting) -> Call:
         told = f"{c.name}-{setting.batch}-{setting.precision}"
-        slug = "".join(letter if letter.isalnum() else "-" for letter in told)
-        file = setting.folder / f"{slug}{kind.suffix}"
+        # Names that differ in their punctuation alone are two networks.
+        file = setting.folder / f"{sha256(told.encode()).hexdigest()[:16]}{kind.suffix}"
         given = c.given(setting.batch)
         if not file.exists():  # it serves for every number of threads
             # Which numbers int8 stands for makes no difference to its time.

@@ -82,10 +82,12 @@ def open_rgb(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            brightest: Any = image.getextrema()[1] if image.mode == "I" else 0
-            if image.mode == "F" or brightest > 65535:
+            found: Any = image.getextrema() if image.mode == "I" else (0, 0)
+            if image.mode == "F" or found[0] < 0 or found[1] > 65535:
                 raise ValueError("its pixels are neither 8-bit nor 16-bit")
-            if brightest > 255 or image.mode.startswith("I;"):
+            # Only TIFF keeps 8 bits in pixels of 32; a dark image of 16 bits is as dark as it is.
+            wide = image.mode == "I" and (found[1] > 255 or opened.format != "TIFF")
+            if wide or image.mode.startswith("I;"):
                 # 16-bit gray; converting it directly would clip at 255
                 image = image.convert("I").point(lambda level: level * (1 / 256)).convert("L")
             return image.convert("RGB")

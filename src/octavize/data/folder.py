@@ -128,11 +128,17 @@ def _list_files(folder: Path, classes: list[str]) -> Files:
 def images_below(folder: Path) -> tuple[list[Path], list[Path]]:
     """All image files below a folder, also behind links, sorted; and the files that are not read.
 
-    Hidden folders and the hidden files of systems (.DS_Store) are neither.
+    Hidden folders and the hidden files of systems (.DS_Store) are neither, and a link that leads back to a
+    folder above it is not followed: each image would be there many times.
     """
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        above = Path(parent).resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not above.is_relative_to(Path(parent, name).resolve())
+        ]
         found += [Path(parent, name) for name in names]
     images = sorted(p for p in found if _is_image(p) and not p.name.startswith("."))
     return images, sorted(p for p in found if _is_left_out(p))

@@ -55,7 +55,8 @@ class Runner:
         values = [self._value(entry, x) for entry, x in zip(self.inputs, self._in_order(batch), strict=True)]
         rows = self._rows(values)
         try:
-            found = self._run(*map(np.ascontiguousarray, values))
+            # np.ascontiguousarray would give a single number an axis.
+            found = self._run(*(np.asarray(x, order="C") for x in values))
         except Exception as error:  # each runtime has its own kinds
             shapes = ", ".join(str(x.shape) for x in values)
             raise InputError(
@@ -95,10 +96,16 @@ class Runner:
         """An input as the file takes it.
 
         Raises:
-            InputError: it has another shape, or is of numbers where whole ones are wanted.
+            InputError: it has another shape; is of numbers where whole ones are wanted, or the other way
+                round, as pixels of 0 to 255 are; or holds numbers too large for the file.
         """
         told = "batch" if len(self.inputs) == 1 else f"input {entry.name!r}"
-        found = as_float32(value) if entry.dtype == "float32" else as_array(value)
+        real = "float" in str(getattr(value, "dtype", "float"))
+        found = as_float32(value) if real and entry.dtype == "float32" else as_array(value)
+        if entry.dtype == "float32" and not real:
+            raise InputError(
+                f"{told} is of {found.dtype}, but {self.path} takes float32: give it prepared as for training"
+            )
         if not np.can_cast(found.dtype, entry.dtype, "same_kind"):
             raise InputError(f"{told} is of {found.dtype}, but {self.path} takes {entry.dtype}")
         if not entry.takes(found.shape):
@@ -108,7 +115,10 @@ class Runner:
             raise InputError(
                 f"{told} has shape {found.shape}, but {self.path} takes sizes from {least} pixels on"
             )
-        return found.astype(entry.dtype, copy=False)
+        cast = found.astype(entry.dtype, copy=False)
+        if not real and (cast != found).any():
+            raise InputError(f"{told} has numbers too large for {entry.dtype}, which {self.path} takes")
+        return cast
 
     def _rows(self, values: Sequence[Array]) -> int:
         """How many images there are.

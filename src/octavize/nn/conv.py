@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from octavize.errors import InputError
 from octavize.nn._torch_internals import ConvNd, in_transform
 from octavize.nn.channels import merge_channels, split_channels
-from octavize.nn.dispatch import check_seen
+from octavize.nn.dispatch import check_seen, made_unseen
 from octavize.nn.leaf import is_traced, recorded
 from octavize.nn.own_padding import pads_by_itself
 from octavize.nn.recompute import Made, call_keeping_sources, kept
@@ -159,7 +159,7 @@ class OctConv(ConvNd):
             x = self._checked(input)
         else:  # allowed at alpha=0: the halves have to merge before the layer
             return super().forward(self._checked(input).to_dense())
-        return self._depthwise(x) if octave.depthwise else self._octave(x)
+        return made_unseen(self._depthwise(x) if octave.depthwise else self._octave(x), input, self)
 
     # ---- the equations of the module's docstring ----------------------------------------------------
 
@@ -340,8 +340,7 @@ class OctConv(ConvNd):
         return OctTensor.all_high(x, octave_dims=self.octave_dims, strict=self.strict)
 
     def _checked(self, x: OctTensor) -> OctTensor:
-        if not torch.is_grad_enabled():
-            check_seen((x,))
+        check_seen((x,))
         if sum(x.channel_layout) != self.in_channels or x.high.dim() != self._settings.map_dims:
             raise InputError(
                 f"input has {x.high.shape[1]} high and {x.low.shape[1]} low channels (high "

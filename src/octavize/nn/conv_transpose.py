@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from octavize.errors import InputError
 from octavize.nn.channels import split_channels
 from octavize.nn.conv import OctConv, Size, add
+from octavize.nn.dispatch import made_unseen
 from octavize.nn.leaf import is_traced, recorded
 from octavize.nn.recompute import Made, call_keeping_sources, kept
 from octavize.nn.resample import crop, upsample
@@ -88,7 +89,7 @@ class OctConvTranspose(OctConv):
         size = self._out_size(x.high.shape[2:])
         if output_size is not None and tuple(output_size)[-len(size) :] != size:
             raise InputError(f"output_size={tuple(output_size)}: this octave layer makes {size}")
-        return self._depthwise(x) if octave.depthwise else self._octave(x)
+        return made_unseen(self._depthwise(x) if octave.depthwise else self._octave(x), input, self)
 
     def _to_high(self, x: OctTensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         """Y_high = T_hh(X_high) + U(T_lh(X_low)), where [W_hh; W_lh] is the weight."""

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from octavize.errors import DenseFallbackWarning, InputError
 from octavize.nn._torch_internals import counts_changes, is_view, own_function, tree_leaves, tree_map
@@ -60,6 +60,8 @@ class Octave:
 
     rules: ClassVar[dict[Any, Rule]]
     strict: bool
+    made_in = ""
+    """The function of autograd's that made the value and gives it no gradient, see `made_unseen`."""
 
     def to_dense(self) -> Tensor:
         """The ordinary tensor that this value stands for."""
@@ -195,8 +197,11 @@ def apply_rule(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule] = RULES
 ) -> Any:
     """Call `func` on octave values: by its rule, or on the dense maps without one."""
-    if not torch.is_grad_enabled():
-        check_seen(args)
+    check_seen(args)
+    return made_unseen(_applied(func, args, kwargs, rules), args)
+
+
+def _applied(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rules: dict[Any, Rule]) -> Any:
     if kwargs and (out := kwargs.get("out")) is not None and oct_tensors(out):
         return _into(out, func, args, {k: v for k, v in kwargs.items() if k != "out"}, rules)
     rule = _rule_of_operator(func, rules) if torch.compiler.is_compiling() else None
@@ -230,16 +235,56 @@ def _into(out: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ru
     return out
 
 
+_lost: list[str] = []
+"""The functions of autograd's in whose forward an octave map was made, see `made_unseen`."""
+
+
+def made_unseen(result: Any, values: Any, layer: nn.Module | None = None) -> Any:
+    """A result computed of these values; where a function of autograd's has switched autograd off, its octave
+    maps remember that function.
+
+    Such a function gives a gradient to the tensors that it returns: to an octave map made in its forward, by
+    a layer that learns or of a map that does, none. That is no fault unless the map leaves the forward.
+
+    Args:
+        layer: what made it of a dense map.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return result
+    name = _maker(values)
+    if layer is not None and isinstance(values, Tensor) and not values.is_meta:
+        learns = values.requires_grad or any(p.requires_grad for p in layer.parameters())
+        name = own_function() if learns and not torch.is_inference_mode_enabled() else ""
+    if name:
+        if name not in _lost:
+            _lost.append(name)
+        for made in oct_tensors(result):
+            made.made_in = name
+    return result
+
+
+def _maker(values: Any) -> str:
+    return next((x.made_in for x in oct_tensors(values) if x.made_in), "") if _lost else ""
+
+
 def check_seen(values: Sequence[Any]) -> None:
     """Check that it was no function of autograd's that switched autograd off, for these values.
 
-    Such a function asks its arguments whether they are tensors of torch's. Planning merges the maps before
-    it; but it may have been switched on since, as reentrant checkpoints are.
+    Such a function asks its arguments, and what it returns, whether they are tensors of torch's. Planning
+    merges the maps before it; but it may have been switched on since, as reentrant checkpoints are.
 
     Raises:
-        InputError: values that require a gradient are in the forward of such a function.
+        InputError: values that require a gradient are in the forward of such a function, or maps have left
+            it.
     """
     if torch.compiler.is_compiling():
+        return
+    if torch.is_grad_enabled():
+        if name := _maker(values):
+            raise InputError(
+                f"{name}.apply returned an octave map, and what made it would get no gradient: switch it on "
+                "before octavize, which then merges the map, or use checkpoint(use_reentrant=False)"
+            )
         return
     learning = any(isinstance(x, Octave) and getattr(x, "requires_grad", False) for x in values)
     if learning and not any(getattr(x, "is_meta", False) for x in values) and (name := own_function()):

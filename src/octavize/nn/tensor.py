@@ -19,7 +19,7 @@ from torch import Tensor
 from octavize.errors import InputError
 from octavize.nn._torch_internals import in_transform
 from octavize.nn.channels import merge_channels, split_channels, take_channels
-from octavize.nn.dispatch import RULES, ChangeRefused, Octave
+from octavize.nn.dispatch import RULES, ChangeRefused, Octave, check_seen
 from octavize.nn.recompute import version_of, who_saves
 from octavize.nn.resample import cell_sizes, fits, halve, upsample
 from octavize.split import (
@@ -138,6 +138,8 @@ class OctTensor(Octave):
 
     def to_dense(self) -> Tensor:
         """The dense map (N, C, *size): low is up-sampled by nearest (U), channels are in logical order."""
+        if torch.is_grad_enabled():
+            check_seen((self,))
         return merge_channels(self.high, upsample(self.low, self.high.shape[2:]), self.channel_layout)
 
     # ---- what rules and layers build on -------------------------------------------------------------

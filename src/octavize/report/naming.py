@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 
 
+def alpha_text(alpha: float) -> str:
+    """α in as few digits as tell it from every other: names go by it."""
+    return repr(float(alpha)).removesuffix(".0")
+
+
 def run_slug(model: str, alpha: float, seed: int) -> str:
     """Folder of one run."""
-    return f"{model}-alpha{alpha:g}-seed{seed}"
+    return f"{model}-alpha{alpha_text(alpha)}-seed{seed}"
 
 
 def network_name(alpha: float) -> str:
     """What tells the networks of one architecture apart."""
-    return "vanilla" if alpha == 0 else f"octave α = {alpha:g}"
+    return "vanilla" if alpha == 0 else f"octave α = {alpha_text(alpha)}"
 
 
 def pretty(model: str) -> str:

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from octavize.data.images import Images
 from octavize.errors import InputError, number, require_extra
@@ -42,7 +41,7 @@ from octavize.study.progress import Progress
 from octavize.study.ray_engine import Cluster, train_on_cluster
 from octavize.study.work import ended, failure, finished, is_of_run, leave_launcher, mark
 from octavize.training.compare import check_networks, check_settings
-from octavize.training.folder import is_first_process
+from octavize.training.folder import alone_in, folder_lock, is_first_process
 from octavize.training.hardware import HERE, Hardware, named_device
 from octavize.training.recipe import Recipe, dump_recipe, read_recipe
 from octavize.training.runs import check_data
@@ -51,6 +50,7 @@ from octavize.training.train import load_images, train_run
 
 logger = logging.getLogger(__name__)
 ENGINES = ("local", "ray")
+LOCK = "study.lock"
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,7 @@ def run_study(
         leave_launcher()
     images = check(study, data_dir, HERE if engine == "ray" else hardware)
     check_owner(out, study)  # nothing is written where it is another's, not even a lock
-    with folder_lock(out) if is_first_process() else nullcontext(True) as ours:
-        if not ours:
-            raise InputError(
-                f"out is {out}, where another command is at work: wait for it, or give another --out"
-            )
+    with alone_in(out, LOCK):
         plan = prepare(study, out, images)
         if retry and is_first_process():
             _forget(place.folder(out) for place in plan.runs)
@@ -148,7 +144,7 @@ def analyze_study(
     if not (out / "study.yaml").is_file():
         raise InputError(f"out is {out}, which is no folder of a study: give the one it runs in with --out")
     plan = prepare(study, out, check(study, data_dir))
-    with folder_lock(out) as idle:
+    with folder_lock(out / LOCK) as idle:
         return report(plan, out, timing, measure=idle)
 
 
@@ -252,18 +248,6 @@ def check_owner(out: Path, study: Study) -> Path:
 
 def _owner(study: Study) -> Recipe:
     return replace(study.recipe, seeds=(0,))
-
-
-@contextmanager
-def folder_lock(out: Path) -> Iterator[bool]:
-    """Hold a study's folder, or say (False) that another process does; the system ends a dead one's hold."""
-    lock = FileLock(out / "study.lock")
-    with suppress(Timeout):
-        lock.acquire(timeout=0)
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
 
 
 def report(plan: Prepared, out: Path, timing: Timing, *, measure: bool = True) -> dict[str, Any]:

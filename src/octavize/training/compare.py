@@ -7,12 +7,15 @@ results.csv                a line per run
 results.json               a record per network (model × α), every epoch, the recipe, the environment
 figures/                   PNG and SVG
 report.html                everything on one page
+train.lock                 held while a command trains here: a second one is refused
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import torch
 
 from octavize.data.images import Images
 from octavize.errors import InputError
-from octavize.training.folder import claim, is_first_process
+from octavize.training.folder import claimed, is_first_process
 from octavize.training.hardware import HERE, Hardware, check_hardware, lent
 from octavize.training.module import check_optimizer
 from octavize.training.recipe import Recipe, dump_recipe
@@ -61,15 +64,15 @@ def compare(
     """
     out = Path(out)
     folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
-    images = _begin(recipe, out, folders.values(), data_dir, hardware, restart)
-    results = []
-    for number, (run, folder) in enumerate(folders.items(), 1):
-        logger.info("[%d/%d] %s", number, len(folders), run)
-        results.append(train_run(run, recipe, images, folder, hardware=hardware))
-    if not is_first_process():
-        return {}
-    with lent(hardware):  # costs are measured on the threads that trained
-        return write_results(recipe, images, results, out, timing)
+    with _begun(recipe, out, folders.values(), data_dir, hardware, restart) as images:
+        results = []
+        for number, (run, folder) in enumerate(folders.items(), 1):
+            logger.info("[%d/%d] %s", number, len(folders), run)
+            results.append(train_run(run, recipe, images, folder, hardware=hardware))
+        if not is_first_process():
+            return {}
+        with lent(hardware):  # costs are measured on the threads that trained
+            return write_results(recipe, images, results, out, timing)
 
 
 def train_one(
@@ -90,36 +93,39 @@ def train_one(
         raise InputError(
             f"models × alphas × seeds are {len(runs)} runs: give one of each, or use `octavize compare`"
         )
-    images = _begin(recipe, out, [out], data_dir, hardware, restart)
-    return train_run(runs[0], recipe, images, out, hardware=hardware)
+    with _begun(recipe, out, [out], data_dir, hardware, restart) as images:
+        return train_run(runs[0], recipe, images, out, hardware=hardware)
 
 
-def _begin(
+@contextmanager
+def _begun(
     recipe: Recipe,
     out: Path,
     folders: Iterable[Path],
     data_dir: str | Path | None,
     hardware: Hardware,
     restart: bool,
-) -> Images:
-    """Find every mistake that can be found before training, load the data, and make `out` the recipe's.
+) -> Iterator[Images]:
+    """Find every mistake that can be found before training, load the data, and hold `out` as the recipe's.
 
     Raises:
         InputError: unknown model, optimizer, device or data; a builder argument that does not fit; or `out`
-            belongs to another recipe, or holds files that are not a comparison's.
+            belongs to another recipe, holds files that are not a comparison's, or another command is at work
+            there.
     """
     check_settings(recipe, hardware)
     images = load_images(recipe, data_dir)
     check_networks(recipe, images)
-    claim(out / "recipe.yaml", dump_recipe(recipe), lambda path: foreign_to(path, recipe), OUTPUTS, restart)
-    check_data(folders, images)
-    size = recipe.size or images.size
-    logger.info(
-        f"recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
-        f"{len(images.train):,} training images of {size} × {size} pixels\n"
-        f"output in {out}; live curves with tensorboard --logdir {out}"
-    )
-    return images
+    told, foreign = dump_recipe(recipe), partial(foreign_to, new=recipe)
+    with claimed(out / "recipe.yaml", told, foreign, OUTPUTS, restart):
+        check_data(folders, images)
+        size = recipe.size or images.size
+        logger.info(
+            f"recipe {recipe.name}: {images.name}, {len(images.classes)} classes, "
+            f"{len(images.train):,} training images of {size} × {size} pixels\n"
+            f"output in {out}; live curves with tensorboard --logdir {out}"
+        )
+        yield images
 
 
 def check_settings(recipe: Recipe, hardware: Hardware) -> None:

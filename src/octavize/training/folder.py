@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from octavize.errors import InputError
 from octavize.files import check_folder, write_text
 
 
@@ -24,8 +26,7 @@ def claim(
     Raises:
         InputError: it belongs to something else, or holds other files.
     """
-    theirs = (lambda path: "") if restart else foreign
-    check_folder(path.parent, path.name, theirs, ", or --restart to begin anew")
+    _check(path, foreign, restart)
     if not is_first_process():
         return
     if restart and path.is_file():
@@ -35,10 +36,60 @@ def claim(
     write_text(path, text)
 
 
+@contextmanager
+def claimed(
+    path: Path, text: str, foreign: Callable[[Path], str], outputs: Iterable[str], restart: bool
+) -> Iterator[None]:
+    """`claim`, and hold the folder meanwhile: two commands would mix their files, and --restart would remove
+    those of a training.
+
+    Raises:
+        InputError: see `claim`; or another command is at work there.
+    """
+    _check(path, foreign, restart)  # nothing is written where it is another's, not even a lock
+    with alone_in(path.parent, "train.lock"):
+        claim(path, text, foreign, outputs, restart)
+        yield
+
+
+@contextmanager
+def alone_in(out: Path, name: str) -> Iterator[None]:
+    """Hold a folder by a lock of this name, in the first of several processes.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with folder_lock(out / name) if is_first_process() else nullcontext(True) as ours:
+        if not ours:
+            raise InputError(
+                f"out is {out}, where another command is at work: wait for it, or give another --out"
+            )
+        yield
+
+
+@contextmanager
+def folder_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock, or say (False) that another process does; the system ends a dead one's hold."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    with suppress(Timeout):
+        lock.acquire(timeout=0)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that writes, also before a process group exists."""
     keys = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(int(os.environ.get(key, "0")) == 0 for key in keys)
+
+
+def _check(path: Path, foreign: Callable[[Path], str], restart: bool) -> None:
+    theirs = (lambda path: "") if restart else foreign
+    check_folder(path.parent, path.name, theirs, ", or --restart to begin anew")
 
 
 def _remove(path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from octavize.bench.contenders import Contender
-from octavize.bench.environment import told_once
+from octavize.bench.environment import environment, told_once
 from octavize.bench.profile import count_macs, measure
 from octavize.bench.ratios import time_group
 from octavize.bench.runtimes import Setting, choose_runtimes
@@ -43,12 +43,14 @@ def write_results(
 
 
 def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) -> dict[str, Any]:
-    """Costs of every network, measured once and kept in `profile.json`.
+    """Costs of every network, measured once and kept in `profile.json` while machine, threads and versions
+    are the same.
 
     The octave networks take turns with their vanilla twin, since only ratios of interleaved runs mean much.
     Networks are also timed as people deploy them: exported, if a runtime for exported files is installed.
     """
     runtime = next(iter(installed_runtimes()), None)
+    packages = timed_formats()[runtime].needs if runtime else ()
     shape = input_shape(recipe, images, timing.batch)
     conditions = {
         "input_shape": list(shape),
@@ -57,6 +59,7 @@ def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) ->
         "models": list(recipe.models),
         "alphas": sorted(recipe.alphas),
         "exported_to": None if runtime is None else timed_formats()[runtime].runtime,
+        "environment": environment(*packages),
     }
     known = known_json(path)
     if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):

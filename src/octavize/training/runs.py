@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from octavize.errors import InputError
 from octavize.files import known_json
@@ -28,8 +32,12 @@ OUTPUTS = (
 """What `compare` and `train` write, and --restart removes."""
 
 
+_DIGESTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
 class Dataset(Protocol):
-    """What is asked of a data set, `octavize.data.images.Images` or Paddle's."""
+    """What is asked of a data set, `octavize.data.images.Images` or Paddle's. A split has a length, `labels`,
+    and `images` or the `paths` of their files."""
 
     @property
     def name(self) -> str: ...
@@ -38,13 +46,13 @@ class Dataset(Protocol):
     def classes(self) -> Sequence[str]: ...
 
     @property
-    def train(self) -> Sized: ...
+    def train(self) -> Any: ...
 
     @property
-    def val(self) -> Sized: ...
+    def val(self) -> Any: ...
 
     @property
-    def test(self) -> Sized: ...
+    def test(self) -> Any: ...
 
     @property
     def mean(self) -> Sequence[float]: ...
@@ -88,7 +96,7 @@ def input_shape(recipe: Recipe, images: Dataset, batch: int = 1) -> tuple[int, i
 
 
 def describe_data(images: Dataset) -> dict[str, Any]:
-    """What identifies a data set: its name, classes, sizes of the splits, mean and deviation."""
+    """What identifies a data set: its name, classes, sizes of splits, mean and deviation, and `digest`."""
     return {
         "name": images.name,
         "classes": list(images.classes),
@@ -99,7 +107,32 @@ def describe_data(images: Dataset) -> dict[str, Any]:
         "size": images.size,
         "mean": list(images.mean),
         "std": list(images.std),
+        "digest": digest(images),
     }
+
+
+def digest(images: Dataset) -> str:
+    """Of every image and label: one that is mended, exchanged or moved to another class changes it.
+
+    Of images that are decoded batch by batch it knows the names and sizes of their files.
+    """
+    known = _DIGESTS.get(images)
+    if known is None:
+        told = hashlib.sha256()
+        for split in (images.train, images.val, images.test):
+            told.update(np.ascontiguousarray(split.labels).data)
+            if hasattr(split, "images"):
+                told.update(np.ascontiguousarray(split.images).data)
+            else:
+                files = (f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in split.paths)
+                told.update("".join(files).encode())
+        known = _DIGESTS[images] = told.hexdigest()[:16]
+    return known
+
+
+def same_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two `describe_data` are of the same images; what an older version did not tell is not asked."""
+    return {**new, **old} == new
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -176,9 +209,10 @@ def foreign_to(path: Path, new: Recipe) -> str:
 
 def check_data(folders: Iterable[Path], images: Dataset, framework: str = TORCH) -> None:
     """Runs on different images, or in different frameworks, must not end up in one table."""
+    data = describe_data(images)
     for folder in folders:
         result = read_result(folder)
-        if result is not None and result["data"] != describe_data(images):
+        if result is not None and not same_data(result["data"], data):
             raise InputError(
                 f"out holds {folder}, whose run saw other images than data={images.name} holds now: "
                 "give another --out"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from octavize.files import write_json, write_text
-from octavize.report.naming import network_name, pretty, run_slug
+from octavize.report.naming import alpha_text, network_name, pretty, run_slug
 from octavize.text import Table, to_csv
 from octavize.training.metrics import curve
 from octavize.training.recipe import Recipe
@@ -70,7 +70,7 @@ def write_summary(recipe: Recipe, runs: list[dict[str, Any]], profile: dict[str,
 
 def key(model: str, alpha: float) -> str:
     """Name of a network (model × α) in `profile.json`."""
-    return f"{model} α={alpha:g}"
+    return f"{model} α={alpha_text(alpha)}"
 
 
 def summarize(recipe: Recipe, runs: list[dict[str, Any]], costs: Costs) -> list[dict[str, Any]]:

@@ -168,6 +168,8 @@ def fit_and_test(
             callbacks=[*callbacks, journal, resume_point(journal.folder)],
             plugins=[WholeCheckpoints()],
         )
+        # Lightning reads the checkpoint before it does this, which would round weights of double precision.
+        trainer.precision_plugin.convert_module(module)
         guarded(trainer, lambda: trainer.fit(module, ckpt_path=resume, weights_only=True))
         load_weights(journal.best, module.model)
         guarded(trainer, lambda: trainer.test(module, verbose=False))

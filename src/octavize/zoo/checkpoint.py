@@ -73,8 +73,11 @@ def check_resumable(path: Path, identity: Mapping[str, Any]) -> int:
         InputError: cut short, of another program, or of another run.
     """
     state = read_state(path)
-    if state[KEY] != dict(identity):
-        changed = [k for k, v in identity.items() if state[KEY].get(k) != v]
+    told, data = dict(state[KEY]), identity.get("data")
+    if data and isinstance(told.get("data"), dict):
+        told["data"] = {**data, **told["data"]}  # an older version told less of the images
+    if told != dict(identity):
+        changed = [k for k, v in identity.items() if told.get(k) != v]
         raise InputError(f"checkpoint {path} belongs to another run (other {', '.join(changed)}): {REMEDY}")
     return state["epoch"] + 1
 

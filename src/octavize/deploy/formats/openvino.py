@@ -108,7 +108,11 @@ def _load(path: Path, threads: int | None) -> tuple[Run, str | None]:
     def run(*batch: Array) -> list[Array]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        return [np.array(output) for output in own.request.infer(list(batch)).to_tuple()]
+        try:
+            return [np.array(output) for output in own.request.infer(list(batch)).to_tuple()]
+        except RuntimeError:
+            del own.request  # after a batch that fails, as an empty one does, it would refuse every other
+            raise
 
     return run, about
 

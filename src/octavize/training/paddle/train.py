@@ -46,6 +46,7 @@ from octavize.training.runs import (
     fingerprint,
     input_shape,
     read_result,
+    same_data,
     teller,
 )
 
@@ -232,7 +233,8 @@ class _Training:
         if not self.last.exists():
             return
         arrays, about = read_state(self.last)
-        if about["run"] != self.identity:
+        data = self.identity["data"]
+        if not same_data(about["run"]["data"], data) or {**about["run"], "data": data} != self.identity:
             raise InputError(f"checkpoint {self.last} is of another run: delete it, or give another --out")
         own = self.net.state_dict()
         for key, value in own.items():

@@ -26,6 +26,7 @@ from octavize.errors import InputError
 from octavize.paddle import create_model
 from octavize.paddle.initialize import initialize
 from octavize.paddle.source import find_network
+from octavize.training.folder import folder_lock
 from octavize.training.paddle import train as training
 from octavize.training.paddle.compare import compare
 from octavize.training.paddle.data import Images, LazySplit, Split, as_seen, crop_and_flip, load_images
@@ -67,7 +68,7 @@ def run(out: Path, **changed: Any) -> dict[str, Any]:
     return compare(recipe, out, timing=SHORT, restart=restart)
 
 
-def test_the_run_folder_and_its_report(tmp_path: Path) -> None:
+def test_the_run_folder_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = run(tmp_path / "out", epochs=1)
     out = tmp_path / "out"
     assert results == json.loads((out / "results.json").read_text("utf-8"))
@@ -89,6 +90,10 @@ def test_the_run_folder_and_its_report(tmp_path: Path) -> None:
     before = (folder / "result.json").read_text("utf-8")
     run(out, epochs=1)  # finished runs are skipped
     assert (folder / "result.json").read_text("utf-8") == before
+    monkeypatch.setattr(training, "processor_name", lambda: "another")
+    assert run(out, epochs=1)["profile"]["environment"]["processor"] == "another"  # its times were not kept
+    with folder_lock(out / "train.lock"), pytest.raises(InputError, match="another command is at work"):
+        run(out, epochs=1)
     with pytest.raises(InputError, match=re.escape("another recipe (lr was 0.02, now 0.01)")):
         run(out, epochs=1, lr=0.01)
     result = json.loads(before)

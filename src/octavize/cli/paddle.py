@@ -125,7 +125,7 @@ def convert(
     return converted(decided, weights, out)
 
 
-EXPERIMENT = ("pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors", "tqdm")
+EXPERIMENT = ("filelock", "pydantic", "matplotlib", "jinja2", "skimage", "PIL", "safetensors", "tqdm")
 """What `compare` needs beside Paddle."""
 
 

@@ -12,10 +12,13 @@ from octavize.errors import InputError
 from octavize.files import check_folder, write_text
 
 
-def claim(
+@contextmanager
+def claimed(
     path: Path, text: str, foreign: Callable[[Path], str], outputs: Iterable[str], restart: bool
-) -> None:
-    """Make a folder that of what was asked for; only one of several processes writes.
+) -> Iterator[None]:
+    """Make a folder that of what was asked for, and hold it; only one of several processes writes.
+
+    Two commands would mix their files, and --restart would remove those of a training.
 
     Args:
         path: the file in it that says what was asked for.
@@ -24,31 +27,17 @@ def claim(
         outputs: names of what the command writes there, which is removed if it shall restart.
 
     Raises:
-        InputError: it belongs to something else, or holds other files.
-    """
-    _check(path, foreign, restart)
-    if not is_first_process():
-        return
-    if restart and path.is_file():
-        for name in outputs:
-            _remove(path.with_name(name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
-
-
-@contextmanager
-def claimed(
-    path: Path, text: str, foreign: Callable[[Path], str], outputs: Iterable[str], restart: bool
-) -> Iterator[None]:
-    """`claim`, and hold the folder meanwhile: two commands would mix their files, and --restart would remove
-    those of a training.
-
-    Raises:
-        InputError: see `claim`; or another command is at work there.
+        InputError: it belongs to something else, or holds other files; or another command is at work there.
     """
     _check(path, foreign, restart)  # nothing is written where it is another's, not even a lock
     with alone_in(path.parent, "train.lock"):
-        claim(path, text, foreign, outputs, restart)
+        _check(path, foreign, restart)  # it may have become another's meanwhile
+        if is_first_process():
+            if restart and path.is_file():
+                for name in outputs:
+                    _remove(path.with_name(name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
         yield
 
 

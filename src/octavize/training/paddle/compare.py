@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import paddle
 from octavize.errors import InputError, whole
 from octavize.paddle.state import PADDLE
 from octavize.paddle.zoo import list_models
-from octavize.training.folder import claim
+from octavize.training.folder import claimed
 from octavize.training.paddle.costs import measure_costs
 from octavize.training.paddle.data import load_images
 from octavize.training.paddle.train import OPTIMIZERS, build_network, train_run
@@ -58,22 +59,23 @@ def compare(
     images = load_images(recipe, data_dir)
     for model in recipe.models:  # an argument that does not fit is found now, not hours later
         build_network(recipe, images, model, max(recipe.alphas))
-    claim(out / "recipe.yaml", dump_recipe(recipe), lambda path: foreign_to(path, recipe), OUTPUTS, restart)
-    folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
-    check_data(folders.values(), images, PADDLE)
-    size = recipe.size or images.size
-    logger.info(
-        f"recipe {recipe.name}, in PaddlePaddle: {images.name}, "
-        f"{len(images.classes)} classes, {len(images.train):,} training images of {size} × {size} pixels\n"
-        f"output in {out}; live curves with visualdl --logdir {out}"
-    )
-    results = []
-    for number, (run, folder) in enumerate(folders.items(), 1):
-        logger.info("[%d/%d] %s", number, len(folders), run)
-        results.append(train_run(run, recipe, images, folder))
-    logger.info("measuring costs")
-    profile = measure_costs(recipe, images, out / "profile.json", timing)
-    return write_summary(recipe, results, profile, out)
+    told, foreign = dump_recipe(recipe), partial(foreign_to, new=recipe)
+    with claimed(out / "recipe.yaml", told, foreign, OUTPUTS, restart):
+        folders = {run: out / "runs" / run.slug for run in plan_runs(recipe)}
+        check_data(folders.values(), images, PADDLE)
+        size = recipe.size or images.size
+        logger.info(
+            f"recipe {recipe.name}, in PaddlePaddle: {images.name}, {len(images.classes)} classes, "
+            f"{len(images.train):,} training images of {size} × {size} pixels\n"
+            f"output in {out}; live curves with visualdl --logdir {out}"
+        )
+        results = []
+        for number, (run, folder) in enumerate(folders.items(), 1):
+            logger.info("[%d/%d] %s", number, len(folders), run)
+            results.append(train_run(run, recipe, images, folder))
+        logger.info("measuring costs")
+        profile = measure_costs(recipe, images, out / "profile.json", timing)
+        return write_summary(recipe, results, profile, out)
 
 
 def choose_device(name: str) -> None:

@@ -18,14 +18,15 @@ from octavize.files import known_json, write_json
 from octavize.paddle.profile import count_params
 from octavize.paddle.trace import trace
 from octavize.training.paddle.data import Images
-from octavize.training.paddle.train import build_network, cpu_threads
+from octavize.training.paddle.train import build_network, cpu_threads, describe_environment
 from octavize.training.recipe import Recipe
 from octavize.training.runs import input_shape
 from octavize.training.summary import Costs, Timing, key
 
 
 def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) -> dict[str, Any]:
-    """Costs of every network, measured once and kept in `profile.json`.
+    """Costs of every network, measured once and kept in `profile.json` while machine, threads and versions
+    are the same.
 
     The octave networks take turns with their vanilla twin. What autograd keeps, and the time of exported
     networks, are not measured.
@@ -38,6 +39,7 @@ def measure_costs(recipe: Recipe, images: Images, path: Path, timing: Timing) ->
         "models": list(recipe.models),
         "alphas": sorted(recipe.alphas),
         "exported_to": None,
+        "environment": describe_environment(recipe.precision),
     }
     known = known_json(path)
     if all(known.get(k) == v for k, v in conditions.items()) and known.get("networks"):

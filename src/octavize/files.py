@@ -1,4 +1,5 @@
-"""Text, JSON and YAML; files that are written whole or not at all; folders of commands; users' code."""
+"""Text, JSON and YAML; files that are written whole or not at all; folders of commands; users' code; what
+files say of themselves."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -263,3 +264,38 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(part) for part in value)
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+# ---- what files say of themselves, whichever framework wrote them ------------------------------------------
+
+KEY = "octavize"
+"""Under this key a file carries its metadata, as JSON."""
+OWN = {"input_shape", "dynamic_batch", "dynamic_size", "smallest_size", "octavize", "precision"}
+OWN |= {"inputs", "outputs"}
+"""Metadata of an exported network that nobody else can give."""
+
+
+def check_metadata(metadata: Mapping[str, Any] | None) -> None:
+    """Raises InputError if users give what an export says itself."""
+    if own := OWN & {*(metadata or {})}:
+        raise InputError(f"metadata has {', '.join(sorted(own))}, which export writes itself: leave it out")
+
+
+def input_names(about: str) -> list[str]:
+    """Of an exported file's inputs, by its metadata as JSON."""
+    return [each["name"] for each in json.loads(about).get("inputs", [{"name": "input"}])]
+
+
+def output_names(about: str) -> list[str]:
+    """Of its outputs, likewise."""
+    return [each["name"] for each in json.loads(about).get("outputs", [{"name": "output"}])]
+
+
+def output_name(path: Sequence[object], taken: Container[str]) -> str:
+    """Of a tensor that a network returns, by the keys and numbers that lead to it: `out`, `output.0`.
+
+    Args:
+        taken: names of the inputs, which no output gets.
+    """
+    name = ".".join(map(str, path))
+    return f"output.{name}" if name[0].isdigit() or name in taken else name

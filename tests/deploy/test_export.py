@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tests.helpers.deploy import octave, shaken, small
 from torch import nn
 from torchvision import models as zoo
@@ -257,8 +258,9 @@ def test_files_of_several_outputs_do_not_classify(tmp_path: Path) -> None:
     path = tmp_path / "n.pt2"
     octavize.export(Several(), path, (1, 3, 16, 16))
     runner = load_runtime(path, trust=True)
+    Image.new("RGB", (16, 16)).save(tmp_path / "image.png")
     for ask in (
-        lambda: predict(runner, ["image.png"]),
+        lambda: predict(runner, [tmp_path / "image.png"]),
         lambda: agreement(Several(), runner, [torch.randn(1, 3, 16, 16)]),
     ):
         with pytest.raises(InputError, match=r"answers with .*boxes\.0, .*: give a classifier"):

@@ -27,7 +27,7 @@ from octavize.deploy.program import export_program, open_axes, returned_by, with
 from octavize.deploy.quantize import PoolsAsConvolutions
 from octavize.deploy.runtime import entries_in, load_runtime
 from octavize.errors import InputError, require_extra
-from octavize.metadata import check_metadata
+from octavize.files import check_metadata
 from octavize.nn.conv import OctConv
 from octavize.split import default_octave_dims
 

@@ -14,7 +14,7 @@ from octavize.convert.inputs import Inputs, Shape, inputs_of, joined
 from octavize.convert.trace import leaves
 from octavize.deploy.formats.onnx import quiet
 from octavize.errors import InputError, one_line
-from octavize.metadata import output_name
+from octavize.files import output_name
 from octavize.nn.dispatch import unannounced
 from octavize.nn.tensor import OctTensor
 

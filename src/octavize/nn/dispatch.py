@@ -486,7 +486,7 @@ def _announce_fallback(name: str) -> None:
         f"{name} has no octave rule for this call: computed on the dense feature map, exact but slower "
         "(register a rule with @octavize.oct_rule, or refuse with strict=True)",
         DenseFallbackWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from octavize.errors import InputError, one_line
-from octavize.metadata import KEY, output_names
+from octavize.files import KEY, output_names
 
 if TYPE_CHECKING:
     import onnx

@@ -9,7 +9,7 @@ import paddle
 from paddle import Tensor, nn
 
 from octavize.errors import InputError, shown
-from octavize.metadata import output_name
+from octavize.files import output_name
 from octavize.paddle.dispatch import unannounced
 from octavize.paddle.inputs import Inputs
 from octavize.paddle.tensor import OctTensor

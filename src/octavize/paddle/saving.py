@@ -17,7 +17,7 @@ from paddle.static import InputSpec
 
 from octavize._version import __version__
 from octavize.errors import InputError, one_line, require_extra, shown
-from octavize.metadata import check_metadata
+from octavize.files import check_metadata
 from octavize.paddle.comparing import error_of, negative, outputs_of, random_input
 from octavize.paddle.conv import OctConv
 from octavize.paddle.dispatch import unannounced

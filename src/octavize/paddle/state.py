@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from octavize.errors import InputError, one_line
-from octavize.metadata import KEY
+from octavize.files import KEY
 
 PADDLE = "PaddlePaddle"
 """As files of trained runs name their framework."""

@@ -11,8 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from octavize.files import write_text
-from octavize.metadata import KEY
+from octavize.files import KEY, write_text
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row
 from octavize.training.module import Classifier

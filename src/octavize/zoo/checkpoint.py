@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from octavize.errors import InputError
-from octavize.files import arguments_of_file
-from octavize.metadata import KEY
+from octavize.files import KEY, arguments_of_file
 from octavize.zoo.initialize import add_path_biases
 from octavize.zoo.models import create_model
 from octavize.zoo.weights import load_weights, read_metadata

@@ -15,7 +15,7 @@ from torch import nn
 
 from octavize.convert.order import mark_order
 from octavize.errors import InputError
-from octavize.metadata import KEY
+from octavize.files import KEY
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:

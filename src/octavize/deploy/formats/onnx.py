@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavize.deploy.formats import Array, Format, Run
 from octavize.errors import InputError, one_line
-from octavize.metadata import KEY, input_names, output_names
+from octavize.files import KEY, input_names, output_names
 from octavize.report.progress import steps
 
 if TYPE_CHECKING:

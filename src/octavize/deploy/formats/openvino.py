@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavize.deploy.formats import Array, Format, Run
 from octavize.deploy.formats.onnx import NEEDED_TO_WRITE, quiet, write_onnx
-from octavize.metadata import KEY
+from octavize.files import KEY
 from octavize.report.progress import bar
 
 if TYPE_CHECKING:

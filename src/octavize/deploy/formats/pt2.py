@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavize.deploy.formats import Array, Format, Run
-from octavize.metadata import KEY
+from octavize.files import KEY
 
 if TYPE_CHECKING:
     import torch

@@ -54,6 +54,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     return out
 
 
+@pytest.fixture
+def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are of torch alone: exporting takes longer than all else here."""
+    monkeypatch.setattr("octavize.training.results.installed_runtimes", list)
+
+
 def test_a_run_leaves_threads_and_random_numbers_alone(data_dir: Path, tmp_path: Path) -> None:
     recipe, before = tiny(epochs=1), torch.get_rng_state()
     images, seen = load_images(recipe, data_dir), []
@@ -69,6 +75,7 @@ def test_a_run_leaves_threads_and_random_numbers_alone(data_dir: Path, tmp_path:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("no_runtime")
 def test_costs_are_measured_on_the_threads_that_trained(data_dir: Path, tmp_path: Path) -> None:
     given = {"data_dir": data_dir, "timing": FAST}
     results = compare(tiny(epochs=1), tmp_path / "out", hardware=Hardware(threads=2), **given)
@@ -157,6 +164,7 @@ def test_a_second_call_trains_nothing(
     assert (finished / "results.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("no_runtime")
 def test_lists_may_grow(data_dir: Path, tmp_path: Path) -> None:
     small = tiny(alphas=[0.5], epochs=1)
     compare(small, tmp_path, data_dir=data_dir, timing=FAST)
@@ -172,9 +180,11 @@ def test_lists_may_grow(data_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["", "{}", '{"networks"', "\x00\x01", None])
 @pytest.mark.parametrize("name", ["metrics.csv", "result.json", "recipe.yaml", "profile.json"])
 def test_a_damaged_file_is_named_or_written_anew(
-    name: str, damage: str | None, finished: Path, data_dir: Path, tmp_path: Path
+    name: str, damage: str | None, finished: Path, data_dir: Path, tmp_path: Path, request: Any
 ) -> None:
     out = tmp_path / "out"
+    if name == "profile.json":
+        request.getfixturevalue("no_runtime")
     shutil.copytree(finished, out)
     in_a_run = name in ("metrics.csv", "result.json")
     path = out / "runs" / RUN_OF_FINISHED.slug / name if in_a_run else out / name
@@ -199,6 +209,7 @@ def test_another_recipe_is_refused_until_restart(finished: Path, data_dir: Path)
     assert (finished / "recipe.yaml").read_bytes() == kept
 
 
+@pytest.mark.usefixtures("no_runtime")
 def test_restart_forgets(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(dump_recipe(tiny(lr=0.01)), "utf-8")
     stale = tmp_path / "runs" / RUN.slug
@@ -311,6 +322,7 @@ def test_a_second_command_in_a_folder_is_refused(
     assert (out / "results.json").exists()
 
 
+@pytest.mark.usefixtures("no_runtime")
 def test_alphas_that_differ_late_are_runs_of_their_own(data_dir: Path, tmp_path: Path) -> None:
     recipe = tiny(alphas=[1 / 3, 0.3333332], epochs=1)
     results = compare(recipe, tmp_path, data_dir=data_dir, timing=FAST)

@@ -28,8 +28,9 @@ from octavize import reestimate_norms
 from octavize.files import read_json, write_json
 from octavize.study.design import Planned, distinct, plan_study
 from octavize.study.load import load_study
-from octavize.study.run import folder_lock
+from octavize.study.run import LOCK
 from octavize.study.work import ended
+from octavize.training.folder import folder_lock
 from octavize.training.hardware import Hardware
 from octavize.training.inputs import CHUNK, TrainingInputs
 from octavize.training.module import Classifier, Meter
@@ -137,7 +138,7 @@ def main() -> None:
     ]
     images = load_images(study.recipe, options.data_dir)
     hardware = Hardware(threads=options.threads)
-    with folder_lock(options.out) as ours:
+    with folder_lock(options.out / LOCK) as ours:
         if not ours:
             parser.error(f"--out {options.out} is another command's: wait for it, or give a new folder")
         for place in places:

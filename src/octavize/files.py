@@ -275,6 +275,14 @@ OWN |= {"inputs", "outputs"}
 """Metadata of an exported network that nobody else can give."""
 
 
+def completed(told: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file tells of a run; what an older version did not tell of its images (`data`) is as asked."""
+    old, new = told.get("data"), asked.get("data")
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return dict(told)
+    return {**told, "data": {**new, **old}}
+
+
 def check_metadata(metadata: Mapping[str, Any] | None) -> None:
     """Raises InputError if users give what an export says itself."""
     if own := OWN & {*(metadata or {})}:

@@ -133,13 +133,12 @@ class InPaddle(Exporter):
         return find_network(source, alpha, num_classes, size, exchange)
 
     def outputs_of(self, model: Any, shape: Shape) -> int | None:
+        from octavize.deploy.runtime import classes_of
         from octavize.paddle.comparing import outputs_of
         from octavize.paddle.inputs import Inputs
 
         model.eval()
-        scores = outputs_of(Inputs((shape,)).made("float32").call(model))
-        classifies = len(scores) == 1 and scores[0].ndim == 2 and scores[0].shape[1] > 1
-        return scores[0].shape[1] if classifies else None
+        return classes_of(outputs_of(Inputs((shape,)).made("float32").call(model)))
 
     def write(
         self,

@@ -12,16 +12,14 @@ from torch.overrides import TorchFunctionMode
 
 from octavize.deploy.agreement import Agreement, agreement_of
 from octavize.deploy.difference import dense_leaves
-from octavize.deploy.runtime import Runner
+from octavize.deploy.runtime import Runner, classes_of
 from octavize.nn.tensor import OctTensor
 
 
 def outputs_of(model: nn.Module, shape: Sequence[int]) -> int | None:
     """How many classes a network tells apart; None if it is no classifier, as one with a single output."""
     with torch.no_grad():
-        found = dense_leaves(model.eval()(torch.zeros(tuple(shape))))
-    classifies = len(found) == 1 and found[0].dim() == 2 and found[0].shape[1] > 1
-    return found[0].shape[1] if classifies else None
+        return classes_of(dense_leaves(model.eval()(torch.zeros(tuple(shape)))))
 
 
 class PoolsAsConvolutions(TorchFunctionMode):

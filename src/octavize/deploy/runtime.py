@@ -178,6 +178,15 @@ def as_array(values: Any) -> Array:
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
+def classes_of(outputs: Sequence[Any]) -> int | None:
+    """How many classes a network tells apart, by all that it returned for images.
+
+    None if it is no classifier, as one with a single output.
+    """
+    shapes = [tuple(output.shape) for output in outputs]
+    return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] > 1 else None
+
+
 def scores_in(outputs: Sequence[Any], called: str) -> Array:
     """The one output (N, classes) of a classifier among all that it returned.
 

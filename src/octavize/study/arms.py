@@ -24,10 +24,10 @@ from octavize.bench.runtimes import Setting, choose_runtimes
 from octavize.data.images import Images
 from octavize.errors import InputError
 from octavize.files import read_json, write_json
-from octavize.report.naming import alpha_text
 from octavize.study.model import Match, Settings, Study, merged, one_network
 from octavize.training.recipe import Recipe
 from octavize.training.runs import input_shape
+from octavize.training.summary import key
 from octavize.training.train import build_network
 
 BATCH, ROUNDS = 64, 10
@@ -205,7 +205,7 @@ def network_key(recipe: Recipe) -> str:
     """What decides how fast a network trains."""
     model = recipe.models[0]
     arguments = json.dumps(recipe.arguments_of(model), sort_keys=True)
-    return f"{model} α={alpha_text(recipe.alphas[0])} {arguments} {recipe.size} {recipe.precision}"
+    return f"{key(model, recipe.alphas[0])} {arguments} {recipe.size} {recipe.precision}"
 
 
 def profiles_of(

@@ -24,7 +24,7 @@ from torch import nn
 
 from octavize.convert.order import order_of
 from octavize.data.images import Images
-from octavize.files import NETWORK, PLAN, WEIGHTS, json_text, read_json, write_json
+from octavize.files import NETWORK, PLAN, WEIGHTS, completed, json_text, read_json, write_json
 from octavize.training.adapt_report import stage_name, write_report
 from octavize.training.distil import Distiller, EpochTests
 from octavize.training.folder import claimed, is_first_process
@@ -43,7 +43,7 @@ from octavize.training.prepare import (
     with_facts,
 )
 from octavize.training.recipe import Recipe
-from octavize.training.runs import Run, describe_data, fingerprint, same_data, teller
+from octavize.training.runs import Run, describe_data, fingerprint, teller
 from octavize.training.train import fit_and_test, load_images
 from octavize.zoo.find import Vanilla
 from octavize.zoo.storage import save_converted
@@ -112,39 +112,37 @@ def adapt(
     check_fits(source.model, recipe, images)
     asked = _asked(source, recipe, adaptation, images)
     with claimed(out / ASKED, json_text(asked), lambda path: _changed(path, asked), OUTPUTS, restart):
-        results = read_json(out / RESULTS)
-        if results is None:
-            logger.info("converting")
-            with lent(hardware):
-                before = _vanilla_stage(source, recipe, images, out, hardware)
-                prepared = prepare_in(out, source, adaptation, recipe, images, hardware)
-            stages = [before, *prepared.stages]
-            for stage in stages:
-                logger.info(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}")
-            folder = out / TRAINING
-            fine = fine_tune(prepared.model, source.model, recipe, adaptation, images, folder, hardware)
-            if not is_first_process():
-                return {}
-            trained = fine.pop("model")
-            if fine["val_accuracy"] > stages[-1]["val_accuracy"]:
-                save_converted(
-                    out, trained, prepared.plan, source.origin, input_facts(source, recipe, images)
-                )
-            else:  # fine-tuning made it no better: the folder keeps what it started from
-                measured = ("test_accuracy", "test_loss", "val_accuracy")
-                fine |= {k: stages[-1][k] for k in measured} | {"best_epoch": 0}
-            plan = prepared.plan
-            results = {
-                **asked,
-                "input_shape": list(plan.input_shape),
-                "macs_before": plan.macs_before,
-                "macs_after": plan.macs_after,
-                **fine,
-                "stages": [*stages, *fine["stages"]],
-            }
-            write_report(results, out)
-            write_json(out / RESULTS, results)
-            (folder / "last.ckpt").unlink(missing_ok=True)
+        if (known := read_json(out / RESULTS)) is not None:
+            return known
+        logger.info("converting")
+        with lent(hardware):
+            before = _vanilla_stage(source, recipe, images, out, hardware)
+            prepared = prepare_in(out, source, adaptation, recipe, images, hardware)
+        stages = [before, *prepared.stages]
+        for stage in stages:
+            logger.info(f"  {stage_name(stage):<20} test {stage['test_accuracy']:.2%}")
+        folder = out / TRAINING
+        fine = fine_tune(prepared.model, source.model, recipe, adaptation, images, folder, hardware)
+        if not is_first_process():
+            return {}
+        trained = fine.pop("model")
+        if fine["val_accuracy"] > stages[-1]["val_accuracy"]:
+            save_converted(out, trained, prepared.plan, source.origin, input_facts(source, recipe, images))
+        else:  # fine-tuning made it no better: the folder keeps what it started from
+            measured = ("test_accuracy", "test_loss", "val_accuracy")
+            fine |= {k: stages[-1][k] for k in measured} | {"best_epoch": 0}
+        plan = prepared.plan
+        results = {
+            **asked,
+            "input_shape": list(plan.input_shape),
+            "macs_before": plan.macs_before,
+            "macs_after": plan.macs_after,
+            **fine,
+            "stages": [*stages, *fine["stages"]],
+        }
+        write_report(results, out)
+        write_json(out / RESULTS, results)
+        (folder / "last.ckpt").unlink(missing_ok=True)
         return results
 
 
@@ -216,8 +214,6 @@ def _asked(source: Vanilla, recipe: Recipe, adaptation: Adaptation, images: Imag
 
 def _changed(path: Path, asked: dict[str, Any]) -> str:
     """What makes a folder another adaptation's; nothing where it is this one's."""
-    old = read_json(path) or {}
-    if same_data(old.get("data", {}), asked["data"]):
-        old["data"] = asked["data"]
+    old = completed({"data": {}, **(read_json(path) or {})}, asked)
     changed = [key for key in asked if old.get(key) != asked[key]]
     return f"the folder of another adaptation (other {', '.join(changed)})" if changed else ""

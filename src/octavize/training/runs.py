@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from octavize.errors import InputError
-from octavize.files import known_json
+from octavize.files import completed, known_json
 from octavize.report.naming import run_slug
 from octavize.report.numbers import seconds
 from octavize.training.metrics import Row
@@ -130,11 +130,6 @@ def digest(images: Dataset) -> str:
     return known
 
 
-def same_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two `describe_data` are of the same images; what an older version did not tell is not asked."""
-    return {**new, **old} == new
-
-
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run, or None where the run is not finished.
 
@@ -209,10 +204,10 @@ def foreign_to(path: Path, new: Recipe) -> str:
 
 def check_data(folders: Iterable[Path], images: Dataset, framework: str = TORCH) -> None:
     """Runs on different images, or in different frameworks, must not end up in one table."""
-    data = describe_data(images)
+    asked = {"data": describe_data(images)}
     for folder in folders:
         result = read_result(folder)
-        if result is not None and not same_data(result["data"], data):
+        if result is not None and completed(result, asked)["data"] != asked["data"]:
             raise InputError(
                 f"out holds {folder}, whose run saw other images than data={images.name} holds now: "
                 "give another --out"

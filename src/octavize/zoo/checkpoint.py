@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from octavize.errors import InputError
-from octavize.files import KEY, arguments_of_file
+from octavize.files import KEY, arguments_of_file, completed
 from octavize.zoo.initialize import add_path_biases
 from octavize.zoo.models import create_model
 from octavize.zoo.weights import load_weights, read_metadata
@@ -72,9 +72,7 @@ def check_resumable(path: Path, identity: Mapping[str, Any]) -> int:
         InputError: cut short, of another program, or of another run.
     """
     state = read_state(path)
-    told, data = dict(state[KEY]), identity.get("data")
-    if data and isinstance(told.get("data"), dict):
-        told["data"] = {**data, **told["data"]}  # an older version told less of the images
+    told = completed(state[KEY], identity)
     if told != dict(identity):
         changed = [k for k, v in identity.items() if told.get(k) != v]
         raise InputError(f"checkpoint {path} belongs to another run (other {', '.join(changed)}): {REMEDY}")

@@ -28,7 +28,7 @@ from paddle.utils import unique_name
 
 from octavize.bench.environment import processor_name, versions
 from octavize.errors import InputError
-from octavize.files import write_json, write_text
+from octavize.files import completed, write_json, write_text
 from octavize.paddle.initialize import initialize
 from octavize.paddle.norms import reestimate_norms
 from octavize.paddle.state import PADDLE, read_state, write_state
@@ -46,7 +46,6 @@ from octavize.training.runs import (
     fingerprint,
     input_shape,
     read_result,
-    same_data,
     teller,
 )
 
@@ -233,8 +232,7 @@ class _Training:
         if not self.last.exists():
             return
         arrays, about = read_state(self.last)
-        data = self.identity["data"]
-        if not same_data(about["run"]["data"], data) or {**about["run"], "data": data} != self.identity:
+        if completed(about["run"], self.identity) != self.identity:
             raise InputError(f"checkpoint {self.last} is of another run: delete it, or give another --out")
         own = self.net.state_dict()
         for key, value in own.items():

@@ -75,7 +75,8 @@ def train_arm(
     arm: Arm, seed: int, recipe: Recipe, images: Images, out: Path, hardware: Hardware
 ) -> dict[str, Any]:
     """Train one arm with one seed, unless that was done before; a row of the results."""
-    run, folder = Run(MODEL, arm.alpha, seed), out / f"{arm.folder}-seed{seed}"
+    run = Run(MODEL, arm.alpha, seed)
+    folder = out / f"{arm.folder}-seed{seed}-{recipe.epochs_of(MODEL)}epochs"
     with changed(), patch.object(train, "build_network", arm.build):
         result = read_result(folder) or train_run(run, recipe, images, folder, hardware=hardware)
         macs = count_macs(arm.build(recipe, images, MODEL, arm.alpha), shape_of(recipe, images))
@@ -88,7 +89,10 @@ def train_all(given: argparse.Namespace, recipe: Recipe) -> None:
     images = load_images(recipe, given.folder)
     about = {"model": MODEL, "data": given.folder.name, "size": recipe.size, "epochs": recipe.epochs}
     hardware = Hardware(threads=given.threads)
-    rows: list[dict[str, Any]] = (read_json(TRAINED) or {}).get("runs", [])
+    saved = read_json(TRAINED) or {}
+    rows: list[dict[str, Any]] = saved.pop("runs", [])
+    if saved not in ({}, about):
+        raise SystemExit(f"{TRAINED} has runs with other settings, {saved}: move it, or train with the same")
     arms = arms_of(recipe, images)
     for seed in given.seed:
         for arm in arms:
@@ -102,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="images: train/<class> and test/<class>")
     parser.add_argument("--out", type=Path, default=Path("runs/bands"))
+    parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"])
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="bf16-mixed")
@@ -111,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given.tables:
         if given.folder is None:
             parser.error("give the folder of images, or --tables")
-        train_all(given, load_recipe("cifar", models=[MODEL], precision=given.precision, **SETTINGS))
+        settings = SETTINGS | {"epochs": given.epochs, "precision": given.precision}
+        train_all(given, load_recipe("cifar", models=[MODEL], **settings))
     write(PAGE, page)
 
 

@@ -83,3 +83,5 @@ def test_every_arm_is_trained(module: Any, tmp_path: Path, monkeypatch: pytest.M
     assert table.count("| 1 |") == 3
     monkeypatch.setattr(training, "train_run", None)  # what was trained is not trained again
     training.main(command)
+    with pytest.raises(SystemExit, match="other settings"):
+        training.main([*command, "--epochs", "2"])

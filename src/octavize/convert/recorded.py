@@ -20,6 +20,7 @@ from octavize.convert.inputs import Inputs, Shape, inputs_of
 from octavize.convert.lines import LINES
 from octavize.convert.trace import (
     Fallback,
+    QuickShapes,
     Sources,
     TraceError,
     dtype_of,
@@ -101,7 +102,13 @@ class _Run(Sources):
                 layer.register_forward_pre_hook(self._reads, with_kwargs=True)
         self.follow(meta)
         inputs = inputs_of(given, "meta", dtype_of(model))
-        with explained(model, given), torch.enable_grad(), unannounced(), observe_calls(self.watch):
+        with (
+            explained(model, given),
+            torch.enable_grad(),
+            unannounced(),
+            observe_calls(self.watch),
+            QuickShapes(),
+        ):
             return inputs.call(meta)
 
     def watch(self, name: str, operands: Sequence[Any], result: Any, dense: bool) -> None:

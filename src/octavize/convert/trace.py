@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
 from octavize.convert.lines import LINES
 from octavize.errors import InputError, one_line
-from octavize.nn._torch_internals import forward_hooks, tree_leaves
+from octavize.nn._torch_internals import TorchDispatchMode, forward_hooks, tree_leaves
 from octavize.nn.conv import OctConv
 from octavize.nn.dispatch import ASKED, Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
@@ -299,6 +299,7 @@ def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
             unannounced(),
             observe_calls(sources.watch),
             counter,
+            QuickShapes(),
         ):
             output = inputs.call(meta)
     except TraceError as failed:
@@ -306,6 +307,30 @@ def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
         raise
     macs = counter.get_total_flops() // 2
     return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
+
+
+class QuickShapes(TorchDispatchMode):
+    """Gives the outputs of batch norms and nearest resizing without values at once, by their shape.
+
+    torch's own kernels of the meta device are a dozen Python calls for each: most of the time of a trace.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:
+            if func in _NORMS:
+                statistics = args[0].new_empty(args[0].shape[1])
+                return torch.empty_like(args[0]), statistics, statistics.clone()
+            if func is _NEAREST and len(args) > 1:
+                return args[0].new_empty((*args[0].shape[:2], *args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+_NEAREST = torch.ops.aten.upsample_nearest2d.default
+_NORMS = {
+    torch.ops.aten.native_batch_norm.default,
+    torch.ops.aten._native_batch_norm_legit.default,
+    torch.ops.aten._native_batch_norm_legit_no_training.default,
+}
 
 
 @contextmanager

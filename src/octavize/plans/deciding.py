@@ -146,7 +146,7 @@ def _alpha_and_reason(layer: LayerInfo, alpha: float, min_low: int, named: bool)
     if low == 0:
         return alpha, "no low output: low input, if any, is merged"
     if low < min_low:
-        return 0.0, f"narrow: {low} low channels, fewer than min_low={min_low}, cost more time than they save"
+        return 0.0, f"narrow: {low} low channels, fewer than min_low={min_low}"
     return alpha, "octave"
 
 

@@ -203,7 +203,10 @@ class Plan:
         ratio = ", ".join([f"{self.macs_ratio:.3f} of vanilla", f"input {self.input_shape}", *common])
         total = ("all layers", "", "", f"{self.macs_before:,}", f"{self.macs_after:,}", ratio)
         head = ("layer", "kind", "alpha", "MACs before", "MACs after", "reason")
-        table = str(Table(head, [*rows, (), total], align="llrrrl"))
+        lines, align = [head, *rows, (), total], "llrrrl"
+        if len({d.kind for d in self.decisions}) == 1:  # as in most networks: leave the column out
+            lines, align = [row[:1] + row[2:] for row in lines], "lrrrl"
+        table = str(Table(lines[0], lines[1:], align=align))
         return table if self.reordering is None else f"{table}\n\n{self.reordering}"
 
 

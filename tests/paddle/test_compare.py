@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +25,11 @@ from PIL import Image
 from octavize.cli.main import main
 from octavize.errors import InputError
 from octavize.paddle import create_model
-from octavize.paddle.initialize import initialize
+from octavize.paddle.initialize import initialize, settle_path_biases
 from octavize.paddle.source import find_network
+from octavize.paddle.trace import trace
+from octavize.paddle.weights import read_safetensors
+from octavize.paddle.zoo import build_model
 from octavize.training.folder import folder_lock
 from octavize.training.paddle import train as training
 from octavize.training.paddle.compare import compare
@@ -146,7 +150,6 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
         ({"optimizer": "lamb"}, "optimizer is 'lamb'"),
         ({"precision": "16-mixed"}, "precision is '16-mixed'"),
         ({"precision": "bf16-mixed"}, "on GPUs only"),
-        ({"octave_bias": True}, "give --set octave_bias=false"),
         ({"norm_images": 1}, "norm_images=1: give a whole number of at least 2"),
         (
             {"size": 16},
@@ -169,7 +172,6 @@ def test_what_is_refused(changed: dict[str, Any], message: str, tmp_path: Path) 
         (("--nodes", "2"), "--nodes is given"),
         (("--strategy", "ddp"), "--strategy is given"),
         (("--accelerator", "tpu"), "--accelerator is 'tpu'"),
-        (("--recipe", "article"), "octave_bias is True"),
     ],
 )
 def test_options_of_machines(
@@ -301,11 +303,57 @@ def test_how_networks_start() -> None:
         assert deviation(depthwise, rows=part) == pytest.approx(math.sqrt(2 / (9 * channels / 2)), rel=0.1)
 
 
+def test_octave_layers_have_a_bias_for_each_path() -> None:
+    net = build_model("oct_resnet18_small", 0.5, 10, 3, {"octave_bias": True})
+    plain = build_model("oct_resnet18_small", 0.5, 10, 3, {})
+    plain.set_state_dict(net.state_dict())
+    added = net.state_dict().keys() - plain.state_dict().keys()
+    leaves = Counter(name.rpartition(".")[2] for name in added)
+    reads_low = [run for run in trace(plain, (1, 3, 32, 32)).layers if run.input[1] and run.kind != "Linear"]
+    assert leaves == {"bias": 20 - len(reads_low), "bias_0": len(reads_low), "bias_1": len(reads_low)}
+    x = paddle.randn([2, 3, 32, 32])
+    assert (net.eval()(x) == plain.eval()(x)).all()  # all are zero
+
+    layer: Any = net.layer2[0].conv2
+    optimizer = paddle.optimizer.SGD(0.1, parameters=net.parameters())
+    net(x).square().sum().backward()
+    gradient = layer.bias_0.grad.numpy()
+    optimizer.step()
+    net(x)
+    assert np.abs(gradient).max() > 0
+    assert layer.bias.numpy() == pytest.approx(-0.2 * gradient)  # both have moved
+
+    outputs = net(x)
+    settle_path_biases(net)
+    assert "bias" in layer._parameters
+    assert not layer._forward_pre_hooks
+    assert {name.rpartition(".")[2] for name in net.state_dict()} & {"bias_0", "bias_1"} == set()
+    assert net(x).numpy() == pytest.approx(outputs.numpy(), abs=1e-5)
+
+
+def test_a_vanilla_network_keeps_its_biases() -> None:
+    names = build_model("oct_resnet18_small", 0, 10, 3, {"octave_bias": True}).state_dict().keys()
+    assert names == build_model("oct_resnet18_small", 0, 10, 3, {}).state_dict().keys()
+
+
+def test_a_run_with_path_biases_is_found_again(tmp_path: Path) -> None:
+    run(tmp_path / "out", alphas=[0.5], octave_bias=True)
+    (best,) = (tmp_path / "out").rglob("best.safetensors")
+    net, about = find_network(str(best))
+    assert about["alpha"] == 0.5
+    arrays = read_safetensors(best)
+    (name,) = [key for key in arrays if key.endswith("layer1.0.conv2.bias_0")]
+    both = arrays[name] + arrays[name.replace("bias_0", "bias_1")]
+    assert np.abs(both).max() > 0
+    assert net.layer1[0].conv2.bias.numpy() == pytest.approx(both)
+
+
 BASE: dict[str, Any] = {"alphas": [0.5], "epochs": 2, "weight_decay": 0.1, "label_smoothing": 0.1}
 OTHERWISE: dict[str, Any] = {
     "size": 64,
     "models": ["oct_mobilenet_v1_small"],
     "model_arguments": {"*": {"width": 0.25}},
+    "octave_bias": True,
     "downsample": "stride",
     "exchange": "high_to_low",
     "initializer": "he",
@@ -332,7 +380,6 @@ ELSEWHERE = {
     "name": "only what the report is called",
     "data": "test_a_folder_is_read_as_in_torch",
     "val_fraction": "test_a_folder_is_read_as_in_torch",
-    "octave_bias": "test_what_is_refused",
     "precision": "test_what_is_refused",
 }
 """The other settings, and who tests them."""

@@ -10,12 +10,13 @@ from paddle import nn
 from octavize.errors import InputError, refuse_options
 from octavize.files import BEST, FACTS, NETWORK, arguments_of_file, call_named, read_about
 from octavize.paddle.convert import octavize
+from octavize.paddle.initialize import settle_path_biases
 from octavize.paddle.inputs import Example
 from octavize.paddle.state import PADDLE, read_state
 from octavize.paddle.storage import load_converted
 from octavize.paddle.trace import example_inputs
 from octavize.paddle.weights import load_named
-from octavize.paddle.zoo import create_model, list_models
+from octavize.paddle.zoo import build_model, create_model, list_models
 
 
 def find_network(
@@ -86,10 +87,11 @@ def _trained(path: Path) -> tuple[nn.Layer, dict[str, Any]]:
         raise InputError(f"model {path} was not trained in {PADDLE}: leave --backend paddle out")
     try:
         arguments = arguments_of_file(path, about["arguments"])
-        shape = {"num_classes": len(about["classes"]), "in_chans": about["in_chans"]}
-        net = create_model(about["model"], about["alpha"], **shape, **arguments)
+        shape = len(about["classes"]), about["in_chans"]
+        net = build_model(about["model"], about["alpha"], *shape, arguments)
     except KeyError as error:
         raise InputError(f"model {path} does not name its {error}: it was not written by octavize") from None
     load_named(net, arrays)
+    settle_path_biases(net)
     net.eval()
     return net, {key: about[key] for key in ("model", "alpha", *FACTS) if key in about}

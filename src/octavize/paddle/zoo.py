@@ -21,8 +21,10 @@ from paddle.vision.models.resnet import BasicBlock, BottleneckBlock
 from octavize.errors import InputError, number, whole
 from octavize.paddle.cifar_resnet import CifarResNet
 from octavize.paddle.convert import octavize
+from octavize.paddle.initialize import add_path_biases
 from octavize.paddle.planner import convolutions
 from octavize.paddle.torch_names import torch_name
+from octavize.paddle.trace import example_inputs
 from octavize.plans.policies import SMALL, exchange_of, policy_of
 from octavize.split import check_alpha
 
@@ -98,6 +100,17 @@ def create_model(
         ways["example"] = (1, in_chans, side, side)
     alphas = alphas_of(name, model, alpha)
     return octavize(model, alphas, exchange=exchanges_of(name, model, exchange), **ways)
+
+
+def build_model(
+    name: str, alpha: float, classes: int, in_chans: int, arguments: Mapping[str, Any]
+) -> nn.Layer:
+    """`create_model` with the arguments of a recipe, see `Recipe.arguments_of`."""
+    rest = {k: v for k, v in arguments.items() if k != "octave_bias"}
+    model = create_model(name, alpha, num_classes=classes, in_chans=in_chans, **rest)
+    if arguments.get("octave_bias", False):
+        add_path_biases(model, example_inputs(model).shape)
+    return model
 
 
 def build_vanilla(

@@ -112,8 +112,3 @@ def check_settings(recipe: Recipe) -> None:
         raise InputError(f"precision is {recipe.precision!r}, which Paddle has on GPUs only: give 32-true")
     if recipe.norm_images:
         whole("norm_images", recipe.norm_images, 2)
-    if recipe.octave_bias:
-        raise InputError(
-            "octave_bias is True, which --backend paddle does not have (its octave layers have one bias an "
-            "output): give --set octave_bias=false"
-        )

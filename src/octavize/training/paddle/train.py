@@ -33,7 +33,7 @@ from octavize.paddle.initialize import initialize
 from octavize.paddle.norms import reestimate_norms
 from octavize.paddle.state import PADDLE, read_state, write_state
 from octavize.paddle.weights import load_named, put, torch_state
-from octavize.paddle.zoo import create_model
+from octavize.paddle.zoo import build_model
 from octavize.report.progress import bar
 from octavize.text import to_csv
 from octavize.training.metrics import COLUMNS, Row, finite_or_none
@@ -61,8 +61,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 
 def build_network(recipe: Recipe, images: Images, model: str, alpha: float) -> nn.Layer:
     """The network of this name and α, as the recipe builds it for these images."""
-    shape = {"num_classes": len(images.classes), "in_chans": images.channels}
-    net = create_model(model, alpha, **shape, **recipe.arguments_of(model))
+    net = build_model(model, alpha, len(images.classes), images.channels, recipe.arguments_of(model))
     initialize(net, recipe.initializer, recipe.depthwise_initializer, input_shape(recipe, images))
     return net
 

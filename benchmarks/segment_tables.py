@@ -155,7 +155,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     """Mean IoU against milliseconds: a row a place, a column a precision."""
     names = arms_of(results)
     rows = {
-        f"mean IoU, %, {TITLES[place]}": [
+        f"mean IoU, %\n{TITLES[place]}": [
             [
                 (milliseconds(results, name, precision), scores(results, name, precision, place))
                 for name in names

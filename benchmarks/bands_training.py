@@ -27,11 +27,12 @@ from marked import write
 from octavize.bench.process import settle_process
 from octavize.bench.profile import count_macs
 from octavize.data.images import Images
-from octavize.files import read_json, write_json
+from octavize.files import write_json
 from octavize.training import train
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import Recipe, load_recipe
 from octavize.training.train import Run, build_network, load_images, read_result, train_run
+from trained_rows import known_rows, shape_of
 
 MODEL, ALPHA = "oct_resnet26", 0.5
 SETTINGS = {"data": "folder", "size": 128, "epochs": 16, "batch_size": 64, "crop_padding": 16}
@@ -53,12 +54,6 @@ class Arm:
         """The network; the signature is that of `build_network`, in whose place it stands."""
         net = build_network(recipe, images, model, alpha)
         return net if self.shares is None else three_bands_of(net, self.shares)
-
-
-def shape_of(recipe: Recipe, images: Images) -> tuple[int, int, int, int]:
-    """(N, C, H, W) of an image as networks see it."""
-    side = recipe.size or images.size
-    return 1, images.channels, side, side
 
 
 def arms_of(recipe: Recipe, images: Images) -> list[Arm]:
@@ -89,10 +84,7 @@ def train_all(given: argparse.Namespace, recipe: Recipe) -> None:
     images = load_images(recipe, given.folder)
     about = {"model": MODEL, "data": given.folder.name, "size": recipe.size, "epochs": recipe.epochs}
     hardware = Hardware(threads=given.threads)
-    saved = read_json(TRAINED) or {}
-    rows: list[dict[str, Any]] = saved.pop("runs", [])
-    if saved not in ({}, about):
-        raise SystemExit(f"{TRAINED} has runs with other settings, {saved}: move it, or train with the same")
+    rows = known_rows(TRAINED, about)
     arms = arms_of(recipe, images)
     for seed in given.seed:
         for arm in arms:

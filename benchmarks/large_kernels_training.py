@@ -24,11 +24,12 @@ from marked import write
 from octavize.bench.process import settle_process
 from octavize.bench.profile import count_macs
 from octavize.data.images import Images
-from octavize.files import read_json, write_json
+from octavize.files import write_json
 from octavize.training import train
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import Recipe, load_recipe
 from octavize.training.train import Run, load_images, read_result, train_run
+from trained_rows import known_rows, shape_of
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "replk": lambda classes: replk(num_classes=classes),
@@ -58,12 +59,6 @@ class Arm:
 ARMS = (Arm("vanilla", 0.0), *(Arm(f"α={ALPHA:g}, {where}", ALPHA, where) for where in EXCHANGES))
 
 
-def shape_of(recipe: Recipe, images: Images) -> tuple[int, int, int, int]:
-    """(N, C, H, W) of an image as networks see it."""
-    side = recipe.size or images.size
-    return 1, images.channels, side, side
-
-
 def train_arm(
     network: str, arm: Arm, seed: int, recipe: Recipe, images: Images, out: Path, hardware: Hardware
 ) -> dict[str, Any]:
@@ -83,10 +78,7 @@ def train_all(given: argparse.Namespace, recipe: Recipe) -> None:
     images = load_images(recipe, given.folder)
     about = {"data": given.folder.name, "size": recipe.size, "epochs": recipe.epochs_of(given.network[0])}
     hardware = Hardware(threads=given.threads)
-    saved = read_json(TRAINED) or {}
-    rows: list[dict[str, Any]] = saved.pop("runs", [])
-    if saved not in ({}, about):
-        raise SystemExit(f"{TRAINED} has runs with other settings, {saved}: move it, or train with the same")
+    rows = known_rows(TRAINED, about)
     for seed, network, arm in [(s, n, a) for s in given.seed for n in given.network for a in ARMS]:
         which = (network, arm.name, seed)
         rows = [row for row in rows if (row["network"], row["arm"], row["seed"]) != which]

@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +180,8 @@ def losses(in_torch: Any, in_paddle: Any, batch: Any, optimizer: str) -> float:
     else:
         taking = paddle.optimizer.Adam(rate, parameters=parameters)
     x, labels = paddle.to_tensor(batch[0]), paddle.to_tensor(batch[1])
-    theirs = []
-    for _ in range(STEPS):
-        loss = paddle.nn.functional.cross_entropy(in_paddle(x), labels)
-        theirs.append(loss.item())
-        taking.clear_grad()
-        loss.backward()
-        taking.step()
+    loss = partial(paddle.nn.functional.cross_entropy, label=labels)
+    theirs = steps(lambda: loss(in_paddle(x)), taking.clear_grad, taking.step)
     return apart(torch_losses(in_torch, batch, optimizer, rate), theirs)
 
 
@@ -195,13 +191,20 @@ def torch_losses(network: Any, batch: Any, optimizer: str, rate: float) -> list[
         taking: Any = torch.optim.SGD(network.parameters(), rate, momentum=MOMENTUM)
     else:
         taking = torch.optim.Adam(network.parameters(), rate)
-    x, labels, found = torch.from_numpy(batch[0]), torch.from_numpy(batch[1]), []
+    x, labels = torch.from_numpy(batch[0]), torch.from_numpy(batch[1])
+    loss = partial(torch.nn.functional.cross_entropy, target=labels)
+    return steps(lambda: loss(network(x)), taking.zero_grad, taking.step)
+
+
+def steps(loss_now: Callable[[], Any], clear: Callable[[], Any], step: Callable[[], Any]) -> list[float]:
+    """The loss before each of ten steps, in either framework."""
+    found = []
     for _ in range(STEPS):
-        loss = torch.nn.functional.cross_entropy(network(x), labels)
+        loss = loss_now()
         found.append(loss.item())
-        taking.zero_grad()
+        clear()
         loss.backward()
-        taking.step()
+        step()
     return found
 
 

@@ -320,17 +320,19 @@ class QuickShapes(TorchDispatchMode):
             if func in _NORMS:
                 statistics = args[0].new_empty(args[0].shape[1])
                 return torch.empty_like(args[0]), statistics, statistics.clone()
-            if func is _NEAREST and len(args) > 1:
+            if func in _NEAREST and len(args) > 1:
                 return args[0].new_empty((*args[0].shape[:2], *args[1]))
         return func(*args, **(kwargs or {}))
 
 
-_NEAREST = torch.ops.aten.upsample_nearest2d.default
-_NORMS = {
-    torch.ops.aten.native_batch_norm.default,
-    torch.ops.aten._native_batch_norm_legit.default,
-    torch.ops.aten._native_batch_norm_legit_no_training.default,
-}
+def _aten(*names: str) -> set[Any]:
+    """The default overloads of torch's operations of these names; those that it lacks are left out."""
+    found = (getattr(getattr(torch.ops.aten, name, None), "default", None) for name in names)
+    return {operation for operation in found if operation is not None}
+
+
+_NEAREST = _aten("upsample_nearest2d")
+_NORMS = _aten("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
 
 
 @contextmanager

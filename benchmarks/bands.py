@@ -2,12 +2,13 @@
 
     python benchmarks/bands.py                # 15 minutes; leave the machine idle
     python benchmarks/bands.py --count        # only rules and arithmetic; times stay as they are
+    python benchmarks/bands.py --whole        # these, and the times of whole networks: 5 minutes
     python benchmarks/bands.py --tables       # only write docs/bands.md anew; --check only compares
 
 Each network is a few convolutions of one shape with ReLUs in between, from a plain map to the mean of each
 channel: as after `freeze`, which folds batch norms away. The three bands are those of the draft in
-`examples/three_bands.py`; a third of their low channels have a quarter of the resolution. Results:
-`docs/results/bands.json`.
+`examples/three_bands.py`; a third of their low channels have a quarter of the resolution. Whole networks are
+those that `bands_training.py` trains. Results: `docs/results/bands.json`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Any
 
 from torch import nn
 
-from bands_rules import census, draft
+from bands_network import matching, shares_in_thirds, three_bands_of
+from bands_rules import census, changed, draft
 from marked import add_options, between, make
-from octavize import OctConv2d
+from octavize import OctConv2d, create_model
 from octavize.bench.contenders import VANILLA, Contender
 from octavize.bench.process import settle_process
 from octavize.bench.profile import count_macs
@@ -42,6 +44,8 @@ PAGE = ROOT / "docs/bands.md"
 RUNTIMES = ("openvino", "onnxruntime")
 ALPHAS = (0.25, 0.5, 0.75)
 DEPTH = 4
+MODEL, IMAGE = "oct_resnet26", (3, 128, 128)
+"""What is trained and timed as a whole: with two bands and with three."""
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 
@@ -143,11 +147,41 @@ def time_all(runtimes: Sequence[str], rounds: int) -> dict[str, Any]:
     return {**about, "threads": 1, "rows": rows}
 
 
+def whole_networks() -> list[Contender]:
+    """`MODEL` with one, two and three bands, vanilla first. Those of three need the rules `changed`."""
+    shape = (1, *IMAGE)
+
+    def two(alpha: float) -> nn.Module:
+        return create_model(MODEL, alpha, num_classes=10).eval()
+
+    found = [Contender(VANILLA, two(0), IMAGE, count_macs(two(0), shape))]
+    for alpha in ALPHAS[:2]:
+        net = two(alpha)
+        found.append(Contender(f"α = {alpha:g}: two bands", net, IMAGE, count_macs(net, shape), alpha))
+        shares = {"equal MACs": matching(two, alpha, shape), "equal α": shares_in_thirds(alpha)}
+        for name, low in shares.items():
+            net = three_bands_of(two(alpha), low)
+            told = f"α = {alpha:g}: three, {name}"
+            found.append(Contender(told, net, IMAGE, count_macs(net, shape), sum(low)))
+    return found
+
+
+def time_whole(runtimes: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Time the whole networks: all take turns in each runtime."""
+    with changed():
+        settings = {"batches": (1,), "threads": (1,), "rounds": rounds}
+        about = bench(whole_networks(), choose_runtimes(runtimes), **settings)
+    rows = [{"shape": f"{MODEL}, {IMAGE[-1]} pixels", **row} for row in about.pop("rows")]
+    return {**about, "threads": 1, "rows": rows}
+
+
 def measure(given: argparse.Namespace) -> None:
     """Count, and time unless told not to."""
     results = read_json(OUT) or {}
     results |= {"depth": DEPTH, "rules": census(), "arithmetic": arithmetic()}
     if not given.count:
+        results["whole"] = time_whole(given.runtime, given.rounds)
+    if not (given.count or given.whole):
         results["times"] = time_all(given.runtime, given.rounds)
     write_json(OUT, results)
 
@@ -164,7 +198,8 @@ def page(text: str) -> str:
         "rules": rules_table(results["rules"]),
         "shares": shares_table(),
         "networks": networks_table(results),
-        "times": times_table(results),
+        "times": times_table(results.get("times")),
+        "whole": times_table(results.get("whole")),
         "training": training_table(read_json(TRAINED)),
     }
     for name, part in parts.items():
@@ -212,11 +247,10 @@ def networks_table(results: dict[str, Any]) -> str:
     return Table(("shape", "", *bands), lines, align="l").markdown()
 
 
-def times_table(results: dict[str, Any]) -> str:
+def times_table(times: dict[str, Any] | None) -> str:
     """Time as a share of vanilla's, runtime by runtime."""
-    if "times" not in results:
+    if times is None:
         return "Not measured yet: `python benchmarks/bands.py` on an idle machine."
-    times = results["times"]
     cells = {(row["shape"], row["network"], row["runtime"]): row for row in times["rows"]}
     runtimes = list(dict.fromkeys(row["runtime"] for row in times["rows"]))
     lines = []
@@ -259,7 +293,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--runtime", nargs="+", default=list(RUNTIMES), metavar="NAME")
-    parser.add_argument("--count", action="store_true", help="only count rules and arithmetic")
+    less = parser.add_mutually_exclusive_group()
+    less.add_argument("--count", action="store_true", help="only count rules and arithmetic")
+    less.add_argument("--whole", action="store_true", help="count, and time only whole networks")
     add_options(parser, "docs/bands.md")
     given = parser.parse_args()
     settle_process()

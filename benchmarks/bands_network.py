@@ -45,7 +45,7 @@ def _three(layer: OctConv2d, alpha: Shares) -> nn.Module:
     return three
 
 
-def in_thirds(low: float) -> Shares:
+def shares_in_thirds(low: float) -> Shares:
     """Shares of which a third of the low channels have a quarter of the resolution."""
     return low - low / 3, low / 3
 
@@ -53,7 +53,7 @@ def in_thirds(low: float) -> Shares:
 def matching(build: Callable[[float], nn.Module], alpha: float, shape: tuple[int, ...]) -> Shares:
     """Three bands of as much arithmetic as two bands of this α, for `build(alpha)` of two bands."""
     wanted = count_macs(build(alpha), shape)
-    shares = [in_thirds(alpha - STEP * step) for step in range(round(alpha / STEP))]
+    shares = [shares_in_thirds(alpha - STEP * step) for step in range(round(alpha / STEP))]
 
     def macs(tried: Shares) -> int:
         return macs_of_three(build(alpha), tried, shape)

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from torch import nn
 
-from bands import PAGE, TRAINED, page
+from bands import IMAGE, MODEL, PAGE, TRAINED, page
 from bands_network import matching, three_bands_of
 from bands_rules import changed
 from marked import write
@@ -34,8 +34,8 @@ from octavize.training.recipe import Recipe, load_recipe
 from octavize.training.train import Run, build_network, load_images, read_result, train_run
 from trained_rows import known_rows, shape_of
 
-MODEL, ALPHA = "oct_resnet26", 0.5
-SETTINGS = {"data": "folder", "size": 128, "epochs": 16, "batch_size": 64, "crop_padding": 16}
+ALPHA = 0.5
+SETTINGS = {"data": "folder", "size": IMAGE[-1], "epochs": 16, "batch_size": 64, "crop_padding": 16}
 
 
 @dataclass(frozen=True)

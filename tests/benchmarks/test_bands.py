@@ -56,14 +56,28 @@ def test_equal_arithmetic_is_as_near_as_channels_allow(bands: Any) -> None:
             assert abs(shape.macs(two) - shape.macs(three)) < step
 
 
-def test_every_network_is_timed(bands: Any, results: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_network_is_timed(bands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="pip install openvino")
     monkeypatch.setattr(bands, "SHAPES", [bands.Shape(8, 8, 3)])
     monkeypatch.setattr(bands, "ALPHAS", (0.5,))
     times = bands.time_all(["openvino"], 1)
     assert [row["network"] for row in times["rows"]] == list(bands.arms(bands.Shape(8, 8, 3)))
-    table = bands.times_table({**results, "times": times})
+    table = bands.times_table(times)
     assert "n = 1 rounds" in table
     assert table.count("α = 0.5") == 3
     assert times["environment"]["openvino"] in table
-    assert "Not measured" in bands.times_table({})
+    assert "Not measured" in bands.times_table(None)
+
+
+@pytest.mark.slow
+def test_whole_networks_are_timed(bands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
+    monkeypatch.setattr(bands, "MODEL", "oct_cifar_resnet20")
+    monkeypatch.setattr(bands, "IMAGE", (3, 32, 32))
+    monkeypatch.setattr(bands, "ALPHAS", (0.5,))
+    times = bands.time_whole(["onnxruntime"], 1)
+    macs = {row["network"]: row["mac_ratio"] for row in times["rows"]}
+    assert next(iter(macs)) == bands.VANILLA
+    assert macs["α = 0.5: three, equal MACs"] == pytest.approx(macs["α = 0.5: two bands"], rel=0.03)
+    assert "α = 0.5: three, equal α" in macs
+    assert "oct_cifar_resnet20, 32 pixels" in bands.times_table(times)

@@ -27,12 +27,13 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/octavize compare --recipe quick --out runs/demo
 
-## One process a core, one thread a process: more threads than cores are slower, not faster.
+## One process a core, one thread a process: more threads than cores are slower, not faster. Each process takes
+## tests that follow one another, so that what a file's tests share is made once.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES) --dist worksteal -m 'not slow'
 
 test-all: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES) --dist worksteal
 
 ## Of pyproject.toml: "torch>=2.9.1" becomes torch==2.9.1.*
 $(LOWEST)/.installed: pyproject.toml
@@ -42,7 +43,7 @@ $(LOWEST)/.installed: pyproject.toml
 	@touch $@
 
 test-lowest: $(LOWEST)/.installed
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(CORES) -m 'not slow'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(CORES) --dist worksteal -m 'not slow'
 
 $(PADDLE)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(PADDLE)
@@ -50,7 +51,7 @@ $(PADDLE)/.installed: pyproject.toml
 	@touch $@
 
 test-paddle: $(PADDLE)/.installed
-	OMP_NUM_THREADS=1 $(PADDLE)/bin/pytest -n $(CORES) -m 'not slow' tests/paddle
+	OMP_NUM_THREADS=1 $(PADDLE)/bin/pytest -n $(CORES) --dist worksteal -m 'not slow' tests/paddle
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

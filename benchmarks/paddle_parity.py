@@ -69,7 +69,9 @@ def measure(pair: Pair) -> dict[str, Any]:
         "macs_ratio": [plan.macs_ratio for plan in plans],
         "aligned": ALIGNED.get(pair.name, ""),
     }
-    for kind, (in_torch, in_paddle) in networks.items():
+    del ours, theirs
+    for kind in KINDS:
+        in_torch, in_paddle = networks.pop(kind)  # in float64 a VGG and its gradients take gigabytes
         for dtype in ("float32", "float64"):
             in_torch, in_paddle = in_torch.to(getattr(torch, dtype)), in_paddle.to(dtype=dtype)
             for mode in ("eval", "train"):

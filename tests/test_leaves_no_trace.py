@@ -145,6 +145,7 @@ def test_tuning_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) ->
         octavize.tune(net(), 0.8, "compile", example=SHAPE)
 
 
+@pytest.mark.slow
 def test_networks_that_are_compiled_take_nothing_from_others() -> None:
     """More networks than torch compiles of one code, and the user's own are not compiled anew."""
     own, times = compiled_calls()

@@ -67,6 +67,7 @@ def test_large_blocks_are_kept() -> None:
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="of oneDNN")
+@pytest.mark.slow
 def test_many_kernels_are_kept() -> None:
     def recompute_in_backward(argument: str) -> int:
         told = output(KERNELS, argument, ONEDNN_VERBOSE="profile_create")

@@ -56,6 +56,7 @@ def test_equal_arithmetic_is_as_near_as_channels_allow(bands: Any) -> None:
             assert abs(shape.macs(two) - shape.macs(three)) < step
 
 
+@pytest.mark.slow
 def test_every_network_is_timed(bands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="pip install openvino")
     monkeypatch.setattr(bands, "SHAPES", [bands.Shape(8, 8, 3)])

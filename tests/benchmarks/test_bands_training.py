@@ -64,6 +64,7 @@ def test_arithmetic_is_matched(module: Any) -> None:
     assert sum(shares) < 0.5
 
 
+@pytest.mark.slow
 def test_every_arm_is_trained(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = module("bands_training")
     data = make_folder(tmp_path / "images")

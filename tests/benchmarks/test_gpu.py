@@ -33,6 +33,7 @@ def run(gpu: Any, monkeypatch: pytest.MonkeyPatch, out: Path, *more: str) -> tup
     return int(str(ended.value.code)), json.loads(out.read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_times_are_kept_and_the_rest_is_named(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_large_kernel_is_octave_on_maps_smaller_than_it(large_kernels: Any, ke
     assert row.macs_after == 8 * kernel**2 * (10**2 + 5**2)
 
 
+@pytest.mark.slow
 def test_every_network_is_timed(large_kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="pip install openvino")
     monkeypatch.setattr(large_kernels, "SIZE", 32)

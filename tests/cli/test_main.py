@@ -11,6 +11,7 @@ import pytest
 import torchvision
 from PIL import Image
 from tests.helpers.cli import run
+from tests.helpers.study import FAST
 from tests.helpers.training import MODEL, tiny
 
 from octavize.cli.options import per_model, spread
@@ -237,8 +238,13 @@ def test_bands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_compare_passes_every_option_on(
-    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from octavize.training.compare import compare
+
+    assert compare.__kwdefaults__
+    monkeypatch.setitem(compare.__kwdefaults__, "timing", FAST)
+    monkeypatch.setattr("octavize.training.results.installed_runtimes", list)
     out = tmp_path / "out"
     arguments = ["--out", out, "--data", "folder", "--data-dir", data_dir, "--size", 16]
     arguments += ["--model", "oct_mobilenet_v1_small", "oct_mobilenet_v1", "--alpha", 0, 0.5, "--seed", 3]

@@ -313,9 +313,16 @@ class UNet(nn.Module):
         return self.last(torch.cat([self.larger(x, one), one], 1))
 
 
-@pytest.mark.parametrize("alpha", [0, 0.5])
+@pytest.mark.parametrize("alpha", [pytest.param(0, marks=pytest.mark.slow), 0.5])
 @pytest.mark.parametrize(
-    ("up", "step"), [("nearest", 1), ("bilinear", 1), ("factor", 4), ("deconvolution", 4), ("padded", 1)]
+    ("up", "step"),
+    [
+        *(("nearest", 1), ("factor", 4)),
+        *(
+            pytest.param(*of, marks=pytest.mark.slow)
+            for of in [("bilinear", 1), ("deconvolution", 4), ("padded", 1)]
+        ),
+    ],
 )
 def test_any_size_that_the_network_takes(up: str, step: int, alpha: float, tmp_path: Path) -> None:
     """No call depends on the parity of a size, and only sizes that the network takes are tried."""

@@ -53,7 +53,9 @@ def again(study: Study, out: Path, data_dir: Path) -> dict[str, Any]:
 def once(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """The folder of a study whose networks were tested and timed."""
     root = tmp_path_factory.mktemp("deployed")
-    alone(exported_study(root), root / "out", data_dir)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(deployed, "BATCHES", (1,))  # each is an export of each network in each precision
+        alone(exported_study(root), root / "out", data_dir)
     return root / "out"
 
 
@@ -89,7 +91,7 @@ def test_accuracy_and_time_of_every_network_in_every_precision(once: Path) -> No
     assert {"openvino", "nncf"} <= timed["environment"].keys()
     assert timed["networks"].keys() == costs["networks"].keys()
     for times in timed["networks"].values():
-        assert {name: list(own) for name, own in times.items()} == {key: ["1", "8"] for key in EXPORTED}
+        assert {name: list(own) for name, own in times.items()} == {key: ["1"] for key in EXPORTED}
         assert all(ms > 0 for own in times.values() for ms in own.values())
 
 
@@ -307,6 +309,7 @@ def test_the_nearest_time_is_found_by_few_measurements(aim: float, found: int) -
     assert len(asked) <= math.log2(len(sizes)) + 3
 
 
+@pytest.mark.slow
 def test_an_arm_reaches_the_time_in_a_runtime(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +353,7 @@ def test_costs_have_names(to: str, cost: str) -> None:
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_a_runtime_is_really_timed(tmp_path: Path, data_dir: Path) -> None:
     plan = planned(tiny_study(tmp_path, seeds=[0]), tmp_path / "out", data_dir)
     vanilla, octave = (place.recipe for place in plan.places)

@@ -118,6 +118,7 @@ def test_a_folder_is_one_commands(data_dir: Path, tmp_path: Path) -> None:
         assert ours
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_again_and_again_end_the_study(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

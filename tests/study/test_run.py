@@ -172,7 +172,7 @@ def test_results_cut_short_are_written_anew(name: str, quiet: Path, data_dir: Pa
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("name", ["result.json", "metrics.csv"])
+@pytest.mark.parametrize("name", [pytest.param("result.json", marks=pytest.mark.slow), "metrics.csv"])
 def test_a_run_whose_files_were_cut_short_is_trained_again(name: str, data_dir: Path, tmp_path: Path) -> None:
     study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}}, epochs=1)
     out = tmp_path / "out"
@@ -214,7 +214,7 @@ def killed(*_: Any) -> None:
     raise Killed
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("epochs", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_killed_between_the_last_line_and_its_state(epochs: int, data_dir: Path, tmp_path: Path) -> None:
     study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}}, epochs=epochs)
     alone(study, tmp_path / "peace", data_dir)
@@ -245,7 +245,7 @@ def without_seconds(path: Path) -> list[str]:
     return [line.rpartition(",")[0] for line in lines] if path.name == "metrics.csv" else lines
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
+@pytest.mark.parametrize("name", ["last.ckpt", pytest.param("best.safetensors", marks=pytest.mark.slow)])
 def test_a_state_that_was_cut_short_is_trained_anew(name: str, data_dir: Path, tmp_path: Path) -> None:
     study = tiny_study(tmp_path, seeds=[0], arms={"vanilla": {"alpha": 0}})
     alone(study, tmp_path / "peace", data_dir)
@@ -308,7 +308,14 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(tmp_path: Path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize("name", ["log.txt", "metrics.csv.part", "result.json.part"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("log.txt", marks=pytest.mark.slow),
+        pytest.param("metrics.csv.part", marks=pytest.mark.slow),
+        "result.json.part",
+    ],
+)
 def test_a_full_disk_stops_the_study_and_marks_nothing(name: str, data_dir: Path, tmp_path: Path) -> None:
     study, out = tiny_study(tmp_path, seeds=[0], epochs=1), tmp_path / "out"
     plan = planned(study, out, data_dir)

@@ -177,7 +177,10 @@ def test_lists_may_grow(data_dir: Path, tmp_path: Path) -> None:
     assert results["networks"][0]["accuracy_std"] is not None
 
 
-@pytest.mark.parametrize("damage", ["", "{}", '{"networks"', "\x00\x01", None])
+@pytest.mark.parametrize(
+    "damage",
+    ["{}", None, *(pytest.param(d, marks=pytest.mark.slow) for d in ("", '{"networks"', "\x00\x01"))],
+)
 @pytest.mark.parametrize("name", ["metrics.csv", "result.json", "recipe.yaml", "profile.json"])
 def test_a_damaged_file_is_named_or_written_anew(
     name: str, damage: str | None, finished: Path, data_dir: Path, tmp_path: Path, request: Any
@@ -353,7 +356,14 @@ def test_mistakes_are_found_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "32-true",
+        pytest.param("64-true", marks=pytest.mark.slow),
+        pytest.param("bf16-true", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     precision: str, data_dir: Path, tmp_path: Path
 ) -> None:

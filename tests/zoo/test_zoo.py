@@ -117,7 +117,9 @@ def exported(model: nn.Module, x: Tensor) -> Any:
 
 
 @everything
-@pytest.mark.parametrize("way", [compiled, exported], ids=["compile", "export"])
+@pytest.mark.parametrize(
+    "way", [pytest.param(compiled, marks=pytest.mark.slow), exported], ids=["compile", "export"]
+)
 def test_graph_is_whole(pair: tuple[Network, nn.Module, nn.Module], way: Any) -> None:
     """In one graph, wherever the vanilla network is."""
     network, vanilla, octave = pair

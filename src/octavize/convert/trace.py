@@ -172,8 +172,16 @@ def copied(model: Module) -> Module:
 
 def _held(model: nn.Module) -> list[Any]:
     """All tensors and octave maps that the modules of a network hold, in containers too."""
-    values = (value for module in model.modules() for value in tree_leaves(dict(vars(module))))
-    return [value for value in values if isinstance(value, (Tensor, OctTensor))]
+    kept = [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name != "_modules" and type(value) not in _SCALARS and not (isinstance(value, dict) and not value)
+    ]
+    return [value for value in tree_leaves(kept) if isinstance(value, (Tensor, OctTensor))]
+
+
+_SCALARS = {bool, int, float, str, type(None)}
 
 
 def drop_hooks(model: nn.Module) -> None:
@@ -310,13 +318,17 @@ def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
 
 
 class QuickShapes(TorchDispatchMode):
-    """Gives the outputs of batch norms and nearest resizing without values at once, by their shape.
+    """Gives the outputs of activations, batch norms and nearest resizing without values at once, by their shape.
 
-    torch's own kernels of the meta device are a dozen Python calls for each: most of the time of a trace.
+    torch's own kernels of the meta device are dozens of Python calls for each: most of the time of a trace.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and args[0].is_meta:
+        if args and isinstance(args[0], Tensor) and args[0].is_meta and args[0].is_floating_point():
+            if func in _ACTIVATIONS:
+                return torch.empty_like(args[0])
+            if func in _IN_PLACE:
+                return args[0]
             if func in _NORMS:
                 statistics = args[0].new_empty(args[0].shape[1])
                 return torch.empty_like(args[0]), statistics, statistics.clone()
@@ -331,6 +343,9 @@ def _aten(*names: str) -> set[Any]:
     return {operation for operation in found if operation is not None}
 
 
+_NAMES = ("elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "softplus")
+_ACTIVATIONS = _aten(*_NAMES)
+_IN_PLACE = _aten(*(f"{name}_" for name in _NAMES))
 _NEAREST = _aten("upsample_nearest2d")
 _NORMS = _aten("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
 

@@ -252,7 +252,7 @@ HEAD = """# One network in both frameworks
 
 <!-- Written by `python benchmarks/paddle_parity.py` from docs/results/paddle-parity.json; change that. -->
 
-{n} of the {shared} networks that torchvision {torchvision} and `paddle.vision.models` of Paddle {paddle} both
+{which} networks that torchvision {torchvision} and `paddle.vision.models` of Paddle {paddle} both
 have and timm's MobileNetV1, at random initial weights that went through `octavize.paddle.weights.from_torch`;
 batches of eight random images, one thread. `octavize(model, 0.5)` of torch {torch} beside
 `octavize.paddle.octavize`.
@@ -294,7 +294,9 @@ def page(text: str) -> str:
     rows = results["networks"]
     table = Table(COLUMNS, [line(row) for row in rows], align="lrl" + 8 * "r").markdown()
     names, measured = [pair.name for pair in pairs()], {row["model"] for row in rows}
-    head = HEAD.format(n=len(rows) - 1, shared=len(names) - 1, **results["versions"])
+    shared, done = len(names) - 1, len(rows) - 1  # MobileNetV1 is timm's
+    which = f"The {shared}" if done == shared else f"{done} of the {shared}"
+    head = HEAD.format(which=which, **results["versions"])
     lines = [head, table, ""]
     if missing := [name for name in names if name not in measured]:
         lines += [f"Not measured yet: {', '.join(missing)}.", ""]

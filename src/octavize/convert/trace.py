@@ -318,9 +318,10 @@ def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
 
 
 class QuickShapes(TorchDispatchMode):
-    """Gives the outputs of activations, batch norms and nearest resizing without values at once, by their shape.
+    """Gives the outputs of some operations without values at once, by the shape of what they read.
 
-    torch's own kernels of the meta device are dozens of Python calls for each: most of the time of a trace.
+    torch's own kernels of the meta device are dozens of Python calls for each activation, batch norm and
+    nearest resizing: most of the time of a trace.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -333,8 +334,13 @@ class QuickShapes(TorchDispatchMode):
                 statistics = args[0].new_empty(args[0].shape[1])
                 return torch.empty_like(args[0]), statistics, statistics.clone()
             if func in _NEAREST and len(args) > 1:
-                return args[0].new_empty((*args[0].shape[:2], *args[1]))
+                like = torch.channels_last if _is_channels_last(args[0]) else torch.contiguous_format
+                return args[0].new_empty((*args[0].shape[:2], *args[1])).to(memory_format=like)
         return func(*args, **(kwargs or {}))
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _aten(*names: str) -> set[Any]:

@@ -53,6 +53,7 @@ def output(code: str, argument: str, **variables: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.confstr("CS_GNU_LIBC_VERSION") is None, reason="of glibc")
+@pytest.mark.slow
 def test_large_blocks_are_kept() -> None:
     """Memory that was given once costs nothing the second time, and the heap stops growing.
 

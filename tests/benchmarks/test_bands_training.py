@@ -54,6 +54,7 @@ def test_three_bands_begin_with_the_weights_of_two(module: Any) -> None:
         assert torch.equal(own, other)
 
 
+@pytest.mark.slow
 def test_arithmetic_is_matched(module: Any) -> None:
     from octavize.bench.profile import count_macs
 

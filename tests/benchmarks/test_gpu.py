@@ -156,6 +156,7 @@ def test_a_missing_device_is_said(
     assert "no CUDA device is there; --device cpu --smoke tries the script" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_parts_for_graphs_with_graphs_that_call_again(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a GPU's code but torch's own runs here: a replay calls again what was captured."""
     checks, streams, times = gpu.gpu_checks, gpu.gpu_streams, gpu.gpu_times

@@ -92,6 +92,7 @@ def test_export_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.skipif(find_spec("onnxruntime") is None, reason="not installed")
+@pytest.mark.slow
 def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i, name in enumerate(FACTS["classes"] * 4):
         (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
@@ -112,6 +113,7 @@ def test_export_in_int8(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "float32 needs no images" in err
 
 
+@pytest.mark.slow
 def test_export_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "model.pt2"
     Path("resnet18").mkdir()  # a folder that happens to be called so hides nothing
@@ -160,6 +162,7 @@ def test_export_of_a_function_follows_alpha_and_size(
     assert not np.allclose(outputs[0], outputs[1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_thinner_network_of_ours_is_found_by_either_name(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--same-macs", "--runtime", "eager", "--size", 16, "--batch", 1, "--threads", 1)
     for name in ("oct_cifar_resnet20", "octavize:oct_cifar_resnet20"):

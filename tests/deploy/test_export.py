@@ -267,7 +267,7 @@ def test_files_of_several_outputs_do_not_classify(tmp_path: Path) -> None:
             ask()
 
 
-@pytest.mark.parametrize(("alpha", "least"), [(0, 5), (0.5, 9)])
+@pytest.mark.parametrize(("alpha", "least"), [pytest.param(0, 5, marks=pytest.mark.slow), (0.5, 9)])
 def test_any_size_has_a_smallest(alpha: float, least: int, tmp_path: Path) -> None:
     """A CIFAR ResNet halves twice, its octave layers once more."""
     model = octavize.create_model("oct_cifar_resnet20", alpha, num_classes=5, width=0.5).eval()

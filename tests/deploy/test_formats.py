@@ -173,6 +173,7 @@ def test_help_names_it_and_needs_no_runtime(name: str, words: str, folder: Path)
     assert words in shown
 
 
+@pytest.mark.slow
 def test_it_is_timed(folder: Path) -> None:
     settings = (
         "--size",

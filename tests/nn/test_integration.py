@@ -54,7 +54,7 @@ def close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-3) -
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compiles_as_one_graph(name: str, train: bool) -> None:
     torch._dynamo.reset()
     model = network(name, train)
@@ -229,6 +229,7 @@ def _train_one_half(rank: int, name: str, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_two_processes_have_the_gradient_of_the_joined_batch(name: str, tmp_path: Path) -> None:
     with socket.socket() as s:

@@ -298,6 +298,7 @@ def test_images_read_batch_by_batch_have_a_digest(
     assert describe_data(load_images(tiny(), data))["digest"] != before
 
 
+@pytest.mark.slow
 def test_costs_of_another_machine_are_measured_anew(
     finished: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,12 +77,13 @@ def test_every_arm_is_trained(module: Any, tmp_path: Path, monkeypatch: pytest.M
     command = [str(data), "--out", str(tmp_path / "runs"), "--seed", "0", "--precision", "bf16-mixed"]
     training.main(command)
     results = json.loads((tmp_path / "trained.json").read_text("utf-8"))
-    assert [run["arm"] for run in results["runs"]] == ["vanilla", "two bands", "three bands"]
-    vanilla, two, three = (run["macs"] for run in results["runs"])
+    arms = ["vanilla", "two bands", "three bands", "two bands of its time"]
+    assert [run["arm"] for run in results["runs"]] == arms
+    vanilla, two, three, dearer = (run["macs"] for run in results["runs"])
     assert three == pytest.approx(two, rel=0.03)
-    assert two < vanilla
+    assert two < dearer < vanilla
     table = module("bands").training_table(results)
-    assert table.count("| 1 |") == 3
+    assert table.count("| 1 |") == 4
     monkeypatch.setattr(training, "train_run", None)  # what was trained is not trained again
     training.main(command)
     with pytest.raises(SystemExit, match="other settings"):

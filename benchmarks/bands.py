@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -132,18 +132,20 @@ def arithmetic() -> list[dict[str, Any]]:
 
 
 def time_all(runtimes: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Time every network: those of one shape take turns in each runtime."""
+    """Time every network of convolutions."""
+    return in_turns(((shape.name, contenders(shape)) for shape in SHAPES), runtimes, rounds)
+
+
+def in_turns(
+    groups: Iterable[tuple[str, Sequence[Contender]]], runtimes: Sequence[str], rounds: int
+) -> dict[str, Any]:
+    """Time the networks of each named group: those of one group take turns in each runtime."""
     rows: list[dict[str, Any]] = []
     about: dict[str, Any] = {}
-    for shape in SHAPES:
-        about = bench(
-            contenders(shape),
-            choose_runtimes(runtimes),
-            batches=(1,),
-            threads=(1,),
-            rounds=rounds,
-        )
-        rows += [{"shape": shape.name, **row} for row in about.pop("rows")]
+    for name, group in groups:
+        chosen = choose_runtimes(runtimes)
+        about = bench(group, chosen, batches=(1,), threads=(1,), rounds=rounds)
+        rows += [{"shape": name, **row} for row in about.pop("rows")]
     return {**about, "threads": 1, "rows": rows}
 
 
@@ -154,25 +156,24 @@ def whole_networks() -> list[Contender]:
     def two(alpha: float) -> nn.Module:
         return create_model(MODEL, alpha, num_classes=10).eval()
 
-    found = [Contender(VANILLA, two(0), IMAGE, count_macs(two(0), shape))]
+    found: list[Contender] = []
+
+    def add(name: str, net: nn.Module, alpha: float) -> None:
+        found.append(Contender(name, net, IMAGE, count_macs(net, shape), alpha))
+
+    add(VANILLA, two(0), 0)
     for alpha in ALPHAS[:2]:
-        net = two(alpha)
-        found.append(Contender(f"α = {alpha:g}: two bands", net, IMAGE, count_macs(net, shape), alpha))
+        add(f"α = {alpha:g}: two bands", two(alpha), alpha)
         shares = {"equal MACs": matching(two, alpha, shape), "equal α": shares_in_thirds(alpha)}
         for name, low in shares.items():
-            net = three_bands_of(two(alpha), low)
-            told = f"α = {alpha:g}: three, {name}"
-            found.append(Contender(told, net, IMAGE, count_macs(net, shape), sum(low)))
+            add(f"α = {alpha:g}: three, {name}", three_bands_of(two(alpha), low), sum(low))
     return found
 
 
 def time_whole(runtimes: Sequence[str], rounds: int) -> dict[str, Any]:
     """Time the whole networks: all take turns in each runtime."""
     with changed():
-        settings = {"batches": (1,), "threads": (1,), "rounds": rounds}
-        about = bench(whole_networks(), choose_runtimes(runtimes), **settings)
-    rows = [{"shape": f"{MODEL}, {IMAGE[-1]} pixels", **row} for row in about.pop("rows")]
-    return {**about, "threads": 1, "rows": rows}
+        return in_turns([(f"{MODEL}, {IMAGE[-1]} pixels", whole_networks())], runtimes, rounds)
 
 
 def measure(given: argparse.Namespace) -> None:

@@ -31,8 +31,9 @@ from octavize.files import write_json
 from octavize.training import train
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import Recipe, load_recipe
+from octavize.training.runs import input_shape
 from octavize.training.train import Run, build_network, load_images, read_result, train_run
-from trained_rows import known_rows, shape_of
+from trained_rows import known_rows
 
 ALPHA = 0.5
 ALPHA_OF_ITS_TIME = 0.25
@@ -64,7 +65,7 @@ def arms_of(recipe: Recipe, images: Images) -> list[Arm]:
     def two(alpha: float) -> nn.Module:
         return build_network(recipe, images, MODEL, alpha)
 
-    shares = matching(two, ALPHA, shape_of(recipe, images))
+    shares = matching(two, ALPHA, input_shape(recipe, images))
     return [
         Arm("vanilla", 0.0),
         Arm("two bands", ALPHA),
@@ -81,7 +82,7 @@ def train_arm(
     folder = out / f"{arm.folder}-seed{seed}-{recipe.epochs_of(MODEL)}epochs"
     with changed(), patch.object(train, "build_network", arm.build):
         result = read_result(folder) or train_run(run, recipe, images, folder, hardware=hardware)
-        macs = count_macs(arm.build(recipe, images, MODEL, arm.alpha), shape_of(recipe, images))
+        macs = count_macs(arm.build(recipe, images, MODEL, arm.alpha), input_shape(recipe, images))
     kept = {key: result[key] for key in ("test_accuracy", "test_loss", "best_epoch", "environment")}
     return {"arm": arm.name, "alpha": arm.alpha, "shares": arm.shares, "seed": seed, "macs": macs, **kept}
 

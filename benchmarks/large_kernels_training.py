@@ -28,8 +28,9 @@ from octavize.files import write_json
 from octavize.training import train
 from octavize.training.hardware import Hardware
 from octavize.training.recipe import Recipe, load_recipe
+from octavize.training.runs import input_shape
 from octavize.training.train import Run, load_images, read_result, train_run
-from trained_rows import known_rows, shape_of
+from trained_rows import known_rows
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "replk": lambda classes: replk(num_classes=classes),
@@ -52,7 +53,7 @@ class Arm:
         net = NETWORKS[model](len(images.classes))
         if alpha == 0:
             return net
-        shape = shape_of(recipe, images)
+        shape = input_shape(recipe, images)
         return octavize.octavize(net, alpha, exchange=self.exchange, example=shape, inplace=True)
 
 
@@ -68,7 +69,7 @@ def train_arm(
     folder = out / "-".join([*told, f"{recipe.epochs_of(network)}epochs"])
     with patch.object(train, "build_network", arm.build):
         result = read_result(folder) or train_run(run, recipe, images, folder, hardware=hardware)
-    macs = count_macs(arm.build(recipe, images, network, arm.alpha), shape_of(recipe, images))
+    macs = count_macs(arm.build(recipe, images, network, arm.alpha), input_shape(recipe, images))
     kept = {key: result[key] for key in ("test_accuracy", "test_loss", "best_epoch", "environment")}
     return {"network": network, "arm": arm.name, "seed": seed, "macs": macs, **kept}
 

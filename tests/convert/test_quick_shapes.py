@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavize.convert.trace import QuickShapes
+from octavize.convert.quick_shapes import QuickShapes
 
 STATISTICS = torch.zeros(4, device="meta"), torch.ones(4, device="meta")
 CALLS: dict[str, Callable[[Tensor], Any]] = {

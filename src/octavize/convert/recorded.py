@@ -18,9 +18,9 @@ from torch.autograd.function import BackwardCFunction
 
 from octavize.convert.inputs import Inputs, Shape, inputs_of
 from octavize.convert.lines import LINES
+from octavize.convert.quick_shapes import QuickShapes
 from octavize.convert.trace import (
     Fallback,
-    QuickShapes,
     Sources,
     TraceError,
     dtype_of,

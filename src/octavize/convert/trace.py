@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from octavize.convert.inputs import Example, Inputs, Shape, checked_example, inputs_of
 from octavize.convert.lines import LINES
+from octavize.convert.quick_shapes import QuickShapes
 from octavize.errors import InputError, one_line
-from octavize.nn._torch_internals import TorchDispatchMode, forward_hooks, tree_leaves
+from octavize.nn._torch_internals import forward_hooks, tree_leaves
 from octavize.nn.conv import OctConv
 from octavize.nn.dispatch import ASKED, Octave, observe_calls, oct_tensors, unannounced
 from octavize.nn.tensor import OctTensor
@@ -315,45 +316,6 @@ def _trace(model: nn.Module, shape: Inputs | Shape, grad: bool) -> Trace:
         raise
     macs = counter.get_total_flops() // 2
     return Trace(list(found.values()), macs, sources.fallbacks, sources.of(_plain(output)))
-
-
-class QuickShapes(TorchDispatchMode):
-    """Gives the outputs of some operations without values at once, by the shape of what they read.
-
-    torch's own kernels of the meta device are dozens of Python calls for each activation, batch norm and
-    nearest resizing: most of the time of a trace.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and args[0].is_meta and args[0].is_floating_point():
-            if func in _ACTIVATIONS:
-                return torch.empty_like(args[0])
-            if func in _IN_PLACE:
-                return args[0]
-            if func in _NORMS:
-                statistics = args[0].new_empty(args[0].shape[1])
-                return torch.empty_like(args[0]), statistics, statistics.clone()
-            if func in _NEAREST and len(args) > 1:
-                like = torch.channels_last if _is_channels_last(args[0]) else torch.contiguous_format
-                return args[0].new_empty((*args[0].shape[:2], *args[1])).to(memory_format=like)
-        return func(*args, **(kwargs or {}))
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def _aten(*names: str) -> set[Any]:
-    """The default overloads of torch's operations of these names; those that it lacks are left out."""
-    found = (getattr(getattr(torch.ops.aten, name, None), "default", None) for name in names)
-    return {operation for operation in found if operation is not None}
-
-
-_NAMES = ("elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "softplus")
-_ACTIVATIONS = _aten(*_NAMES)
-_IN_PLACE = _aten(*(f"{name}_" for name in _NAMES))
-_NEAREST = _aten("upsample_nearest2d")
-_NORMS = _aten("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
 
 
 @contextmanager

@@ -224,9 +224,10 @@ def network(recipe: Recipe, images: Images) -> nn.Module:
 
 def macs_of(recipe: Recipe, images: Images) -> int:
     """Multiply–accumulates of the forward pass of one image; counted once, since a study asks often."""
-    asked = (network_key(recipe), input_shape(recipe, images), len(images.classes))
+    shape = input_shape(recipe, images)
+    asked = (network_key(recipe), shape, len(images.classes))
     if asked not in _MACS:
-        _MACS[asked] = count_macs(network(recipe, images), input_shape(recipe, images))
+        _MACS[asked] = count_macs(network(recipe, images), shape)
     return _MACS[asked]
 
 
